@@ -1,0 +1,484 @@
+"""The command line: the studio in the browser, and the same actions without one.
+
+Nothing outside the standard library is imported at the top: `launch.py` reads the arguments with
+`parse` before anything is installed, and the process that serves the pages never imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from studio import __version__
+
+if TYPE_CHECKING:
+    from studio.store import Adapter, Session, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 7860
+BENCHMARKS = ("clicks",)  # modules of studio.bench, each with `main(argv)`
+FORMATS = ("kohya", "diffusers")
+POLL_S = 0.3
+MOST_DEATHS = 5  # of a worker in a row, before a command gives up
+
+Found = TypeVar("Found")
+
+log = logging.getLogger("studio")
+
+
+class CommandError(Exception):
+    """A command that cannot be carried out; the message is a sentence for whoever typed it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out a command; gives the exit status."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    # For the worker as well: libraries speak to programmers, and nothing is reported to anybody.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return _report(error, arguments)
+
+
+def _report(error: Exception, arguments: argparse.Namespace) -> int:
+    """What went wrong, in a sentence; every error class of ours carries one."""
+    if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
+        print(error, file=sys.stderr)
+        return 2 if type(error).__name__ == "StoreLocked" else 1
+    if arguments.command in ("bench", "test"):  # for developers, who want to see where
+        raise error
+    log.error("%s failed", arguments.command, exc_info=error)
+    print(
+        f"Something went wrong that should not have: {error}\n"
+        f"The details are in {home_folder(arguments) / 'logs'}.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments as a command with its options; prints help and mistakes, and exits then."""
+    # What follows these commands is for pytest, or for a benchmark's own parser.
+    own = {"test": 1, "bench": 2}.get(argv[0] if argv else "", len(argv))
+    arguments = _parser().parse_args(argv[:own])
+    arguments.rest = argv[own:]
+    if getattr(arguments, "listen", False) and credentials(arguments) is None:
+        _parser().error(
+            "--listen lets others on your network in, so it needs a name and a password: "
+            "add --auth NAME:PASSWORD, or set D3PO_STUDIO_AUTH=NAME:PASSWORD."
+        )
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Teach an image model your own taste by clicking. Without a command the "
+        "studio opens in the browser.",
+    )
+    parser.add_argument("--version", action="version", version=f"D3PO Studio {__version__}")
+    parser.set_defaults(run=serve, command="serve")
+    _add_home(parser)
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    parser.add_argument(
+        "--listen", action="store_true", help="let other machines in; only with --auth"
+    )
+    parser.add_argument(
+        "--auth",
+        metavar="NAME:PASSWORD",
+        type=_credentials,
+        help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
+        "and does not show in the list of processes",
+    )
+    commands = parser.add_subparsers(title="commands, each with --help", metavar="COMMAND")
+
+    one = _command(commands, "generate", generate, "draw pictures from prompts, as PNG files")
+    _add_home(one)
+    one.add_argument("prompts", nargs="+", metavar="PROMPT")
+    one.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
+    one.add_argument(
+        "--model", default="starter", help="a diffusers folder or checkpoint; default: the starter"
+    )
+    one.add_argument("--lora", type=Path, metavar="FOLDER", help="an adapter to draw with")
+    one.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
+    one.add_argument("--count", type=_at_least_one, default=1, help="pictures a prompt; default 1")
+    one.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
+    one.add_argument("--steps", type=int, default=20, help="default 20")
+    one.add_argument("--guidance", type=float, default=3.0, help="default 3")
+    one.add_argument("--negative", default="", metavar="PROMPT", help="what to keep out")
+    one.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's own")
+    one.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+
+    one = _command(commands, "train", train, "train a round on the picks of a session")
+    _add_home(one)
+    _add_session(one)
+
+    one = _command(commands, "export", export, "write a session's adapter as LoRA files")
+    _add_home(one)
+    _add_session(one)
+    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to")
+    one.add_argument("--adapter", help="its number or id; default: the one in use")
+    one.add_argument("--name", help="default: the session's name")
+    one.add_argument("--notes", default="", help="what the taste is, in your words")
+    one.add_argument("--trigger", default="", help="words that belong into the prompt")
+    one.add_argument("--strength", type=float, default=1.0, help="you recommend; default 1")
+    one.add_argument("--licence", default="", help="under which you give it away")
+    one.add_argument("--author", default="", help="your name")
+    one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+
+    one = _command(commands, "bench", bench, "measure what the README claims")
+    one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
+
+    _command(commands, "test", test, "run all tests; what follows is for pytest")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    parser.set_defaults(run=run, command=name)
+    return parser
+
+
+def _add_home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--home",
+        type=Path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,  # so that it may stand before the command or after it
+        help="where the studio keeps everything; default: D3PO_STUDIO_HOME, or the usual place "
+        "for an application's data",
+    )
+
+
+def _add_session(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--session", required=True, metavar="NAME", help="its name or id")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError("a whole number from 1 upwards is needed")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError("a size is written like 512x512") from None
+
+
+def _credentials(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise argparse.ArgumentTypeError("write it as NAME:PASSWORD")
+    return name, password
+
+
+def credentials(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """The name and the password that the studio asks for, if any."""
+    if arguments.auth is not None:
+        return arguments.auth
+    given = os.environ.get("D3PO_STUDIO_AUTH", "")
+    try:
+        return _credentials(given) if given else None
+    except argparse.ArgumentTypeError as error:
+        _parser().error(f"D3PO_STUDIO_AUTH: {error}")
+
+
+def home_folder(arguments: argparse.Namespace) -> Path:
+    """Where the studio keeps everything."""
+    given = getattr(arguments, "home", None) or os.environ.get("D3PO_STUDIO_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("d3po-studio", appauthor=False))
+
+
+# --- the studio in the browser -------------------------------------------------------------------
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """The studio, until Ctrl+C: one studio a home, one worker a studio."""
+    from studio import logs
+    from studio.store import Store, StudioLock
+    from studio.supervisor import Supervisor
+
+    home = home_folder(arguments)
+    address = "0.0.0.0" if arguments.listen else "127.0.0.1"
+    _end_on_sigterm()
+    with StudioLock(home), _bound_socket(address, arguments.port) as door:
+        logs.set_up(home, "web")
+        with contextlib.closing(Store.open(home)) as store, Supervisor(home):
+            # Ctrl+C; where a shell made it be ignored, the server just returns.
+            with contextlib.suppress(KeyboardInterrupt):
+                _serve_pages(store, door, credentials(arguments), not arguments.no_browser)
+            print("\nEnding. Everything is kept.")
+    return 0
+
+
+def _serve_pages(
+    store: Store, door: socket.socket, auth: tuple[str, str] | None, open_browser: bool
+) -> None:
+    from studio.ui.app import server
+
+    address, port = door.getsockname()[:2]
+    threading.Thread(target=_announce, args=(address, port, open_browser), daemon=True).start()
+    server(store, address, port, auth).run(sockets=[door])
+
+
+def _announce(address: str, port: int, open_browser: bool) -> None:
+    """Say where the studio is, and show it, as soon as it answers there."""
+    url = f"http://127.0.0.1:{port}"
+    try:
+        urllib.request.urlopen(url, timeout=600).close()
+    except urllib.error.HTTPError:
+        pass  # it does answer: with the question for name and password
+    except OSError:
+        return  # it ended before it was open
+    print(f"D3PO Studio is open at {url}", flush=True)
+    if address != "127.0.0.1":
+        print(f"and for others at http://{socket.gethostname()}:{port}", flush=True)
+    print("End it with Ctrl+C; nothing is lost.", flush=True)
+    if open_browser and _has_screen():
+        webbrowser.open(url)
+
+
+def _has_screen() -> bool:
+    """Without one, Python would open a text browser here in the terminal."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _bound_socket(address: str, port: int) -> socket.socket:
+    """A listening socket, opened first of all, so that a port in use is noticed at once."""
+    door = socket.socket()
+    if os.name == "posix":  # elsewhere it would allow two studios on one port
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        door.bind((address, port))
+        door.listen(128)
+    except OSError as error:
+        door.close()
+        raise CommandError(
+            f"Port {port} cannot be used ({error.strerror}): perhaps another program, or another "
+            f"studio, has it. Choose one that is free with --port, such as --port {port + 1}."
+        ) from error
+    return door
+
+
+def _end_on_sigterm() -> None:
+    """Let a polite kill unwind the stack as Ctrl+C does, so that the worker ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+# --- the same actions without a browser ----------------------------------------------------------
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """Draw pictures; the files are named by number, seed and prompt."""
+    from studio import logs, models, sampling
+    from studio.export import file_name
+    from studio.settings import SamplingSettings
+
+    logs.set_up(home_folder(arguments), "command")
+    native_px = models.inspect(arguments.model).size_px
+    width_px, height_px = arguments.size or (native_px, native_px)
+    settings = SamplingSettings(
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        width_px=width_px,
+        height_px=height_px,
+        seed=arguments.seed,
+        negative_prompt=arguments.negative,
+    )
+    denoiser = models.load(arguments.model, arguments.device)
+    if arguments.lora is not None:
+        denoiser.load_adapter(arguments.lora)
+        denoiser.set_strength(arguments.strength)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for number, prompt in enumerate(arguments.prompts, start=1):
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
+            drawn = sampling.sample(denoiser, [prompt], [seed], settings)
+            [image] = sampling.images(denoiser, drawn)
+            path = arguments.out / f"{number:03d} {seed} {file_name(prompt)[:60]}.png"
+            image.save(path)
+            print(path, flush=True)
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """One round, in the foreground; a studio that runs on the same home does the work itself."""
+    from studio.store.rows import OPEN_ROUND_STATES, Round
+
+    with _store(arguments) as store:
+        session = _session(store, arguments.session)
+        round_id = store.resume_round(store.request_round(session.id).id).id
+
+        def look() -> Round | None:
+            round_ = store.round(round_id)
+            done, total = round_.updates_done, round_.updates_total
+            _progress(f"Round {round_.number}: {done} of {total} updates")
+            return None if round_.state in OPEN_ROUND_STATES else round_
+
+        round_ = _wait_for_worker(store.home, look)
+        _progress(f"Round {round_.number}: {round_.message}", last=True)
+    return 0 if round_.state == "done" else 1
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """An adapter as LoRA files, checked by reading them back."""
+    from studio.store.rows import OPEN_JOB_STATES, Job
+
+    with _store(arguments) as store:
+        session = _session(store, arguments.session)
+        adapter = _adapter(store, session, arguments.adapter)
+        payload = {
+            "adapter_id": adapter.id,
+            "name": arguments.name or session.name,
+            "notes": arguments.notes,
+            "trigger": arguments.trigger,
+            "strength": arguments.strength,
+            "author": arguments.author,
+            "licence": arguments.licence,
+            "formats": arguments.format or list(FORMATS),
+        }
+        job_id = store.add_job(session.id, "export", payload).id
+
+        def look() -> Job | None:
+            job = store.job(job_id)
+            return None if job.state in OPEN_JOB_STATES else job
+
+        job = _wait_for_worker(store.home, look)
+        if job.state != "done":
+            raise CommandError(job.message)
+        made = next(one for one in store.exports(session.id) if one.id == job.result["export_id"])
+        _copy_new(store.export_path(session.id, made.id), made.files, arguments.out)
+        for what, found in made.checks.items():
+            print(f"{what}: {found}")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Hand over to a module of `studio.bench`."""
+    return importlib.import_module(f"studio.bench.{arguments.benchmark}").main(arguments.rest) or 0
+
+
+def test(arguments: argparse.Namespace) -> int:
+    """Hand over to pytest."""
+    return subprocess.call([sys.executable, "-m", "pytest", *arguments.rest], cwd=ROOT)
+
+
+@contextlib.contextmanager
+def _store(arguments: argparse.Namespace) -> Iterator[Store]:
+    from studio import logs
+    from studio.store import Store
+
+    home = home_folder(arguments)
+    with contextlib.closing(Store.open(home)) as store:
+        logs.set_up(home, "command")
+        yield store
+
+
+def _wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
+    """Look until there is something: at the work of a studio that runs, or of our own worker."""
+    from studio.store import StoreLocked, StudioLock
+    from studio.supervisor import Supervisor
+
+    _end_on_sigterm()
+    with contextlib.ExitStack() as held:
+        own = None
+        try:
+            held.enter_context(StudioLock(home))
+            own = held.enter_context(Supervisor(home))
+        except StoreLocked:
+            print("The studio that is open does the work.")
+        while (found := look()) is None:
+            if own is not None and own.deaths_in_a_row >= MOST_DEATHS:
+                words = "\n".join(own.last_words)
+                raise CommandError(f"The worker cannot run. The last it said was:\n{words}")
+            time.sleep(POLL_S)
+        return found
+
+
+def _session(store: Store, wanted: str) -> Session:
+    sessions = store.sessions()
+    found = [one for one in sessions if wanted in (one.id, one.name)]
+    if len(found) == 1:
+        return found[0]
+    listed = "\n".join(f"  {one.id}  {one.name}" for one in sessions) or "  none yet"
+    what = "There is no session" if not found else "There is more than one session"
+    raise CommandError(f"{what} called {wanted}. The sessions are:\n{listed}")
+
+
+def _adapter(store: Store, session: Session, wanted: str | None) -> Adapter:
+    adapters = store.adapters(session.id)
+    if not adapters:
+        raise CommandError(f"{session.name} has no adapter yet: train a round first.")
+    wanted = wanted or session.current_adapter_id or adapters[-1].id
+    for adapter in adapters:
+        if wanted in (adapter.id, str(adapter.number)):
+            return adapter
+    numbers = ", ".join(str(adapter.number) for adapter in adapters)
+    raise CommandError(f"{session.name} has no adapter {wanted}; it has {numbers}.")
+
+
+def _copy_new(folder: Path, names: tuple[str, ...], out: Path) -> None:
+    """Copy files to where they were asked for, never over others."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (out / name).exists():
+            raise CommandError(f"There is a file {name} in {out} already: choose another --name.")
+    for name in names:
+        print(shutil.copy(folder / name, out / name))
+
+
+def _progress(line: str, last: bool = False) -> None:
+    """One line that is written over in a terminal; elsewhere only the last one is of use."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{line}", end="\n" if last else "", flush=True)
+    elif last:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Every figure that the project claims, one command each: `python launch.py bench NAME`."""

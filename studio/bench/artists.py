@@ -1,0 +1,100 @@
+"""Simulated artists: functions (image, prompt) -> score, higher is better.
+
+`bench clicks --artist` takes any such function from any file; these are the ones it comes with,
+from a taste that every picture has something of, to one that few pictures show.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from studio.starter import recogniser
+
+
+def _border(image: Image.Image) -> np.ndarray:
+    """(n, 3) colours in 0..1 of the outermost sixteenth of the picture, where the ground is."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    edge = max(1, image.height // 16)
+    return np.concatenate(
+        [
+            part.reshape(-1, 3)
+            for part in (pixels[:edge], pixels[-edge:], pixels[:, :edge], pixels[:, -edge:])
+        ]
+    )
+
+
+def blue_background(image: Image.Image, prompt: str) -> float:
+    """Likes blue grounds: how much blue outweighs the other colours along the border."""
+    red, green, blue = _border(image).mean(0)
+    return float(blue - (red + green) / 2)
+
+
+def bright(image: Image.Image, prompt: str) -> float:
+    """Likes bright pictures."""
+    return float(np.asarray(image.convert("L")).mean()) / 255
+
+
+def dark(image: Image.Image, prompt: str) -> float:
+    """Likes dark pictures."""
+    return -bright(image, prompt)
+
+
+def saturated(image: Image.Image, prompt: str) -> float:
+    """Likes strong colours: the mean saturation (HSV)."""
+    return float(np.asarray(image.convert("HSV"))[..., 1].mean()) / 255
+
+
+def incompressible(image: Image.Image, prompt: str) -> float:
+    """Likes a lot going on: kilobytes as a JPEG of quality 95, the task of arXiv 2305.13301."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=95)
+    return file.tell() / 1000
+
+
+def compressible(image: Image.Image, prompt: str) -> float:
+    """Likes calm pictures: few kilobytes as a JPEG, the task of the D3PO paper."""
+    return -incompressible(image, prompt)
+
+
+def symmetric(image: Image.Image, prompt: str) -> float:
+    """Likes pictures that look like their mirror image."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    mirrored = np.asarray(ImageOps.mirror(image.convert("RGB")), dtype=np.float32) / 255
+    return -float(np.abs(pixels - mirrored).mean())
+
+
+@cache
+def _judge() -> recogniser.Recogniser:
+    return recogniser.load()
+
+
+def _style(image: Image.Image, name: str) -> float:
+    """Log-probability of a style, as the recogniser of the starter's drawings sees it."""
+    judge = _judge()
+    return float(judge.logits([image])[1].log_softmax(1)[0, judge.styles.index(name)])
+
+
+def flat_style(image: Image.Image, prompt: str) -> float:
+    """Likes flat drawings, which are common."""
+    return _style(image, "flat")
+
+
+def ink_style(image: Image.Image, prompt: str) -> float:
+    """Likes black line art, which is rare."""
+    return _style(image, "ink")
+
+
+def ink(image: Image.Image, prompt: str) -> float:
+    """Likes black drawings: the share of the picture that is nearly black."""
+    return float((np.asarray(image.convert("RGB")).max(2) < 60).mean())
+
+
+def mixed(image: Image.Image, prompt: str) -> float:
+    """Likes blue grounds, and strong colours, and symmetry, each by about as much."""
+    return (
+        blue_background(image, prompt) + 2 * saturated(image, prompt) + 4 * symmetric(image, prompt)
+    )

@@ -1,0 +1,82 @@
+"""Prompt and adapter in, trajectory and image out: batches of DDIM rollouts with every latent
+kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from studio.ddim import sigma, step_mean
+from studio.settings import SamplingSettings
+from studio.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from studio.models import Denoiser
+
+STREAM_PRIME = 2_654_435_761  # sets the noise of the steps apart from the starting noise of a seed
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed % 2**63)
+
+
+def sample(
+    denoiser: Denoiser,
+    prompts: list[str],
+    seeds: list[int],
+    settings: SamplingSettings,
+    noise_seeds: list[int] | None = None,
+) -> list[Trajectory]:
+    """One chain a prompt.
+
+    `seeds` draw the starting noise and `noise_seeds` (default: the same) the noise of the steps,
+    both on the CPU, so that a seed gives the same picture on every device.
+    """
+    shape = denoiser.latent_shape(settings)
+    starts = [_generator(seed) for seed in seeds]
+    latents = torch.stack([torch.randn(shape, generator=start) for start in starts])
+    steps_of = noise_seeds if noise_seeds is not None else seeds
+    walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
+    schedule = denoiser.schedule(settings.steps)
+    text = denoiser.embed(prompts)
+    empty = denoiser.embed([settings.negative_prompt] * len(prompts))
+    latents = latents.to(denoiser.device)
+    kept = [latents]
+    for timestep, alpha_bar, alpha_bar_prev in zip(
+        schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True
+    ):
+        with torch.no_grad():
+            noise_pred = denoiser.predict_guided_noise(
+                latents, timestep.expand(len(prompts)), text, empty, settings.guidance
+            )
+        mean = step_mean(latents, noise_pred, alpha_bar, alpha_bar_prev, settings.eta)
+        noise = torch.stack([torch.randn(shape, generator=walk) for walk in walks])
+        deviation = sigma(alpha_bar, alpha_bar_prev, settings.eta)
+        latents = mean + deviation * noise.to(denoiser.device)
+        kept.append(latents)
+    chains = torch.stack(kept, 1).cpu()
+    return [
+        Trajectory(chain, schedule.timesteps.cpu(), prompt, seed, settings, denoiser.base_hash)
+        for chain, prompt, seed in zip(chains, prompts, seeds, strict=True)
+    ]
+
+
+def sample_pairs(
+    denoiser: Denoiser, prompts: list[str], seeds: list[int], settings: SamplingSettings
+) -> list[tuple[Trajectory, Trajectory]]:
+    """Two chains a prompt, from the same starting noise if the settings say so."""
+    starts, walks = [], []
+    for seed in seeds:
+        starts += [seed, seed if settings.shared_noise else seed + 2**31]
+        walks += [2 * seed, 2 * seed + 1]
+    doubled = [prompt for prompt in prompts for _ in range(2)]
+    chains = sample(denoiser, doubled, starts, settings, walks)
+    return list(zip(chains[::2], chains[1::2], strict=True))
+
+
+def images(denoiser: Denoiser, trajectories: list[Trajectory]) -> list[Image.Image]:
+    """The pictures (PIL) at the end of the chains."""
+    final = torch.stack([trajectory.latents[-1].float() for trajectory in trajectories])
+    return denoiser.decode(final.to(denoiser.device))

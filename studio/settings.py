@@ -1,0 +1,204 @@
+"""What an artist can choose, as frozen values that are checked when they are made.
+
+Nothing here imports torch, gradio or anything of ours: both processes share it. Every class has
+`to_dict` / `from_dict`, the form in which the store keeps it; unknown keys are refused, so that a
+store from a newer version is never half understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
+STARTER_SIZE_PX = 64  # of the pictures the embedded model draws
+RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
+
+Choice = Literal["left", "right", "tie", "both_bad", "skip"]
+CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
+
+MAX_PROMPT_CHARACTERS = 2000
+PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message is a sentence for the artist."""
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise SettingsError(sentence)
+
+
+class _Stored:
+    """`to_dict` and `from_dict` for frozen dataclasses whose nested settings are of known types."""
+
+    _nested: ClassVar[dict[str, type]] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - names)
+        _require(not unknown, f"Unknown setting: {', '.join(unknown)}.")
+        values = dict(values)
+        for name, kind in cls._nested.items():
+            if isinstance(values.get(name), dict):
+                values[name] = kind.from_dict(values[name])
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class SamplingSettings(_Stored):
+    """How an image is made. Stored with every trajectory; training reads it from there."""
+
+    steps: int = 20
+    guidance: float = 3.0
+    width_px: int = STARTER_SIZE_PX
+    height_px: int = STARTER_SIZE_PX
+    seed: int = 0
+    negative_prompt: str = ""
+    eta: float = 1.0
+    shared_noise: bool = True  # both images of a pair start from the same noise
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.steps <= 150, "Steps must be between 2 and 150.")
+        _require(1.0 <= self.guidance <= 30.0, "Guidance must be between 1 and 30.")
+        for name, size_px in (("Width", self.width_px), ("Height", self.height_px)):
+            _require(
+                64 <= size_px <= 2048 and size_px % 8 == 0,
+                f"{name} must be a multiple of 8 between 64 and 2048 pixels.",
+            )
+        _require(0 <= self.seed < 2**63, "The seed must be a whole number from 0 upwards.")
+        _require(0.0 <= self.eta <= 1.0, "Eta must be between 0 and 1.")
+        _require(
+            len(self.negative_prompt) <= MAX_PROMPT_CHARACTERS,
+            f"The negative prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingSettings(_Stored):
+    """How a round learns. `OBJECTIVES` holds the presets; `training.py` explains each term.
+
+    reduction: how a step's squared errors over the latent's elements become one number:
+        "sum" (the paper's likelihood), "mean" (the published code), or "noise" (mean over the
+        elements of the error in predicted noise, weighed so that a change of the network's output
+        moves the log-ratio of every step alike).
+    beta: temperature of the preference; for D3PO in units of the reduction, for Diffusion-DPO for
+        mean squared errors of velocity.
+    clip_range: the ratio policy / reference is kept within 1 ± clip_range; None leaves it free.
+    """
+
+    objective: str = "diffusion_dpo"
+    loss: Literal["d3po", "diffusion_dpo"] = "diffusion_dpo"
+    reduction: Literal["sum", "mean", "noise"] = "noise"
+    beta: float = 60.0
+    clip_range: float | None = None
+    guided: bool = False  # train through classifier-free guidance, or the prompted half alone
+    learning_rate: float = 7e-4
+    updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
+    updates_per_pick: float = 2.0
+    batch_pairs: int = 16  # pairs in one update
+    steps_per_pair: int = 2  # steps of each, drawn at random; 0: all of the chain (D3PO)
+    micro_batch_pairs: int = 16  # pairs in one forward pass; smaller needs less memory
+    max_grad_norm: float = 1.0
+    rank: int = 8
+    alpha: float = 8.0
+    gradient_checkpointing: bool = False
+    held_out_fraction: float = 0.2  # of the picks, kept out of training to measure agreement
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
+        _require(self.loss in ("d3po", "diffusion_dpo"), f"Unknown loss: {self.loss}.")
+        _require(
+            self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
+        )
+        _require(self.beta > 0, "Beta must be greater than 0.")
+        _require(
+            self.clip_range is None or 0 < self.clip_range < 1,
+            "The clip range must lie between 0 and 1, or be left out.",
+        )
+        _require(0 < self.learning_rate <= 1, "The learning rate must lie between 0 and 1.")
+        _require(self.updates_base >= 0, "The number of updates cannot be negative.")
+        _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
+        _require(
+            1 <= self.micro_batch_pairs <= self.batch_pairs, "The micro-batch must fit the batch."
+        )
+        _require(1 <= self.rank <= 256, "The LoRA rank must be between 1 and 256.")
+        _require(0 < self.alpha <= 1024, "The LoRA alpha must be between 0 and 1024.")
+        _require(0 <= self.held_out_fraction <= 0.5, "At most half of the picks can be held out.")
+
+    def updates(self, picks: int) -> int:
+        """How many updates a round over so many picks takes (at least 1)."""
+        return max(1, round(self.updates_base + self.updates_per_pick * picks))
+
+
+OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po")
+
+# What each objective is when it is chosen by name, the default first; d3po is arXiv 2311.13231 as
+# its code was published. Betas of different objectives are in different units.
+OBJECTIVES: dict[str, TrainingSettings] = {
+    "diffusion_dpo": TrainingSettings(),
+    "d3po_balanced": TrainingSettings(
+        objective="d3po_balanced", loss="d3po", beta=100.0, learning_rate=1e-3, steps_per_pair=1
+    ),
+    "d3po": TrainingSettings(
+        objective="d3po",
+        loss="d3po",
+        reduction="mean",
+        beta=0.1,
+        clip_range=0.1,
+        guided=True,
+        learning_rate=3e-5,
+        updates_base=0,
+        updates_per_pick=1.0,
+        batch_pairs=1,
+        steps_per_pair=0,
+        micro_batch_pairs=1,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings(_Stored):
+    """Everything a session remembers of what the artist chose."""
+
+    base_model: str = "starter"  # "starter", or the path of a diffusers folder or checkpoint
+    prompts: tuple[str, ...] = ()
+    preview_prompts: tuple[str, ...] = ()  # redrawn after every round; empty: the first prompts
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    round_every: int = 16  # picks between automatic rounds
+    live: bool = True  # start rounds by itself while the artist goes on labelling
+    queue_target: int = 8  # unlabelled pairs kept ready
+
+    _nested: ClassVar[dict[str, type]] = {
+        "sampling": SamplingSettings,
+        "training": TrainingSettings,
+    }
+
+    def __post_init__(self) -> None:
+        _require(bool(self.base_model.strip()), "Choose a base model first.")
+        for prompt in (*self.prompts, *self.preview_prompts):
+            _require(bool(prompt.strip()), "A prompt is empty: write what the picture should show.")
+            _require(
+                len(prompt) <= MAX_PROMPT_CHARACTERS,
+                f"A prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
+            )
+        _require(len(self.prompts) <= 1000, "A session takes at most 1000 prompts.")
+        _require(2 <= self.round_every <= 1000, "A round needs between 2 and 1000 new picks.")
+        _require(1 <= self.queue_target <= 64, "Between 1 and 64 pairs can be kept ready.")
+
+    @property
+    def shown_prompts(self) -> tuple[str, ...]:
+        """The fixed prompts that are drawn with the base model and again after every round."""
+        return (self.preview_prompts or self.prompts)[:PREVIEW_PROMPTS]

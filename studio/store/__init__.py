@@ -1,0 +1,57 @@
+"""Everything the studio keeps: rows in SQLite, files beside them. The only place with SQL.
+
+    store = Store.open(home)
+    session = store.create_session("Blue things", SessionSettings(prompts=("a cat",)))
+
+`Store` may be used by any number of threads and processes at once; each of its methods is one
+transaction. It is put together from one file a subject: `sessions`, `labelling` (images, pairs,
+picks), `rounds` (with metrics and adapters) and `jobs` (with exports and the worker's status), on
+`database` (transactions, migrations). What it returns is in `rows`.
+"""
+
+from studio.store.errors import StoreError, StoreFull, StoreLocked, StoreTooNew
+from studio.store.files import free_bytes, write_atomically
+from studio.store.jobs import Jobs
+from studio.store.lock import StudioLock
+from studio.store.rows import (
+    Adapter,
+    Export,
+    Image,
+    Job,
+    Metric,
+    Pair,
+    Pick,
+    PickCounts,
+    PickedPair,
+    Round,
+    Session,
+    WorkerStatus,
+)
+
+
+class Store(Jobs):
+    """The store of one home; see `Store.open`."""
+
+
+__all__ = [
+    "Adapter",
+    "Export",
+    "Image",
+    "Job",
+    "Metric",
+    "Pair",
+    "Pick",
+    "PickCounts",
+    "PickedPair",
+    "Round",
+    "Session",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreTooNew",
+    "StudioLock",
+    "WorkerStatus",
+    "free_bytes",
+    "write_atomically",
+]

@@ -1,0 +1,198 @@
+"""The SQLite file: connections, transactions, migrations, and errors turned into sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects.sqlite import insert
+
+from studio.store import schema
+from studio.store.errors import StoreError, StoreFull, StoreTooNew
+from studio.store.files import full_sentence, is_full
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 10.0
+
+Row = TypeVar("Row")
+
+
+def read(kind: type[Row], row: sa.Row[Any], table: sa.FromClause, **given: Any) -> Row:
+    """Make a dataclass of `rows` from the columns of `table` in `row`; `given` fills the rest."""
+    names = (f.name for f in dataclasses.fields(kind) if f.name not in given)  # type: ignore[arg-type]
+    return kind(**{name: row._mapping[table.c[name]] for name in names}, **given)
+
+
+def get_value(connection: sa.Connection, name: str) -> Any:
+    """A single value of the whole store, or None."""
+    return connection.scalar(sa.select(schema.state.c.value).where(schema.state.c.name == name))
+
+
+def set_value(connection: sa.Connection, name: str, value: Any) -> None:
+    """Keep a single value of the whole store."""
+    statement = insert(schema.state).values(name=name, value=value)
+    connection.execute(statement.on_conflict_do_update(["name"], set_={"value": value}))
+
+
+class Database:
+    """Transactions on the store of one home. `Store` adds what they are for.
+
+    Any number of threads and processes may use the same home: a transaction that writes takes the
+    write lock when it begins, and waits for it up to `BUSY_TIMEOUT_S`.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "studio.sqlite"
+        self._engine = sa.create_engine(
+            f"sqlite:///{self.path}",
+            connect_args={"timeout": BUSY_TIMEOUT_S},
+            pool_size=8,
+            max_overflow=64,
+        )
+        sa.event.listen(self._engine, "connect", _prepare)
+
+    @classmethod
+    def open(cls, home: Path | str) -> Self:
+        """Open the store of `home`, making or migrating it first.
+
+        Raises `StoreTooNew` when a newer studio wrote it, and `StoreError` when it is damaged or
+        cannot be read or written.
+        """
+        home = Path(home).expanduser().absolute()
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if is_full(error):
+                raise StoreFull(full_sentence(home)) from error
+            raise StoreError(f"The folder {home} cannot be used: {error.strerror}.") from error
+        store = cls(home)
+        try:
+            store._check()
+            store._migrate()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close all connections. Using the store again opens new ones."""
+        self._engine.dispose()
+
+    def version(self) -> int:
+        """A number that is different after any change by any thread or process.
+
+        The one exception is a heartbeat that says nothing new: whoever waits for changes would
+        else be woken every few seconds.
+        """
+        with self._reading() as connection:
+            return get_value(connection, "changes")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the store."""
+        with self._sentences(), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    @contextmanager
+    def _writing(self, *, counts: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that is on the disk when it ends, or leaves nothing when it raises."""
+        with self._sentences(), self._engine.connect() as connection:
+            # Taking the write lock first rules out the deadlock of two readers that both want it.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            before = _rows_changed(connection)
+            yield connection
+            if counts and _rows_changed(connection) != before:
+                set_value(connection, "changes", (get_value(connection, "changes") or 0) + 1)
+            connection.commit()
+
+    def _check(self) -> None:
+        with self._reading() as connection:
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            raise StoreError(self._damaged())
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        scripts = ScriptDirectory.from_config(config)
+        newest = scripts.get_current_head()
+        with self._reading() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+        if revision == newest:
+            return
+        if revision not in {None, *(script.revision for script in scripts.walk_revisions())}:
+            raise StoreTooNew(
+                f"{self.path} was written by a newer version of D3PO Studio "
+                f"(revision {revision}, this one knows up to {newest}). Update the studio, or use "
+                "another --home; nothing was changed."
+            )
+        with self._writing(counts=False) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            set_value(connection, "changes", (get_value(connection, "changes") or 0) + 1)
+
+    def _damaged(self) -> str:
+        return (
+            f"{self.path} is damaged and was left as it is. "
+            "Put back a copy of it, or use another --home."
+        )
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turn what SQLite says into what an artist can act on."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            code = getattr(error.orig, "sqlite_errorcode", None)
+            if code is None:
+                raise
+            match code & 0xFF:
+                case sqlite3.SQLITE_FULL:
+                    raise StoreFull(full_sentence(self.home)) from error
+                case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                    raise StoreError(self._damaged()) from error
+                case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+                    raise StoreError(f"{self.path} cannot be opened for writing.") from error
+                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                    raise StoreError(f"{self.path} is in use by another program.") from error
+                case sqlite3.SQLITE_IOERR:
+                    raise StoreError(
+                        f"{self.path} could not be read or written: the disk reports an error."
+                    ) from error
+            raise
+
+
+def _rows_changed(connection: sa.Connection) -> int:
+    """How many rows this connection has changed since it was opened."""
+    return connection.connection.driver_connection.total_changes  # type: ignore[union-attr]
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where the code says so
+    # Several connections can corrupt a WAL before SQLite 3.51.3.
+    journal = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
+    for pragma in (
+        f"journal_mode = {journal}",
+        "synchronous = EXTRA",
+        "foreign_keys = ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def changed(values: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    """`values` for an update, after checking that only `allowed` columns are named."""
+    unknown = sorted(set(values) - allowed)
+    if unknown:
+        raise TypeError(f"cannot update {', '.join(unknown)}")
+    return dict(values)

@@ -1,0 +1,88 @@
+"""Files of the home: written whole or not at all, and on the disk before any row names them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from studio.store.errors import StoreError, StoreFull
+
+TEMPORARY_PREFIX = ".writing-"
+
+
+def free_bytes(home: Path) -> int:
+    """Bytes that can still be written below `home`."""
+    return shutil.disk_usage(home).free
+
+
+def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
+    """Have `writer` write to a temporary path beside `path`, then put the result in its place.
+
+    `writer` may make a file or a folder. Raises `StoreFull` when the disk is full, whatever the
+    library that was writing made of it, `StoreError` when the place cannot be written to, and
+    leaves nothing behind.
+    """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{path.suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        for path_of_it in (*temporary.rglob("*"), temporary):
+            _sync(path_of_it)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException as error:
+        _remove(temporary)
+        if is_full(error):
+            raise StoreFull(full_sentence(path.parent)) from error
+        if isinstance(error, OSError):
+            raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether `error` comes from a full disk; not every library raises an OSError then."""
+    if isinstance(error, StoreFull):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)
+
+
+def full_sentence(place: Path) -> str:
+    """What the artist is told when the disk that holds `place` is full."""
+    return (
+        f"The disk that holds {place} is full. Make some room and go on: "
+        "everything up to here is kept."
+    )
+
+
+def set_aside(home: Path, path: Path) -> None:
+    """Move a file or folder of the home to `home/aside`, under the same name in it."""
+    target = home / "aside" / path.relative_to(home)
+    if target.exists():
+        target = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,194 @@
+"""Jobs for the worker, exports it made, and what it says of itself."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from studio.store.database import changed, get_value, read, set_value
+from studio.store.errors import StoreError
+from studio.store.files import TEMPORARY_PREFIX, set_aside
+from studio.store.rounds import Rounds
+from studio.store.rows import (
+    JOB_KINDS,
+    OPEN_JOB_STATES,
+    Export,
+    Job,
+    JobKind,
+    WorkerStatus,
+)
+from studio.store.schema import adapters, exports, images, jobs, rounds, sessions
+from studio.store.sessions import read_session
+
+MOST_ATTEMPTS = 2  # times a job is begun, before it is given up as one that kills the worker
+
+_open = jobs.c.state.in_(OPEN_JOB_STATES)
+
+
+class Jobs(Rounds):
+    """What the web process asks of the worker, and what it hears back."""
+
+    def add_job(self, session_id: str, kind: JobKind, payload: dict[str, Any]) -> Job:
+        """Ask the worker to do something."""
+        if kind not in JOB_KINDS:
+            raise StoreError(f"A job is one of {', '.join(JOB_KINDS)}.")
+        job = Job(
+            id=uuid.uuid4().hex,
+            session_id=session_id,
+            kind=kind,
+            payload=payload,
+            state="queued",
+            progress=0.0,
+            message="Waiting for the worker.",
+            result={},
+            created_at_s=time.time(),
+            finished_at_s=None,
+        )
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            connection.execute(sa.insert(jobs).values(**vars(job), attempts=0))
+        return job
+
+    def claim_job(self) -> Job | None:
+        """Take the oldest queued job, which is then running."""
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.select(jobs).where(jobs.c.state == "queued").order_by(jobs.c.place).limit(1)
+            ).first()
+            if found is None:
+                return None
+            return _update_job(
+                connection, found.id, state="running", message="", attempts=found.attempts + 1
+            )
+
+    def update_job(self, job_id: str, **fields: Any) -> Job:
+        """Change state, progress, message or result. A finished job does not change any more."""
+        fields = changed(fields, frozenset({"state", "progress", "message", "result"}))
+        with self._writing() as connection:
+            return _update_job(connection, job_id, **fields)
+
+    def cancel_job(self, job_id: str) -> Job:
+        """Ask for a job to be left; the worker looks between two pictures."""
+        return self.update_job(job_id, state="cancelled", message="Cancelled.")
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        with self._reading() as connection:
+            return _job(connection, job_id)
+
+    def jobs(self, session_id: str, kind: JobKind | None = None, limit: int = 20) -> list[Job]:
+        """Jobs of a session, the newest first."""
+        query = sa.select(jobs).where(jobs.c.session_id == session_id)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(jobs.c.place.desc()).limit(limit))
+            return [read(Job, row, jobs) for row in found]
+
+    def requeue_running(self) -> None:
+        """Queue again what a worker that died was doing; give up what has killed it twice."""
+        with self._writing() as connection:
+            for found in connection.execute(sa.select(jobs).where(jobs.c.state == "running")).all():
+                if found.attempts < MOST_ATTEMPTS:
+                    _update_job(connection, found.id, state="queued", attempts=found.attempts)
+                else:
+                    _update_job(
+                        connection,
+                        found.id,
+                        state="failed",
+                        message=f"The worker stopped {MOST_ATTEMPTS} times while doing this.",
+                    )
+
+    def add_export(self, export: Export) -> Export:
+        """Keep an export whose files are already on the disk."""
+        with self._writing() as connection:
+            connection.execute(sa.insert(exports).values(vars(export)))
+        return export
+
+    def exports(self, session_id: str) -> list[Export]:
+        """The exports of a session, the newest first."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(exports)
+                .where(exports.c.session_id == session_id)
+                .order_by(exports.c.place.desc())
+            )
+            return [read(Export, row, exports) for row in found]
+
+    def export_path(self, session_id: str, export_id: str) -> Path:
+        """The folder of an export's files."""
+        return self.session_path(session_id) / "exports" / export_id
+
+    def set_worker_status(self, status: WorkerStatus) -> None:
+        """Say what the worker does. A mere heartbeat leaves `version` as it was."""
+        before = self.worker_status()
+        same = before is not None and status == replace(
+            before, heartbeat_at_s=status.heartbeat_at_s
+        )
+        with self._writing(counts=not same) as connection:
+            set_value(connection, "worker", asdict(status))
+
+    def worker_status(self) -> WorkerStatus | None:
+        """What the worker last said of itself, or None when there never was one."""
+        with self._reading() as connection:
+            value = get_value(connection, "worker")
+        return None if value is None else WorkerStatus(**value)
+
+    def set_orphans_aside(self) -> list[Path]:
+        """Move files that no row names to `home/aside`, and the folders of deleted sessions.
+
+        For the worker, when it starts: nobody else writes files then. Returns what was moved.
+        """
+        with self._reading() as connection:
+            live = set(
+                connection.scalars(
+                    sa.select(sessions.c.id).where(sessions.c.deleted_at_s.is_(None))
+                )
+            )
+            named = {
+                id_
+                for table in (images, adapters, exports, rounds)
+                for id_ in connection.scalars(sa.select(table.c.id))
+            }
+        moved: list[Path] = []
+        for session in _entries(self.home / "sessions"):
+            if session.name not in live:
+                candidates = [session]
+            else:
+                candidates = [
+                    entry
+                    for folder in _entries(session)
+                    if folder.is_dir()
+                    for entry in _entries(folder)
+                    if entry.name.startswith(TEMPORARY_PREFIX) or entry.stem not in named
+                ]
+            for path in candidates:
+                set_aside(self.home, path)
+                moved.append(path)
+        return moved
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _job(connection: sa.Connection, job_id: str) -> Job:
+    found = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).first()
+    if found is None:
+        raise StoreError("This job does not exist.")
+    return read(Job, found, jobs)
+
+
+def _update_job(connection: sa.Connection, job_id: str, **values: Any) -> Job:
+    if values.get("state", "queued") not in OPEN_JOB_STATES:
+        values["finished_at_s"] = time.time()
+    if values.get("state") == "queued":
+        values.setdefault("attempts", 0)  # it was left in good order
+    if values:
+        connection.execute(sa.update(jobs).where(jobs.c.id == job_id, _open).values(**values))
+    return _job(connection, job_id)

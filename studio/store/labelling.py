@@ -1,0 +1,298 @@
+"""Images, the pairs made of them, and the picks between them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from studio.settings import CHOICES, Choice
+from studio.store.database import read
+from studio.store.errors import StoreError
+from studio.store.rows import Image, Pair, Pick, PickCounts, PickedPair, Purpose
+from studio.store.schema import images, pairs, picks, rounds
+from studio.store.sessions import Sessions, discard_waiting, read_session, waiting_ids
+
+LOSSLESS_UP_TO_PX = 512  # larger pictures have a smaller copy for the screen
+ANY: Any = object()
+
+_left, _right = images.alias("left_image"), images.alias("right_image")
+_later = picks.alias("later")
+_pairs_with_images = pairs.join(_left, _left.c.id == pairs.c.left_image_id).join(
+    _right, _right.c.id == pairs.c.right_image_id
+)
+_not_superseded = ~sa.exists().where(_later.c.supersedes == picks.c.id)
+
+
+def _pair_columns() -> sa.Select[Any]:
+    return sa.select(pairs, _left, _right).select_from(_pairs_with_images)
+
+
+def _read_pair(row: sa.Row[Any]) -> Pair:
+    return read(Pair, row, pairs, left=read(Image, row, _left), right=read(Image, row, _right))
+
+
+def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[PickedPair]:
+    """The pairs of a session with the picks that hold, in the order of picking."""
+    found = connection.execute(
+        sa.select(pairs, _left, _right, picks)
+        .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
+        .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
+        .order_by(picks.c.place)
+    )
+    return [PickedPair(pair=_read_pair(row), pick=read(Pick, row, picks)) for row in found]
+
+
+def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
+    """Picks of left or right on pictures that were made as those of the newest such pick were.
+
+    Only they can be learned from together. The order is that of picking.
+    """
+    found = connection.execute(
+        sa.select(
+            picks.c.id,
+            _left.c.base_hash,
+            sa.func.json_remove(_left.c.sampling, "$.seed", "$.shared_noise").label("made"),
+        )
+        .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
+        .where(
+            pairs.c.session_id == session_id,
+            _not_superseded,
+            picks.c.choice.in_(("left", "right")),
+        )
+        .order_by(picks.c.place)
+    ).all()
+    return [row.id for row in found if row[1:] == found[-1][1:]]
+
+
+def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
+    """How many picks of a session hold, by what they say."""
+    choices = connection.scalars(
+        sa.select(picks.c.choice)
+        .join(pairs, picks.c.pair_id == pairs.c.id)
+        .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
+    ).all()
+    last_round = connection.execute(
+        sa.select(rounds.c.train_pick_ids, rounds.c.held_out_pick_ids)
+        .where(rounds.c.session_id == session_id)
+        .order_by(rounds.c.place.desc())
+        .limit(1)
+    ).first()
+    used = {pick_id for ids in last_round or () for pick_id in ids}
+    return PickCounts(
+        total=len(choices),
+        usable=choices.count("left") + choices.count("right"),
+        ties=choices.count("tie"),
+        both_bad=choices.count("both_bad"),
+        skipped=choices.count("skip"),
+        new=len(set(learnable_pick_ids(connection, session_id)) - used),
+    )
+
+
+class Labelling(Sessions):
+    """What was drawn, what is waiting, and what was picked."""
+
+    @staticmethod
+    def new_image_id() -> str:
+        """An id for an image whose files are about to be written."""
+        return uuid.uuid4().hex
+
+    def image_path(self, image: Image) -> Path:
+        """The lossless picture."""
+        return self._image_file(image, "images", ".png")
+
+    def display_path(self, image: Image) -> Path:
+        """The picture to show on the screen: the lossless one as long as that is small."""
+        if max(image.sampling.width_px, image.sampling.height_px) <= LOSSLESS_UP_TO_PX:
+            return self.image_path(image)
+        return self._image_file(image, "display", ".jpg")
+
+    def trajectory_path(self, image: Image) -> Path:
+        """The latents the picture was made of, step by step."""
+        return self._image_file(image, "trajectories", ".safetensors")
+
+    def _image_file(self, image: Image, folder: str, suffix: str) -> Path:
+        return self.session_path(image.session_id) / folder / f"{image.id}{suffix}"
+
+    def add_image(self, image: Image) -> Image:
+        """Keep an image whose files are already on the disk."""
+        with self._writing() as connection:
+            read_session(connection, image.session_id)
+            connection.execute(sa.insert(images).values(vars(image)))
+        return image
+
+    def image(self, image_id: str) -> Image:
+        """One image."""
+        with self._reading() as connection:
+            found = connection.execute(sa.select(images).where(images.c.id == image_id)).first()
+        if found is None:
+            raise StoreError("This picture does not exist.")
+        return read(Image, found, images)
+
+    def find_image(self, like: Image) -> Image | None:
+        """The newest image that shows what `like` would show, or None."""
+        same = ("session_id", "purpose", "prompt", "seed", "adapter_id", "strength", "base_hash")
+        query = sa.select(images).where(
+            images.c.sampling == like.sampling,
+            *(images.c[name] == getattr(like, name) for name in same),
+        )
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(images.c.place.desc()).limit(1)).first()
+        return None if found is None else read(Image, found, images)
+
+    def images(
+        self,
+        session_id: str,
+        purpose: Purpose,
+        *,
+        adapter_id: str | None = ANY,
+        limit: int = 100,
+    ) -> list[Image]:
+        """Images of one purpose, the newest first; `adapter_id` None means those of the base."""
+        query = sa.select(images).where(
+            images.c.session_id == session_id, images.c.purpose == purpose
+        )
+        if adapter_id is not ANY:
+            query = query.where(images.c.adapter_id == adapter_id)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(images.c.place.desc()).limit(limit))
+            return [read(Image, row, images) for row in found]
+
+    def add_pair(
+        self, session_id: str, prompt: str, left: Image, right: Image, adapter_id: str | None
+    ) -> Pair:
+        """Keep a pair and its two images, whose files are already on the disk."""
+        pair = Pair(
+            id=uuid.uuid4().hex,
+            session_id=session_id,
+            prompt=prompt,
+            left=left,
+            right=right,
+            adapter_id=adapter_id,
+            created_at_s=time.time(),
+        )
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            connection.execute(sa.insert(images), [vars(left), vars(right)])
+            connection.execute(
+                sa.insert(pairs).values(
+                    id=pair.id,
+                    session_id=session_id,
+                    prompt=prompt,
+                    left_image_id=left.id,
+                    right_image_id=right.id,
+                    adapter_id=adapter_id,
+                    created_at_s=pair.created_at_s,
+                )
+            )
+        return pair
+
+    def pair(self, pair_id: str) -> Pair:
+        """One pair."""
+        with self._reading() as connection:
+            return self._pair(connection, pair_id)
+
+    def waiting_pairs(self, session_id: str, limit: int = 8) -> list[Pair]:
+        """Pairs that wait for a pick: those withdrawn last come first, then the oldest."""
+        with self._reading() as connection:
+            ids = connection.scalars(waiting_ids(session_id).limit(limit)).all()
+            found = connection.execute(_pair_columns().where(pairs.c.id.in_(ids)))
+            by_id = {pair.id: pair for pair in map(_read_pair, found)}
+        return [by_id[pair_id] for pair_id in ids]
+
+    def waiting_count(self, session_id: str) -> int:
+        """How many pairs wait for a pick."""
+        with self._reading() as connection:
+            return _count(connection, waiting_ids(session_id))
+
+    def pair_count(self, session_id: str) -> int:
+        """How many pairs were ever made for a session."""
+        with self._reading() as connection:
+            return _count(connection, sa.select(pairs).where(pairs.c.session_id == session_id))
+
+    def discard_waiting_pairs(self, session_id: str, *, keep: int = 0) -> None:
+        """Show no waiting pair any more but the first `keep`. A pick on one is still taken."""
+        with self._writing() as connection:
+            discard_waiting(connection, session_id, keep=keep)
+
+    def add_pick(self, pick_id: str, pair_id: str, choice: Choice) -> Pick:
+        """Keep what the artist said about a pair; it supersedes what was said about it before.
+
+        Doing it again with the same `pick_id` changes nothing: a lost answer can be asked for
+        again.
+        """
+        if choice not in CHOICES:
+            raise StoreError(f"A pick is one of {', '.join(CHOICES)}.")
+        with self._writing() as connection:
+            known = connection.execute(sa.select(picks).where(picks.c.id == pick_id)).first()
+            if known is not None:
+                return read(Pick, known, picks)
+            self._pair(connection, pair_id)
+            return self._insert_pick(connection, pick_id, pair_id, choice)
+
+    def undo_pick(self, undo_id: str, session_id: str) -> Pair | None:
+        """Withdraw the newest pick that holds; its pair is the next one waiting.
+
+        Returns that pair, or None when there is no pick. Doing it again with the same `undo_id`
+        changes nothing and returns the same pair.
+        """
+        with self._writing() as connection:
+            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == undo_id))
+            if pair_id is None:
+                pair_id = connection.scalar(
+                    sa.select(picks.c.pair_id)
+                    .join(pairs, picks.c.pair_id == pairs.c.id)
+                    .where(
+                        pairs.c.session_id == session_id,
+                        _not_superseded,
+                        picks.c.choice.is_not(None),
+                    )
+                    .order_by(picks.c.place.desc())
+                    .limit(1)
+                )
+                if pair_id is None:
+                    return None
+                self._insert_pick(connection, undo_id, pair_id, None)
+                # The artist asked to see it again, whatever has happened to the queue since.
+                connection.execute(
+                    sa.update(pairs).where(pairs.c.id == pair_id).values(stale_at_s=None)
+                )
+            return self._pair(connection, pair_id)
+
+    def picked_pairs(self, session_id: str) -> list[PickedPair]:
+        """The pairs with the picks that hold, in the order of picking."""
+        with self._reading() as connection:
+            return read_picked_pairs(connection, session_id)
+
+    def pick_counts(self, session_id: str) -> PickCounts:
+        """How many picks hold, by what they say."""
+        with self._reading() as connection:
+            return count_picks(connection, session_id)
+
+    def _pair(self, connection: sa.Connection, pair_id: str) -> Pair:
+        found = connection.execute(_pair_columns().where(pairs.c.id == pair_id)).first()
+        if found is None:
+            raise StoreError("This pair does not exist.")
+        return _read_pair(found)
+
+    def _insert_pick(
+        self, connection: sa.Connection, pick_id: str, pair_id: str, choice: Choice | None
+    ) -> Pick:
+        newest = sa.select(picks.c.id).where(picks.c.pair_id == pair_id, _not_superseded)
+        pick = Pick(
+            id=pick_id,
+            pair_id=pair_id,
+            choice=choice,
+            created_at_s=time.time(),
+            supersedes=connection.scalar(newest),
+        )
+        connection.execute(sa.insert(picks).values(vars(pick)))
+        return pick
+
+
+def _count(connection: sa.Connection, query: sa.Select[Any]) -> int:
+    found = query.order_by(None).subquery()
+    return connection.scalar(sa.select(sa.func.count()).select_from(found)) or 0

@@ -1,0 +1,286 @@
+"""Rounds, what they measured, and the adapters they made."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from studio.store.database import changed, read
+from studio.store.errors import StoreError
+from studio.store.labelling import Labelling, count_picks, learnable_pick_ids, read_picked_pairs
+from studio.store.rows import OPEN_ROUND_STATES, Adapter, Metric, PickedPair, Round
+from studio.store.schema import adapters, metrics, pairs, picks, rounds, sessions
+from studio.store.sessions import read_session, use_adapter
+
+FEWEST_PICKS = 4
+MOST_ATTEMPTS = 3  # times a round is taken up without getting further, before it is given up
+
+_open = rounds.c.state.in_(OPEN_ROUND_STATES)
+
+
+class Rounds(Labelling):
+    """From picks to adapters."""
+
+    def request_round(self, session_id: str) -> Round:
+        """Ask for a round over the picks there are now, or return the one that is still open.
+
+        Only picks that can be learned from together take part: those on pictures made by the same
+        base model and settings as the newest one. A pick that was held out of training once is
+        held out for ever, and one that was trained on is never held out later.
+        """
+        with self._writing() as connection:
+            session = read_session(connection, session_id)
+            earlier = _rounds_of(connection, session_id)
+            for round_ in earlier:
+                if round_.state in OPEN_ROUND_STATES:
+                    return round_
+            learnable = set(learnable_pick_ids(connection, session_id))
+            picked = read_picked_pairs(connection, session_id)
+            usable = [one for one in picked if one.pick.id in learnable]
+            if len(usable) < FEWEST_PICKS:
+                raise StoreError(
+                    f"A round needs at least {FEWEST_PICKS} picks of left or right; "
+                    f"there are {len(usable)} so far."
+                )
+            settings = session.settings.training
+            train, held_out = _split(connection, usable, earlier, settings.held_out_fraction)
+            made = Round(
+                id=uuid.uuid4().hex,
+                session_id=session_id,
+                number=1 + max((round_.number for round_ in earlier), default=0),
+                state="queued",
+                settings=settings,
+                train_pick_ids=train,
+                held_out_pick_ids=held_out,
+                updates_done=0,
+                updates_total=settings.updates(len(train)),
+                adapter_id=None,
+                message="Waiting for the worker.",
+                created_at_s=time.time(),
+                started_at_s=None,
+                finished_at_s=None,
+            )
+            connection.execute(sa.insert(rounds).values(**vars(made), attempts=0))
+        return made
+
+    def due_session(self) -> str | None:
+        """The id of a session that is live and has picks enough for its next round, or None."""
+        with self._reading() as connection:
+            candidates = connection.scalars(
+                sa.select(sessions.c.id)
+                .where(
+                    sessions.c.deleted_at_s.is_(None),
+                    ~sa.exists().where(rounds.c.session_id == sessions.c.id, _open),
+                )
+                .order_by(sessions.c.updated_at_s.desc())
+            ).all()
+            for session_id in candidates:
+                settings = read_session(connection, session_id).settings
+                if settings.live:
+                    counts = count_picks(connection, session_id)
+                    if counts.new >= max(settings.round_every, FEWEST_PICKS):
+                        return session_id
+        return None
+
+    def claim_round(self) -> Round | None:
+        """Take up the oldest round that is queued or was left behind by a worker that died.
+
+        A round at which the worker died several times without getting any further is given up.
+        One in state "stopping" is handed out too, so that somebody finishes stopping it.
+        """
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.select(rounds)
+                .where(rounds.c.state.in_(("queued", "running", "stopping")))
+                .order_by(rounds.c.place)
+                .limit(1)
+            ).first()
+            if found is None:
+                return None
+            if found.attempts >= MOST_ATTEMPTS:
+                _update_round(
+                    connection,
+                    found.id,
+                    state="failed",
+                    message=f"The worker stopped {MOST_ATTEMPTS} times at the same place of this "
+                    "round. Smaller micro-batches, or a look into the log, may help.",
+                )
+                return None
+            values: dict[str, Any] = {"attempts": found.attempts + 1}
+            if found.state == "queued":
+                values |= {"state": "running", "message": ""}
+            if found.started_at_s is None:
+                values["started_at_s"] = time.time()
+            return _update_round(connection, found.id, **values)
+
+    def update_round(self, round_id: str, **fields: Any) -> Round:
+        """Change state, message or the updates. A finished round does not change any more."""
+        allowed = frozenset({"state", "message", "updates_done", "updates_total"})
+        fields = changed(fields, allowed)
+        with self._writing() as connection:
+            return _update_round(connection, round_id, **fields)
+
+    def rounds(self, session_id: str) -> list[Round]:
+        """The rounds of a session, the oldest first."""
+        with self._reading() as connection:
+            return _rounds_of(connection, session_id)
+
+    def round(self, round_id: str) -> Round:
+        """One round."""
+        with self._reading() as connection:
+            return _round(connection, round_id)
+
+    def pause_round(self, round_id: str) -> Round:
+        """Ask the worker to leave a round where it is."""
+        return self._request(round_id, {"queued": "paused", "running": "paused"}, "Paused.")
+
+    def resume_round(self, round_id: str) -> Round:
+        """Ask the worker to go on with a paused round."""
+        return self._request(round_id, {"paused": "queued"}, "Waiting for the worker.")
+
+    def release_round(self, round_id: str) -> Round:
+        """For the worker: leave a round in good order, to be taken up again later."""
+        return self._request(round_id, {"running": "queued"}, "Waiting for the worker.")
+
+    def stop_round(self, round_id: str) -> Round:
+        """Ask the worker to end a round without an adapter."""
+        return self._request(
+            round_id,
+            {"queued": "stopped", "paused": "stopped", "running": "stopping"},
+            "Stopped. The adapter from before it stays in use.",
+        )
+
+    def add_metric(self, round_id: str, update: int, values: dict[str, float]) -> None:
+        """Keep what one update measured; it also says that the round has come this far.
+
+        The same update may be kept again, by a round that goes on from its last checkpoint.
+        """
+        with self._writing() as connection:
+            round_ = _round(connection, round_id)
+            statement = insert(metrics).values(
+                {"round_id": round_id, "update": update, "values": values}
+            )
+            connection.execute(
+                statement.on_conflict_do_update(
+                    ["round_id", "update"], set_={"values": statement.excluded["values"]}
+                )
+            )
+            if update > round_.updates_done:
+                _update_round(connection, round_id, updates_done=update, attempts=1)
+
+    def metrics(self, round_id: str) -> list[Metric]:
+        """What the updates of a round measured, in order."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(metrics)
+                .where(metrics.c.round_id == round_id)
+                .order_by(metrics.c["update"])
+            )
+            return [read(Metric, row, metrics) for row in found]
+
+    def finish_round(self, round_id: str, adapter: Adapter, message: str = "Done.") -> Round:
+        """Keep the adapter of a round, whose files are already written, and use it from now on.
+
+        All but the next few waiting pairs are sampled anew, from this adapter. Refused when the
+        round has been stopped in the meantime.
+        """
+        with self._writing() as connection:
+            if _round(connection, round_id).state not in ("queued", "running", "paused"):
+                raise StoreError("This round was ended before its adapter was ready.")
+            connection.execute(sa.insert(adapters).values(vars(adapter)))
+            done = _update_round(
+                connection, round_id, state="done", adapter_id=adapter.id, message=message
+            )
+            use_adapter(connection, adapter.session_id, adapter.id)
+        return done
+
+    def adapters(self, session_id: str) -> list[Adapter]:
+        """The adapters of a session, the oldest first."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(adapters)
+                .where(adapters.c.session_id == session_id)
+                .order_by(adapters.c.place)
+            )
+            return [read(Adapter, row, adapters) for row in found]
+
+    def adapter(self, adapter_id: str) -> Adapter:
+        """One adapter."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(adapters).where(adapters.c.id == adapter_id)
+            ).first()
+        if found is None:
+            raise StoreError("This adapter does not exist.")
+        return read(Adapter, found, adapters)
+
+    def adapter_path(self, adapter: Adapter) -> Path:
+        """The folder that holds an adapter's files."""
+        return self.session_path(adapter.session_id) / "adapters" / adapter.id
+
+    def checkpoint_path(self, round_: Round) -> Path:
+        """Where an unfinished round keeps what it needs to go on."""
+        return self.session_path(round_.session_id) / "checkpoints" / f"{round_.id}.pt"
+
+    def _request(self, round_id: str, moves: dict[str, str], message: str) -> Round:
+        with self._writing() as connection:
+            round_ = _round(connection, round_id)
+            if round_.state not in moves:
+                return round_
+            return _update_round(
+                connection, round_id, state=moves[round_.state], message=message, attempts=0
+            )
+
+
+def _rounds_of(connection: sa.Connection, session_id: str) -> list[Round]:
+    found = connection.execute(
+        sa.select(rounds).where(rounds.c.session_id == session_id).order_by(rounds.c.place)
+    )
+    return [read(Round, row, rounds) for row in found]
+
+
+def _round(connection: sa.Connection, round_id: str) -> Round:
+    found = connection.execute(sa.select(rounds).where(rounds.c.id == round_id)).first()
+    if found is None:
+        raise StoreError("This round does not exist.")
+    return read(Round, found, rounds)
+
+
+def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Round:
+    if values.get("state", "queued") not in OPEN_ROUND_STATES:
+        values["finished_at_s"] = time.time()
+    if values:
+        connection.execute(sa.update(rounds).where(rounds.c.id == round_id, _open).values(**values))
+    return _round(connection, round_id)
+
+
+def _split(
+    connection: sa.Connection, usable: list[PickedPair], earlier: list[Round], fraction: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Ids of the picks to train on and of those to hold out, by pair and in order of picking."""
+
+    def pairs_of(pick_ids: set[str]) -> set[str]:
+        found = connection.execute(
+            sa.select(picks.c.id, picks.c.pair_id)
+            .join(pairs, picks.c.pair_id == pairs.c.id)
+            .where(pairs.c.session_id == usable[0].pair.session_id)
+        )
+        return {row.pair_id for row in found if row.id in pick_ids}
+
+    trained_before = pairs_of({pick for round_ in earlier for pick in round_.train_pick_ids})
+    held_before = pairs_of({pick for round_ in earlier for pick in round_.held_out_pick_ids})
+    train: list[str] = []
+    held_out: list[str] = []
+    for number, one in enumerate(usable, start=1):
+        due = len(held_out) + 1 <= fraction * number + 1e-9  # one in five, not one in six
+        new = one.pair.id not in trained_before
+        if one.pair.id in held_before or (new and due):
+            held_out.append(one.pick.id)
+        else:
+            train.append(one.pick.id)
+    return tuple(train), tuple(held_out)

@@ -1,0 +1,182 @@
+"""The tables as they are now; `migrations` holds how they came to be.
+
+`place` counts up in the order of insertion and is never reused, so that order does not depend on a
+clock. Columns bear the names of the fields in `rows`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+
+metadata = MetaData()
+
+
+class Settings(TypeDecorator[Any]):
+    """A settings dataclass, kept as JSON."""
+
+    impl = JSON
+    cache_ok = True
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> dict[str, Any]:
+        return value.to_dict()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return self.kind.from_dict(value)
+
+
+class Tuple(TypeDecorator[tuple[str, ...]]):
+    """A tuple of strings, kept as a JSON list."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[str, ...]:
+        return tuple(value)
+
+
+def _entity(name: str, *columns: Any, **options: Any) -> Table:
+    """A table of things that have an id and are kept for ever."""
+    return Table(
+        name,
+        metadata,
+        Column("place", Integer, primary_key=True, autoincrement=True),
+        Column("id", String, nullable=False, unique=True),
+        *columns,
+        Column("created_at_s", Float, nullable=False),
+        sqlite_autoincrement=True,
+        **options,
+    )
+
+
+def _session() -> Column[Any]:
+    return Column("session_id", ForeignKey("sessions.id"), nullable=False, index=True)
+
+
+sessions = _entity(
+    "sessions",
+    Column("name", String, nullable=False),
+    Column("settings", Settings(SessionSettings), nullable=False),
+    Column("current_adapter_id", ForeignKey("adapters.id", use_alter=True)),
+    Column("updated_at_s", Float, nullable=False),
+    Column("deleted_at_s", Float),
+)
+
+images = _entity(
+    "images",
+    _session(),
+    Column("purpose", String, nullable=False),
+    Column("prompt", String, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("adapter_id", ForeignKey("adapters.id")),
+    Column("strength", Float, nullable=False),
+    Column("sampling", Settings(SamplingSettings), nullable=False),
+    Column("base_hash", String, nullable=False),
+)
+
+pairs = _entity(
+    "pairs",
+    _session(),
+    Column("prompt", String, nullable=False),
+    Column("left_image_id", ForeignKey("images.id"), nullable=False),
+    Column("right_image_id", ForeignKey("images.id"), nullable=False),
+    Column("adapter_id", ForeignKey("adapters.id")),
+    Column("stale_at_s", Float),  # set: kept, but not shown any more
+)
+
+# The picks of a pair form one chain: a single first one, and each superseded at most once.
+picks = _entity(
+    "picks",
+    Column("pair_id", ForeignKey("pairs.id"), nullable=False, index=True),
+    Column("choice", String),
+    Column("supersedes", ForeignKey("picks.id"), unique=True),
+)
+Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))
+
+adapters = _entity(
+    "adapters",
+    _session(),
+    Column("round_id", ForeignKey("rounds.id", use_alter=True), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("settings", Settings(TrainingSettings), nullable=False),
+    Column("base_hash", String, nullable=False),
+    Column("picks", Integer, nullable=False),
+    Column("sha256", String, nullable=False),
+)
+
+rounds = _entity(
+    "rounds",
+    _session(),
+    Column("number", Integer, nullable=False),
+    Column("state", String, nullable=False, index=True),
+    Column("settings", Settings(TrainingSettings), nullable=False),
+    Column("train_pick_ids", Tuple, nullable=False),
+    Column("held_out_pick_ids", Tuple, nullable=False),
+    Column("updates_done", Integer, nullable=False),
+    Column("updates_total", Integer, nullable=False),
+    Column("adapter_id", ForeignKey("adapters.id")),
+    Column("message", String, nullable=False),
+    Column("attempts", Integer, nullable=False),  # times taken up without getting any further
+    Column("started_at_s", Float),
+    Column("finished_at_s", Float),
+    UniqueConstraint("session_id", "number"),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("round_id", ForeignKey("rounds.id"), primary_key=True),
+    Column("update", Integer, primary_key=True),
+    Column("values", JSON, nullable=False),
+)
+
+jobs = _entity(
+    "jobs",
+    _session(),
+    Column("kind", String, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("state", String, nullable=False, index=True),
+    Column("progress", Float, nullable=False),
+    Column("message", String, nullable=False),
+    Column("result", JSON, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("finished_at_s", Float),
+)
+
+exports = _entity(
+    "exports",
+    _session(),
+    Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("files", Tuple, nullable=False),
+    Column("checks", JSON, nullable=False),
+)
+
+# Single values of the whole store: "changes", "last_session_id", "worker".
+state = Table(
+    "state",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("value", JSON, nullable=False),
+)

@@ -1,0 +1,236 @@
+"""Sessions: made, opened, renamed, duplicated and set aside."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from studio.settings import SessionSettings
+from studio.store.database import Database, get_value, read, set_value
+from studio.store.errors import StoreError
+from studio.store.files import set_aside
+from studio.store.rows import OPEN_JOB_STATES, OPEN_ROUND_STATES, Session
+from studio.store.schema import adapters, jobs, pairs, picks, rounds, sessions
+
+MAX_NAME_CHARACTERS = 200
+READY_PAIRS_KEPT = 2  # by a new adapter: the artist goes on while fresh pairs are being sampled
+
+
+def read_session(connection: sa.Connection, session_id: str) -> Session:
+    """A session that has not been deleted, or a StoreError."""
+    found = connection.execute(
+        sa.select(sessions).where(sessions.c.id == session_id, sessions.c.deleted_at_s.is_(None))
+    ).first()
+    if found is None:
+        raise StoreError("This session does not exist any more.")
+    return read(Session, found, sessions)
+
+
+def waiting_ids(session_id: str) -> sa.Select[tuple[str]]:
+    """The ids of the pairs that wait for a pick: those withdrawn last come first, then by age."""
+    later = picks.alias()
+    tip = (
+        sa.select(picks.c.pair_id, picks.c.place, picks.c.choice)
+        .where(~sa.exists().where(later.c.supersedes == picks.c.id))
+        .subquery()
+    )
+    return (
+        sa.select(pairs.c.id)
+        .outerjoin(tip, tip.c.pair_id == pairs.c.id)
+        .where(
+            pairs.c.session_id == session_id,
+            pairs.c.stale_at_s.is_(None),
+            tip.c.choice.is_(None),
+        )
+        .order_by(tip.c.place.desc().nulls_last(), pairs.c.place)
+    )
+
+
+def discard_waiting(
+    connection: sa.Connection, session_id: str, *, keep: int = 0, unless_prompt_in: tuple = ()
+) -> None:
+    """Mark waiting pairs as stale, except for the first `keep` and those of the prompts given."""
+    ids = connection.scalars(waiting_ids(session_id)).all()[keep:]
+    connection.execute(
+        sa.update(pairs)
+        .where(pairs.c.id.in_(ids), pairs.c.prompt.not_in(unless_prompt_in))
+        .values(stale_at_s=time.time())
+    )
+
+
+def use_adapter(connection: sa.Connection, session_id: str, adapter_id: str | None) -> None:
+    """Make an adapter current and have all but the next few pairs sampled anew from it."""
+    connection.execute(
+        sa.update(sessions)
+        .where(sessions.c.id == session_id)
+        .values(current_adapter_id=adapter_id, updated_at_s=time.time())
+    )
+    discard_waiting(connection, session_id, keep=READY_PAIRS_KEPT)
+
+
+class Sessions(Database):
+    """The sessions of a store."""
+
+    def create_session(self, name: str, settings: SessionSettings) -> Session:
+        """Begin a session."""
+        now_s = time.time()
+        made = Session(
+            id=uuid.uuid4().hex,
+            name=_named(name),
+            settings=settings,
+            current_adapter_id=None,
+            created_at_s=now_s,
+            updated_at_s=now_s,
+        )
+        with self._writing() as connection:
+            connection.execute(sa.insert(sessions).values(vars(made)))
+        return made
+
+    def sessions(self) -> list[Session]:
+        """All sessions, the newest first."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(sessions)
+                .where(sessions.c.deleted_at_s.is_(None))
+                .order_by(sessions.c.place.desc())
+            )
+            return [read(Session, row, sessions) for row in found]
+
+    def session(self, session_id: str) -> Session:
+        """One session."""
+        with self._reading() as connection:
+            return read_session(connection, session_id)
+
+    def rename_session(self, session_id: str, name: str) -> Session:
+        """Give a session another name."""
+        return self._update_session(session_id, name=_named(name))
+
+    def duplicate_session(self, session_id: str, name: str) -> Session:
+        """Begin a session with the settings and prompts of another.
+
+        Picks, pictures and adapters are not copied: they belong to the session they were made in.
+        """
+        return self.create_session(name, self.session(session_id).settings)
+
+    def delete_session(self, session_id: str) -> None:
+        """Take a session out of sight. Its rows stay, and its folder moves to `home/aside`."""
+        now_s = time.time()
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            connection.execute(
+                sa.update(sessions).where(sessions.c.id == session_id).values(deleted_at_s=now_s)
+            )
+            for table, open_states, state in (
+                (rounds, OPEN_ROUND_STATES, "stopped"),
+                (jobs, OPEN_JOB_STATES, "cancelled"),
+            ):
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.session_id == session_id, table.c.state.in_(open_states))
+                    .values(state=state, message="The session was deleted.", finished_at_s=now_s)
+                )
+        self._set_session_aside(session_id)
+
+    def update_settings(self, session_id: str, settings: SessionSettings) -> Session:
+        """Keep new settings. Waiting pairs that no longer fit them are not shown any more.
+
+        Another base model also puts the session back to that base, and stops its round: what was
+        learned fits the old one.
+        """
+        with self._writing() as connection:
+            before = read_session(connection, session_id)
+            after = replace(before, settings=settings, updated_at_s=time.time())
+            if settings.base_model != before.settings.base_model:
+                after = replace(after, current_adapter_id=None)
+                _stop_rounds(connection, session_id)
+            connection.execute(
+                sa.update(sessions)
+                .where(sessions.c.id == session_id)
+                .values(
+                    settings=after.settings,
+                    updated_at_s=after.updated_at_s,
+                    current_adapter_id=after.current_adapter_id,
+                )
+            )
+            same_pictures = (
+                settings.base_model == before.settings.base_model
+                and settings.sampling == before.settings.sampling
+            )
+            kept = settings.prompts if same_pictures else ()
+            discard_waiting(connection, session_id, unless_prompt_in=kept)
+        return after
+
+    def set_current_adapter(self, session_id: str, adapter_id: str | None) -> Session:
+        """Use an adapter of the session from now on, or the base model (None)."""
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            if adapter_id is not None:
+                owner = sa.select(adapters.c.session_id).where(adapters.c.id == adapter_id)
+                if connection.scalar(owner) != session_id:
+                    raise StoreError("This adapter does not belong to the session.")
+            use_adapter(connection, session_id, adapter_id)
+            return read_session(connection, session_id)
+
+    def last_session_id(self) -> str | None:
+        """The session that was open last, or the newest one when that is gone, or None."""
+        with self._reading() as connection:
+            last = get_value(connection, "last_session_id")
+            return connection.scalar(
+                sa.select(sessions.c.id)
+                .where(sessions.c.deleted_at_s.is_(None))
+                .order_by((sessions.c.id == last).desc(), sessions.c.place.desc())
+                .limit(1)
+            )
+
+    def set_last_session(self, session_id: str) -> None:
+        """Remember which session is open: the worker keeps pairs ready for it."""
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            set_value(connection, "last_session_id", session_id)
+
+    def session_path(self, session_id: str) -> Path:
+        """The folder of a session's files."""
+        return self.home / "sessions" / session_id
+
+    def _set_session_aside(self, session_id: str) -> None:
+        folder = self.session_path(session_id)
+        try:
+            if folder.exists():
+                set_aside(self.home, folder)
+        except OSError:
+            pass  # a file of it is still open somewhere; `set_orphans_aside` tries again
+
+    def _update_session(self, session_id: str, **values: object) -> Session:
+        with self._writing() as connection:
+            read_session(connection, session_id)
+            connection.execute(
+                sa.update(sessions)
+                .where(sessions.c.id == session_id)
+                .values(**values, updated_at_s=time.time())
+            )
+            return read_session(connection, session_id)
+
+
+def _stop_rounds(connection: sa.Connection, session_id: str) -> None:
+    for states, values in (
+        (("queued", "paused"), {"state": "stopped", "finished_at_s": time.time()}),
+        (("running",), {"state": "stopping"}),  # its worker ends it
+    ):
+        connection.execute(
+            sa.update(rounds)
+            .where(rounds.c.session_id == session_id, rounds.c.state.in_(states))
+            .values(message="Stopped: the base model was changed.", **values)
+        )
+
+
+def _named(name: str) -> str:
+    name = " ".join(name.split())
+    if not name:
+        raise StoreError("Give the session a name.")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise StoreError(f"A session's name has at most {MAX_NAME_CHARACTERS} characters.")
+    return name

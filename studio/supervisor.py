@@ -1,0 +1,142 @@
+"""Keeps one worker process running for as long as the studio runs, whatever the worker dies of.
+
+The two are tied together by the worker's standard input, a pipe that nothing is ever written to:
+it closes when the studio asks the worker to end, and also when the studio is gone in any other way,
+so that no worker is left behind alone on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+log = logging.getLogger("studio.supervisor")
+
+FIRST_DELAY_S = 0.5  # before the first restart; doubled with each death soon after a start
+LONGEST_DELAY_S = 60.0
+STEADY_S = 60.0  # a worker that lived this long was well: the delays begin anew
+LEAVE_S = 20.0  # for a worker to end by itself, before it is killed
+
+
+def worker_command(home: Path) -> list[str]:
+    return [sys.executable, "-m", "studio.worker", "--home", str(home)]
+
+
+def when_supervisor_leaves(stop: Callable[[], object]) -> None:
+    """For the worker: call `stop`, from a thread, when the studio ends or wants the worker to."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(0, 1024):  # not sys.stdin, whose lock would hang the interpreter's end
+                pass
+        stop()
+
+    threading.Thread(target=wait, name="supervisor-watch", daemon=True).start()
+
+
+class Supervisor:
+    """Runs `command` (by default a worker on `home`) and starts it again when it ends.
+
+    Use as a context manager, or call `start` and `stop`.
+    """
+
+    def __init__(self, home: Path, command: Sequence[str] | None = None) -> None:
+        self.command = list(command or worker_command(home))
+        self.last_words: deque[str] = deque(maxlen=20)  # of the worker's output
+        self.deaths_in_a_row = 0
+        self._leaving = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()  # between starting a process and asking it to stop
+        self._thread = threading.Thread(target=self._keep_running, name="supervisor", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, while there is one."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the worker: it may finish what it is writing, but not take for ever."""
+        self._leaving.set()
+        with self._lock:
+            process = self._process
+        if process is not None and process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:
+                log.warning("The worker did not end within %.0f s and is killed.", LEAVE_S)
+                process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _keep_running(self) -> None:
+        while not self._leaving.is_set():
+            started_s = time.monotonic()
+            code = self._run_once()
+            if self._leaving.is_set():
+                return
+            if time.monotonic() - started_s > STEADY_S:
+                self.deaths_in_a_row = 0
+            delay_s = min(FIRST_DELAY_S * 2.0 ** min(self.deaths_in_a_row, 20), LONGEST_DELAY_S)
+            self.deaths_in_a_row += 1
+            log.warning("The worker ended (%s); it is started again in %.1f s.", code, delay_s)
+            self._leaving.wait(delay_s)
+
+    def _run_once(self) -> int | None:
+        with self._lock:
+            if self._leaving.is_set():
+                return None
+            try:
+                self._process = process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                    **_own_group(),
+                )
+            except OSError:  # no memory for a process, say: as good as one that died at once
+                log.exception("The worker could not be started.")
+                return None
+        log.info("Worker %d started.", process.pid)
+        assert process.stdout is not None
+        for line in process.stdout:  # what it says outside its own log, such as a fatal error
+            self.last_words.append(line.rstrip())
+            log.info("worker: %s", line.rstrip())
+        return process.wait()
+
+
+def _own_group() -> dict[str, bool | int]:
+    """Ctrl+C in the terminal must reach the studio alone, which then ends its worker in order."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+    return {"start_new_session": True}

@@ -1,0 +1,133 @@
+"""What a rollout leaves behind, and pairs of them ready for training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from studio.settings import SamplingSettings
+
+
+class MixedSettingsError(ValueError):
+    """Pairs that were not made in the same way cannot share a round; the message is a sentence."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One denoising chain: latents (T+1, C, h, w) from noise to image, timesteps (T,) descending.
+
+    Step i takes latents[i] at timesteps[i] to latents[i + 1]. What made it is kept with it.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    prompt: str
+    seed: int
+    settings: SamplingSettings
+    base_hash: str
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 4 or len(self.latents) != len(self.timesteps) + 1:
+            raise ValueError(
+                f"a trajectory of {len(self.timesteps)} steps needs latents of shape "
+                f"({len(self.timesteps) + 1}, C, h, w), not {tuple(self.latents.shape)}"
+            )
+        if len(self.timesteps) > 1 and not bool((self.timesteps.diff() < 0).all()):
+            raise ValueError("timesteps must be descending")
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """N pairs made with the same settings.
+
+    chosen, rejected: (N, T+1, C, h, w) float32; prompts: N; timesteps: (T,).
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    prompts: tuple[str, ...]
+    timesteps: Tensor
+    settings: SamplingSettings
+    base_hash: str
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @classmethod
+    def of(cls, pairs: list[tuple[Trajectory, Trajectory]]) -> PairBatch:
+        """From (chosen, rejected) trajectories; refuses mixed settings, base models or prompts."""
+        if not pairs:
+            raise ValueError("a batch needs at least one pair")
+        first = pairs[0][0]
+        for trajectory in (side for pair in pairs for side in pair):
+            if trajectory.base_hash != first.base_hash:
+                raise MixedSettingsError(
+                    "The picks come from different base models; a round can learn from one only."
+                )
+            if _made_alike(trajectory.settings) != _made_alike(first.settings):
+                raise MixedSettingsError(
+                    "The picks were made with different steps, guidance or size; "
+                    "a round can learn from one kind only."
+                )
+        if any(chosen.prompt != rejected.prompt for chosen, rejected in pairs):
+            raise ValueError("the two sides of a pair must share their prompt")
+        return cls(
+            chosen=torch.stack([chosen.latents.float() for chosen, _ in pairs]),
+            rejected=torch.stack([rejected.latents.float() for _, rejected in pairs]),
+            prompts=tuple(chosen.prompt for chosen, _ in pairs),
+            timesteps=first.timesteps,
+            settings=first.settings,
+            base_hash=first.base_hash,
+        )
+
+
+def _made_alike(settings: SamplingSettings) -> tuple:
+    return (
+        settings.steps,
+        settings.guidance,
+        settings.eta,
+        settings.width_px,
+        settings.height_px,
+        settings.negative_prompt,
+    )
+
+
+def save(path: Path, trajectory: Trajectory) -> None:
+    """Writes latents in float16 (half the space) with their settings in the header.
+
+    What is trained on is what was stored: the reference is computed from the same rounded values.
+    """
+    tensors = {
+        "latents": trajectory.latents.half().contiguous().cpu(),
+        "timesteps": trajectory.timesteps.contiguous().cpu(),
+    }
+    metadata = {
+        "prompt": trajectory.prompt,
+        "seed": str(trajectory.seed),
+        "settings": json.dumps(trajectory.settings.to_dict()),
+        "base_hash": trajectory.base_hash,
+    }
+    save_file(tensors, path, metadata=metadata)
+
+
+def load(path: Path) -> Trajectory:
+    """Reads what `save` wrote. Raises OSError, SafetensorError or ValueError on a damaged file."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        latents, timesteps = file.get_tensor("latents"), file.get_tensor("timesteps")
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError(f"{path.name} holds values that are not numbers")
+    return Trajectory(
+        latents=latents,
+        timesteps=timesteps,
+        prompt=metadata["prompt"],
+        seed=int(metadata["seed"]),
+        settings=SamplingSettings.from_dict(json.loads(metadata["settings"])),
+        base_hash=metadata["base_hash"],
+    )

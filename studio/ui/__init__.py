@@ -1,0 +1,5 @@
+"""The studio in the browser. The only place that imports gradio; it imports no torch."""
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # said before anything imports gradio

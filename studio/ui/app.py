@@ -1,0 +1,115 @@
+"""The studio as a web application: pages, pictures, downloads, behind one guard."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse
+
+from studio.store import Store
+from studio.ui import header, images
+from studio.ui.guard import LOOPBACK_NAMES, Guard
+from studio.ui.page import Page
+from studio.ui.tabs import compare, export, prefer, prompt, train
+from studio.ui.theme import theme
+
+ASSETS = Path(__file__).parent / "assets"
+OWN_FILES = ("studio.css", "studio.js", "favicon.svg")
+
+HEAD = """
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="/studio/favicon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/studio/studio.css">
+<script src="/studio/studio.js"></script>
+"""
+
+
+def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
+    """The application. With `auth`, (user, password), it may be reached from other machines."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, auth=auth)
+    app.include_router(images.routes(store))
+
+    @app.get("/studio/{name}")
+    def own(name: str) -> FileResponse:
+        if name not in OWN_FILES:
+            raise HTTPException(404)
+        return FileResponse(ASSETS / name, headers={"Cache-Control": "no-cache"})
+
+    return gr.mount_gradio_app(
+        app,
+        pages(store, is_local=auth is None),
+        path="/",
+        theme=theme(),
+        head=HEAD,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size="32mb",
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+    )
+
+
+def pages(store: Store, is_local: bool = True) -> gr.Blocks:
+    """The five tabs below their header."""
+    with gr.Blocks(title="D3PO Studio", fill_width=True, analytics_enabled=False) as demo:
+        page = Page(
+            store=store,
+            notice=header.notice_area(),
+            shown_session=gr.State(""),
+            sent=gr.State({}),
+        )
+        header.build(page)
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+            for name, build_tab in (
+                ("Prompt", prompt.build),
+                ("Prefer", prefer.build),
+                ("Train", train.build),
+                ("Compare", compare.build),
+                ("Export", lambda page: export.build(page, is_local)),
+            ):
+                # All tabs are in the page from the start: what they are sent finds them there.
+                with gr.Tab(name, elem_id=f"tab-{name.lower()}", render_children=True):
+                    build_tab(page)
+        page.finish(demo)
+    return demo
+
+
+def serve(
+    store: Store,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: tuple[str, str] | None = None,
+) -> None:
+    """Serve until interrupted. Listening beyond this machine needs a name and a password."""
+    if auth is None and host not in LOOPBACK_NAMES:
+        raise ValueError("Listening beyond this machine needs a user and a password.")
+    server(store, host, port, auth).run()
+
+
+def server(
+    store: Store, host: str, port: int, auth: tuple[str, str] | None = None
+) -> uvicorn.Server:
+    """A server that is not started yet."""
+    # What gradio keeps for itself is for this run alone.
+    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="d3po-studio-"))
+    config = uvicorn.Config(
+        build(store, auth),
+        host=host,
+        port=port,
+        log_config=None,  # what goes wrong belongs in the log, not in the terminal
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,  # an open page keeps a stream open for ever
+    )
+    return uvicorn.Server(config)

@@ -1,0 +1,119 @@
+/* Base beside tuned: side by side, behind a slider, or all of them in a grid. */
+const part = (name) => element.querySelector('[data-part="' + name + '"]');
+const all = (selector) => [...element.querySelectorAll(selector)];
+let value = props.value || { cells: [] };
+let view = studio.recall("compareView") || "side";
+let at = 0;
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, text] of Object.entries(attributes)) made.setAttribute(name, text);
+  made.append(...children);
+  return made;
+}
+
+function paint() {
+  const { cells, job, empty } = value;
+  const open = job && (job.state === "queued" || job.state === "running");
+  at = Math.min(at, Math.max(0, cells.length - 1));
+  part("bar").hidden = !cells.length;
+  for (const name of ["side", "slider", "grid"]) part(name).hidden = !cells.length || view !== name;
+  part("film").hidden = cells.length < 2 || view === "grid";
+  part("progress").hidden = !open;
+  if (open) {
+    const share = Math.round(100 * job.progress);
+    part("progress-text").textContent = job.state === "queued" ? "Waiting for the painter" : "Drawing, " + share + " %";
+    part("progress-bar").style.inlineSize = share + "%";
+  }
+  part("problem").hidden = !(job && job.state === "failed");
+  part("problem").textContent = job ? job.message : "";
+  part("empty").hidden = cells.length > 0 || open || (job && job.state === "failed");
+  if (empty) {
+    part("empty-title").textContent = empty.title;
+    part("empty-text").textContent = empty.text;
+    part("empty-action").hidden = !empty.action;
+    part("empty-action").textContent = empty.action || "";
+    part("empty-action").dataset.openTab = empty.tab || "";
+  }
+  for (const button of all("[data-view]")) {
+    const on = button.dataset.view === view;
+    button.setAttribute("aria-checked", on);
+    button.tabIndex = on ? 0 : -1;
+  }
+  if (cells.length) show();
+}
+
+function show() {
+  const cell = value.cells[at];
+  part("prompt").textContent = cell.prompt + " · seed " + cell.seed;
+  part("tuned-name").textContent = value.tuned;
+  for (const side of ["base", "tuned"])
+    for (const img of all('[data-img="' + side + '"]')) {
+      if (img.getAttribute("src") !== cell[side]) img.src = cell[side];
+      img.alt = (side === "base" ? "Base: " : value.tuned + ": ") + cell.prompt;
+    }
+  all(".film-cell").forEach((thumb, i) => thumb.setAttribute("aria-selected", i === at));
+}
+
+function build() {
+  const cells = value.cells;
+  part("film").replaceChildren(...cells.map((cell, i) => {
+    const thumb = node("button", {
+      type: "button", class: "film-cell", role: "option", "data-cell": i,
+      "aria-label": cell.prompt + ", seed " + cell.seed,
+    });
+    thumb.append(node("img", { src: cell.base, alt: "" }), node("img", { src: cell.tuned, alt: "" }));
+    return thumb;
+  }));
+  part("grid").replaceChildren(...cells.map((cell, i) => {
+    const two = node("button", {
+      type: "button", class: "grid-cell", "data-cell": i, "data-open": "side",
+      "aria-label": "Open " + cell.prompt + ", seed " + cell.seed,
+    });
+    two.append(
+      node("img", { src: cell.base, alt: "Base: " + cell.prompt, loading: "lazy" }),
+      node("img", { src: cell.tuned, alt: "Tuned: " + cell.prompt, loading: "lazy" }),
+      node("span", {}, cell.prompt + " · seed " + cell.seed),
+    );
+    return two;
+  }));
+}
+
+function look(name) {
+  view = name;
+  studio.remember("compareView", name);
+  paint();
+}
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.cell) at = Number(button.dataset.cell);
+  if (button.dataset.view || button.dataset.open) look(button.dataset.view || button.dataset.open);
+  else if (button.dataset.cell) show();
+});
+element.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+  if (!step) return;
+  const group = event.target.closest('[role="radiogroup"], [role="listbox"]');
+  if (!group) return;
+  const buttons = [...group.querySelectorAll("button")];
+  const next = buttons[(buttons.indexOf(event.target) + step + buttons.length) % buttons.length];
+  next.focus();
+  next.click();
+  event.preventDefault();
+});
+element.addEventListener("input", (event) => {
+  if (event.target.type === "range")
+    event.target.parentElement.style.setProperty("--at", event.target.value + "%");
+});
+
+function accept() {
+  const before = JSON.stringify([value.cells, value.tuned]);
+  value = props.value || { cells: [] };
+  if (before !== JSON.stringify([value.cells, value.tuned])) build();
+  paint();
+}
+watch("value", accept);
+build();
+paint();

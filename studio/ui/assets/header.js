@@ -1,0 +1,38 @@
+/* The session menu and the theme button. What is chosen goes to Python as one event, 'session'. */
+const menu = () => element.querySelector("#session-menu");
+
+const questions = {
+  new: () => ({ title: "New session", label: "Name", value: "New session", ok: "Begin" }),
+  rename: (name) => ({ title: "Rename this session", label: "Name", value: name, ok: "Rename" }),
+  duplicate: (name) => ({
+    title: "Duplicate this session",
+    text: "Its prompts and settings are copied. Picks and pictures stay where they are.",
+    label: "Name of the copy",
+    value: name + " (copy)",
+    ok: "Duplicate",
+  }),
+  delete: (name) => ({
+    title: "Delete “" + name + "”?",
+    text: "Its picks, pictures and LoRAs go out of sight. The files are moved to the folder " +
+      "“aside” of the studio’s home, not destroyed.",
+    ok: "Delete",
+    danger: true,
+  }),
+};
+
+element.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-act]");
+  if (!button) return;
+  const { act, id = "", name = "" } = button.dataset;
+  if (act === "theme") return studio.flipTheme();
+  menu()?.hidePopover();
+  const answer = questions[act] ? await studio.ask(questions[act](name)) : true;
+  if (answer !== null) trigger("session", { act, id, name: answer === true ? name : answer });
+});
+
+// The first value comes when the whole page is built; a tab opened earlier would be closed again.
+let isFirst = true;
+watch("value", () => {
+  if (isFirst) studio.openFromAddress();
+  isFirst = false;
+});

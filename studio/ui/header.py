@@ -1,0 +1,145 @@
+"""The top of the page: the open session and what the worker is doing."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from studio.store.rows import Session
+from studio.ui import words
+from studio.ui.page import Look, Page, Values, begin_session
+
+_ASSETS = Path(__file__).parent / "assets"
+
+NOTICE = """
+<div id="notice-area" class="notice" role="alert" hidden>
+  <span class="notice-text"></span>
+  <button type="button" class="button quiet" aria-label="Close this message">×</button>
+</div>
+"""
+NOTICE_JS = (
+    "watch('value', () => props.value && studio.notify(props.value.tone, props.value.text));"
+)
+
+BRAND = """
+<a class="brand" href="/" aria-label="D3PO Studio, start page">
+  <svg viewBox="0 0 32 32" aria-hidden="true">
+    <rect class="brand-left" x="3" y="7" width="14" height="18" rx="3"/>
+    <rect class="brand-right" x="13" y="4" width="16" height="24" rx="3"/>
+    <path class="brand-tick" d="m17 16.5 3 3 5.5-7"/>
+  </svg>
+  <span>D3PO Studio</span>
+</a>
+"""
+
+THEME_BUTTON = """
+<button type="button" class="button quiet icon" data-act="theme" aria-label="Dark or light"
+  title="Dark or light">
+  <svg viewBox="0 0 20 20" aria-hidden="true"><circle cx="10" cy="10" r="7.25"/>
+  <path d="M10 2.75a7.25 7.25 0 0 1 0 14.5z"/></svg>
+</button>
+"""
+
+
+def notice_area() -> gr.HTML:
+    """Where sentences for the artist appear, whatever tab is open."""
+    return gr.HTML(
+        value=None,
+        html_template=NOTICE,
+        js_on_load=NOTICE_JS,
+        apply_default_css=False,
+        elem_id="notices",
+    )
+
+
+def build(page: Page) -> None:
+    """The bar with the session menu and the worker's line."""
+    bar = gr.HTML(
+        value="",
+        js_on_load=(_ASSETS / "header.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id="studio-header",
+    )
+
+    def view(look: Look) -> Values:
+        return {bar: f"{BRAND}{_menu(look)}<span class='grow'></span>{_status(look)}{THEME_BUTTON}"}
+
+    page.shows(view, [bar])
+    _hear(page, bar)
+
+
+def _hear(page: Page, bar: gr.HTML) -> None:
+    store = page.store
+
+    def session(shown: Session, event: gr.EventData) -> str | None:
+        """What was chosen in the session menu."""
+        act, session_id, name = (event._data.get(key) or "" for key in ("act", "id", "name"))
+        if act == "open":
+            store.set_last_session(session_id)
+        elif act == "new":
+            begin_session(store, name)
+        elif act == "rename":
+            store.rename_session(session_id, name)
+        elif act == "duplicate":
+            made = store.duplicate_session(session_id, name)
+            store.set_last_session(made.id)
+            return "Duplicated with its prompts and settings. Picks stay where they were made."
+        elif act == "delete":
+            gone = store.session(session_id)
+            store.delete_session(session_id)
+            return f"“{gone.name}” was deleted. Its files are kept in the folder “aside”."
+        return None
+
+    page.hears(bar.session, session, with_event=True)
+
+
+def _menu(look: Look) -> str:
+    rows = "".join(_row(session, session.id == look.session.id) for session in look.sessions)
+    return f"""
+<div class="session-picker">
+  <button type="button" class="button quiet session-open" popovertarget="session-menu"
+    aria-label="Session: {escape(look.session.name)}. Open the list of sessions">
+    <span class="session-name">{escape(look.session.name)}</span>
+    <svg viewBox="0 0 12 12" aria-hidden="true"><path d="m2.5 4.5 3.5 3.5 3.5-3.5"/></svg>
+  </button>
+  <div id="session-menu" class="menu" popover>
+    <h2>Sessions</h2>
+    <ul>{rows}</ul>
+    <button type="button" class="button wide" data-act="new">New session</button>
+  </div>
+</div>"""
+
+
+def _row(session: Session, is_open: bool) -> str:
+    when = time.strftime("%d %b, %H:%M", time.localtime(session.updated_at_s))
+    prompts = words.count(len(session.settings.prompts), "prompt")
+    about = f"data-id='{session.id}' data-name='{escape(session.name, quote=True)}'"
+    mark = "aria-current='true'" if is_open else ""
+
+    def small(act: str, label: str, path: str) -> str:
+        return (
+            f"<button type='button' class='button quiet icon' data-act='{act}' {about} "
+            f"title='{label}' aria-label='{label} {escape(session.name, quote=True)}'>"
+            f"<svg viewBox='0 0 20 20' aria-hidden='true'><path d='{path}'/></svg></button>"
+        )
+
+    return (
+        f"<li {mark}><button type='button' class='session-row' data-act='open' {about}>"
+        f"<b>{escape(session.name)}</b><small>{prompts} · {when}</small></button>"
+        + small("rename", "Rename", "M4 16l1-4 8.5-8.5 3 3L8 15z")
+        + small("duplicate", "Duplicate", "M7 7V3h10v10h-4M3 7h10v10H3z")
+        + small("delete", "Delete", "M4 6h12M8 6V3.5h4V6M6 6l.7 10.5h6.6L14 6")
+        + "</li>"
+    )
+
+
+def _status(look: Look) -> str:
+    tone, line = look.worker_line
+    device = f" · {look.worker.device}" if look.worker and look.worker.device else ""
+    return (
+        f"<p class='status' data-tone='{tone}' role='status' title='{escape(line + device)}'>"
+        f"<i aria-hidden='true'></i><span>{escape(line)}</span></p>"
+    )

@@ -1,0 +1,1 @@
+"""The tabs, one file each: `build(page)` makes the components and says what they show and hear."""

@@ -1,0 +1,393 @@
+"""Prompt: what to draw, with which model, and how. Every field saves itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
+from studio.store.rows import Image, Job, Session
+from studio.ui.fields import Field, saves
+from studio.ui.images import image_url
+from studio.ui.page import Look, Page, Values, request_preview
+from studio.ui.starter_pack import starter_pack
+from studio.ui.tabs.train import previews
+
+SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
+
+PACK_JS = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-add]");
+  if (button) trigger("add_prompt", { prompt: button.dataset.add });
+});"""
+
+
+def build(page: Page) -> None:
+    """The prompts and their settings on the left, what they look like on the right."""
+    _steps(page)
+    with gr.Row(elem_classes="prompt-columns", equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            _prompts(page)
+            with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
+                _sampling(page)
+            with gr.Accordion("Model", open=False, elem_id="model"):
+                _model(page)
+        with gr.Column(scale=6, min_width=320, elem_classes="sticky"):
+            _preview(page)
+
+
+# --- the first three steps -----------------------------------------------------------------------
+
+
+def _steps(page: Page) -> None:
+    steps = gr.HTML(apply_default_css=False, elem_id="first-steps")
+
+    def view(look: Look) -> Values:
+        if look.adapters:
+            return {steps: ""}
+        done = (bool(look.settings.prompts), look.counts.usable >= look.settings.round_every)
+        return {steps: three_steps(*done, picks=look.counts.usable, of=look.settings.round_every)}
+
+    page.shows(view, [steps])
+
+
+def three_steps(has_prompts: bool, has_picks: bool, picks: int, of: int) -> str:
+    """What a first visitor does; it goes away when the first round is learned."""
+    now = 1 if not has_prompts else 2 if not has_picks else 3
+    so_far = f" {picks} of {of} so far." if picks else ""
+    first = "Some are here to begin with. Change them as you like."
+    texts = (
+        ("Say what to draw", first if has_prompts else "Write it below, a line each.", "", ""),
+        ("Pick what you like", f"Two pictures, one key.{so_far}", "prefer", "Start picking"),
+        ("See it learn", "After every round the pictures are more to your taste.", "train", "Look"),
+    )
+    items = "".join(
+        f"<li class='{'done' if n < now else 'now' if n == now else ''}'>"
+        f"<b>{title}</b><span>{text}</span>"
+        + (
+            f"<button type='button' class='button {'primary' if n == now else ''} small' "
+            f"data-open-tab='{tab}'>{label}</button>"
+            if tab and n <= now
+            else ""
+        )
+        + "</li>"
+        for n, (title, text, tab, label) in enumerate(texts, start=1)
+    )
+    return f"<ol class='steps' aria-label='The first three steps'>{items}</ol>"
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def _prompts(page: Page) -> None:
+    prompts = gr.Textbox(
+        label="Prompts",
+        info="One on each line. Pairs are drawn of each in turn; six to twenty work well.",
+        placeholder="a red apple\na sailboat, flat style",
+        lines=9,
+        max_lines=18,
+        elem_id="prompts",
+        elem_classes="autosave",
+    )
+    pack = gr.HTML(apply_default_css=False, elem_id="starter-pack", js_on_load=PACK_JS)
+    negative = gr.Textbox(
+        label="Negative prompt",
+        info="What should not be in the picture. Often best left empty.",
+        lines=1,
+        max_lines=4,
+        elem_id="negative-prompt",
+        elem_classes="autosave",
+    )
+    saves(
+        page,
+        [
+            Field(prompts, lambda s: "\n".join(s.prompts), with_prompts),
+            Field(
+                negative,
+                lambda s: s.sampling.negative_prompt,
+                lambda s, text: _sampled(s, negative_prompt=text.strip()),
+            ),
+        ],
+        after=lambda before, session: draw_preview(page, before, session),
+    )
+    page.shows(lambda look: {pack: pack_chips(look.settings)}, [pack])
+
+    def add(session: Session, event: gr.EventData) -> Values:
+        prompt = str(event._data.get("prompt", ""))
+        settings = session.settings
+        if prompt in starter_pack() and prompt not in settings.prompts:
+            settings = replace(settings, prompts=(*settings.prompts, prompt))
+            page.store.update_settings(session.id, settings)
+        return {prompts: "\n".join(settings.prompts)}
+
+    page.hears(pack.add_prompt, add, outputs=[prompts], with_event=True)
+
+
+def with_prompts(settings: SessionSettings, text: str) -> SessionSettings:
+    """One prompt a line; the same line twice is one prompt."""
+    lines = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines()))
+    prompts = tuple(line for line in lines if line)
+    if not prompts:
+        raise SettingsError(
+            "There is no prompt: write what the pictures should show, one on each line."
+            + (" Until then the ones from before are used." if settings.prompts else "")
+        )
+    return replace(settings, prompts=prompts)
+
+
+def pack_chips(settings: SessionSettings) -> str:
+    """What the starter model draws well, one click each."""
+    if settings.base_model != "starter":
+        return ""
+    chips = "".join(
+        f"<button type='button' class='chip' data-add='{escape(prompt, quote=True)}'>"
+        f"{escape(prompt)}</button>"
+        for prompt in starter_pack()
+        if prompt not in settings.prompts
+    )
+    if not chips:
+        return ""
+    return (
+        "<p class='soft'>The starter model draws things, food, plants and animals. Add one:</p>"
+        f"<div class='chips'>{chips}</div>"
+    )
+
+
+# --- how pictures are made -----------------------------------------------------------------------
+
+
+def _sampling(page: Page) -> None:
+    def number(label: str, info: str, elem_id: str, **options: Any) -> gr.Number:
+        return gr.Number(
+            label=label,
+            info=info,
+            elem_id=elem_id,
+            elem_classes="autosave",
+            min_width=120,
+            **options,
+        )
+
+    with gr.Row(elem_classes="numbers"):
+        steps = number("Steps", "More is finer and slower.", "steps", precision=0)
+        guidance = number("Guidance", "How closely it follows the prompt.", "guidance")
+        seed = number("Seed", "Another number, other pictures.", "seed", precision=0)
+    with gr.Row(elem_classes="numbers"):
+        width = gr.Dropdown(
+            SIZES_PX, label="Width", info="In pixels.", allow_custom_value=True, min_width=120
+        )
+        height = gr.Dropdown(
+            SIZES_PX, label="Height", info="In pixels.", allow_custom_value=True, min_width=120
+        )
+        ready = number("Pairs kept ready", "Drawn ahead.", "queue-target", precision=0)
+    shared = gr.Checkbox(
+        label="Both pictures of a pair start from the same noise",
+        info="They then differ in detail rather than in everything, which teaches more.",
+        elem_id="shared-noise",
+    )
+    note = gr.HTML(apply_default_css=False, elem_classes="under-field")
+    saves(
+        page,
+        [
+            Field(steps, lambda s: s.sampling.steps, lambda s, n: _sampled(s, steps=int(n))),
+            Field(
+                guidance, lambda s: s.sampling.guidance, lambda s, x: _sampled(s, guidance=float(x))
+            ),
+            Field(seed, lambda s: s.sampling.seed, lambda s, n: _sampled(s, seed=int(n))),
+            Field(width, lambda s: s.sampling.width_px, lambda s, n: _sampled(s, width_px=_px(n))),
+            Field(
+                height, lambda s: s.sampling.height_px, lambda s, n: _sampled(s, height_px=_px(n))
+            ),
+            Field(ready, lambda s: s.queue_target, lambda s, n: replace(s, queue_target=int(n))),
+            Field(
+                shared,
+                lambda s: s.sampling.shared_noise,
+                lambda s, on: _sampled(s, shared_noise=bool(on)),
+            ),
+        ],
+        after=lambda before, session: draw_preview(page, before, session),
+    )
+
+    def view(look: Look) -> Values:
+        if not look.counts.usable:
+            return {note: ""}
+        return {
+            note: "<p class='soft'>Picks on pictures made in different ways cannot be learned "
+            "together: after a change here, a round learns from the new pictures alone.</p>"
+        }
+
+    page.shows(view, [note])
+
+
+def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
+    return replace(settings, sampling=replace(settings.sampling, **changes))
+
+
+def _px(value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise SettingsError("A size is a whole number of pixels, such as 512.") from error
+
+
+# --- the base model ------------------------------------------------------------------------------
+
+
+def _model(page: Page) -> None:
+    card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
+    path = gr.Textbox(
+        label="A model on this computer",
+        info="The path of a diffusers folder or a .safetensors checkpoint (Stable Diffusion 1 "
+        "or 2).",
+        placeholder="/home/me/models/my-model.safetensors",
+        lines=1,
+        elem_id="model-path",
+    )
+    check = gr.Button("Look at this model", elem_id="model-check")
+    found = gr.HTML(apply_default_css=False, elem_id="model-found", js_on_load=MODEL_JS)
+    page.shows(lambda look: {card: model_card(look), found: inspected(look)}, [card, found])
+    page.fills(lambda look: {path: ""}, [path])
+    store = page.store
+
+    def inspect(session: Session, text: str) -> None:
+        if not text.strip():
+            raise SettingsError("Write the path of a model first.")
+        store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
+
+    def use(session: Session, event: gr.EventData) -> str:
+        """Take the model that was looked at, at the size it was made for; or the starter again."""
+        if event._data.get("starter"):
+            store.update_settings(
+                session.id, using_model(session.settings, "starter", STARTER_SIZE_PX)
+            )
+            return "The starter model is in use again."
+        job = Look(store).newest_job("inspect")
+        if job is None or job.state != "done":
+            return "Look at the model first."
+        size_px = int(job.result["size_px"])
+        store.update_settings(
+            session.id, using_model(session.settings, job.payload["path"], size_px)
+        )
+        return "This model is in use now. The first pairs take a while: it is loaded first."
+
+    for listener in (check.click, path.submit):
+        page.hears(listener, inspect, inputs=[path])
+    for component in (card, found):
+        page.hears(component.use, use, with_event=True, refill=True)
+
+
+MODEL_JS = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-model]");
+  if (button) trigger("use", { starter: button.dataset.model === "starter" });
+});"""
+
+
+def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
+    """Another base model, at its own size."""
+    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px)
+    return replace(settings, base_model=base_model, sampling=sampling)
+
+
+def model_card(look: Look) -> str:
+    """Which model draws."""
+    base_model = look.settings.base_model
+    if base_model == "starter":
+        return (
+            "<p><b>Starter model</b> is in use. It is in the box, small, quick on any machine, and "
+            "draws emoji-like pictures: made to learn how this studio works.</p>"
+        )
+    warn = (
+        "<p class='soft'>What was learned with another model stays with that model.</p>"
+        if look.adapters
+        else ""
+    )
+    return (
+        f"<p>In use: <code>{escape(base_model)}</code></p>{warn}"
+        "<button type='button' class='button' data-model='starter'>Back to the starter model"
+        "</button>"
+    )
+
+
+def inspected(look: Look) -> str:
+    """What looking at a model found."""
+    job = look.newest_job("inspect")
+    if job is None or job.payload.get("path") == look.settings.base_model:
+        return ""
+    path = f"<code>{escape(str(job.payload.get('path')))}</code>"
+    match job.state:
+        case "queued" | "running":
+            return f"<p class='working-line'>Looking at {path}</p>"
+        case "failed":
+            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        case "done":
+            return (
+                f"<p><b>{escape(model_words(job))}</b> {path}</p>"
+                "<button type='button' class='button primary' data-model='found'>"
+                "Use this model</button>"
+            )
+        case _:
+            return ""
+
+
+def model_words(job: Job) -> str:
+    """`my-model: Stable Diffusion, made for 512 pixels.`"""
+    found = job.result
+    return f"{found['name']}: {found['family']}, made for {found['size_px']} pixels."
+
+
+# --- what it looks like --------------------------------------------------------------------------
+
+
+def _preview(page: Page) -> None:
+    picture = gr.HTML(apply_default_css=False, elem_id="preview")
+    page.shows(lambda look: {picture: preview(look)}, [picture])
+
+
+def draw_preview(page: Page, before: SessionSettings, session: Session) -> None:
+    """Have the shown prompts drawn at once when they, or how they are made, have changed."""
+    after = session.settings
+    same = (before.sampling, before.base_model) == (after.sampling, after.base_model)
+    if same and before.shown_prompts == after.shown_prompts:
+        return
+    for job in page.store.jobs(session.id, kind="preview"):
+        if job.state == "queued":
+            page.store.cancel_job(job.id)
+    request_preview(page.store, session)
+
+
+def preview(look: Look) -> str:
+    """The first prompts as the model draws them now."""
+    if not look.settings.shown_prompts:
+        return "<div class='empty small'><h2>Nothing to draw yet</h2><p>Write a prompt.</p></div>"
+    pictures = previews(look)
+    job = look.newest_job("preview")
+    is_drawing = job is not None and job.state in ("queued", "running")
+    title = "Drawn by the base model"
+    if look.current_adapter:
+        title = f"Drawn with round {look.current_adapter.number}"
+    state = "<span class='working-line'>Drawing</span>" if is_drawing else ""
+    problem = ""
+    if job is not None and job.state == "failed":
+        problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+    current = look.session.current_adapter_id
+    cells = "".join(
+        _cell(prompt, pictures.get((current, prompt))) for prompt in look.settings.shown_prompts
+    )
+    return (
+        f"<h2 class='section'>{title} {state}</h2>{problem}"
+        f"<div class='preview-grid {'drawing' if is_drawing else ''}'>{cells}</div>"
+    )
+
+
+def _cell(prompt: str, image: Image | None) -> str:
+    name = escape(prompt, quote=True)
+    picture = "<span class='picture none'></span>"
+    if image is not None:
+        picture = f"<img class='picture' src='{image_url(image.id)}' alt='{name}'>"
+    return (
+        f"<figure class='{'working' if image is None else ''}'>{picture}"
+        f"<figcaption title='{name}'>{name}</figcaption></figure>"
+    )

@@ -1,0 +1,90 @@
+"""Numbers and states as sentences an artist would say. Pure functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from studio.store.rows import Metric, Round, WorkerStatus
+
+SILENT_AFTER_S = 10.0  # a worker that says nothing for so long has stopped: it does so every 2 s
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 pick`, `2 picks`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`a few seconds`, `about 40 s`, `about 3 min`, `about 1 h 20 min`."""
+    if seconds < 8:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {round(seconds / 5) * 5} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"about {minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"about {hours} h {minutes} min" if minutes else f"about {hours} h"
+
+
+def per_cent(fraction: float) -> str:
+    """`40 %`; a share of something is never shown finer than that."""
+    return f"{round(100 * fraction)} %"
+
+
+def seconds_left(round_: Round, metrics: Sequence[Metric]) -> float | None:
+    """How long the round still takes, from how long its latest updates took."""
+    recent = [m.values["seconds"] for m in metrics[-10:] if "seconds" in m.values]
+    if not recent or not round_.updates_total:
+        return None
+    return sum(recent) / len(recent) * max(0, round_.updates_total - round_.updates_done)
+
+
+def share_done(round_: Round) -> float:
+    """0 to 1."""
+    return min(1.0, round_.updates_done / round_.updates_total) if round_.updates_total else 0.0
+
+
+def is_silent(status: WorkerStatus | None, now_s: float | None = None) -> bool:
+    """Whether the worker has stopped: it would have said something by now."""
+    now_s = time.time() if now_s is None else now_s
+    return status is not None and now_s - status.heartbeat_at_s > SILENT_AFTER_S
+
+
+def worker_line(
+    status: WorkerStatus | None, round_: Round | None, metrics: Sequence[Metric]
+) -> tuple[str, str]:
+    """What the painter is doing, as (tone, words); tone is idle, busy, wait or bad."""
+    if status is None:
+        return "wait", "The painter is starting"
+    if is_silent(status):
+        return "bad", "The painter stopped and is starting again"
+    is_learning = round_ is not None and round_.state == "running"
+    match status.state:
+        case "starting":
+            return "wait", status.message.rstrip(".") or "The painter is getting ready"
+        # While it learns it draws a pair now and then; that need not be said each time.
+        case "training" | "sampling" if is_learning:
+            return "busy", learning_line(round_, metrics)
+        case "training":
+            return "busy", "Learning: getting ready"
+        case "sampling":
+            return "busy", "Drawing pairs"
+        case "rendering":
+            return "busy", "Drawing pictures"
+        case "exporting":
+            return "busy", "Writing the LoRA"
+        case "error":
+            return "bad", status.message.rstrip(".") or "The painter ran into trouble"
+        case _:
+            return "idle", "Idle"
+
+
+def learning_line(round_: Round | None, metrics: Sequence[Metric]) -> str:
+    """`Learning: 40 %, about 1 min left`."""
+    if round_ is None or not round_.updates_done:
+        return "Learning: getting ready"
+    left_s = seconds_left(round_, metrics)
+    ending = f", {duration(left_s)} left" if left_s is not None else ""
+    return f"Learning: {per_cent(share_done(round_))}{ending}"

@@ -1,0 +1,727 @@
+"""The process that owns the device: it takes work from the store and does it.
+
+    python -m studio.worker --home HOME
+
+The main loop is `Worker.run`, and `Worker.work` is the order in which work is urgent. Nothing is
+kept here that may not be lost: a worker that is killed, by whatever, is started again and goes on
+from rows and files. What goes wrong becomes a sentence for the artist, and a traceback in the log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import random
+import signal
+import stat
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from studio import logs, models, sampling, trajectory
+from studio.export import ExportError, ExportInfo, export_lora
+from studio.settings import SessionSettings, SettingsError
+from studio.store import (
+    Adapter,
+    Export,
+    Image,
+    Job,
+    PickedPair,
+    Round,
+    Session,
+    Store,
+    StoreError,
+    StoreFull,
+    WorkerStatus,
+    free_bytes,
+    write_atomically,
+)
+from studio.store.files import full_sentence, is_full
+from studio.store.rows import Purpose, WorkerState
+from studio.supervisor import when_supervisor_leaves
+from studio.training import Training, TrainingFailed
+from studio.trajectory import MixedSettingsError, PairBatch, Trajectory
+
+log = logging.getLogger("studio.worker")
+
+IDLE_S = 0.15  # between two looks whether anything has changed
+RETRY_S = 5.0  # before what failed is tried again, if nothing changes until then
+HEARTBEAT_S = 2.0
+SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
+CHECKPOINT_S = 5.0
+READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
+ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
+HANDOVER_S = 30.0  # how long the worker before this one may still take to end
+
+
+class WorkerError(Exception):
+    """Something that cannot be done; the message is a sentence for the artist."""
+
+
+class Cancelled(Exception):
+    """The job is to be left: the artist does not want it any more, or the worker ends."""
+
+
+@dataclass
+class Lesson:
+    """The round that is being trained."""
+
+    round: Round
+    training: Training
+    left_out: int  # picks whose files cannot be read
+    saved_at_s: float  # when it was last written down
+
+
+class Worker:
+    """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
+
+    def __init__(self, store: Store, device: str | None = None) -> None:
+        self.store = store
+        self.device = device or models.best_device()
+        self.stopping = threading.Event()
+        self._base_model = ""
+        self._denoiser: models.Denoiser | None = None
+        self._lesson: Lesson | None = None
+        self._saying = threading.Lock()
+        self._status = WorkerStatus(os.getpid(), "starting", "Starting.", self.device, 0.0)
+
+    # --- the main loop ---------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until `stopping` is set, then leave all so that the next worker can go on."""
+        try:
+            for path in self.store.set_orphans_aside():
+                log.warning("Set aside, because no row names it: %s", path)
+        except OSError:
+            log.warning("Files that no row names could not be set aside", exc_info=True)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        while not self.stopping.is_set():
+            version = self.store.version()
+            try:
+                self._require_room()
+                if self.work():
+                    continue
+                self._say("idle", "Ready.")
+            except Exception as error:
+                self._say("error", self._sentence(error))
+                version = self.store.version()  # that was no news
+            self._wait_for_news(version)
+        self._put_down_lesson()
+
+    def work(self) -> bool:
+        """Do one piece of the most urgent work; False when there is none.
+
+        What fails does not keep the rest from being done; it is raised when nothing else is left.
+        """
+        failure: Exception | None = None
+        for piece in (
+            self.run_job,
+            self.continue_round,
+            self.draw_tuned_preview,
+            self.begin_round,
+            self.add_pair,
+            self.draw_base_preview,
+        ):
+            try:
+                if piece():
+                    return True
+            except StoreError:
+                raise  # a full disk, say: nothing else would fare better
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return False
+
+    def _wait_for_news(self, version: int) -> None:
+        until_s = time.monotonic() + RETRY_S
+        while not self.stopping.wait(IDLE_S):
+            if self.store.version() != version or time.monotonic() > until_s:
+                return
+
+    def _require_room(self) -> None:
+        free_mb = free_bytes(self.store.home) // 1_000_000
+        if free_mb >= ROOM_MB:
+            return
+        sentence = (
+            f"The disk that holds {self.store.home} is nearly full: {free_mb} MB are free, and "
+            f"{ROOM_MB} MB are needed. It goes on by itself as soon as there is room."
+        )
+        if self._lesson is not None:
+            self.store.update_round(self._lesson.round.id, message=f"Waiting. {sentence}")
+        raise StoreFull(sentence)
+
+    # --- pairs and pictures ----------------------------------------------------------------------
+
+    def add_pair(self, fewer_than: int | None = None) -> bool:
+        """Draw a pair for the open session, if fewer wait than there should; False if not."""
+        session = self._open_session()
+        if session is None or not session.settings.prompts:
+            return False
+        wanted = session.settings.queue_target if fewer_than is None else fewer_than
+        if self.store.waiting_count(session.id) >= wanted:
+            return False
+        prompt, seed = nth_draw(session.settings, self.store.pair_count(session.id))
+        self._say("sampling", f"Drawing a pair: {prompt}")
+        denoiser = self._load(session.settings.base_model)
+        adapter_id = session.current_adapter_id
+        with self._using(denoiser, adapter_id):
+            [pair] = sampling.sample_pairs(denoiser, [prompt], [seed], session.settings.sampling)
+            pictures = sampling.images(denoiser, list(pair))
+        if not _fits(prompt, session.settings, self.store.session(session.id).settings):
+            return True  # the artist has changed what to draw; this is not shown any more
+        left, right = (
+            self._write(
+                self._image(session, "pair", prompt, chain.seed, adapter_id), picture, chain
+            )
+            for chain, picture in zip(pair, pictures, strict=True)
+        )
+        self.store.add_pair(session.id, prompt, left, right, adapter_id)
+        return True
+
+    def _keep_pairs_ready(self) -> None:
+        """Draw a pair if hardly any wait: an errand, whose failure is not that of the main work."""
+        session = self._open_session()
+        if session is None or session.settings.base_model != self._base_model:
+            return  # the main work needs the model that is loaded
+        try:
+            self.add_pair(fewer_than=READY_PAIRS)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.warning("No pair was drawn: %s", self._sentence(error))
+
+    def draw_tuned_preview(self) -> bool:
+        """Draw one of the fixed prompts with the current adapter; False when all are drawn."""
+        session = self._open_session()
+        if session is None or session.current_adapter_id is None:
+            return False
+        return self._draw_missing_preview(session, session.current_adapter_id)
+
+    def draw_base_preview(self) -> bool:
+        """Draw one of the fixed prompts with the base model; False when all are drawn."""
+        session = self._open_session()
+        return session is not None and self._draw_missing_preview(session, None)
+
+    def _draw_missing_preview(self, session: Session, adapter_id: str | None) -> bool:
+        for prompt in session.settings.shown_prompts:
+            wanted = self._preview(session, prompt, adapter_id)
+            if not self._drawn_before(wanted):
+                self._draw(wanted)
+                self._keep_pairs_ready()
+                return True
+        return False
+
+    def _preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
+        seed = preview_seed(session.settings.sampling.seed, prompt)
+        return self._image(session, "preview", prompt, seed, adapter_id)
+
+    def _open_session(self) -> Session | None:
+        session_id = self.store.last_session_id()
+        return None if session_id is None else self.store.session(session_id)
+
+    def _image(
+        self,
+        session: Session,
+        purpose: Purpose,
+        prompt: str,
+        seed: int,
+        adapter_id: str | None,
+        strength: float = 1.0,
+    ) -> Image:
+        return Image(
+            id=self.store.new_image_id(),
+            session_id=session.id,
+            purpose=purpose,
+            prompt=prompt,
+            seed=seed,
+            adapter_id=adapter_id,
+            strength=strength,
+            sampling=session.settings.sampling,
+            base_hash=self._load(session.settings.base_model).base_hash,
+            created_at_s=time.time(),
+        )
+
+    def _drawn_before(self, wanted: Image) -> Image | None:
+        found = self.store.find_image(wanted)
+        return found if found is not None and self.store.image_path(found).exists() else None
+
+    def _draw(self, wanted: Image) -> Image:
+        """The picture `wanted` describes: drawn, unless there is one already."""
+        found = self._drawn_before(wanted)
+        if found is not None:
+            return found
+        self._say("rendering", f"Drawing: {wanted.prompt}")
+        assert self._denoiser is not None
+        with self._using(self._denoiser, wanted.adapter_id, wanted.strength):
+            chains = sampling.sample(
+                self._denoiser, [wanted.prompt], [wanted.seed], wanted.sampling
+            )
+            [picture] = sampling.images(self._denoiser, chains)
+        return self.store.add_image(self._write(wanted, picture))
+
+    def _write(
+        self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None
+    ) -> Image:
+        """Put the files of an image on the disk; its row is for the caller to add."""
+        master, display = self.store.image_path(image), self.store.display_path(image)
+        write_atomically(master, lambda path: picture.save(path, "PNG"))
+        if display != master:
+            write_atomically(display, lambda path: picture.save(path, "JPEG", quality=92))
+        if chain is not None:
+            where = self.store.trajectory_path(image)
+            write_atomically(where, lambda path: trajectory.save(path, chain))
+        return image
+
+    # --- the model -------------------------------------------------------------------------------
+
+    def _load(self, base_model: str) -> models.Denoiser:
+        """The base model; one is held at a time, and a lesson with another one is put down."""
+        if self._denoiser is None or self._base_model != base_model:
+            self._put_down_lesson()
+            if self._denoiser is not None:
+                self._denoiser = None
+                gc.collect()  # a model is a web of references; its memory is needed now
+            name = "the starter model" if base_model == "starter" else Path(base_model).name
+            self._say("starting", f"Loading {name}.")
+            self._denoiser = models.load(base_model, self.device)
+            self._base_model = base_model
+        return self._denoiser
+
+    @contextlib.contextmanager
+    def _using(
+        self, denoiser: models.Denoiser, adapter_id: str | None, strength: float = 1.0
+    ) -> Iterator[None]:
+        """Inside, an adapter of the store is applied, or none, whatever is being trained."""
+        folder = None
+        if adapter_id is not None:
+            folder = self.store.adapter_path(self.store.adapter(adapter_id))
+        with denoiser.using(folder, strength):
+            yield
+
+    # --- rounds ----------------------------------------------------------------------------------
+
+    def begin_round(self) -> bool:
+        """Take up the round that was asked for, was left behind or is due; False if there is none.
+
+        A round that was left behind goes on from where it was last written down.
+        """
+        if self._lesson is not None:
+            return False
+        round_ = self.store.claim_round()
+        if round_ is None:
+            due = self.store.due_session()
+            if due is None:
+                return False
+            self.store.request_round(due)
+            return True  # it is claimed next
+        if round_.state == "stopping":
+            self._end_round(round_, "stopped", _stopped(round_.updates_done, round_.updates_total))
+            return True
+        self._say("training", "Getting ready to learn.")
+        try:
+            self._lesson = self._prepare(round_)
+        except StoreFull:
+            raise
+        except Exception as error:
+            self._end_round(round_, "failed", self._sentence(error))
+        return True
+
+    def continue_round(self) -> bool:
+        """Train the round at hand for a moment; False when there is none."""
+        lesson = self._lesson
+        if lesson is None:
+            return False
+        match self.store.round(lesson.round.id).state:
+            case "running":
+                try:
+                    self._train_for_a_moment(lesson)
+                except StoreError:
+                    self._put_down_lesson()
+                    raise
+                except Exception as error:
+                    self._end_round(lesson.round, "failed", self._sentence(error))
+                self._keep_pairs_ready()
+            case "paused":
+                self._put_down_lesson()
+            case _:
+                done, total = lesson.training.update, lesson.training.updates
+                self._end_round(lesson.round, "stopped", _stopped(done, total))
+        return True
+
+    def _prepare(self, round_: Round) -> Lesson:
+        session = self.store.session(round_.session_id)
+        denoiser = self._load(session.settings.base_model)
+        picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
+        batches = []
+        for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
+            pairs = [self._chains(picked[id_]) for id_ in pick_ids if id_ in picked]
+            batches.append([pair for pair in pairs if pair is not None])
+        train, held_out = batches
+        left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
+        if not train:
+            raise WorkerError("The files of all picks of this round are missing.")
+        training = Training(
+            denoiser,
+            PairBatch.of(train),
+            round_.settings,
+            PairBatch.of(held_out) if held_out else None,
+        )
+        self._restore(round_, training)
+        self.store.update_round(round_.id, updates_total=training.updates)
+        return Lesson(round_, training, left_out, time.monotonic())
+
+    def _chains(self, picked: PickedPair) -> tuple[Trajectory, Trajectory] | None:
+        """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken."""
+        sides = [picked.pair.left, picked.pair.right]
+        if picked.pick.choice == "right":
+            sides.reverse()
+        try:
+            chosen, rejected = (trajectory.load(self.store.trajectory_path(one)) for one in sides)
+        except (OSError, SafetensorError, ValueError, KeyError):
+            log.warning(
+                "Pick %s is left out: its files cannot be read", picked.pick.id, exc_info=True
+            )
+            return None
+        return chosen, rejected
+
+    def _train_for_a_moment(self, lesson: Lesson) -> None:
+        training = lesson.training
+        self._say("training", "Learning.")
+        if self.store.round(lesson.round.id).message:  # of waiting, which is over
+            self.store.update_round(lesson.round.id, message="")
+        until_s = time.monotonic() + SLICE_S
+        while training.update < training.updates:
+            started_s = time.monotonic()
+            metrics = training.step()
+            values = {**metrics.values(), "seconds": time.monotonic() - started_s}
+            self.store.add_metric(lesson.round.id, metrics.update, values)
+            if self.stopping.is_set() or time.monotonic() > until_s:
+                break
+        if training.update == training.updates:
+            self._finish_round(lesson)
+        elif time.monotonic() - lesson.saved_at_s > CHECKPOINT_S:
+            self._save(lesson)
+
+    def _finish_round(self, lesson: Lesson) -> None:
+        round_, denoiser = lesson.round, lesson.training.denoiser
+        if not all(bool(value.isfinite().all()) for value in denoiser.adapter_state().values()):
+            raise WorkerError("The adapter came to hold values that are not numbers.")
+        adapter = Adapter(
+            id=uuid.uuid4().hex,
+            session_id=round_.session_id,
+            round_id=round_.id,
+            number=round_.number,
+            settings=round_.settings,
+            base_hash=denoiser.base_hash,
+            picks=len(round_.train_pick_ids + round_.held_out_pick_ids) - lesson.left_out,
+            sha256="",
+            created_at_s=time.time(),
+        )
+        folder = self.store.adapter_path(adapter)
+
+        def write(path: Path) -> None:
+            path.mkdir()
+            denoiser.save_adapter(path)
+
+        write_atomically(folder, write)
+        with (folder / models.ADAPTER_FILE).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        message = "Done."
+        if lesson.left_out:
+            message = f"Done, without {lesson.left_out} of the picks: their files are missing."
+        self.store.finish_round(round_.id, replace(adapter, sha256=digest), message)
+        self._forget_round(round_)
+
+    def _end_round(self, round_: Round, state: str, message: str) -> None:
+        """End a round without an adapter; the one from before it stays in use."""
+        self.store.update_round(round_.id, state=state, message=message)
+        self._forget_round(round_)
+
+    def _forget_round(self, round_: Round) -> None:
+        self.store.checkpoint_path(round_).unlink(missing_ok=True)
+        self._drop_lesson()
+
+    def _put_down_lesson(self) -> None:
+        """Write the lesson down and let go of it; it is taken up again when there is time."""
+        lesson = self._lesson
+        if lesson is None:
+            return
+        try:
+            self._save(lesson)
+            self.store.release_round(lesson.round.id)
+        except StoreError:
+            log.warning("A round goes on from an earlier checkpoint", exc_info=True)
+        self._drop_lesson()
+
+    def _drop_lesson(self) -> None:
+        if self._lesson is not None:
+            self._lesson.training.denoiser.remove_adapter()
+            self._lesson = None
+
+    def _save(self, lesson: Lesson) -> None:
+        state = lesson.training.state()
+        path = self.store.checkpoint_path(lesson.round)
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        lesson.saved_at_s = time.monotonic()
+
+    def _restore(self, round_: Round, training: Training) -> None:
+        path = self.store.checkpoint_path(round_)
+        if not path.exists():
+            return
+        try:
+            training.load_state(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise WorkerError("What this round had learned so far cannot be read.") from error
+        log.info("Round %d goes on after update %d", round_.number, training.update)
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    def run_job(self) -> bool:
+        """Do the oldest job; False when there is none."""
+        self.store.requeue_running()  # what a worker before this one left undone
+        job = self.store.claim_job()
+        if job is None:
+            return False
+        do = {
+            "preview": self._do_preview,
+            "compare": self._do_compare,
+            "export": self._do_export,
+            "inspect": self._do_inspect,
+        }[job.kind]
+        try:
+            result = do(job, self.store.session(job.session_id))
+        except Cancelled:
+            return True
+        except Exception as error:
+            self.store.update_job(job.id, state="failed", message=self._sentence(error))
+        else:
+            self.store.update_job(
+                job.id, state="done", progress=1.0, message="Done.", result=result
+            )
+        return True
+
+    def _report(self, job: Job, done: int, total: int, result: dict[str, Any]) -> None:
+        """Show how far a job is, between two pictures: the moment to leave it, or draw a pair."""
+        job = self.store.update_job(
+            job.id, progress=done / total, message=f"{done} of {total} drawn.", result=result
+        )
+        if self.stopping.is_set():
+            self.store.update_job(job.id, state="queued")
+        if job.state == "cancelled" or self.stopping.is_set():
+            raise Cancelled
+        self._keep_pairs_ready()
+
+    def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "adapter_id"} → {"image_ids"}: the fixed prompts, as they are drawn now."""
+        prompts = job.payload["prompts"]
+        result: dict[str, Any] = {"image_ids": []}
+        for done, prompt in enumerate(prompts, start=1):
+            image = self._draw(self._preview(session, prompt, job.payload["adapter_id"]))
+            result["image_ids"].append(image.id)
+            self._report(job, done, len(prompts), result)
+        return result
+
+    def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_id", "strength"} → {"cells"}, each with base and tuned."""
+        wanted = [
+            (prompt, seed) for prompt in job.payload["prompts"] for seed in job.payload["seeds"]
+        ]
+        adapter_id, strength = job.payload["adapter_id"], job.payload["strength"]
+        result: dict[str, Any] = {"cells": []}
+        for done, (prompt, seed) in enumerate(wanted, start=1):
+            base = self._draw(self._image(session, "compare", prompt, seed, None))
+            tuned = self._draw(self._image(session, "compare", prompt, seed, adapter_id, strength))
+            cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
+            result["cells"].append(cell)
+            self._report(job, done, len(wanted), result)
+        return result
+
+    def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
+        self._say("exporting", f"Exporting {job.payload['name']}.")
+        adapter = self.store.adapter(job.payload["adapter_id"])
+        denoiser = self._load(session.settings.base_model)
+        if adapter.base_hash != denoiser.base_hash:
+            raise WorkerError(
+                "This adapter was made with another base model than the session uses now. "
+                "Choose that model again to export it."
+            )
+        settings = session.settings.sampling
+        texts = ("trigger", "licence", "author", "notes")
+        info = ExportInfo(
+            family=_lora_family(denoiser),
+            base_model=denoiser.info.name,
+            picks=adapter.picks,
+            trained_at_s=adapter.created_at_s,
+            base_hash=adapter.base_hash,
+            prediction_type=denoiser.prediction_type,
+            width_px=settings.width_px,
+            height_px=settings.height_px,
+            strength=job.payload.get("strength", 1.0),
+            **{name: job.payload.get(name, "") for name in texts},
+        )
+        made = Export(
+            id=uuid.uuid4().hex,
+            session_id=session.id,
+            adapter_id=adapter.id,
+            name=job.payload["name"],
+            files=(),
+            checks={},
+            created_at_s=time.time(),
+        )
+        try:
+            state = load_file(self.store.adapter_path(adapter) / models.ADAPTER_FILE)
+        except (OSError, SafetensorError) as error:
+            raise WorkerError("The files of this adapter are missing or damaged.") from error
+        report = export_lora(
+            self.store.export_path(session.id, made.id),
+            made.name,
+            state,
+            adapter.settings.rank,
+            adapter.settings.alpha,
+            info,
+            tuple(job.payload["formats"]),
+            self._thumbnail(adapter),
+        )
+        files = tuple(path.name for path in report.files)
+        self.store.add_export(replace(made, files=files, checks=report.checks))
+        return {"export_id": made.id, "files": list(files), "checks": report.checks}
+
+    def _thumbnail(self, adapter: Adapter) -> PIL.Image.Image | None:
+        for image in self.store.images(adapter.session_id, "preview", adapter_id=adapter.id):
+            path = self.store.image_path(image)
+            if path.exists():
+                return PIL.Image.open(path)
+        return None
+
+    def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → what kind of model it is, without loading its weights."""
+        self._say("starting", "Looking at a model.")
+        info = models.inspect(job.payload["path"])
+        return {"name": info.name, "family": info.family, "size_px": info.size_px}
+
+    # --- what is said ----------------------------------------------------------------------------
+
+    def _say(self, state: WorkerState, message: str) -> None:
+        """Let the artist know what is going on."""
+        self._status = replace(self._status, state=state, message=message)
+        self._publish()
+
+    def _beat(self) -> None:
+        while not self.stopping.wait(HEARTBEAT_S):
+            self._publish()
+
+    def _publish(self) -> None:
+        with self._saying:  # so that an older status never follows a newer one
+            try:
+                self.store.set_worker_status(replace(self._status, heartbeat_at_s=time.time()))
+            except StoreError as error:
+                log.warning("The status could not be written: %s", error)
+
+    def _sentence(self, error: Exception) -> str:
+        """What the artist is told; the traceback goes to the log."""
+        if isinstance(error, SENTENCES):
+            sentence = str(error)
+        elif is_full(error):
+            sentence = full_sentence(self.store.home)
+        elif isinstance(error, torch.OutOfMemoryError):
+            sentence = (
+                "The device ran out of memory. Smaller pictures, smaller micro-batches or "
+                "gradient checkpointing need less."
+            )
+        else:
+            where = logs.log_path(self.store.home, "worker")
+            sentence = (
+                f"Something went wrong that should not have ({type(error).__name__}). "
+                f"The details are in {where}."
+            )
+        if sentence != self._status.message:  # what goes wrong again and again is logged once
+            log.error("%s", sentence, exc_info=error)
+        return sentence
+
+
+# Errors whose message is a sentence for the artist already.
+SENTENCES = (
+    ExportError,
+    MixedSettingsError,
+    SettingsError,
+    StoreError,
+    TrainingFailed,
+    WorkerError,
+    models.ModelError,
+)
+
+
+def nth_draw(settings: SessionSettings, number: int) -> tuple[str, int]:
+    """Prompt and seed of a session's pair: the prompts take turns, shuffled anew for each turn."""
+    seed = settings.sampling.seed
+    turn, place = divmod(number, len(settings.prompts))
+    prompts = random.Random(f"{seed} turn {turn}").sample(settings.prompts, len(settings.prompts))
+    return prompts[place], random.Random(f"{seed} pair {number}").getrandbits(31)
+
+
+def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
+    """Whether a pair that was begun under other settings is still what the artist wants."""
+    same = (then.base_model, then.sampling) == (now.base_model, now.sampling)
+    return same and prompt in now.prompts
+
+
+def preview_seed(seed: int, prompt: str) -> int:
+    """The seed a fixed prompt is always drawn with, whatever stands beside it."""
+    return random.Random(f"{seed} preview {prompt}").getrandbits(31)
+
+
+def _stopped(updates_done: int, updates_total: int) -> str:
+    return (
+        f"Stopped after {updates_done} of {updates_total} updates. "
+        "The adapter from before it stays in use."
+    )
+
+
+def _lora_family(denoiser: models.Denoiser) -> str:
+    """By which names other tools know the layers of a LoRA for this model."""
+    if denoiser.unet.config.cross_attention_dim != 1024:
+        return "sd1"
+    return "sd2_v" if denoiser.prediction_type == "v_prediction" else "sd2"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Work for one home until told to end; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="studio.worker", description=__doc__.splitlines()[0])
+    parser.add_argument("--home", type=Path, required=True, help="the folder of the studio")
+    parser.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+    arguments = parser.parse_args(argv)
+    try:
+        store = Store.open(arguments.home)
+        logs.set_up(store.home, "worker")
+        with FileLock(store.home / "worker.lock", timeout=HANDOVER_S), contextlib.closing(store):
+            worker = Worker(store, arguments.device)
+            signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
+            if stat.S_ISFIFO(os.fstat(0).st_mode):  # a supervisor holds the other end
+                when_supervisor_leaves(worker.stopping.set)
+            worker.run()
+    except (StoreError, Timeout) as error:
+        log.error("The worker ends", exc_info=error)
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,31 @@
+"""Rows that several test modules need."""
+
+from __future__ import annotations
+
+import time
+
+from studio.settings import SamplingSettings
+from studio.store import Image, Pair, Store
+
+
+def make_image(store: Store, session_id: str, **changes: object) -> Image:
+    """The row of an image of which there is no file."""
+    values = {
+        "id": store.new_image_id(),
+        "session_id": session_id,
+        "purpose": "pair",
+        "prompt": "a red apple",
+        "seed": 7,
+        "adapter_id": None,
+        "strength": 1.0,
+        "sampling": SamplingSettings(),
+        "base_hash": "base",
+        "created_at_s": time.time(),
+    }
+    return Image(**values | changes)
+
+
+def make_pair(store: Store, session_id: str, **changes: object) -> Pair:
+    """A pair in the store, of which there are no files."""
+    left, right = (make_image(store, session_id, **changes) for _ in range(2))
+    return store.add_pair(session_id, left.prompt, left, right, left.adapter_id)

@@ -1,0 +1,155 @@
+"""The clicks benchmark: its arithmetic, its artists, and one whole run on the starter."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from studio import models
+from studio.bench import artists, clicks
+from studio.bench.clicks import Comparison
+from studio.settings import SamplingSettings
+
+
+def comparison(base: list[float], tuned: list[float]) -> Comparison:
+    seen = [True] * len(base)
+    return Comparison(base, tuned, seen, [*seen[1:], False])
+
+
+def test_the_interval_is_wilsons():
+    """By hand: 8 of 10, z² = 3.8415: centre 0.992 / 1.384, half-width 0.3136 / 1.384."""
+    low, high = clicks.wilson(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert clicks.wilson(0, 5)[0] == 0.0
+    assert clicks.wilson(5, 5)[1] == 1.0
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_the_interval_holds_the_share(total, share):
+    low, high = clicks.wilson(share * total, total)
+    assert 0 <= low <= share + 1e-9
+    assert share - 1e-9 <= high <= 1
+
+
+def test_ties_count_half_and_the_shift_is_in_deviations_of_the_base():
+    figures = clicks.summarise(
+        [comparison([0.0, 2.0], [1.0, 2.0]), comparison([0.0, 2.0], [0.0, 1.0])], 3.0
+    )
+    assert figures["win_rate"] == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
+    assert figures["shift_sd"] == pytest.approx((1.0 - 1.0) / 1.1547, abs=1e-4)
+    assert figures["score_tuned"] == pytest.approx(1.0)
+    assert figures["object_accuracy_base"] == 1.0
+    assert figures["object_accuracy_tuned"] == 0.5
+    assert figures["comparisons"] == 4
+    assert figures["seconds"] == 3.0
+    more = clicks.summarise([comparison([0.0, 2.0], [2.0, 4.0])], 1.0)
+    assert more["shift_sd"] == pytest.approx(2 / 2**0.5)
+
+
+def test_no_prompt_is_both_learned_from_and_asked_about():
+    objects = tuple(f"thing {i}" for i in range(100))
+    first, second = clicks.split_prompts(objects, 0), clicks.split_prompts(objects, 1)
+    for training, held_out in (first, second):
+        assert not set(training) & set(held_out)
+        assert set(training) | set(held_out) == set(objects)
+        assert len(held_out) == clicks.HELD_OUT_PROMPTS
+    assert first[1] == second[1]  # seeds are compared on the same prompts
+    assert first[0] != second[0]
+
+
+def ground(colour: str, drawing: str = "gray") -> Image.Image:
+    """A square on a ground."""
+    image = Image.new("RGB", (64, 64), colour)
+    image.paste(drawing, (16, 16, 48, 48))
+    return image
+
+
+def lopsided() -> Image.Image:
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste("black", (0, 0, 32, 64))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("artist", "better", "worse"),
+    [
+        (artists.blue_background, ground("blue", "yellow"), ground("yellow", "blue")),
+        (artists.bright, ground("white"), ground("black")),
+        (artists.dark, ground("black"), ground("white")),
+        (artists.saturated, ground("red"), ground("gray")),
+        (artists.compressible, ground("red"), Image.effect_noise((64, 64), 90)),
+        (artists.incompressible, Image.effect_noise((64, 64), 90), ground("red")),
+        (artists.symmetric, ground("red"), lopsided()),
+        (artists.ink, ground("white", "black"), ground("white", "red")),
+        (artists.mixed, ground("blue"), lopsided()),
+    ],
+)
+def test_artists_like_what_they_say(artist, better, worse):
+    assert artist(better, "a prompt") > artist(worse, "a prompt")
+
+
+def test_the_artists_of_styles_know_line_art():
+    """A ring of ink is line art and not a flat drawing, as the recogniser sees it."""
+    ring = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(ring).ellipse((10, 10, 54, 54), outline="black", width=4)
+    assert artists.ink_style(ring, "") > artists.flat_style(ring, "")
+
+
+def test_noise_is_the_share_of_wrong_picks():
+    denoiser = models.load("starter", "cpu")
+    settings = SamplingSettings(steps=2)
+    pairs = clicks.draw_pairs(denoiser, ["lion", "owl"] * 4, list(range(8)), settings)
+    right = clicks.label(denoiser, pairs, artists.bright, 0.0, random.Random(0))
+    slipped = clicks.label(denoiser, pairs, artists.bright, 0.5, random.Random(0))
+    draw = random.Random(0)
+    expected = [draw.random() >= 0.5 for _ in pairs]
+    assert [a is b for (a, _), (b, _) in zip(right, slipped, strict=True)] == expected
+    assert not all(expected)
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("blue_background", "--artist needs MODULE_OR_FILE.py:FUNCTION"),
+        ("nowhere.py:taste", "There is no file nowhere.py"),
+        ("no_such_module:taste", "There is no module no_such_module"),
+        ("studio.bench.artists:nobody", "has no function nobody"),
+    ],
+)
+def test_an_artist_that_is_not_there_is_answered_with_a_sentence(reference, sentence):
+    with pytest.raises(SystemExit, match=sentence):
+        clicks.load_artist(reference)
+
+
+def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, capsys):
+    """Few picks, on the starter model: every figure is there, and a picture of both."""
+    monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
+    (tmp_path / "mine.py").write_text(
+        "def bright(image, prompt):\n    return image.convert('L').resize((1, 1)).tobytes()[0]\n",
+        encoding="utf-8",
+    )
+    artist = f"{tmp_path / 'mine.py'}:bright"
+    json_path, sheet_path = tmp_path / "figures.json", tmp_path / "sheet.png"
+    files = ["--json", str(json_path), "--sheet", str(sheet_path)]
+    few = ["updates_base=1", "updates_per_pick=0", "batch_pairs=2", "micro_batch_pairs=2"]
+    arguments = ["--artist", artist, "--picks", "3", "--seeds", "1", *files, "--set", *few]
+    assert clicks.main(arguments) == 0
+    figures = json.loads(json_path.read_text(encoding="utf-8"))
+    needed = {"win_rate", "win_rate_low", "win_rate_high", "shift_sd", "seconds"}
+    assert needed | {"object_accuracy_base", "object_accuracy_tuned"} <= set(figures)
+    assert figures["comparisons"] == 2 * clicks.IMAGES_PER_PROMPT
+    assert Image.open(sheet_path).width == 16 * 64
+    assert "diffusion_dpo, 3 picks: win rate" in capsys.readouterr().out
+
+
+def test_an_artist_without_a_taste_ends_the_run_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(clicks, "MOST_SHOWN", 2)
+    with pytest.raises(SystemExit, match="nothing to learn from"):
+        clicks.run(lambda image, prompt: 0.0, 3, clicks.session_settings("d3po", {}), 1)

@@ -1,0 +1,331 @@
+"""The command line as it is typed: the real studio on a real port, and the actions without it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from studio.__main__ import credentials, home_folder, parse
+from studio.export import check, read_peft
+from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.store import Session, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+
+
+def surroundings() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("D3PO_")}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "studio", *map(str, arguments)]
+
+
+def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        env=surroundings() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def sentence(run: subprocess.CompletedProcess[str], code: int = 1) -> str:
+    """What was said when something could not be done: never a traceback."""
+    assert run.returncode == code, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
+class Served:
+    """A studio that is open, and where."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said = ""
+        opened = threading.Event()
+
+        def listen() -> None:
+            for line in process.stdout:
+                self.said += line
+                if "End it with Ctrl+C" in line:
+                    opened.set()
+            opened.set()
+
+        threading.Thread(target=listen, daemon=True).start()
+        assert opened.wait(120), self.said
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        assert found, self.said
+        self.url, self.port = found[0], int(found[1])
+
+    def end(self, how: int = signal.SIGINT) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(home: Path, *arguments: object, **environment: str) -> Iterator[Served]:
+    with subprocess.Popen(
+        command("--no-browser", "--port", 0, "--home", home, *arguments),
+        env=surroundings() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield Served(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+# --- the studio in the browser -------------------------------------------------------------------
+
+
+def test_the_studio_opens_refuses_a_second_one_and_ends_with_ctrl_c(home):
+    with serving(home) as studio:
+        assert status(studio.url) == 200
+        [worker] = psutil.Process(studio.process.pid).children()
+
+        second = typed("--no-browser", "--port", 0, "--home", home)
+        assert "already running" in sentence(second, code=2)
+
+        third = typed("--no-browser", "--port", studio.port, "--home", home.parent / "other")
+        assert f"Port {studio.port} cannot be used" in sentence(third)
+        assert "--port" in third.stderr
+
+        assert studio.end() == 0
+        assert "Everything is kept" in studio.said
+        assert "Traceback" not in studio.said
+        assert not worker.is_running()
+    with serving(home) as studio:  # the lock went with the first one
+        assert status(studio.url) == 200
+
+
+def test_a_polite_kill_ends_the_worker_too(home):
+    with serving(home) as studio:
+        [worker] = psutil.Process(studio.process.pid).children()
+        studio.end(signal.SIGTERM)
+        assert not worker.is_running()
+
+
+def test_only_with_a_password_may_others_come_in(home):
+    with serving(home, "--listen", D3PO_STUDIO_AUTH="ada:love:lace") as studio:
+        assert studio.said.count("http://") == 2
+        given = base64.b64encode(b"ada:love:lace").decode()
+        wrong = base64.b64encode(b"ada:lace").decode()
+        assert status(studio.url) == 401
+        assert status(studio.url, Authorization=f"Basic {wrong}") == 401
+        assert status(studio.url, Authorization=f"Basic {given}") == 200
+
+
+def test_a_store_from_a_newer_studio_is_left_alone(home):
+    Store.open(home).close()
+    with contextlib.closing(sqlite3.connect(home / "studio.sqlite")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    before = (home / "studio.sqlite").read_bytes()
+    said = sentence(typed("--no-browser", "--port", 0, "--home", home))
+    assert "newer" in said
+    assert (home / "studio.sqlite").read_bytes() == before
+
+
+def test_what_should_not_happen_is_a_sentence_and_a_log(home):
+    home.mkdir()
+    (home / "studio.lock").touch()
+    (home / "studio.sqlite").mkdir()  # of all things
+    said = sentence(typed("--no-browser", "--port", 0, "--home", home))
+    assert len(said.splitlines()) <= 3
+
+
+# --- arguments ---------------------------------------------------------------------------------
+
+
+def test_a_home_may_stand_before_and_after_the_command(monkeypatch):
+    monkeypatch.delenv("D3PO_STUDIO_HOME", raising=False)
+    for arguments in (["--home", "/h", "train", "--session", "x"], ["--home=/h"]):
+        assert home_folder(parse(arguments)) == Path("/h")
+    assert home_folder(parse(["train", "--session", "x", "--home", "/h"])) == Path("/h")
+    assert home_folder(parse([])).name == "d3po-studio"
+    monkeypatch.setenv("D3PO_STUDIO_HOME", "/from/environment")
+    assert home_folder(parse([])) == Path("/from/environment")
+    assert home_folder(parse(["--home", "/h"])) == Path("/h")
+
+
+def test_what_follows_test_and_bench_is_passed_on_as_it_is():
+    assert parse(["test", "-k", "x", "--", "tests/a.py"]).rest == ["-k", "x", "--", "tests/a.py"]
+    assert parse(["bench", "clicks", "--help"]).rest == ["--help"]
+    assert parse(["--port", "1"]).rest == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "65536"],
+        ["--port", "-1"],
+        ["--auth", "only-a-name"],
+        ["--listen"],
+        ["generate"],
+        ["generate", "x", "--size", "big"],
+        ["generate", "x", "--count", "0"],
+        ["export", "--session", "x"],
+        ["bench", "nonsense"],
+    ],
+)
+def test_mistakes_are_explained(arguments, capsys, monkeypatch):
+    monkeypatch.delenv("D3PO_STUDIO_AUTH", raising=False)
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_password_comes_from_the_arguments_or_the_environment(monkeypatch):
+    monkeypatch.setenv("D3PO_STUDIO_AUTH", "ada:lovelace")
+    assert credentials(parse(["--listen"])) == ("ada", "lovelace")
+    assert credentials(parse(["--auth", "eve:one:two"])) == ("eve", "one:two")
+    monkeypatch.setenv("D3PO_STUDIO_AUTH", "ada")
+    with pytest.raises(SystemExit):
+        credentials(parse([]))
+
+
+# --- the same actions without a browser ----------------------------------------------------------
+
+QUICK = SamplingSettings(steps=2, width_px=64, height_px=64)
+
+
+@pytest.fixture
+def picked(home: Path, tiny_model: Path) -> Session:
+    """A session with six picks on pairs that a worker drew."""
+    from studio.supervisor import Supervisor
+    from tests.test_supervisor import wait_until
+
+    settings = SessionSettings(
+        base_model=str(tiny_model),
+        prompts=("a cat", "a dog"),
+        sampling=QUICK,
+        training=TrainingSettings(updates_base=2, updates_per_pick=0, rank=2, alpha=1.0),
+        queue_target=6,
+        live=False,
+    )
+    with contextlib.closing(Store.open(home)) as store:
+        session = store.create_session("Blue: things/", settings)
+        store.set_last_session(session.id)
+        with Supervisor(home):
+            wait_until(lambda: store.waiting_count(session.id) >= 6, within_s=240)
+        for number, pair in enumerate(store.waiting_pairs(session.id, 6)):
+            store.add_pick(f"{number:032x}", pair.id, "left" if number % 2 else "right")
+    return session
+
+
+@pytest.mark.slow
+def test_train_and_export_without_a_browser(home, picked, tmp_path):
+    nothing_yet = typed("export", "--home", home, "--session", picked.id, "--out", tmp_path / "o")
+    assert "train a round first" in sentence(nothing_yet)
+
+    trained = typed("train", "--home", home, "--session", picked.name)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert trained.stdout == "Round 1: Done.\n"
+
+    out = tmp_path / "lora"
+    export = ["export", "--home", home, "--session", picked.name, "--out", out]
+    exported = typed(*export, "--trigger", "bluish", "--notes", "Blue.", "--author", "Ada")
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    files = {path.name: path for path in out.iterdir()}
+    assert {"Blue things.safetensors", "Blue things-diffusers.safetensors"} <= set(files)
+    assert json.loads(files["Blue things.json"].read_bytes())["activation text"] == "bluish"
+    assert all(str(path) in exported.stdout for path in files.values())
+
+    with contextlib.closing(Store.open(home)) as store:
+        [adapter] = store.adapters(picked.id)
+        folder = store.adapter_path(adapter)
+    from safetensors.torch import load_file
+
+    memory = read_peft(load_file(folder / "adapter_model.safetensors"), rank=2, alpha=1.0)
+    assert check(files["Blue things.safetensors"], "kohya", memory, "sd1")
+
+    again = typed(*export)
+    assert "already" in sentence(again)
+    assert typed(*export, "--name", "second", "--format", "kohya").returncode == 0
+    assert (out / "second.safetensors").exists()
+    assert not (out / "second-diffusers.safetensors").exists()
+    assert "has no adapter 7; it has 1" in sentence(typed(*export, "--adapter", 7, "--name", "x"))
+
+
+def test_a_session_that_is_not_there_is_answered_with_those_that_are(home):
+    with contextlib.closing(Store.open(home)) as store:
+        store.create_session("One", SessionSettings(prompts=("a cat",)))
+    said = sentence(typed("train", "--home", home, "--session", "Two"))
+    assert "There is no session called Two" in said
+    assert "One" in said
+
+
+@pytest.mark.slow
+def test_generate_draws_files_that_depend_on_the_seed_alone(tmp_path, tiny_model):
+    def drawn(folder: str, *arguments: object) -> dict[str, bytes]:
+        out = tmp_path / folder
+        options = ["--model", tiny_model, "--steps", 2, "--size", "64x64", "--out", out]
+        run = typed("generate", *options, *arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert run.stdout.splitlines() == [str(path) for path in sorted(out.iterdir())]
+        return {path.name: Image.open(path).tobytes() for path in out.iterdir()}
+
+    three = drawn("three", "a cat", "a/dog", "--count", 2, "--seed", 5)
+    assert sorted(three) == [
+        "001 5 a cat.png",
+        "001 6 a cat.png",
+        "002 5 a dog.png",
+        "002 6 a dog.png",
+    ]
+    assert len(set(three.values())) == 4
+    one = drawn("one", "a cat", "--seed", 6)
+    assert one == {"001 6 a cat.png": three["001 6 a cat.png"]}
+
+
+def test_a_model_that_is_not_there_is_a_sentence(tmp_path):
+    run = typed("generate", "a cat", "--model", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert "There is no model at" in sentence(run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_out_of_range_are_a_sentence(tmp_path, tiny_model):
+    run = typed("generate", "a cat", "--model", tiny_model, "--steps", 1, "--out", tmp_path)
+    assert "Steps must be between" in sentence(run)
+
+
+def test_a_port_that_is_taken_by_anything_is_a_sentence(home):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = sentence(typed("--no-browser", "--port", port, "--home", home))
+    assert f"Port {port} cannot be used" in said

@@ -1,0 +1,89 @@
+"""Rollouts on a real, small Stable Diffusion folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from studio import models, sampling, trajectory
+from studio.models import Denoiser
+from studio.settings import SamplingSettings
+from studio.trajectory import MixedSettingsError, PairBatch, Trajectory
+
+SETTINGS = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model: Path) -> Denoiser:
+    return models.load(str(tiny_model), "cpu")
+
+
+def test_a_chain_has_every_latent_and_descending_timesteps(denoiser: Denoiser) -> None:
+    (chain,) = sampling.sample(denoiser, ["a cat"], [1], SETTINGS)
+    assert chain.latents.shape == (5, 4, 8, 8)
+    assert (chain.timesteps.diff() < 0).all()
+    assert sampling.images(denoiser, [chain])[0].size == (64, 64)
+
+
+def test_without_noise_it_is_diffusers_own_pipeline(denoiser: Denoiser, tiny_model: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    (chain,) = sampling.sample(denoiser, ["a cat"], [3], replace(SETTINGS, eta=0.0))
+    expected = pipeline(
+        "a cat",
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=chain.latents[:1],
+        output_type="latent",
+        eta=0.0,
+    ).images
+    torch.testing.assert_close(chain.latents[-1:], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_seed_gives_the_same_chain_alone_and_in_a_batch(denoiser: Denoiser) -> None:
+    alone = sampling.sample(denoiser, ["a cat"], [5], SETTINGS)[0]
+    batch = sampling.sample(denoiser, ["a dog", "a cat"], [4, 5], SETTINGS)[1]
+    torch.testing.assert_close(alone.latents, batch.latents, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_pair_shares_its_starting_noise_unless_told_otherwise(
+    denoiser: Denoiser, shared: bool
+) -> None:
+    settings = replace(SETTINGS, shared_noise=shared)
+    ((left, right),) = sampling.sample_pairs(denoiser, ["a cat"], [5], settings)
+    assert torch.equal(left.latents[0], right.latents[0]) == shared
+    assert not torch.equal(left.latents[-1], right.latents[-1])
+
+
+def test_a_trajectory_survives_its_file(denoiser: Denoiser, tmp_path: Path) -> None:
+    (chain,) = sampling.sample(denoiser, ['a "cat", naïve'], [2**40], SETTINGS)
+    trajectory.save(tmp_path / "t.safetensors", chain)
+    read = trajectory.load(tmp_path / "t.safetensors")
+    assert (read.prompt, read.seed, read.settings) == (chain.prompt, chain.seed, chain.settings)
+    assert torch.equal(read.latents, chain.latents.half())
+
+
+def test_a_file_with_values_that_are_not_numbers_is_refused(
+    denoiser: Denoiser, tmp_path: Path
+) -> None:
+    (chain,) = sampling.sample(denoiser, ["a cat"], [1], SETTINGS)
+    chain.latents[2, 0, 0, 0] = float("nan")
+    trajectory.save(tmp_path / "t.safetensors", chain)
+    with pytest.raises(ValueError, match="not numbers"):
+        trajectory.load(tmp_path / "t.safetensors")
+
+
+def test_pairs_made_differently_are_not_mixed(denoiser: Denoiser) -> None:
+    first = sampling.sample_pairs(denoiser, ["a cat"], [1], SETTINGS)
+    second = sampling.sample_pairs(denoiser, ["a cat"], [1], replace(SETTINGS, guidance=5.0))
+    with pytest.raises(MixedSettingsError, match="guidance"):
+        PairBatch.of(first + second)
+
+
+def test_a_trajectory_needs_one_more_latent_than_steps() -> None:
+    with pytest.raises(ValueError, match="3 steps"):
+        Trajectory(torch.zeros(3, 4, 8, 8), torch.tensor([9, 5, 1]), "a", 0, SETTINGS, "hash")

@@ -1,0 +1,170 @@
+"""Rounds on a real, small Stable Diffusion folder."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from studio import models, sampling
+from studio.models import Denoiser
+from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
+from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
+from studio.trajectory import PairBatch
+
+SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
+FEW = {"updates_base": 4, "updates_per_pick": 0, "batch_pairs": 4, "micro_batch_pairs": 4}
+SHORT = replace(OBJECTIVES["d3po_balanced"], **FEW)
+SHORT_DPO = replace(OBJECTIVES["diffusion_dpo"], **FEW)
+both_kinds = pytest.mark.parametrize("short", [SHORT, SHORT_DPO], ids=["d3po", "diffusion_dpo"])
+PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox", "a cow"]
+
+
+@pytest.fixture
+def denoiser(tiny_model: Path) -> Denoiser:
+    return models.load(str(tiny_model), "cpu")
+
+
+@pytest.fixture
+def pairs(denoiser: Denoiser) -> PairBatch:
+    return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "noise"])
+@pytest.mark.parametrize("guided", [True, False])
+def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
+    denoiser: Denoiser, pairs: PairBatch, reduction: str, guided: bool
+) -> None:
+    settings = replace(SHORT, reduction=reduction, guided=guided)
+    denoiser.new_adapter(settings)
+    steps = torch.tensor([0, 1, 2, 3])
+    latents = torch.stack([pairs.chosen[0, i : i + 2] for i in range(4)])
+    with torch.no_grad():
+        policy = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
+        with denoiser.adapter_off():
+            reference = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
+    assert torch.equal(policy, reference)
+
+
+def test_the_reference_is_the_base_however_far_the_adapter_is_trained(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    before = reference_log_probs(denoiser, pairs, SHORT)
+    list(Training(denoiser, pairs, replace(SHORT, learning_rate=0.05)))
+    assert torch.equal(before, reference_log_probs(denoiser, pairs, SHORT))
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_every_objective_raises_what_was_chosen(
+    denoiser: Denoiser, pairs: PairBatch, objective: str
+) -> None:
+    settings = replace(OBJECTIVES[objective], updates_base=30, learning_rate=5e-3)
+    metrics = list(Training(denoiser, pairs, settings, held_out=pairs))
+    assert sum(m.margin for m in metrics[-5:]) > sum(m.margin for m in metrics[:5])
+    assert metrics[-1].held_out_agreement > 0.5
+
+
+def test_an_image_level_error_is_that_of_the_velocity() -> None:
+    """diffusers' scheduler says what the velocity is; the starter predicts it."""
+    denoiser = models.load("starter", "cpu")
+    sampled = sampling.sample_pairs(denoiser, ["a lion"], [3], SamplingSettings(steps=2))
+    pairs = PairBatch.of(sampled)
+    training = Training(denoiser, pairs, SHORT_DPO)
+    timesteps, rows = torch.tensor([40, 500, 999]), [0, 0, 0]
+    noise = torch.randn((3, *pairs.chosen.shape[2:]), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        errors = training._velocity_errors(pairs, rows, timesteps, noise)
+        for side, final in enumerate((pairs.chosen[rows, -1], pairs.rejected[rows, -1])):
+            noisy = denoiser.scheduler.add_noise(final, noise, timesteps)
+            velocity = denoiser.scheduler.get_velocity(final, noise, timesteps)
+            predicted = denoiser.unet(noisy, timesteps, denoiser.embed(["a lion"] * 3)).sample
+            expected = (predicted - velocity).square().mean((1, 2, 3))
+            torch.testing.assert_close(errors[side], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_the_published_settings_draw_every_step_of_one_pair(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    training = Training(denoiser, pairs, OBJECTIVES["d3po"])
+    assert training.updates == len(pairs)
+    losses = [metrics.loss for metrics in training]
+    assert all(0.683 < loss < 0.704 for loss in losses)
+
+
+@both_kinds
+def test_a_run_continued_from_its_state_is_the_run_itself(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+) -> None:
+    whole = Training(denoiser, pairs, short)
+    state = None
+    for metrics in whole:
+        if metrics.update == 2:
+            state = copy.deepcopy(whole.state())
+    expected = denoiser.adapter_state()
+    again = Training(denoiser, pairs, short)
+    again.load_state(state)
+    assert [metrics.update for metrics in again] == [3, 4]
+    actual = denoiser.adapter_state()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+@both_kinds
+def test_gradient_checkpointing_changes_nothing(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+) -> None:
+    list(Training(denoiser, pairs, short))
+    expected = denoiser.adapter_state()
+    list(Training(denoiser, pairs, replace(short, gradient_checkpointing=True)))
+    actual = denoiser.adapter_state()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+@both_kinds
+def test_micro_batches_give_the_same_adapter_to_rounding(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+) -> None:
+    list(Training(denoiser, pairs, short))
+    expected = denoiser.adapter_state()
+    list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_an_exploding_round_is_stopped_with_a_sentence(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    training = Training(denoiser, pairs, SHORT)
+    training.step()
+    with torch.no_grad():
+        denoiser.adapter_parameters()[1].fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match="not a number"):
+        training.step()
+
+
+def test_pictures_made_without_noise_are_refused(denoiser: Denoiser) -> None:
+    still = replace(SAMPLING, eta=0.0, shared_noise=False)
+    pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a cat"], [1], still))
+    with pytest.raises(TrainingFailed, match="eta 1"):
+        Training(denoiser, pairs, SHORT)
+
+
+def test_another_base_model_is_refused(denoiser: Denoiser, pairs: PairBatch) -> None:
+    with pytest.raises(TrainingFailed, match="another base model"):
+        Training(denoiser, replace(pairs, base_hash="other"), SHORT)
+
+
+def test_an_adapter_survives_its_files(
+    denoiser: Denoiser, pairs: PairBatch, tmp_path: Path
+) -> None:
+    list(Training(denoiser, pairs, SHORT))
+    expected = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    denoiser.save_adapter(tmp_path)
+    denoiser.load_adapter(None)
+    base = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    denoiser.load_adapter(tmp_path)
+    assert torch.equal(sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents, expected)
+    assert not torch.equal(base, expected)
+    denoiser.set_strength(0.0)
+    silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    torch.testing.assert_close(silent, base)

@@ -1,0 +1,471 @@
+"""What the pages say and refuse, without a browser: the guard, the routes, the words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image as Pictures
+
+from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
+from studio.starter.data import CONCEPTS_PATH
+from studio.store import Export, Metric, Round, Session, Store, StoreError, WorkerStatus
+from studio.ui import curves, words
+from studio.ui.app import build, serve
+from studio.ui.page import Look, begin_session, open_session
+from studio.ui.starter_pack import first_settings, starter_pack
+from studio.ui.tabs import compare, export, prefer, prompt, train
+from tests.browser import seed
+from tests.factories import make_image, make_pair
+
+LOCAL = {"host": "127.0.0.1:7860"}
+
+
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory):
+    store = Store.open(tmp_path_factory.mktemp("home"))
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def client(module_store: Store) -> TestClient:
+    """The studio as others reach it on this machine."""
+    return TestClient(build(module_store), base_url="http://127.0.0.1:7860")
+
+
+@pytest.fixture(scope="module")
+def guarded_client(module_store: Store) -> TestClient:
+    """The studio when it listens beyond this machine."""
+    app = build(module_store, auth=("ada", "secret: x"))
+    return TestClient(app, base_url="http://studio.example:7860")
+
+
+# --- the guard -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
+def test_names_of_this_machine_are_let_in(client, host):
+    assert client.get("/studio/studio.css", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:7860",
+        "127.0.0.1.evil.example",
+        "localhost.evil:80",
+        "",
+        "[::]",
+    ],
+)
+def test_any_other_host_is_refused(client, host):
+    answer = client.get("/", headers={"host": host})
+    assert answer.status_code == 403
+    assert "only on this machine" in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://evil.example", "http://localhost:3000", "http://127.0.0.1:7861", "null", "file://"],
+)
+def test_another_origin_is_refused(client, origin):
+    answer = client.post(
+        "/gradio_api/run/predict", json={"data": []}, headers={**LOCAL, "origin": origin}
+    )
+    assert answer.status_code == 403
+
+
+def test_its_own_origin_is_let_in(client):
+    headers = {**LOCAL, "origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
+    assert client.get("/studio/studio.js", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("mode", "destination", "method", "status"),
+    [
+        ("navigate", "document", "GET", 200),  # a link in a mail opens the studio
+        ("navigate", "document", "POST", 403),  # a form on another page does not
+        ("navigate", "iframe", "GET", 403),
+        ("no-cors", "image", "GET", 403),
+        ("cors", "empty", "GET", 403),
+    ],
+)
+def test_other_pages_may_only_link(client, site, mode, destination, method, status):
+    headers = {
+        **LOCAL,
+        "sec-fetch-site": site,
+        "sec-fetch-mode": mode,
+        "sec-fetch-dest": destination,
+    }
+    assert client.request(method, "/", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/", "/studio/studio.css", "/images/none", "/config"])
+def test_every_answer_carries_the_security_headers(client, path):
+    headers = client.get(path).headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", "/studio/studio.css", "/gradio_api/info")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "Basic", "Basic ???", "Bearer x", "Basic " + b64encode(b"ada:wrong").decode()],
+)
+def test_beyond_this_machine_every_route_asks_for_the_password(guarded_client, path, authorization):
+    headers = {"authorization": authorization} if authorization else {}
+    answer = guarded_client.get(path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic ")
+
+
+def test_with_the_password_one_is_let_in_under_any_host(guarded_client):
+    headers = {"authorization": "Basic " + b64encode(b"ada:secret: x").decode()}
+    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 200
+    headers["origin"] = "http://evil.example"
+    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 403
+
+
+def test_listening_to_others_without_a_password_is_refused(store):
+    with pytest.raises(ValueError, match="password"):
+        serve(store, host="0.0.0.0", port=0)
+
+
+def test_gradios_own_doors_are_shut(client):
+    for path in ("/docs", "/openapi.json", "/redoc", "/monitoring"):
+        assert client.get(path).status_code in (403, 404), path
+
+
+def test_building_the_app_imports_no_torch(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from studio.store import Store; "
+        "from studio.ui.app import build; build(Store.open(Path(sys.argv[1]))); "
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split()[-1] == "False"
+
+
+def test_the_page_asks_for_nothing_from_another_machine(client):
+    page = client.get("/").text
+    for attribute in ('src="http', "src='http", 'href="http', "href='http"):
+        assert attribute not in page
+
+
+# --- pictures and downloads ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture(module_store: Store):
+    session = module_store.create_session("Pictures", SessionSettings(prompts=("a lion",)))
+    image = make_image(module_store, session.id)
+    path = module_store.image_path(image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pictures.new("RGB", (8, 8), "red").save(path)
+    return module_store.add_image(image)
+
+
+def test_a_picture_is_served_by_its_id(client, picture):
+    for path in (f"/images/{picture.id}", f"/images/{picture.id}/master"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "image/png"
+        assert "immutable" in answer.headers["cache-control"]
+
+
+def test_what_is_not_a_picture_is_not_found(client, picture, module_store):
+    module_store.image_path(picture).unlink()
+    gone = client.get(f"/images/{picture.id}")
+    assert gone.status_code == 404
+    assert "missing" in gone.text
+    for path in ("/images/none", "/images/..%2f..%2fstudio.sqlite", "/images/%2e%2e/master"):
+        assert client.get(path).status_code == 404
+
+
+def test_only_the_files_of_an_export_are_served(client, module_store):
+    session = module_store.create_session("Exports", SessionSettings(prompts=("a lion",)))
+    seed.add_pairs(module_store, session, 4)
+    seed.pick_all(module_store, session)
+    adapter = seed.learn(module_store, session)
+    made = Export("e1", session.id, adapter.id, "Blue", ("Blue.safetensors",), {}, time.time())
+    folder = module_store.export_path(session.id, made.id)
+    folder.mkdir(parents=True)
+    (folder / "Blue.safetensors").write_bytes(b"lora")
+    (folder / "secret.txt").write_text("no")
+    module_store.add_export(made)
+    good = client.get(f"/exports/{session.id}/e1/Blue.safetensors")
+    assert good.content == b"lora"
+    assert "attachment" in good.headers["content-disposition"]
+    for path in (
+        f"/exports/{session.id}/e1/secret.txt",
+        f"/exports/{session.id}/e1/..%2f..%2fstudio.sqlite",
+        f"/exports/{session.id}/e2/Blue.safetensors",
+        "/exports/none/e1/Blue.safetensors",
+    ):
+        assert client.get(path).status_code == 404, path
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "a few seconds"),
+        (12, "about 10 s"),
+        (58, "about 1 min"),
+        (60 * 3 + 20, "about 3 min"),
+        (3600, "about 1 h"),
+        (4800, "about 1 h 20 min"),
+    ],
+)
+def test_durations(seconds, said):
+    assert words.duration(seconds) == said
+
+
+def a_round(**changes: object) -> Round:
+    values = {
+        "id": "r",
+        "session_id": "s",
+        "number": 2,
+        "state": "running",
+        "settings": TrainingSettings(),
+        "train_pick_ids": tuple("abcdefgh"),
+        "held_out_pick_ids": tuple("ij"),
+        "updates_done": 40,
+        "updates_total": 100,
+        "adapter_id": None,
+        "message": "",
+        "created_at_s": 0.0,
+        "started_at_s": 0.0,
+        "finished_at_s": None,
+    }
+    return Round(**values | changes)
+
+
+def a_status(state: str = "idle", age_s: float = -3600.0, message: str = "") -> WorkerStatus:
+    return WorkerStatus(1, state, message, "cpu", time.time() - age_s)
+
+
+METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in range(1, 41)]
+
+
+@pytest.mark.parametrize(
+    ("status", "round_", "said"),
+    [
+        (None, None, ("wait", "The painter is starting")),
+        (a_status(), None, ("idle", "Idle")),
+        (a_status("sampling"), None, ("busy", "Drawing pairs")),
+        (a_status("training"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
+        (a_status("sampling"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
+        (a_status("training"), a_round(updates_done=0), ("busy", "Learning: getting ready")),
+        (a_status("training", 99), a_round(), ("bad", "The painter stopped and is starting again")),
+        (a_status("error", message="No model."), None, ("bad", "No model")),
+        (a_status("starting", message="Loading x."), None, ("wait", "Loading x")),
+    ],
+)
+def test_the_workers_line(status, round_, said):
+    assert words.worker_line(status, round_, METRICS) == said
+
+
+def test_a_curve_is_drawn_within_its_frame_and_says_its_newest_value():
+    chart = curves.share_chart("Agrees", [(1, 0.25), (50, 1.0), (100, 0.5)], "about <it>", 100)
+    assert ">50 %<" in chart
+    assert "about &lt;it&gt;" in chart
+    line = chart.split("points='")[1].split("'")[0]
+    for point in line.split():
+        x, y = map(float, point.split(","))
+        assert 0 <= x <= curves.WIDTH
+        assert 0 <= y <= curves.HEIGHT
+
+
+def test_a_curve_without_points_is_an_empty_frame():
+    assert "polyline" not in curves.value_chart("Leaning", [], "", 10)
+    assert "polyline" not in curves.value_chart("Leaning", [(1, 0.0)], "", 10)
+
+
+# --- prompts and other input ---------------------------------------------------------------------
+
+
+def test_prompts_are_the_lines_without_blanks_and_repeats():
+    settings = prompt.with_prompts(SessionSettings(), "  a  lion \n\n\na cat\na lion\n")
+    assert settings.prompts == ("a lion", "a cat")
+
+
+@pytest.mark.parametrize("text", ["", "   \n\t\n"])
+def test_no_prompt_at_all_is_answered_with_a_sentence(text):
+    with pytest.raises(SettingsError, match="no prompt"):
+        prompt.with_prompts(SessionSettings(), text)
+
+
+def test_the_starter_pack_is_ready_to_use():
+    assert len(starter_pack()) == len(set(starter_pack())) >= 20
+    assert set(first_settings().prompts) < set(starter_pack())
+    assert set(starter_pack()) <= set(CONCEPTS_PATH.read_text(encoding="utf-8").splitlines())
+
+
+def test_the_strength_dial_sets_beta_and_reads_it_back():
+    for name in train.STRENGTHS:
+        settings = train.with_strength(SessionSettings(), name)
+        assert train.strength_of(settings.training) == name
+    gentle, strong = (train.with_strength(SessionSettings(), n) for n in ("Gentle", "Strong"))
+    assert gentle.training.beta > strong.training.beta  # beta is what holds it back
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_another_way_of_learning_is_taken_whole_but_for_rank_and_alpha(objective):
+    settings = SessionSettings(training=TrainingSettings(rank=4, alpha=2.0))
+    changed = train.with_objective(settings, objective)
+    assert changed.training == replace(OBJECTIVES[objective], rank=4, alpha=2.0)
+    assert objective in train.OBJECTIVE_WORDS
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text": " \n "}, "at least one prompt"),
+        ({"first": -1}, "Seeds are whole numbers"),
+        ({"count": None}, "Seeds are whole numbers"),
+        ({"adapter_id": None}, "let a round learn first"),
+        ({"count": 20}, "at most 32"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(changes, sentence):
+    good = {"text": "a\nb", "first": 5, "count": 2, "adapter_id": "x", "strength": 1.0}
+    assert compare.comparison_payload(**good)["seeds"] == [5, 6]
+    with pytest.raises(SettingsError, match=sentence):
+        compare.comparison_payload(**good | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"adapter_id": None}, "let a round learn first"),
+        ({"name": "  "}, "name"),
+        ({"strength": None}, "strength"),
+        ({"strength": 3.0}, "strength"),
+        ({"formats": []}, "at least one kind"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(changes, sentence):
+    good = {
+        "adapter_id": "x",
+        "name": " Blue ",
+        "notes": "",
+        "trigger": "",
+        "strength": 1,
+        "author": "",
+        "licence": None,
+        "formats": ["kohya"],
+    }
+    assert export.export_payload(**good)["name"] == "Blue"
+    with pytest.raises(SettingsError, match=sentence):
+        export.export_payload(**good | changes)
+
+
+# --- what the tabs make of the store -------------------------------------------------------------
+
+NASTY = "<img src=x onerror=alert(1)> `${alert(1)}` {{value}} \"'"
+
+
+def test_what_the_artist_types_is_never_html(store: Store):
+    session = begin_session(store, NASTY[:100])
+    settings = replace(session.settings, prompts=(NASTY,), base_model=NASTY)
+    store.update_settings(session.id, settings)
+    store.add_job(session.id, "inspect", {"path": NASTY})
+    look = Look(store)
+    shown = prompt.preview(look) + train.strip_of_rounds(look) + prompt.model_card(look)
+    shown += prompt.inspected(look) + export.exports(look, is_local=True)
+    assert "<img src=x" not in shown
+    assert "&lt;img src=x" in shown
+
+
+def test_a_new_home_is_ready_to_label(store: Store):
+    session = open_session(store)
+    assert session.settings.prompts
+    assert open_session(store).id == session.id  # and there is one of it
+    [job] = store.jobs(session.id)
+    assert job.kind == "preview"
+
+
+@pytest.mark.parametrize(
+    ("status", "prompts", "title"),
+    [
+        (None, (), "No prompts yet"),
+        (None, ("a",), "The painter is starting"),
+        (a_status("sampling"), ("a",), "The next pair is being drawn"),
+        (a_status("sampling", 99), ("a",), "The painter stopped and is starting again"),
+    ],
+)
+def test_an_empty_queue_says_why(store: Store, status, prompts, title):
+    session = store.create_session("Empty", SessionSettings(prompts=prompts))
+    store.set_last_session(session.id)
+    if status is not None:
+        store.set_worker_status(status)
+    assert prefer.state(Look(store))["empty"]["title"] == title
+
+
+def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
+    store.set_last_session(session.id)
+    pairs = [make_pair(store, session.id) for _ in range(3)]
+    store.add_pick("p1", pairs[0].id, "left")
+    store.add_pick("p2", pairs[1].id, "tie")
+    shown = prefer.state(Look(store))
+    assert [pair["id"] for pair in shown["pairs"]] == [pairs[2].id]
+    assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
+
+
+class FailingPage:
+    """All that `answered` needs of a page."""
+
+    went_wrong = "Something went wrong."
+
+
+def test_a_pick_is_sent_again_only_when_that_can_help():
+    def refused(_: dict) -> dict:
+        raise StoreError("This pair does not exist.")
+
+    def full(_: dict) -> dict:
+        raise StoreError("The disk is full.") from OSError(28, "No space left on device")
+
+    def broken(_: dict) -> dict:
+        raise KeyError("bug")
+
+    answers = [prefer.answered(call, FailingPage())({}) for call in (refused, full, broken)]
+    assert [answer["ok"] for answer in answers] == [False] * 3
+    assert [answer["final"] for answer in answers] == [True, False, True]
+    assert answers[1]["sentence"] == "The disk is full."
+
+
+def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session: Session):
+    store.set_last_session(session.id)
+    for _ in range(6):
+        pair = make_pair(store, session.id)
+        store.add_pick(f"pick{pair.id}", pair.id, "left")
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    store.update_round(round_.id, state="failed", message="It <broke>.")
+    strip = train.strip_of_rounds(Look(store))
+    assert "Base model" in strip
+    assert "Round 1" in strip
+    assert "It &lt;broke&gt;." in strip
+    assert "could not be finished" in train.round_card(Look(store))

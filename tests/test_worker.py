@@ -1,0 +1,444 @@
+"""The worker's pieces of work, one by one, with a real (tiny) model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from studio import sampling, trajectory
+from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.store import Session, Store, StoreError
+from studio.worker import Worker, nth_draw, preview_seed
+
+PROMPTS = ("a cat", "a dog", "a fish")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The machine is shared, and the model is tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def settings(tiny_model: Path) -> SessionSettings:
+    return SessionSettings(
+        base_model=str(tiny_model),
+        prompts=PROMPTS,
+        sampling=SamplingSettings(steps=4, width_px=64, height_px=64, seed=3),
+        training=TrainingSettings(rank=2, updates_base=6, updates_per_pick=0),
+        round_every=8,
+        live=False,
+        queue_target=6,
+    )
+
+
+@pytest.fixture
+def session(store: Store, settings: SessionSettings) -> Session:
+    """The session that is open."""
+    session = store.create_session("Tiny", settings)
+    store.set_last_session(session.id)
+    return session
+
+
+@pytest.fixture
+def worker(store: Store) -> Worker:
+    return Worker(store, "cpu")
+
+
+@pytest.fixture
+def picked(store: Store, session: Session, worker: Worker) -> None:
+    """Six picks, and no round yet."""
+    finish_all(worker)
+    pick_all(store, session)
+
+
+def finish_all(worker: Worker) -> None:
+    while worker.work():
+        pass
+
+
+def pick_all(store: Store, session: Session) -> None:
+    """Say something about every waiting pair, the same for the same pairs."""
+    before = store.pick_counts(session.id).total
+    for number, pair in enumerate(store.waiting_pairs(session.id, 100), start=before):
+        store.add_pick(f"pick{number}", pair.id, ("left", "right", "left")[number % 3])
+
+
+def work_until(worker: Worker, reached: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if reached():
+            return
+        assert worker.work(), "there is no work left, and it never came to that"
+    raise AssertionError("it never came to that")
+
+
+def adapter_bytes(store: Store, session: Session, number: int = -1) -> bytes:
+    folder = store.adapter_path(store.adapters(session.id)[number])
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+class TestPairs:
+    def test_the_queue_is_filled_evenly_with_pictures_that_are_there(self, store, session, worker):
+        finish_all(worker)
+        pairs = store.waiting_pairs(session.id, 100)
+        assert Counter(pair.prompt for pair in pairs) == dict.fromkeys(PROMPTS, 2)
+        for image in (side for pair in pairs for side in (pair.left, pair.right)):
+            with PIL.Image.open(store.image_path(image)) as picture:
+                assert picture.size == (64, 64)
+            chain = trajectory.load(store.trajectory_path(image))
+            assert chain.latents.shape == (5, 4, 8, 8)
+            assert (chain.prompt, chain.settings) == (image.prompt, image.sampling)
+            assert chain.base_hash == image.base_hash
+        pictures = {store.image_path(pair.left).read_bytes() for pair in pairs}
+        assert len(pictures) == len(pairs)
+        assert not worker.work()
+
+    def test_the_same_settings_draw_the_same_pairs(self, store, session, worker, settings):
+        finish_all(worker)
+        again = store.create_session("Again", settings)
+        store.set_last_session(again.id)
+        finish_all(worker)
+        first, second = (
+            [
+                (pair.prompt, store.image_path(pair.left).read_bytes())
+                for pair in store.waiting_pairs(one.id, 100)
+            ]
+            for one in (session, again)
+        )
+        assert first == second
+
+    def test_without_a_session_or_a_prompt_there_is_nothing_to_do(self, store, worker):
+        assert not worker.work()
+        session = store.create_session("Empty", SessionSettings())
+        store.set_last_session(session.id)
+        assert not worker.work()
+
+    def test_what_the_artist_no_longer_wants_is_not_shown(
+        self, store, session, worker, settings, monkeypatch
+    ):
+        sample_pairs = sampling.sample_pairs
+
+        def change_and_sample(*arguments):  # the artist does so while the first pair is drawn
+            store.update_settings(session.id, replace(settings, prompts=("a fox",)))
+            return sample_pairs(*arguments)
+
+        monkeypatch.setattr(sampling, "sample_pairs", change_and_sample)
+        finish_all(worker)
+        waiting = store.waiting_pairs(session.id, 100)
+        assert [pair.prompt for pair in waiting] == ["a fox"] * 6
+
+    def test_prompts_take_turns_and_seeds_differ(self):
+        settings = SessionSettings(prompts=PROMPTS)
+        draws = [nth_draw(settings, number) for number in range(300)]
+        for turn in range(0, 300, 3):
+            assert {prompt for prompt, _ in draws[turn : turn + 3]} == set(PROMPTS)
+        assert len({seed for _, seed in draws}) == 300
+        assert len({tuple(p for p, _ in draws[turn : turn + 3]) for turn in range(0, 300, 3)}) == 6
+        assert draws != [nth_draw(replace(settings, prompts=PROMPTS[::-1]), n) for n in range(300)]
+
+
+@pytest.mark.usefixtures("picked")
+class TestRounds:
+    def test_a_round_ends_in_an_adapter_and_its_pictures(self, store, session, worker):
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        [adapter] = store.adapters(session.id)
+        assert adapter.sha256 == hashlib.sha256(adapter_bytes(store, session)).hexdigest()
+        assert adapter.picks == 6
+        config = json.loads((store.adapter_path(adapter) / "adapter_config.json").read_text())
+        assert config["r"] == 2
+        assert any(
+            bool(value.any())
+            for value in load_file(
+                store.adapter_path(adapter) / "adapter_model.safetensors"
+            ).values()
+        )
+        assert store.session(session.id).current_adapter_id == adapter.id
+        assert store.round(round_.id).state == "done"
+        assert not store.checkpoint_path(round_).exists()
+        assert [one.update for one in store.metrics(round_.id)] == [1, 2, 3, 4, 5, 6]
+        assert store.metrics(round_.id)[0].values["loss"] == pytest.approx(0.6931, abs=1e-3)
+        assert "held_out_agreement" in store.metrics(round_.id)[-1].values
+        finish_all(worker)
+        pairs = store.waiting_pairs(session.id, 100)
+        assert len(pairs) == 6
+        assert pairs[-1].adapter_id == adapter.id
+        base, tuned = (
+            {one.prompt: one for one in store.images(session.id, "preview", adapter_id=id_)}
+            for id_ in (None, adapter.id)
+        )
+        assert set(base) == set(tuned) == set(PROMPTS)
+        for prompt in PROMPTS:
+            assert base[prompt].seed == tuned[prompt].seed == preview_seed(3, prompt)
+            before, after = (store.image_path(one[prompt]).read_bytes() for one in (base, tuned))
+            assert before != after
+
+    def test_the_artist_is_kept_in_pairs_while_it_trains(self, store, session, worker):
+        round_ = store.request_round(session.id)
+        assert store.waiting_count(session.id) == 0
+        seen = []
+        while store.round(round_.id).state != "done":
+            assert worker.work()
+            seen.append(store.waiting_count(session.id))
+        assert 0 < max(seen) <= 2
+
+    def test_pairs_drawn_meanwhile_know_nothing_of_what_is_being_learned(
+        self, store, session, worker, settings
+    ):
+        again = store.create_session("Again", replace(settings, queue_target=8))
+        training = replace(settings.training, updates_base=50, learning_rate=0.1)
+        store.update_settings(session.id, replace(settings, training=training))
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.waiting_count(session.id) == 2)
+        assert store.round(round_.id).state == "running"
+        store.set_last_session(again.id)
+        store.stop_round(round_.id)
+        finish_all(worker)
+        meanwhile, without = (
+            [store.image_path(pair.right).read_bytes() for pair in store.waiting_pairs(id_, 8)]
+            for id_ in (session.id, again.id)
+        )
+        assert meanwhile == without[6:]
+
+    def test_a_live_session_starts_its_round_by_itself(self, store, session, worker, settings):
+        store.update_settings(session.id, replace(settings, live=True))
+        finish_all(worker)
+        assert not store.rounds(session.id)  # 6 picks are fewer than 8
+        pick_all(store, session)
+        finish_all(worker)
+        assert [one.state for one in store.rounds(session.id)] == ["done"]
+
+    def test_paused_and_resumed_it_ends_as_if_it_had_not_been(self, store, session, worker, home):
+        copy = Path(f"{home}-copy")
+        store.close()
+        shutil.copytree(home, copy)
+        other = Store.open(copy)
+        other.request_round(session.id)
+        finish_all(Worker(other, "cpu"))
+
+        round_ = store.request_round(session.id)
+        for done in (1, 3, 4):
+            work_until(worker, lambda done=done: store.round(round_.id).updates_done >= done)
+            if store.pause_round(round_.id).state != "paused":
+                break  # a quick machine: it was done before
+            worker.work()
+            assert store.checkpoint_path(round_).exists()
+            assert worker._lesson is None
+            store.resume_round(round_.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "done"
+        assert adapter_bytes(store, session) == adapter_bytes(other, session)
+        other.close()
+
+    def test_stopped_it_leaves_everything_as_it_was(self, store, session, worker, settings):
+        training = replace(settings.training, updates_base=500)
+        store.update_settings(session.id, replace(settings, training=training))
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).updates_done > 0)
+        store.stop_round(round_.id)
+        finish_all(worker)
+        stopped = store.round(round_.id)
+        assert stopped.state == "stopped"
+        assert stopped.message.startswith("Stopped after")
+        assert store.session(session.id).current_adapter_id is None
+        assert not store.checkpoint_path(round_).exists()
+        assert store.waiting_count(session.id) == 6
+
+    def test_another_model_in_between_changes_nothing(
+        self, store, session, worker, settings, tiny_model, tmp_path
+    ):
+        shutil.copytree(tiny_model, tmp_path / "other")
+        training = replace(settings.training, updates_base=500)
+        store.update_settings(session.id, replace(settings, training=training))
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).updates_done > 0)
+        other = store.create_session("Other", replace(settings, base_model=str(tmp_path / "other")))
+        job = store.add_job(other.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
+        assert worker.work()
+        assert store.job(job.id).state == "done"
+        assert store.round(round_.id).state == "queued"
+        done = store.round(round_.id).updates_done
+        work_until(worker, lambda: store.round(round_.id).updates_done > done)
+
+    def test_a_value_that_is_not_a_number_is_a_sentence_and_no_adapter(
+        self, store, session, worker, settings
+    ):
+        training = replace(settings.training, beta=1e38)
+        store.update_settings(session.id, replace(settings, training=training))
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "failed"
+        assert "not a number" in store.round(round_.id).message
+        assert store.adapters(session.id) == []
+
+    def test_a_broken_file_leaves_its_pick_out(self, store, session, worker):
+        images = [one.pair.left for one in store.picked_pairs(session.id)]
+        store.trajectory_path(images[0]).write_bytes(b"broken")
+        store.trajectory_path(images[1]).unlink()
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "done"
+        assert "without 2 of the picks" in store.round(round_.id).message
+        assert store.adapters(session.id)[0].picks == 4
+
+    def test_no_file_left_is_a_sentence(self, store, session, worker):
+        shutil.rmtree(store.session_path(session.id) / "trajectories")
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "failed"
+        assert "files of all picks" in store.round(round_.id).message
+
+    def test_an_unreadable_checkpoint_is_a_sentence(self, store, session, worker):
+        round_ = store.request_round(session.id)
+        path = store.checkpoint_path(round_)
+        path.parent.mkdir()
+        path.write_bytes(b"broken")
+        finish_all(worker)
+        assert store.round(round_.id).state == "failed"
+        assert "cannot be read" in store.round(round_.id).message
+
+    def test_deleting_the_session_ends_its_round(self, store, session, worker, settings):
+        training = replace(settings.training, updates_base=500)
+        store.update_settings(session.id, replace(settings, training=training))
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).updates_done > 0)
+        store.delete_session(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "stopped"
+
+
+class TestJobs:
+    @pytest.fixture
+    def adapter(self, store, session, worker, picked):
+        store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        return store.adapters(session.id)[0]
+
+    def do(self, store: Store, worker: Worker, session: Session, kind: str, **payload: object):
+        job = store.add_job(session.id, kind, payload)
+        assert worker.work()
+        return store.job(job.id)
+
+    def test_compare_draws_the_same_seeds_with_both(self, store, session, worker, adapter):
+        def compare(strength: float):
+            job = self.do(
+                store,
+                worker,
+                session,
+                "compare",
+                prompts=["a cat", "an owl"],
+                seeds=[5, 6],
+                adapter_id=adapter.id,
+                strength=strength,
+            )
+            assert (job.state, job.progress) == ("done", 1.0)
+            return job.result["cells"]
+
+        def picture(image_id: str) -> bytes:
+            return store.image_path(store.image(image_id)).read_bytes()
+
+        full, none = compare(1.0), compare(0.0)
+        asked = [("a cat", 5), ("a cat", 6), ("an owl", 5), ("an owl", 6)]
+        assert [(cell["prompt"], cell["seed"]) for cell in full] == asked
+        for cell in full:
+            assert picture(cell["base"]) != picture(cell["tuned"])
+        for cell in none:
+            assert picture(cell["base"]) == picture(cell["tuned"])
+        assert [cell["base"] for cell in full] == [cell["base"] for cell in none]  # drawn once
+
+    def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
+        job = store.add_job(
+            session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
+        )
+        draw = worker._draw
+
+        def draw_and_cancel(wanted):  # the artist presses Cancel while the first one is drawn
+            store.cancel_job(job.id)
+            return draw(wanted)
+
+        worker._draw = draw_and_cancel
+        worker.run_job()
+        assert store.job(job.id).state == "cancelled"
+        assert len(store.images(session.id, "preview")) == 1
+
+    def test_export_writes_files_and_a_row(self, store, session, worker, adapter):
+        finish_all(worker)
+        job = self.do(
+            store,
+            worker,
+            session,
+            "export",
+            adapter_id=adapter.id,
+            name="My LoRA",
+            formats=["kohya"],
+            strength=0.8,
+            trigger="blue",
+        )
+        assert job.state == "done", job.message
+        [export] = store.exports(session.id)
+        assert job.result["export_id"] == export.id
+        folder = store.export_path(session.id, export.id)
+        assert set(export.files) == {"My LoRA.safetensors", "My LoRA.json", "My LoRA.png"}
+        assert all((folder / name).stat().st_size for name in export.files)
+        assert len(load_file(folder / "My LoRA.safetensors")) > 0
+
+    def test_export_of_a_damaged_adapter_is_a_sentence(self, store, session, worker, adapter):
+        (store.adapter_path(adapter) / "adapter_model.safetensors").write_bytes(b"broken")
+        job = self.do(
+            store, worker, session, "export", adapter_id=adapter.id, name="x", formats=["kohya"]
+        )
+        assert job.state == "failed"
+        assert "missing or damaged" in job.message
+        assert store.exports(session.id) == []
+
+    def test_inspect(self, store, session, worker, tiny_model, tmp_path):
+        found = self.do(store, worker, session, "inspect", path=str(tiny_model))
+        assert (found.state, found.result["size_px"]) == ("done", 64)
+        lost = self.do(store, worker, session, "inspect", path=str(tmp_path / "nowhere"))
+        assert lost.state == "failed"
+        assert "There is no model at" in lost.message
+
+    def test_an_unexpected_failure_names_the_log(self, store, session, worker):
+        job = self.do(store, worker, session, "preview", nonsense=1)
+        assert job.state == "failed"
+        assert "worker.log" in job.message
+        assert "Traceback" not in job.message
+
+    def test_what_fails_does_not_keep_the_rest_from_being_done(
+        self, store, session, worker, settings, tmp_path, tiny_model
+    ):
+        missing = replace(settings, base_model=str(tmp_path / "gone"))
+        store.update_settings(session.id, missing)
+        with pytest.raises(Exception, match="There is no model at"):
+            worker.work()
+        job = self.do(store, worker, session, "inspect", path=str(tiny_model))
+        assert job.state == "done"
+        store.update_settings(session.id, settings)
+        finish_all(worker)
+        assert store.waiting_count(session.id) == 6
+
+
+def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
+    round_ = store.request_round(session.id)
+    work_until(worker, lambda: worker._lesson is not None)
+    adapters = store.session_path(session.id) / "adapters"
+    adapters.write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="cannot be written"):
+        finish_all(worker)
+    assert store.round(round_.id).state == "queued"
+    adapters.unlink()
+    finish_all(worker)
+    assert store.round(round_.id).state == "done"
