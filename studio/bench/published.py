@@ -1,0 +1,83 @@
+"""D3PO as it was published: the baseline that speed is measured against.
+
+Written from the paper (Yang et al., arXiv 2311.13231, algorithm 1) and from the description of its
+code: one pair at a time; at every step four guided forward passes, each picture on its own, by the
+policy and by a second copy of the whole network that is the reference; log-probabilities averaged
+over the latent's elements; ratios kept within 1 ± 0.1; beta 0.1. Nothing is kept from one visit of
+a pair to the next. `OBJECTIVES["d3po"]` learns the same in the studio's own way, and a test holds
+the two against each other.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from studio.ddim import Schedule, log_prob, noise_of
+from studio.models import Denoiser
+from studio.objectives import d3po_loss
+from studio.settings import OBJECTIVES, SamplingSettings
+from studio.trajectory import PairBatch
+
+PUBLISHED = OBJECTIVES["d3po"]
+
+
+def deep_copied_reference(denoiser: Denoiser) -> torch.nn.Module:
+    """A second network without an adapter, as the published code holds one."""
+    denoiser.remove_adapter()
+    return copy.deepcopy(denoiser.unet)
+
+
+def guided_log_prob(
+    unet: torch.nn.Module,
+    denoiser: Denoiser,
+    chain: Tensor,
+    step: int,
+    text: Tensor,
+    schedule: Schedule,
+    settings: SamplingSettings,
+) -> Tensor:
+    """() log-probability of one stored step of one chain (T+1, C, h, w) under `unet`."""
+    latent, next_latent = chain[step][None], chain[step + 1][None]
+    alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+    twice = torch.cat([latent, latent]).to(unet.dtype)
+    timesteps = schedule.timesteps[step].expand(2)
+    output = unet(twice, timesteps, text.to(unet.dtype)).sample.float()
+    noise = noise_of(output, twice, alpha_bar.expand(2), denoiser.prediction_type)
+    unprompted, prompted = noise.chunk(2)
+    guided = unprompted + settings.guidance * (prompted - unprompted)
+    return log_prob(
+        next_latent, latent, guided, alpha_bar, alpha_bar_prev, settings.eta, "mean"
+    ).squeeze(0)
+
+
+def learn_pair(
+    denoiser: Denoiser,
+    reference: torch.nn.Module,
+    batch: PairBatch,
+    pair: int,
+    optimiser: torch.optim.Optimizer,
+) -> Tensor:
+    """One update from one pair: every stochastic step in turn. Returns the losses (steps,)."""
+    settings = batch.settings
+    schedule = denoiser.schedule(settings.steps)
+    steps = schedule.stochastic_steps(settings.eta).tolist()
+    text = denoiser.embed([settings.negative_prompt, batch.prompts[pair]])
+    chains = batch.chosen[pair].to(denoiser.device), batch.rejected[pair].to(denoiser.device)
+    losses = []
+    optimiser.zero_grad()
+    for step in steps:
+        where = step, text, schedule, settings
+        policy = [guided_log_prob(denoiser.unet, denoiser, chain, *where) for chain in chains]
+        with torch.no_grad():
+            base = [guided_log_prob(reference, denoiser, chain, *where) for chain in chains]
+        loss, _ = d3po_loss(
+            *(value[None] for value in (*policy, *base)), PUBLISHED.beta, PUBLISHED.clip_range
+        )
+        (loss.sum() / len(steps)).backward()
+        losses.append(loss.detach())
+    torch.nn.utils.clip_grad_norm_(denoiser.adapter_parameters(), PUBLISHED.max_grad_norm)
+    optimiser.step()
+    return torch.cat(losses)

@@ -1,0 +1,59 @@
+"""Two ways to do the same, timed in turn in one process: only their ratio means anything."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """How long `call` takes, with what it left on the device done."""
+    _wait_for(device)
+    started_s = time.perf_counter()
+    call()
+    _wait_for(device)
+    return time.perf_counter() - started_s
+
+
+def in_turn(
+    ours: Callable[[], object], baseline: Callable[[], object], repeats: int, device: torch.device
+) -> tuple[list[float], list[float]]:
+    """Seconds of each over `repeats`, one after the other, so that a busy machine slows both.
+
+    Each is called once before, unmeasured: what is only slow the first time is not the subject.
+    """
+    ours()
+    baseline()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for call, kept in zip((ours, baseline), times, strict=True):
+            kept.append(seconds(call, device))
+    return times
+
+
+def ratios(ours_per_s: list[float], baseline_per_s: list[float]) -> dict[str, float]:
+    """How many times as fast: the median over the repeats, and their extremes."""
+    each = [a / b for a, b in zip(ours_per_s, baseline_per_s, strict=True)]
+    return {"ratio": statistics.median(each), "ratio_low": min(each), "ratio_high": max(each)}
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads of a processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def write(path: Path | None, figures: dict) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

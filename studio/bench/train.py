@@ -1,0 +1,107 @@
+"""Learning from pairs, against D3PO as it was published, on the same pairs and device.
+
+    python launch.py bench train --objective diffusion_dpo --json FILE
+
+A pair-step is one pair at one step of its chains, or at one timestep for Diffusion-DPO. Ours is a
+whole round as the studio runs it, with all that it does before its first update; the baseline is
+`published.py`. `ratio` is how many pair-steps we learn from while the baseline learns from one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from studio import models, sampling
+from studio.bench import published, timing
+from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
+from studio.training import Training
+from studio.trajectory import PairBatch
+
+
+def draw_pairs(denoiser: models.Denoiser, pairs: int, settings: SamplingSettings) -> PairBatch:
+    """Pairs to learn from; which side is the better one has no bearing on speed."""
+    prompts = [f"a red apple {number}" for number in range(pairs)]
+    return PairBatch.of(sampling.sample_pairs(denoiser, prompts, list(range(pairs)), settings))
+
+
+def pair_steps(training: Training) -> int:
+    """How many pair-steps a round learns from."""
+    settings, chain = training.settings, training.pairs.settings
+    per_pair = settings.steps_per_pair
+    if per_pair == 0:
+        schedule = training.denoiser.schedule(chain.steps)
+        per_pair = len(schedule.stochastic_steps(chain.eta))
+    return training.updates * min(settings.batch_pairs, len(training.pairs)) * per_pair
+
+
+def measure(
+    denoiser: models.Denoiser, pairs: PairBatch, settings: TrainingSettings, repeats: int
+) -> dict[str, float | str]:
+    """Pair-steps per second of both."""
+    done = 0
+
+    def ours() -> None:
+        nonlocal done
+        training = Training(denoiser, pairs, settings)
+        for _ in training:
+            pass
+        done = pair_steps(training)
+
+    reference = published.deep_copied_reference(denoiser)
+    steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
+
+    def baseline() -> None:
+        denoiser.new_adapter(published.PUBLISHED)
+        optimiser = torch.optim.AdamW(
+            denoiser.adapter_parameters(), lr=published.PUBLISHED.learning_rate
+        )
+        published.learn_pair(denoiser, reference, pairs, 0, optimiser)
+
+    ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)
+    ours_per_s = [done / s for s in ours_s]
+    baseline_per_s = [steps / s for s in baseline_s]
+    return {
+        **timing.ratios(ours_per_s, baseline_per_s),
+        "pair_steps_per_s": max(ours_per_s),
+        "baseline_pair_steps_per_s": max(baseline_per_s),
+        "objective": settings.objective,
+        "pairs": len(pairs),
+        "width_px": pairs.settings.width_px,
+        "height_px": pairs.settings.height_px,
+        "model": denoiser.info.name,
+        "device": timing.device_name(denoiser.device),
+    }
+
+
+def report(figures: dict) -> str:
+    f = figures
+    return (
+        f"{f['objective']} on {f['model']} at {f['width_px']} px, {f['pairs']} pairs, "
+        f"{f['device']}: {f['pair_steps_per_s']:.1f} pair-steps a second, D3PO as published "
+        f"{f['baseline_pair_steps_per_s']:.1f}: {f['ratio']:.1f} times as fast "
+        f"({f['ratio_low']:.1f} to {f['ratio_high']:.1f})"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch.py bench train", description=__doc__)
+    parser.add_argument("--model", default="starter", help="a folder or checkpoint")
+    parser.add_argument(
+        "--objective", choices=tuple(OBJECTIVES), default=TrainingSettings().objective
+    )
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args(argv)
+    size_px = models.inspect(arguments.model).size_px
+    settings = replace(SamplingSettings(), width_px=size_px, height_px=size_px)
+    denoiser = models.load(arguments.model)
+    pairs = draw_pairs(denoiser, arguments.pairs, settings)
+    figures = measure(denoiser, pairs, OBJECTIVES[arguments.objective], arguments.repeats)
+    print(report(figures))
+    timing.write(arguments.json, figures)
+    return 0

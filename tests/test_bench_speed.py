@@ -1,0 +1,92 @@
+"""The benchmarks of speed: that both sides do the same work, never how long it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from studio import models, sampling
+from studio.bench import published, sample, timing, train
+from studio.settings import OBJECTIVES, SamplingSettings
+from studio.training import Training
+
+SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
+
+
+@pytest.fixture
+def denoiser(tiny_model: Path) -> models.Denoiser:
+    return models.load(str(tiny_model), "cpu")
+
+
+def test_the_published_way_learns_what_our_own_does(denoiser):
+    """Pair by pair with a second network, or in batches with the reference kept: one result."""
+    pairs = train.draw_pairs(denoiser, 1, SAMPLING)
+    rate = 1e-2  # so that three updates leave the flat part
+    settings = replace(OBJECTIVES["d3po"], learning_rate=rate, updates_base=3, updates_per_pick=0)
+    ours = [metrics.loss for metrics in Training(denoiser, pairs, settings)]
+    learned = denoiser.adapter_state()
+
+    reference = published.deep_copied_reference(denoiser)
+    denoiser.new_adapter(settings)
+    optimiser = torch.optim.AdamW(denoiser.adapter_parameters(), lr=rate)
+    losses = [
+        float(published.learn_pair(denoiser, reference, pairs, 0, optimiser).mean())
+        for _ in range(3)
+    ]
+    assert ours == pytest.approx(losses, abs=1e-6)
+    assert ours[-1] < ours[0]
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, learned[name], atol=1e-4, rtol=1e-3)
+
+
+def test_diffusers_draws_the_same_steps(denoiser, monkeypatch):
+    """With eta 0 nothing is left to chance: the two ways end in the same latents."""
+    settings = replace(SAMPLING, eta=0.0)
+    [chain] = sampling.sample(denoiser, ["a cat"], [3], settings)
+    [final] = sample.diffusers_pipeline(denoiser)(
+        ["a cat"],
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
+        eta=0.0,
+        width=64,
+        height=64,
+        latents=chain.latents[:1].float(),
+        output_type="latent",
+    ).images
+    torch.testing.assert_close(final, chain.latents[-1].float(), atol=1e-4, rtol=1e-4)
+
+
+def test_pair_steps_are_counted_by_pairs_steps_and_updates(denoiser):
+    """By hand: 3 updates of 2 pairs at all 4 steps; 5 of 2 pairs at 2 timesteps."""
+    pairs = train.draw_pairs(denoiser, 2, SAMPLING)
+    few = {"updates_per_pick": 0, "batch_pairs": 2, "micro_batch_pairs": 2}
+    d3po = replace(OBJECTIVES["d3po"], updates_base=3, **few)
+    assert train.pair_steps(Training(denoiser, pairs, d3po)) == 3 * 2 * 4
+    dpo = replace(OBJECTIVES["diffusion_dpo"], updates_base=5, steps_per_pair=2, **few)
+    assert train.pair_steps(Training(denoiser, pairs, dpo)) == 5 * 2 * 2
+
+
+def test_the_ratio_is_the_median_of_what_ran_side_by_side():
+    figures = timing.ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
+    assert figures == {"ratio": 2.0, "ratio_low": 1.0, "ratio_high": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "options", "sentence"),
+    [
+        (train, ["--pairs", "2"], "pair-steps a second, D3PO as published"),
+        (sample, ["--batch", "2", "--steps", "2"], "pictures a second with every step kept"),
+    ],
+)
+def test_a_whole_run(tiny_model, tmp_path, capsys, benchmark, options, sentence):
+    path = tmp_path / "figures.json"
+    common = ["--model", str(tiny_model), "--repeats", "1", "--json", str(path)]
+    assert benchmark.main([*common, *options]) == 0
+    assert sentence in capsys.readouterr().out
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    assert figures["ratio"] > 0
+    assert figures["device"].startswith("cpu")
