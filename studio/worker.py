@@ -33,9 +33,10 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from studio import logs, models, sampling, trajectory
+from studio import brake, logs, models, sampling, trajectory
 from studio.export import ExportError, ExportInfo, export_lora
-from studio.settings import SessionSettings, SettingsError
+from studio.settings import SamplingSettings, SessionSettings, SettingsError
+from studio.starter import recogniser
 from studio.store import (
     Adapter,
     Export,
@@ -65,6 +66,7 @@ HEARTBEAT_S = 2.0
 SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
 CHECKPOINT_S = 5.0
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
+ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
 HANDOVER_S = 30.0  # how long the worker before this one may still take to end
 
@@ -87,6 +89,16 @@ class Lesson:
     saved_at_s: float  # when it was last written down
 
 
+@dataclass
+class Anchors:
+    """Pictures of the fixed prompts, prompt by prompt, that rounds are judged by."""
+
+    prompts: tuple[str, ...]
+    sampling: SamplingSettings
+    base_hash: str
+    pictures: list[list[PIL.Image.Image]]
+
+
 class Worker:
     """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
 
@@ -97,6 +109,7 @@ class Worker:
         self._base_model = ""
         self._denoiser: models.Denoiser | None = None
         self._lesson: Lesson | None = None
+        self._anchors: Anchors | None = None
         self._saying = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", self.device, 0.0)
 
@@ -176,6 +189,8 @@ class Worker:
         wanted = session.settings.queue_target if fewer_than is None else fewer_than
         if self.store.waiting_count(session.id) >= wanted:
             return False
+        if self.store.ask_again(session.id) is not None:
+            return True
         prompt, seed = nth_draw(session.settings, self.store.pair_count(session.id))
         self._say("sampling", f"Drawing a pair: {prompt}")
         denoiser = self._load(session.settings.base_model)
@@ -414,7 +429,8 @@ class Worker:
             if self.stopping.is_set() or time.monotonic() > until_s:
                 break
         if training.update == training.updates:
-            self._finish_round(lesson)
+            with contextlib.suppress(Cancelled):
+                self._finish_round(lesson)
         elif time.monotonic() - lesson.saved_at_s > CHECKPOINT_S:
             self._save(lesson)
 
@@ -433,6 +449,8 @@ class Worker:
             sha256="",
             created_at_s=time.time(),
         )
+        session = self.store.session(round_.session_id)
+        anchors, checks = self._look_at_pictures(session, denoiser)
         folder = self.store.adapter_path(adapter)
 
         def write(path: Path) -> None:
@@ -442,11 +460,51 @@ class Worker:
         write_atomically(folder, write)
         with (folder / models.ADAPTER_FILE).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        adapter = replace(adapter, sha256=digest, checks=checks.values() if checks else {})
+        lost = brake.what_is_lost(checks) if checks else ""
         message = "Done."
         if lesson.left_out:
             message = f"Done, without {lesson.left_out} of the picks: their files are missing."
-        self.store.finish_round(round_.id, replace(adapter, sha256=digest), message)
+        if lost:
+            message = f"Held back, because {lost}. What was in use before stays in use."
+            log.warning("Round %d is held back: %s", round_.number, checks)
+        self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
         self._forget_round(round_)
+        for prompt, (first, *_) in zip(anchors.prompts, anchors.pictures, strict=True):
+            # What was drawn to judge the round is what the artist sees of it.
+            self.store.add_image(self._write(self._preview(session, prompt, adapter.id), first))
+
+    def _look_at_pictures(
+        self, session: Session, denoiser: models.Denoiser
+    ) -> tuple[Anchors, brake.Checks | None]:
+        """The fixed prompts as the trained adapter draws them, and how they compare with the
+        base's; no checks when there is no prompt or a picture is not made of numbers."""
+        tuned = self._draw_anchors(session, denoiser)
+        if not tuned.prompts:
+            return tuned, None
+        base = self._anchors
+        made = ("prompts", "sampling", "base_hash")
+        if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
+            with denoiser.adapter_off():
+                base = self._anchors = self._draw_anchors(session, denoiser)
+        known = [None, None]
+        if session.settings.base_model == "starter":
+            known = [_share_recognised(anchors) for anchors in (base, tuned)]
+        return tuned, brake.compare(base.pictures, tuned.pictures, *known)
+
+    def _draw_anchors(self, session: Session, denoiser: models.Denoiser) -> Anchors:
+        """With the network as it is switched now."""
+        settings = session.settings.sampling
+        pictures = []
+        for prompt in session.settings.shown_prompts:
+            if self.stopping.is_set():
+                raise Cancelled  # the round is taken up again at its end
+            self._say("training", "Looking at what it learned.")
+            first = preview_seed(settings.seed, prompt)
+            seeds = [first + place for place in range(ANCHOR_SEEDS)]
+            chains = sampling.sample(denoiser, [prompt] * ANCHOR_SEEDS, seeds, settings)
+            pictures.append(sampling.images(denoiser, chains))
+        return Anchors(session.settings.shown_prompts, settings, denoiser.base_hash, pictures)
 
     def _end_round(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""
@@ -685,6 +743,21 @@ def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
 def preview_seed(seed: int, prompt: str) -> int:
     """The seed a fixed prompt is always drawn with, whatever stands beside it."""
     return random.Random(f"{seed} preview {prompt}").getrandbits(31)
+
+
+def _share_recognised(anchors: Anchors) -> float | None:
+    """How many of the pictures show the object that their prompt names; None if none names one."""
+    judge = recogniser.load()
+    named = [
+        (picture, name)
+        for prompt, pictures in zip(anchors.prompts, anchors.pictures, strict=True)
+        if (name := judge.object_in(prompt)) is not None
+        for picture in pictures
+    ]
+    if not named:
+        return None
+    ranks = judge.object_ranks([picture for picture, _ in named], [name for _, name in named])
+    return float((ranks == 0).float().mean())
 
 
 def _stopped(updates_done: int, updates_total: int) -> str:

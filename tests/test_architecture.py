@@ -14,7 +14,9 @@ STUDIO = Path(__file__).resolve().parent.parent / "studio"
 
 EVERYTHING_BUT_UI = {
     "bench",
+    "brake",
     "ddim",
+    "evidence",
     "export",
     "logs",
     "models",
@@ -34,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ddim": set(),
     "objectives": set(),
     "logs": set(),
+    "brake": set(),  # pictures in, figures out
+    "evidence": set(),
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
     "trajectory": {"settings"},
@@ -41,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
-    "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
-    "ui": {"store", "settings"},
+    "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
+    "ui": {"store", "settings", "evidence"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from studio import models
 from studio.bench import artists, clicks
 from studio.bench.clicks import Comparison
+from studio.evidence import wilson
 from studio.settings import SamplingSettings
 
 
@@ -24,16 +25,16 @@ def comparison(base: list[float], tuned: list[float]) -> Comparison:
 
 def test_the_interval_is_wilsons():
     """By hand: 8 of 10, z² = 3.8415: centre 0.992 / 1.384, half-width 0.3136 / 1.384."""
-    low, high = clicks.wilson(8, 10)
+    low, high = wilson(8, 10)
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
-    assert clicks.wilson(0, 5)[0] == 0.0
-    assert clicks.wilson(5, 5)[1] == 1.0
+    assert wilson(0, 5)[0] == 0.0
+    assert wilson(5, 5)[1] == 1.0
 
 
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_the_interval_holds_the_share(total, share):
-    low, high = clicks.wilson(share * total, total)
+    low, high = wilson(share * total, total)
     assert 0 <= low <= share + 1e-9
     assert share - 1e-9 <= high <= 1
 

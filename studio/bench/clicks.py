@@ -14,7 +14,6 @@ import dataclasses
 import importlib
 import importlib.util
 import json
-import math
 import random
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 from PIL import Image
 
 from studio import models, sampling
+from studio.evidence import wilson
 from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
 from studio.starter import recogniser
 from studio.training import Training
@@ -36,7 +36,6 @@ HELD_OUT_PROMPTS = 32
 IMAGES_PER_PROMPT = 2
 SAMPLE_BATCH = 16
 MOST_SHOWN = 100  # pairs that an artist may find equal before the benchmark gives up
-WILSON_Z = 1.959964  # 95 %
 
 
 @dataclass(frozen=True)
@@ -176,16 +175,6 @@ def compare(
         tuned_recognised=(judge.object_ranks(tuned, names) == 0).tolist(),
     )
     return comparison, base, tuned
-
-
-def wilson(wins: float, total: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson, 1927); ties may count as half a win."""
-    share, z2 = wins / total, WILSON_Z**2
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    spread = WILSON_Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - spread / (1 + z2 / total)), min(
-        1.0, centre + spread / (1 + z2 / total)
-    )
 
 
 def summarise(comparisons: list[Comparison], seconds: float) -> dict[str, float]:

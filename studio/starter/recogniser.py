@@ -58,6 +58,12 @@ class Recogniser:
     styles: tuple[str, ...]
     grounds: tuple[str, ...]
 
+    def object_in(self, prompt: str) -> str | None:
+        """The known object that a prompt names, the longest one; None when it names none."""
+        words = f" {' '.join(prompt.lower().replace(',', ' ').split())} "
+        found = [name for name in self.objects if f" {name} " in words]
+        return max(found, key=len, default=None)
+
     @torch.no_grad()
     def logits(self, images: list[Image.Image]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of object (B, objects), style (B, styles) and ground (B, grounds)."""

@@ -16,6 +16,7 @@ from studio.store.lock import StudioLock
 from studio.store.rows import (
     Adapter,
     Export,
+    Habits,
     Image,
     Job,
     Metric,
@@ -36,6 +37,7 @@ class Store(Jobs):
 __all__ = [
     "Adapter",
     "Export",
+    "Habits",
     "Image",
     "Job",
     "Metric",

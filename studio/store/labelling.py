@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import sqlalchemy as sa
 from studio.settings import CHOICES, Choice
 from studio.store.database import read
 from studio.store.errors import StoreError
-from studio.store.rows import Image, Pair, Pick, PickCounts, PickedPair, Purpose
+from studio.store.rows import Habits, Image, Pair, Pick, PickCounts, PickedPair, Purpose
 from studio.store.schema import images, pairs, picks, rounds
 from studio.store.sessions import Sessions, discard_waiting, read_session, waiting_ids
 
 LOSSLESS_UP_TO_PX = 512  # larger pictures have a smaller copy for the screen
+ASK_AGAIN_EVERY = 10  # one pair of so many that were picked is asked again
 ANY: Any = object()
 
 _left, _right = images.alias("left_image"), images.alias("right_image")
@@ -49,7 +51,8 @@ def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[Picked
 def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
     """Picks of left or right on pictures that were made as those of the newest such pick were.
 
-    Only they can be learned from together. The order is that of picking.
+    Only they can be learned from together. What was asked again is left out: it shows how sure the
+    artist is, and would count the pair twice. The order is that of picking.
     """
     found = connection.execute(
         sa.select(
@@ -60,6 +63,7 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
         .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
         .where(
             pairs.c.session_id == session_id,
+            pairs.c.repeat_of.is_(None),
             _not_superseded,
             picks.c.choice.in_(("left", "right")),
         )
@@ -70,11 +74,13 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
 
 def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
     """How many picks of a session hold, by what they say."""
-    choices = connection.scalars(
-        sa.select(picks.c.choice)
+    holding = connection.execute(
+        sa.select(picks.c.choice, pairs.c.repeat_of)
         .join(pairs, picks.c.pair_id == pairs.c.id)
         .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
     ).all()
+    choices = [row.choice for row in holding]
+    first_asked = [row.choice for row in holding if row.repeat_of is None]
     last_round = connection.execute(
         sa.select(rounds.c.train_pick_ids, rounds.c.held_out_pick_ids)
         .where(rounds.c.session_id == session_id)
@@ -84,7 +90,7 @@ def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
     used = {pick_id for ids in last_round or () for pick_id in ids}
     return PickCounts(
         total=len(choices),
-        usable=choices.count("left") + choices.count("right"),
+        usable=first_asked.count("left") + first_asked.count("right"),
         ties=choices.count("tie"),
         both_bad=choices.count("both_bad"),
         skipped=choices.count("skip"),
@@ -177,18 +183,57 @@ class Labelling(Sessions):
         with self._writing() as connection:
             read_session(connection, session_id)
             connection.execute(sa.insert(images), [vars(left), vars(right)])
-            connection.execute(
-                sa.insert(pairs).values(
-                    id=pair.id,
-                    session_id=session_id,
-                    prompt=prompt,
-                    left_image_id=left.id,
-                    right_image_id=right.id,
-                    adapter_id=adapter_id,
-                    created_at_s=pair.created_at_s,
+            self._insert_pair(connection, pair)
+        return pair
+
+    def ask_again(self, session_id: str) -> Pair | None:
+        """Put a pair that was picked some time ago into the queue once more, sides swapped.
+
+        One of every `ASK_AGAIN_EVERY` picked pairs, the fifth, so that it is not fresh in memory.
+        None when it is not time for one.
+        """
+        with self._writing() as connection:
+            asked = connection.scalar(
+                sa.select(sa.func.count()).where(
+                    pairs.c.session_id == session_id, pairs.c.repeat_of.is_not(None)
                 )
             )
-        return pair
+            first = [
+                one.pair
+                for one in read_picked_pairs(connection, session_id)
+                if one.pick.choice in ("left", "right") and one.pair.repeat_of is None
+            ]
+            if len(first) < (asked + 1) * ASK_AGAIN_EVERY:
+                return None
+            before = first[asked * ASK_AGAIN_EVERY + ASK_AGAIN_EVERY // 2]
+            again = replace(
+                before,
+                id=uuid.uuid4().hex,
+                left=before.right,
+                right=before.left,
+                created_at_s=time.time(),
+                repeat_of=before.id,
+            )
+            self._insert_pair(connection, again)
+        return again
+
+    def habits(self, session_id: str) -> Habits:
+        """How sure the artist is, and whether one side is picked more than the other."""
+        picked = [
+            one for one in self.picked_pairs(session_id) if one.pick.choice in ("left", "right")
+        ]
+
+        def chosen(one: PickedPair) -> str:
+            return (one.pair.left if one.pick.choice == "left" else one.pair.right).id
+
+        first = {one.pair.id: chosen(one) for one in picked}
+        again = [one for one in picked if one.pair.repeat_of in first]
+        return Habits(
+            asked_again=len(again),
+            same_again=sum(first[one.pair.repeat_of] == chosen(one) for one in again),
+            picked=len(picked),
+            left=sum(one.pick.choice == "left" for one in picked),
+        )
 
     def pair(self, pair_id: str) -> Pair:
         """One pair."""
@@ -271,6 +316,14 @@ class Labelling(Sessions):
         """How many picks hold, by what they say."""
         with self._reading() as connection:
             return count_picks(connection, session_id)
+
+    @staticmethod
+    def _insert_pair(connection: sa.Connection, pair: Pair) -> None:
+        values = {
+            name: value for name, value in vars(pair).items() if name not in ("left", "right")
+        }
+        sides = {"left_image_id": pair.left.id, "right_image_id": pair.right.id}
+        connection.execute(sa.insert(pairs).values(values | sides))
 
     def _pair(self, connection: sa.Connection, pair_id: str) -> Pair:
         found = connection.execute(_pair_columns().where(pairs.c.id == pair_id)).first()

@@ -183,21 +183,40 @@ class Rounds(Labelling):
             )
             return [read(Metric, row, metrics) for row in found]
 
-    def finish_round(self, round_id: str, adapter: Adapter, message: str = "Done.") -> Round:
+    def finish_round(
+        self, round_id: str, adapter: Adapter, message: str = "Done.", *, held_back: bool = False
+    ) -> Round:
         """Keep the adapter of a round, whose files are already written, and use it from now on.
 
         All but the next few waiting pairs are sampled anew, from this adapter. Refused when the
-        round has been stopped in the meantime.
+        round has been stopped in the meantime. A round that is held back keeps its adapter, and the
+        one from before it stays in use.
         """
         with self._writing() as connection:
             if _round(connection, round_id).state not in ("queued", "running", "paused"):
                 raise StoreError("This round was ended before its adapter was ready.")
             connection.execute(sa.insert(adapters).values(vars(adapter)))
             done = _update_round(
-                connection, round_id, state="done", adapter_id=adapter.id, message=message
+                connection,
+                round_id,
+                state="held_back" if held_back else "done",
+                adapter_id=adapter.id,
+                message=message,
             )
-            use_adapter(connection, adapter.session_id, adapter.id)
+            if not held_back:
+                use_adapter(connection, adapter.session_id, adapter.id)
         return done
+
+    def withdrawn(self, round_: Round) -> int:
+        """How many of the picks that a round learned from were taken back or changed since."""
+        later = picks.alias()
+        with self._reading() as connection:
+            return connection.scalar(
+                sa.select(sa.func.count()).where(
+                    picks.c.id.in_(round_.train_pick_ids),
+                    sa.exists().where(later.c.supersedes == picks.c.id),
+                )
+            )
 
     def adapters(self, session_id: str) -> list[Adapter]:
         """The adapters of a session, the oldest first."""

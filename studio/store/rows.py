@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from studio.settings import Choice, SamplingSettings, SessionSettings, TrainingSettings
 
 Purpose = Literal["pair", "preview", "compare"]
-RoundState = Literal["queued", "running", "paused", "stopping", "done", "stopped", "failed"]
+RoundState = Literal[
+    "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
+]
 JobKind = Literal["preview", "compare", "export", "inspect"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
@@ -57,6 +59,7 @@ class Pair:
     right: Image
     adapter_id: str | None
     created_at_s: float
+    repeat_of: str | None = None  # the pair that this one asks again, with its sides swapped
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class PickedPair:
 
 @dataclass(frozen=True)
 class PickCounts:
-    """How many picks hold. `usable` are left or right.
+    """How many picks hold. `usable` are left or right, on pairs that were not asked before.
 
     `new` are those that the next round would learn from and the newest one, however it ended, has
     not: when they reach the session's `round_every`, a live session begins a round.
@@ -92,6 +95,20 @@ class PickCounts:
     both_bad: int = 0
     skipped: int = 0
     new: int = 0
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What the picks say about the picking: both are counts of picks of left or right.
+
+    asked_again: pairs that were shown a second time, sides swapped; same_again: those of them in
+    which the same picture was chosen both times. picked, left: all such picks, and those of left.
+    """
+
+    asked_again: int
+    same_again: int
+    picked: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,7 @@ class Adapter:
     picks: int
     sha256: str
     created_at_s: float
+    checks: dict[str, Any] = field(default_factory=dict)  # what its pictures showed: see `brake`
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,7 @@ pairs = _entity(
     Column("right_image_id", ForeignKey("images.id"), nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("stale_at_s", Float),  # set: kept, but not shown any more
+    Column("repeat_of", ForeignKey("pairs.id")),  # set: that pair asked again, sides swapped
 )
 
 # The picks of a pair form one chain: a single first one, and each superseded at most once.
@@ -123,6 +124,7 @@ adapters = _entity(
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
+    Column("checks", JSON, nullable=False),
 )
 
 rounds = _entity(

@@ -24,6 +24,7 @@ from studio.store.rows import (
     OPEN_ROUND_STATES,
     Adapter,
     Export,
+    Habits,
     Job,
     Metric,
     PickCounts,
@@ -63,6 +64,17 @@ class Look:
     @cached_property
     def counts(self) -> PickCounts:
         return self.store.pick_counts(self.session.id)
+
+    @cached_property
+    def habits(self) -> Habits:
+        return self.store.habits(self.session.id)
+
+    @cached_property
+    def withdrawn(self) -> int:
+        """Picks that the adapter in use learned from, and that were taken back since."""
+        if self.current_adapter is None:
+            return 0
+        return self.store.withdrawn(self.store.round(self.current_adapter.round_id))
 
     @cached_property
     def worker(self) -> WorkerStatus | None:

@@ -93,7 +93,8 @@ function count() {
   const unsent = outbox.filter((entry) => entry.call === "pick");
   const counts = state.counts || { total: 0, new: 0 };
   const total = counts.total + unsent.length;
-  const fresh = counts.new + unsent.filter((entry) => /left|right/.test(entry.payload.choice)).length;
+  const learnable = unsent.filter((entry) => !entry.again && /left|right/.test(entry.payload.choice));
+  const fresh = counts.new + learnable.length;
   part("total").textContent = total;
   part("noun").textContent = total === 1 ? "pick" : "picks";
   const left = Math.max(0, state.round_every - fresh);
@@ -108,9 +109,9 @@ function count() {
 
 /* --- the outbox ------------------------------------------------------------------------------- */
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-function send(call, payload) {
+function send(call, payload, again = false) {
   return new Promise((resolve) => {
-    outbox.push({ call, payload, resolve });
+    outbox.push({ call, payload, again, resolve });
     if (!sending) drain();
   });
 }
@@ -174,7 +175,8 @@ function choose(choice) {
   behind.push(pair);
   answered.set(pair.id, choice);
   say(SAID[choice]);
-  send("pick", { pick_id: crypto.randomUUID(), pair_id: pair.id, choice, session_id: state.session_id });
+  const pick = { pick_id: crypto.randomUUID(), pair_id: pair.id, choice, session_id: state.session_id };
+  send("pick", pick, pair.again);
   prefetch();
   refresh();
 }

@@ -94,6 +94,7 @@ def pair_value(pair: Pair) -> dict[str, Any]:
         "right": image_url(pair.right.id),
         "width_px": pair.left.sampling.width_px,
         "height_px": pair.left.sampling.height_px,
+        "again": pair.repeat_of is not None,
     }
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import gradio as gr
 
+from studio.evidence import leans, wilson
 from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
-from studio.store.rows import Adapter, Image, Metric, Round, Session
+from studio.store.rows import Adapter, Habits, Image, Metric, Round, Session
 from studio.ui import curves, words
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
 
 FEWEST_PICKS = 4
+FEWEST_FOR_SIDES = 12  # picks before anything is said about left and right
 
 # What each way of learning is called, and does, in one sentence.
 OBJECTIVE_WORDS = {
@@ -49,6 +51,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=2, min_width=280, elem_classes="card"):
             _automatic(page)
     _strip(page)
+    _evidence(page)
     _charts(page)
     with gr.Accordion("How it learns", open=False, elem_id="how-it-learns"):
         _learning(page)
@@ -64,23 +67,32 @@ def _round_card(page: Page) -> None:
         pause = gr.Button("Pause", elem_id="round-pause")
         resume = gr.Button("Go on", variant="primary", elem_id="round-resume")
         stop = gr.Button("Stop", variant="stop", elem_id="round-stop")
+        gentler = gr.Button("Learn again, more gently", variant="primary", elem_id="round-gentler")
 
     def view(look: Look) -> Values:
         round_ = look.open_round
         state = round_.state if round_ else ""
+        held_back = bool(look.rounds) and look.rounds[-1].state == "held_back"
         return {
             card: round_card(look),
+            gentler: gr.update(visible=held_back and can_be_gentler(look.settings)),
             start: gr.update(visible=not round_, interactive=look.counts.usable >= FEWEST_PICKS),
             pause: gr.update(visible=state in ("queued", "running")),
             resume: gr.update(visible=state == "paused"),
             stop: gr.update(visible=bool(state), interactive=state != "stopping"),
         }
 
-    page.shows(view, [card, start, pause, resume, stop])
+    page.shows(view, [card, start, pause, resume, stop, gentler])
     store = page.store
 
     def begin(session: Session) -> None:
         store.request_round(session.id)
+
+    def begin_gentler(session: Session) -> str:
+        settings = more_gently(session.settings)
+        store.update_settings(session.id, settings)
+        store.request_round(session.id)
+        return f"It learns again, set to “{strength_of(settings.training)}”."
 
     def on_open_round(act: Any) -> Any:
         def handler(session: Session) -> None:
@@ -91,6 +103,7 @@ def _round_card(page: Page) -> None:
         return handler
 
     page.hears(start.click, begin)
+    page.hears(gentler.click, begin_gentler, refill=True)
     page.hears(pause.click, on_open_round(store.pause_round))
     page.hears(resume.click, on_open_round(store.resume_round))
     page.hears(stop.click, on_open_round(store.stop_round))
@@ -125,6 +138,14 @@ def _no_round(look: Look) -> tuple[str, str]:
     counts, last = look.counts, look.rounds[-1] if look.rounds else None
     if last is not None and last.state == "failed":
         return f"Round {last.number} could not be finished", last.message
+    if last is not None and last.state == "held_back":
+        return f"Round {last.number} went too far", last.message
+    if look.withdrawn:
+        picks = words.count(look.withdrawn, "pick")
+        return (
+            f"You took back {picks} that it learned from",
+            "Start a round, and it learns again without them. No round is lost by that.",
+        )
     missing = FEWEST_PICKS - counts.usable
     if missing > 0:
         more = f"{missing} more" if counts.usable else "a few"
@@ -174,6 +195,74 @@ def _automatic(page: Page) -> None:
             Field(every, lambda s: s.round_every, lambda s, n: replace(s, round_every=int(n))),
         ],
     )
+
+
+# --- evidence ------------------------------------------------------------------------------------
+
+
+def _evidence(page: Page) -> None:
+    panel = gr.HTML(apply_default_css=False, elem_id="evidence")
+    page.shows(lambda look: {panel: evidence(look)}, [panel])
+
+
+def evidence(look: Look) -> str:
+    """What is known of the lesson and of the picking, in sentences with their intervals."""
+    lines = [*agreement_lines(look.rounds, look.metrics), *habit_lines(look.habits)]
+    if not lines:
+        return ""
+    items = "".join(
+        f"<li><b>{escape(title)}</b><span>{escape(text)}</span></li>" for title, text in lines
+    )
+    return f"<h2 class='section'>What is known so far</h2><ul class='evidence'>{items}</ul>"
+
+
+def agreement_lines(rounds: list[Round], metrics: list[Metric]) -> list[tuple[str, str]]:
+    """Of the newest round: how often it would have chosen as the artist did, unseen."""
+    measured = series(metrics, "held_out_agreement")
+    if not measured:
+        return []
+    asked = len(rounds[-1].held_out_pick_ids)
+    right = round(measured[-1][1] * asked)
+    low, high = wilson(right, asked)
+    verdict = (
+        "That is more than chance."
+        if low > 0.5
+        else "That may still be chance: more picks will tell."
+    )
+    return [
+        (
+            f"It agrees with {right} of {words.count(asked, 'pick')} that it has never seen",
+            f"One pick in five is kept out of the lessons to ask this. With so few, the truth lies "
+            f"between {words.per_cent(low)} and {words.per_cent(high)}. {verdict}",
+        )
+    ]
+
+
+def habit_lines(habits: Habits) -> list[tuple[str, str]]:
+    """How sure the artist is, and whether a side is favoured."""
+    lines = []
+    if habits.asked_again:
+        lines.append(
+            (
+                f"You chose the same again in {habits.same_again} of "
+                f"{words.count(habits.asked_again, 'pair')} shown twice",
+                "Now and then a pair comes back with its sides swapped. Where you choose "
+                "otherwise, the two were close; no painter can agree with you more often than "
+                "you do.",
+            )
+        )
+    if habits.picked >= FEWEST_FOR_SIDES:
+        left, side = habits.left, "left" if 2 * habits.left >= habits.picked else "right"
+        share = words.per_cent(max(left, habits.picked - left) / habits.picked)
+        lines.append(
+            (
+                f"You chose the {side} picture in {share} of {habits.picked} picks",
+                f"More often than chance would: do you look at the {side} one first?"
+                if leans(left, habits.picked)
+                else "The sides are drawn by lot, so about half is right: you do not favour one.",
+            )
+        )
+    return lines
 
 
 # --- curves --------------------------------------------------------------------------------------
@@ -339,6 +428,8 @@ def _row(
     else:
         action = ""
     about = words.count(adapter.picks, "pick") if adapter else "" if round_ else "before any picks"
+    if round_ is not None and round_.state == "held_back":
+        about += ", held back"
     return (
         f"<div class='strip-row' {'data-current' if is_current else ''}>"
         f"<div class='strip-name'><b>{name}</b><small>{about}</small>{action}</div>{cells}</div>"
@@ -430,6 +521,17 @@ def with_strength(settings: SessionSettings, name: str) -> SessionSettings:
     """Beta from the dial."""
     beta = OBJECTIVES[settings.training.objective].beta * STRENGTHS[name]
     return replace(settings, training=replace(settings.training, beta=beta))
+
+
+def can_be_gentler(settings: SessionSettings) -> bool:
+    """Whether the dial has a gentler place."""
+    return strength_of(settings.training) != next(iter(STRENGTHS))
+
+
+def more_gently(settings: SessionSettings) -> SessionSettings:
+    """The dial one place gentler."""
+    names = list(STRENGTHS)
+    return with_strength(settings, names[max(0, names.index(strength_of(settings.training)) - 1)])
 
 
 def _training(**kinds: Any) -> Any:
