@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -318,6 +319,117 @@ class TestRounds:
         store.delete_session(session.id)
         finish_all(worker)
         assert store.round(round_.id).state == "stopped"
+
+
+@pytest.fixture
+def on_starter(store: Store) -> Session:
+    """Six picks on the starter model, whose pictures can be told apart from a ruin."""
+    settings = SessionSettings(
+        prompts=("lion", "owl"),
+        sampling=SamplingSettings(steps=6, seed=3),
+        training=TrainingSettings(
+            updates_base=8, updates_per_pick=0, batch_pairs=4, micro_batch_pairs=4
+        ),
+        live=False,
+        queue_target=6,
+    )
+    session = store.create_session("Starter", settings)
+    store.set_last_session(session.id)
+    worker = Worker(store, "cpu")
+    work_until(worker, lambda: store.waiting_count(session.id) == 6)
+    pick_all(store, session)
+    return session
+
+
+class TestBrake:
+    def test_a_ruined_adapter_is_not_used_and_a_gentle_one_is(self, store, on_starter):
+        """A learning rate a hundred times too large; the round after it is as it should be."""
+        session, worker = on_starter, Worker(store, "cpu")
+        sane = session.settings
+        rate = 100 * sane.training.learning_rate
+        store.update_settings(
+            session.id, replace(sane, training=replace(sane.training, learning_rate=rate))
+        )
+        ruined = store.request_round(session.id)
+        work_until(worker, lambda: store.round(ruined.id).finished_at_s)
+        ruined = store.round(ruined.id)
+        assert ruined.state == "held_back"
+        assert ruined.message.startswith("Held back, because its pictures")
+        assert store.session(session.id).current_adapter_id is None
+        [kept] = store.adapters(session.id)
+        assert kept.checks["recognised_base"] > kept.checks["recognised"]
+        assert len(store.images(session.id, "preview", adapter_id=kept.id)) == 2
+
+        store.update_settings(session.id, sane)
+        gentle = store.request_round(session.id)
+        work_until(worker, lambda: store.round(gentle.id).finished_at_s)
+        assert store.round(gentle.id).state == "done"
+        assert store.session(session.id).current_adapter_id == store.adapters(session.id)[1].id
+
+    def test_what_judged_the_round_is_what_the_artist_sees(self, store, session, worker, picked):
+        """The picture of a fixed prompt is the one that drawing it again would give."""
+        store.request_round(session.id)
+        work_until(worker, lambda: store.adapters(session.id))
+        [adapter] = store.adapters(session.id)
+        assert set(adapter.checks) == {"drift", "diversity", "detail"}
+        shown = store.images(session.id, "preview", adapter_id=adapter.id)
+        assert {image.prompt for image in shown} == set(PROMPTS)
+        for image in shown:
+            with PIL.Image.open(store.image_path(image)) as picture:
+                pixels = np.asarray(picture).astype(int)
+            with worker._using(worker._denoiser, adapter.id):
+                chains = sampling.sample(
+                    worker._denoiser, [image.prompt], [image.seed], image.sampling
+                )
+                [again] = sampling.images(worker._denoiser, chains)
+            assert np.abs(np.asarray(again).astype(int) - pixels).max() <= 1
+
+    def test_told_to_end_while_looking_the_round_is_taken_up_again(
+        self, store, session, worker, picked, monkeypatch
+    ):
+        round_ = store.request_round(session.id)
+        look = worker._draw_anchors
+
+        def ended(*arguments):
+            worker.stopping.set()
+            return look(*arguments)
+
+        monkeypatch.setattr(worker, "_draw_anchors", ended)
+        work_until(worker, worker.stopping.is_set)
+        worker._put_down_lesson()
+        assert store.round(round_.id).state == "queued"
+        assert not store.adapters(session.id)
+        after = Worker(store, "cpu")
+        work_until(after, lambda: store.round(round_.id).state == "done")
+
+
+class TestRepeating:
+    def test_the_same_picks_make_the_same_adapter(self, store, session, worker, picked):
+        for _ in range(2):
+            round_ = store.request_round(session.id)
+            work_until(worker, lambda r=round_: store.round(r.id).state == "done")
+        assert adapter_bytes(store, session, 0) == adapter_bytes(store, session, 1)
+
+    def test_a_pick_taken_back_is_out_of_the_weights(self, store, session, worker, picked):
+        """Learning again without a pick is learning as if it had never been made."""
+        last = store.picked_pairs(session.id)[-1]
+        with_it = store.request_round(session.id)
+        assert last.pick.id in with_it.train_pick_ids
+        work_until(worker, lambda: store.round(with_it.id).state == "done")
+        store.undo_pick("undo", session.id)
+        without = store.request_round(session.id)
+        work_until(worker, lambda: store.round(without.id).state == "done")
+        assert set(with_it.train_pick_ids) - set(without.train_pick_ids) == {last.pick.id}
+        assert adapter_bytes(store, session, 0) != adapter_bytes(store, session, 1)
+
+    def test_pairs_come_back_while_the_artist_picks(self, store, session, worker):
+        finish_all(worker)
+        while store.pick_counts(session.id).total < 10:
+            pick_all(store, session)
+            finish_all(worker)
+        again = [p for p in store.waiting_pairs(session.id, 100) if p.repeat_of]
+        assert len(again) == 1
+        assert store.image_path(again[0].left).exists()
 
 
 class TestJobs:
