@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 COMPARED_AT_PX = 64
-MOST_DRIFT = 1.6
-LEAST_DIVERSITY = 0.2
+MOST_DRIFT = 1.5
+LEAST_DIVERSITY = 0.3
 LEAST_DETAIL, MOST_DETAIL = 0.35, 2.5
 MOST_LOST = 0.25  # of what the recogniser knew in the base's pictures
 

@@ -15,7 +15,7 @@ from PIL import Image as Pictures
 
 from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
 from studio.starter.data import CONCEPTS_PATH
-from studio.store import Export, Metric, Round, Session, Store, StoreError, WorkerStatus
+from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
 from studio.ui import curves, words
 from studio.ui.app import build, serve
 from studio.ui.page import Look, begin_session, open_session
@@ -469,3 +469,21 @@ def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session:
     assert "Round 1" in strip
     assert "It &lt;broke&gt;." in strip
     assert "could not be finished" in train.round_card(Look(store))
+
+
+def test_habits_are_said_with_what_they_mean():
+    said = dict(train.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
+    assert "You chose the same again in 3 of 4 pairs shown twice" in said
+    assert "look at the left one first?" in said["You chose the left picture in 83 % of 24 picks"]
+    even = dict(train.habit_lines(Habits(asked_again=0, same_again=0, picked=24, left=11)))
+    assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
+    assert train.habit_lines(Habits(0, 0, 5, 5)) == []
+
+
+def test_the_dial_ends_at_very_gentle():
+    settings = SessionSettings()
+    for name in ("Gentle", "Very gentle"):
+        assert train.can_be_gentler(settings)
+        settings = train.more_gently(settings)
+        assert train.strength_of(settings.training) == name
+    assert not train.can_be_gentler(settings)

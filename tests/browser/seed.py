@@ -66,8 +66,10 @@ def pick_all(store: Store, session: Session) -> None:
         store.add_pick(uuid.uuid4().hex, pair.id, ("left", "right")[place % 2])
 
 
-def learn(store: Store, session: Session, updates: int | None = None) -> Adapter | None:
-    """A round over the picks; with `updates`, one that has come only so far."""
+def learn(
+    store: Store, session: Session, updates: int | None = None, held_back: str = ""
+) -> Adapter | None:
+    """A round over the picks; with `updates`, one that has come only so far; or one held back."""
     round_ = store.request_round(session.id)
     store.claim_round()
     total = round_.updates_total
@@ -90,7 +92,7 @@ def learn(store: Store, session: Session, updates: int | None = None) -> Adapter
         created_at_s=time.time(),
     )
     store.adapter_path(adapter).mkdir(parents=True)
-    store.finish_round(round_.id, adapter)
+    store.finish_round(round_.id, adapter, held_back or "Done.", held_back=bool(held_back))
     add_previews(store, session, adapter.id)
     return adapter
 

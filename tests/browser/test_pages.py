@@ -423,6 +423,47 @@ def test_any_round_can_be_used_again(open_page, store, labelling):
     assert second.number == 2
 
 
+def test_a_round_that_went_too_far_is_offered_again_more_gently(open_page, store, labelling):
+    seed.pick_all(store, labelling)
+    first = seed.learn(store, labelling)
+    seed.add_pairs(store, labelling, 4, first.id)
+    seed.pick_all(store, labelling)
+    sentence = "Held back, because its pictures of one prompt all look the same."
+    seed.learn(store, labelling, held_back=sentence)
+    page = open_page("train")
+    card = page.locator("#round-card")
+    expect(card).to_contain_text("Round 2 went too far")
+    expect(card).to_contain_text(sentence)
+    rows = page.locator(".strip-row")
+    expect(rows.nth(1)).to_contain_text("In use")
+    expect(rows.nth(2)).to_contain_text("held back")
+    expect(rows.nth(2).locator("img")).to_have_count(3)
+    page.get_by_role("button", name="Learn again, more gently").click()
+    expect(card).to_contain_text("Round 3 is about to begin")
+    expect(page.locator("#notice-area")).to_contain_text("set to “Gentle”")
+    page.get_by_role("button", name="How it learns").click()
+    expect(page.get_by_label("Gentle", exact=True)).to_be_checked()
+    third = store.rounds(labelling.id)[-1]
+    assert third.settings.beta == 3 * OBJECTIVES["diffusion_dpo"].beta
+
+
+def test_what_is_known_is_said_in_words(open_page, store, labelling):
+    seed.add_pairs(store, labelling, 4)
+    seed.pick_all(store, labelling)
+    again = store.ask_again(labelling.id)
+    store.add_pick("again", again.id, "left")
+    seed.learn(store, labelling)
+    page = open_page("train")
+    known = page.locator("#evidence")
+    expect(known).to_contain_text("It agrees with 2 of 2 picks that it has never seen")
+    expect(known).to_contain_text("between 34 % and 100 %")
+    expect(known).to_contain_text("the same again in 1 of 1 pair shown twice")
+    expect(known).to_contain_text("of 15 picks")
+    store.undo_pick("undo", labelling.id)
+    store.undo_pick("undo too", labelling.id)
+    expect(page.locator("#round-card")).to_contain_text("You took back 1 pick that it learned from")
+
+
 def test_how_it_learns_is_kept(open_page, store, labelling):
     page = open_page("train")
     page.get_by_label("Learn by itself while I pick").uncheck()
