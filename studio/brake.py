@@ -66,8 +66,8 @@ def what_is_lost(checks: Checks) -> str:
         lost = checks.recognised_base - checks.recognised
         if lost > MOST_LOST * max(checks.recognised_base, 1e-6):
             return (
-                f"its pictures show what they should in {checks.recognised:.0%} of the cases, "
-                f"the base model's in {checks.recognised_base:.0%}"
+                f"{round(100 * checks.recognised)} % of its pictures show what they should, of the "
+                f"base model's {round(100 * checks.recognised_base)} %"
             )
     if not checks.drift <= MOST_DRIFT:
         return "its pictures have next to nothing in common with the base model's"

@@ -58,7 +58,10 @@ def test_the_base_itself_has_lost_nothing():
         (Checks(float("nan"), 0.9, 1.0), "nothing in common"),
         (Checks(0.8, 0.9, float("nan")), "lost their detail"),
         (Checks(0.8, 0.9, 1.0, 1.0, 0.8), ""),
-        (Checks(0.8, 0.9, 1.0, 1.0, 0.5), "in 50% of the cases, the base model's in 100%"),
+        (
+            Checks(0.8, 0.9, 1.0, 1.0, 0.5),
+            "50 % of its pictures show what they should, of the base model's 100 %",
+        ),
         (Checks(0.8, 0.9, 1.0, 0.0, 0.0), ""),
     ],
 )

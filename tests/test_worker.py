@@ -354,7 +354,7 @@ class TestBrake:
         work_until(worker, lambda: store.round(ruined.id).finished_at_s)
         ruined = store.round(ruined.id)
         assert ruined.state == "held_back"
-        assert ruined.message.startswith("Held back, because its pictures")
+        assert ruined.message.startswith("Held back, because ")
         assert store.session(session.id).current_adapter_id is None
         [kept] = store.adapters(session.id)
         assert kept.checks["recognised_base"] > kept.checks["recognised"]

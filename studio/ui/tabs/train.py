@@ -63,20 +63,25 @@ def build(page: Page) -> None:
 def _round_card(page: Page) -> None:
     card = gr.HTML(apply_default_css=False, elem_id="round-card")
     with gr.Row(elem_classes="buttons"):
+        gentler = gr.Button("Learn again, more gently", variant="primary", elem_id="round-gentler")
         start = gr.Button("Start a round", variant="primary", elem_id="round-start")
         pause = gr.Button("Pause", elem_id="round-pause")
         resume = gr.Button("Go on", variant="primary", elem_id="round-resume")
         stop = gr.Button("Stop", variant="stop", elem_id="round-stop")
-        gentler = gr.Button("Learn again, more gently", variant="primary", elem_id="round-gentler")
 
     def view(look: Look) -> Values:
         round_ = look.open_round
         state = round_.state if round_ else ""
         held_back = bool(look.rounds) and look.rounds[-1].state == "held_back"
+        offers_gentler = held_back and can_be_gentler(look.settings)
         return {
             card: round_card(look),
-            gentler: gr.update(visible=held_back and can_be_gentler(look.settings)),
-            start: gr.update(visible=not round_, interactive=look.counts.usable >= FEWEST_PICKS),
+            gentler: gr.update(visible=offers_gentler),
+            start: gr.update(
+                visible=not round_,
+                interactive=look.counts.usable >= FEWEST_PICKS,
+                variant="secondary" if offers_gentler else "primary",
+            ),
             pause: gr.update(visible=state in ("queued", "running")),
             resume: gr.update(visible=state == "paused"),
             stop: gr.update(visible=bool(state), interactive=state != "stopping"),
