@@ -98,7 +98,7 @@ class TrainingSettings(_Stored):
     """
 
     objective: str = "diffusion_dpo"
-    loss: Literal["d3po", "diffusion_dpo"] = "diffusion_dpo"
+    loss: Literal["d3po", "diffusion_dpo", "finetune"] = "diffusion_dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
     beta: float = 60.0
     clip_range: float | None = None
@@ -118,7 +118,7 @@ class TrainingSettings(_Stored):
 
     def __post_init__(self) -> None:
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
-        _require(self.loss in ("d3po", "diffusion_dpo"), f"Unknown loss: {self.loss}.")
+        _require(self.loss in ("d3po", "diffusion_dpo", "finetune"), f"Unknown loss: {self.loss}.")
         _require(
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
         )
@@ -142,7 +142,7 @@ class TrainingSettings(_Stored):
         return max(1, round(self.updates_base + self.updates_per_pick * picks))
 
 
-OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po")
+OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po", "finetune")
 
 # What each objective is when it is chosen by name, the default first; d3po is arXiv 2311.13231 as
 # its code was published. Betas of different objectives are in different units.
@@ -165,6 +165,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         steps_per_pair=0,
         micro_batch_pairs=1,
     ),
+}
+
+
+# What artists do today, to measure against: a LoRA fine-tuned on the chosen pictures alone, with as
+# many updates as the default. The studio does not offer it.
+BASELINES: dict[str, TrainingSettings] = {
+    "finetune": TrainingSettings(objective="finetune", loss="finetune"),
 }
 
 

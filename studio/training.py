@@ -239,11 +239,11 @@ class Training:
     def _draws(self, pairs: int, draw: torch.Generator) -> tuple[Tensor, ...]:
         """What `_losses` takes beside the pairs, each with a row a pair.
 
-        D3PO: chain indices (pairs, steps). Diffusion-DPO: timesteps (pairs, steps), and the noise
+        D3PO: chain indices (pairs, steps). The others: timesteps (pairs, steps), and the noise
         (pairs, steps, C, h, w) that both pictures are noised with.
         """
         wanted = self.settings.steps_per_pair
-        if self.settings.loss == "diffusion_dpo":
+        if self.settings.loss != "d3po":
             count = self.denoiser.scheduler.config.num_train_timesteps
             timesteps = _spread(pairs, max(1, wanted), count, draw)
             noise = torch.randn((*timesteps.shape, *self.pairs.chosen.shape[2:]), generator=draw)
@@ -256,8 +256,8 @@ class Training:
         self, rows: list[int], steps: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Losses and margins, flattened over pairs and steps."""
-        if self.settings.loss == "diffusion_dpo":
-            return self._diffusion_dpo_losses(rows, steps, noise)
+        if self.settings.loss != "d3po":
+            return self._image_losses(rows, steps, noise)
         if self._reference is None:
             self._reference = reference_log_probs(self.denoiser, self.pairs, self.settings)
         policy = self._log_probs(self.pairs, rows, steps)
@@ -286,16 +286,20 @@ class Training:
         values = step_log_prob(self.denoiser, latents, indices, prompts, batch, self.settings)
         return values.view(len(rows), 2, steps.shape[1])
 
-    def _diffusion_dpo_losses(
+    def _image_losses(
         self, rows: list[int], timesteps: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of the final latents of both sides, noised to the same timesteps with the same noise."""
+        """Of the final latents of both sides, noised to the same timesteps with the same noise.
+
+        Diffusion-DPO; or fine-tuning, whose loss is the error of the chosen side alone.
+        """
         rows = [row for row in rows for _ in range(timesteps.shape[1])]
         noised = rows, timesteps.flatten(), noise.flatten(0, 1)
         policy = self._velocity_errors(self.pairs, *noised)
         with torch.no_grad(), self.denoiser.adapter_off():
             reference = self._velocity_errors(self.pairs, *noised)
-        return diffusion_dpo_loss(*policy, *reference, self.settings.beta)
+        losses, margins = diffusion_dpo_loss(*policy, *reference, self.settings.beta)
+        return (policy[0] if self.settings.loss == "finetune" else losses), margins
 
     def _velocity_errors(
         self, batch: PairBatch, rows: list[int], timesteps: Tensor, noise: Tensor
@@ -327,7 +331,7 @@ class Training:
     @torch.no_grad()
     def _held_out_agreement(self) -> float:
         """Share of the held-out pairs whose chosen side the adapter has made likelier."""
-        is_image_level = self.settings.loss == "diffusion_dpo"
+        is_image_level = self.settings.loss != "d3po"
         margins = self._held_out_velocities() if is_image_level else self._held_out_steps()
         return float((margins.sum(1) > 0).float().mean())
 

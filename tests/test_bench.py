@@ -14,13 +14,16 @@ from PIL import Image, ImageDraw
 from studio import models
 from studio.bench import artists, clicks
 from studio.bench.clicks import Comparison
+from studio.brake import Checks
 from studio.evidence import wilson
 from studio.settings import SamplingSettings
+from studio.starter import recogniser
 
 
 def comparison(base: list[float], tuned: list[float]) -> Comparison:
-    seen = [True] * len(base)
-    return Comparison(base, tuned, seen, [*seen[1:], False])
+    seen = {what: [True] * len(base) for what in ("object", "style", "ground")}
+    lost = {what: [*values[1:], False] for what, values in seen.items()}
+    return Comparison(base, tuned, seen, lost, Checks(drift=0.5, diversity=0.75, detail=1.0))
 
 
 def test_the_interval_is_wilsons():
@@ -41,26 +44,30 @@ def test_the_interval_holds_the_share(total, share):
 
 def test_ties_count_half_and_the_shift_is_in_deviations_of_the_base():
     figures = clicks.summarise(
-        [comparison([0.0, 2.0], [1.0, 2.0]), comparison([0.0, 2.0], [0.0, 1.0])], 3.0
+        [comparison([0.0, 2.0], [1.0, 2.0]), comparison([0.0, 2.0], [0.0, 1.0])]
     )
     assert figures["win_rate"] == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
     assert figures["shift_sd"] == pytest.approx((1.0 - 1.0) / 1.1547, abs=1e-4)
     assert figures["score_tuned"] == pytest.approx(1.0)
     assert figures["object_accuracy_base"] == 1.0
     assert figures["object_accuracy_tuned"] == 0.5
+    assert figures["style_accuracy_tuned"] == figures["ground_accuracy_tuned"] == 0.5
     assert figures["comparisons"] == 4
-    assert figures["seconds"] == 3.0
-    more = clicks.summarise([comparison([0.0, 2.0], [2.0, 4.0])], 1.0)
+    assert (figures["drift"], figures["diversity"]) == (0.5, 0.75)
+    more = clicks.summarise([comparison([0.0, 2.0], [2.0, 4.0])])
     assert more["shift_sd"] == pytest.approx(2 / 2**0.5)
 
 
 def test_no_prompt_is_both_learned_from_and_asked_about():
-    objects = tuple(f"thing {i}" for i in range(100))
-    first, second = clicks.split_prompts(objects, 0), clicks.split_prompts(objects, 1)
+    judge = recogniser.load()
+    first, second = clicks.split_prompts(judge, 0), clicks.split_prompts(judge, 1)
     for training, held_out in (first, second):
-        assert not set(training) & set(held_out)
-        assert set(training) | set(held_out) == set(objects)
-        assert len(held_out) == clicks.HELD_OUT_PROMPTS
+        assert not set(training) & set(held_out.objects)
+        assert set(training) | set(held_out.objects) == set(judge.objects)
+        assert len(held_out.objects) == clicks.HELD_OUT_PROMPTS
+        assert {name for name, _, _ in held_out.named} <= set(held_out.objects)
+        assert {style for _, style, _ in held_out.named} == set(judge.styles)
+        assert len({names[1:] for names in held_out.named}) == clicks.NAMED_PROMPTS
     assert first[1] == second[1]  # seeds are compared on the same prompts
     assert first[0] != second[0]
 
@@ -132,6 +139,7 @@ def test_an_artist_that_is_not_there_is_answered_with_a_sentence(reference, sent
 def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, capsys):
     """Few picks, on the starter model: every figure is there, and a picture of both."""
     monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
+    monkeypatch.setattr(clicks, "NAMED_PROMPTS", 2)
     (tmp_path / "mine.py").write_text(
         "def bright(image, prompt):\n    return image.convert('L').resize((1, 1)).tobytes()[0]\n",
         encoding="utf-8",
@@ -145,6 +153,8 @@ def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, cap
     figures = json.loads(json_path.read_text(encoding="utf-8"))
     needed = {"win_rate", "win_rate_low", "win_rate_high", "shift_sd", "seconds"}
     assert needed | {"object_accuracy_base", "object_accuracy_tuned"} <= set(figures)
+    assert figures["diversity"] > 0
+    assert figures["peak_memory_mb"] > 100
     assert figures["comparisons"] == 2 * clicks.IMAGES_PER_PROMPT
     assert Image.open(sheet_path).width == 16 * 64
     assert "diffusion_dpo, 3 picks: win rate" in capsys.readouterr().out
@@ -153,4 +163,25 @@ def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, cap
 def test_an_artist_without_a_taste_ends_the_run_with_a_sentence(monkeypatch):
     monkeypatch.setattr(clicks, "MOST_SHOWN", 2)
     with pytest.raises(SystemExit, match="nothing to learn from"):
-        clicks.run(lambda image, prompt: 0.0, 3, clicks.session_settings("d3po", {}), 1)
+        clicks.run(lambda image, prompt: 0.0, [3], clicks.session_settings("d3po", {}), [0])
+
+
+def test_several_numbers_of_picks_are_looked_at_on_one_way(tmp_path, monkeypatch, capsys):
+    """After one round and after two; the base is drawn once, and fine-tuning is a baseline."""
+    monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
+    monkeypatch.setattr(clicks, "NAMED_PROMPTS", 1)
+    few = ["updates_base=1", "updates_per_pick=0", "batch_pairs=2", "micro_batch_pairs=2"]
+    path = tmp_path / "figures.json"
+    arguments = ["--picks", "20", "16", "--seeds", "1", "--objective", "finetune"]
+    assert clicks.main([*arguments, "--json", str(path), "--set", *few]) == 0
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    assert [one["picks"] for one in figures] == [16, 20]
+    assert figures[0]["seconds"] < figures[1]["seconds"]
+    assert figures[0]["score_base"] == figures[1]["score_base"]
+    assert "finetune, 20 picks: win rate" in capsys.readouterr().out
+
+
+def test_a_number_of_picks_between_rounds_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        clicks.main(["--picks", "20", "32"])
+    assert "a round comes every 16 picks" in capsys.readouterr().err

@@ -4,7 +4,8 @@
 
 As live labelling would have it: a round after every 16 picks, over all picks so far, and the next
 pairs from the newest adapter; a fifth of the picks held out of training. Then prompts that no pick
-was about are drawn by both with the same seeds, and the artist says which is better.
+was about are drawn by both with the same seeds, and the artist says which is better. With several
+numbers of picks, each is looked at on the way to the largest.
 """
 
 from __future__ import annotations
@@ -15,18 +16,27 @@ import importlib
 import importlib.util
 import json
 import random
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from studio import models, sampling
+from studio import brake, models, sampling
+from studio.bench import timing
 from studio.evidence import wilson
-from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import (
+    BASELINES,
+    OBJECTIVES,
+    SamplingSettings,
+    SessionSettings,
+    TrainingSettings,
+)
 from studio.starter import recogniser
+from studio.starter.data import caption
 from studio.training import Training
 from studio.trajectory import PairBatch, Trajectory
 
@@ -34,18 +44,41 @@ Artist = Callable[[Image.Image, str], float]
 
 HELD_OUT_PROMPTS = 32
 IMAGES_PER_PROMPT = 2
+NAMED_PROMPTS = 20  # that name style and ground too
 SAMPLE_BATCH = 16
 MOST_SHOWN = 100  # pairs that an artist may find equal before the benchmark gives up
+PRESETS = {**OBJECTIVES, **BASELINES}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What base and tuned are compared on: objects, and (object, style, ground) by name."""
+
+    objects: tuple[str, ...]
+    named: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of what is held out: `IMAGES_PER_PROMPT` of each object, one of each named."""
+
+    plain: list[Image.Image]
+    named: list[Image.Image]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of base and tuned on the same prompts and seeds, and what was recognised."""
+    """Scores of base and tuned on the same prompts and seeds, and what was recognised.
+
+    The recognised are lists of yes and no by what was looked for: "object" in the pictures of
+    objects, "style" and "ground" in those whose prompts name them. `checks` are those of the brake.
+    """
 
     base_scores: list[float]
     tuned_scores: list[float]
-    base_recognised: list[bool]
-    tuned_recognised: list[bool]
+    base_recognised: dict[str, list[bool]]
+    tuned_recognised: dict[str, list[bool]]
+    checks: brake.Checks
 
 
 def load_artist(reference: str) -> Artist:
@@ -70,13 +103,16 @@ def load_artist(reference: str) -> Artist:
         raise SystemExit(f"{place} has no function {name}.") from error
 
 
-def split_prompts(objects: tuple[str, ...], seed: int) -> tuple[list[str], list[str]]:
-    """Training prompts and held-out prompts; the latter are the same objects for every seed."""
-    shuffled = list(objects)
+def split_prompts(judge: recogniser.Recogniser, seed: int) -> tuple[list[str], HeldOut]:
+    """Training prompts, and what is held out, which is the same for every seed."""
+    shuffled = list(judge.objects)
     random.Random(20).shuffle(shuffled)
     held_out, training = shuffled[:HELD_OUT_PROMPTS], shuffled[HELD_OUT_PROMPTS:]
     random.Random(seed).shuffle(training)
-    return training, held_out
+    grounds = [g for g in judge.grounds for _ in judge.styles]  # every style on every ground
+    styles = list(judge.styles) * len(judge.grounds)
+    named = zip(held_out[:NAMED_PROMPTS], styles, grounds, strict=False)
+    return training, HeldOut(tuple(held_out), tuple(named))
 
 
 def draw_pairs(
@@ -118,8 +154,11 @@ def teach(
     noise: float,
     session: SessionSettings,
     seed: int,
-) -> None:
-    """Picks and rounds as in live labelling; leaves the newest adapter attached to the denoiser."""
+) -> Iterator[int]:
+    """Picks and rounds as in live labelling; yields the number of picks after each round.
+
+    The newest adapter is attached to the denoiser whenever this yields, and stays so.
+    """
     denoiser.remove_adapter()
     settings = session.training
     labelled: list[tuple[Trajectory, Trajectory]] = []
@@ -144,68 +183,99 @@ def teach(
             f"accuracy {metrics.accuracy:.2f}, margin {metrics.margin:.2f}",
             flush=True,
         )
+        yield len(labelled)
+
+
+def draw_held_out(
+    denoiser: models.Denoiser, held_out: HeldOut, settings: SamplingSettings
+) -> Drawn:
+    """As the denoiser is switched now, with the same seeds every time."""
+
+    def draw(prompts: list[str], first_seed: int) -> list[Image.Image]:
+        images: list[Image.Image] = []
+        for start in range(0, len(prompts), SAMPLE_BATCH):
+            part = prompts[start : start + SAMPLE_BATCH]
+            seeds = [first_seed + start + i for i in range(len(part))]
+            images += sampling.images(denoiser, sampling.sample(denoiser, part, seeds, settings))
+        return images
+
+    plain = [prompt for prompt in held_out.objects for _ in range(IMAGES_PER_PROMPT)]
+    return Drawn(
+        draw(plain, 9_000_000), draw([caption(*names) for names in held_out.named], 9_500_000)
+    )
+
+
+def recognised(
+    judge: recogniser.Recogniser, drawn: Drawn, held_out: HeldOut
+) -> dict[str, list[bool]]:
+    """Whether each picture shows what its prompt names."""
+    plain = [name for name in held_out.objects for _ in range(IMAGES_PER_PROMPT)]
+    _, styles, grounds = judge.logits(drawn.named)
+    return {
+        "object": (judge.object_ranks(drawn.plain, plain) == 0).tolist(),
+        "style": [
+            judge.styles[row.argmax()] == name
+            for row, (_, name, _) in zip(styles, held_out.named, strict=True)
+        ],
+        "ground": [
+            judge.grounds[row.argmax()] == name
+            for row, (_, _, name) in zip(grounds, held_out.named, strict=True)
+        ],
+    }
 
 
 def compare(
-    denoiser: models.Denoiser,
+    base: Drawn,
+    tuned: Drawn,
+    held_out: HeldOut,
     judge: recogniser.Recogniser,
     artist: Artist,
-    prompts: list[str],
-    settings: SamplingSettings,
-) -> tuple[Comparison, list[Image.Image], list[Image.Image]]:
-    """Base and tuned on every held-out prompt, same seeds."""
-    names = [prompt for prompt in prompts for _ in range(IMAGES_PER_PROMPT)]
-    seeds = [9_000_000 + i for i in range(len(names))]
+) -> Comparison:
+    """Base and tuned on everything that is held out."""
+    names = [prompt for prompt in held_out.objects for _ in range(IMAGES_PER_PROMPT)]
 
-    def draw() -> list[Image.Image]:
-        images: list[Image.Image] = []
-        for start in range(0, len(names), SAMPLE_BATCH):
-            part = slice(start, start + SAMPLE_BATCH)
-            chains = sampling.sample(denoiser, names[part], seeds[part], settings)
-            images += sampling.images(denoiser, chains)
-        return images
+    def by_prompt(drawn: Drawn) -> list[list[Image.Image]]:
+        starts = range(0, len(drawn.plain), IMAGES_PER_PROMPT)
+        return [drawn.plain[i : i + IMAGES_PER_PROMPT] for i in starts]
 
-    tuned = draw()
-    with denoiser.adapter_off():
-        base = draw()
-    comparison = Comparison(
-        base_scores=[artist(image, name) for image, name in zip(base, names, strict=True)],
-        tuned_scores=[artist(image, name) for image, name in zip(tuned, names, strict=True)],
-        base_recognised=(judge.object_ranks(base, names) == 0).tolist(),
-        tuned_recognised=(judge.object_ranks(tuned, names) == 0).tolist(),
+    return Comparison(
+        base_scores=[artist(image, name) for image, name in zip(base.plain, names, strict=True)],
+        tuned_scores=[artist(image, name) for image, name in zip(tuned.plain, names, strict=True)],
+        base_recognised=recognised(judge, base, held_out),
+        tuned_recognised=recognised(judge, tuned, held_out),
+        checks=brake.compare(by_prompt(base), by_prompt(tuned)),
     )
-    return comparison, base, tuned
 
 
-def summarise(comparisons: list[Comparison], seconds: float) -> dict[str, float]:
+def summarise(comparisons: list[Comparison]) -> dict[str, float]:
     """The figures over all seeds."""
     base = torch.tensor([s for c in comparisons for s in c.base_scores], dtype=torch.float64)
     tuned = torch.tensor([s for c in comparisons for s in c.tuned_scores], dtype=torch.float64)
     wins = float((tuned > base).sum() + 0.5 * (tuned == base).sum())
     low, high = wilson(wins, len(base))
     deviation = max(float(base.std()), 1e-12)
-
-    def share(lists: list[list[bool]]) -> float:
-        flat = [value for values in lists for value in values]
-        return sum(flat) / len(flat)
-
-    return {
+    figures = {
         "win_rate": wins / len(base),
         "win_rate_low": low,
         "win_rate_high": high,
         "shift_sd": float(tuned.mean() - base.mean()) / deviation,
         "score_base": float(base.mean()),
         "score_tuned": float(tuned.mean()),
-        "object_accuracy_base": share([c.base_recognised for c in comparisons]),
-        "object_accuracy_tuned": share([c.tuned_recognised for c in comparisons]),
         "comparisons": len(base),
-        "seconds": seconds,
+        "diversity": statistics.mean(c.checks.diversity for c in comparisons),
+        "drift": statistics.mean(c.checks.drift for c in comparisons),
     }
+    for what in ("object", "style", "ground"):
+        for side in ("base", "tuned"):
+            lists = [getattr(c, f"{side}_recognised")[what] for c in comparisons]
+            flat = [value for values in lists for value in values]
+            figures[f"{what}_accuracy_{side}"] = sum(flat) / len(flat)
+    return figures
 
 
 def session_settings(objective: str, overrides: dict) -> SessionSettings:
     """The studio's defaults on the starter, with an objective's preset."""
-    training = dataclasses.replace(OBJECTIVES[objective], **overrides)
+    training = dataclasses.replace(PRESETS[objective], **overrides)
     return SessionSettings(prompts=("unused",), training=training)
 
 
@@ -223,40 +293,66 @@ def sheet(base: list[Image.Image], tuned: list[Image.Image], columns: int = 16) 
 
 def run(
     artist: Artist,
-    picks: int,
+    picks: list[int],
     session: SessionSettings,
-    seeds: int,
+    seeds: list[int],
     noise: float = 0.0,
     sheet_path: Path | None = None,
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
+    """The figures at each number of picks, over all seeds; seconds are those until then."""
     judge = recogniser.load()
     denoiser = models.load(session.base_model)
-    comparisons = []
-    started_s = time.monotonic()
-    for seed in range(seeds):
-        training_prompts, held_out_prompts = split_prompts(judge.objects, seed)
+    base: Drawn | None = None
+    comparisons: dict[int, list[Comparison]] = {count: [] for count in picks}
+    seconds = dict.fromkeys(picks, 0.0)
+    for seed in seeds:
+        training_prompts, held_out = split_prompts(judge, seed)
+        if base is None:
+            denoiser.remove_adapter()
+            base = draw_held_out(denoiser, held_out, session.sampling)
         seeded = dataclasses.replace(session.training, seed=seed)
         seeded_session = dataclasses.replace(session, training=seeded)
-        teach(denoiser, artist, training_prompts, picks, noise, seeded_session, seed)
-        comparison, base, tuned = compare(
-            denoiser, judge, artist, held_out_prompts, session.sampling
-        )
-        comparisons.append(comparison)
-        partial = summarise([comparison], time.monotonic() - started_s)
-        print(f"  seed {seed}: win rate {partial['win_rate']:.2f}", flush=True)
-        if sheet_path and seed == 0:
-            sheet(base, tuned).save(sheet_path)
-    return summarise(comparisons, time.monotonic() - started_s)
+        started_s = time.monotonic()
+        for count in teach(
+            denoiser, artist, training_prompts, max(picks), noise, seeded_session, seed
+        ):
+            if count not in comparisons:
+                continue
+            learning_s = time.monotonic() - started_s
+            tuned = draw_held_out(denoiser, held_out, session.sampling)
+            comparison = compare(base, tuned, held_out, judge, artist)
+            comparisons[count].append(comparison)
+            seconds[count] += learning_s
+            started_s = time.monotonic() - learning_s  # what looking took does not count
+            win_rate = summarise([comparison])["win_rate"]
+            print(f"  seed {seed}: {count} picks, win rate {win_rate:.2f}", flush=True)
+        if sheet_path and seed == seeds[0]:
+            sheet(base.plain, tuned.plain).save(sheet_path)
+    peak_mb = timing.peak_memory_mb(denoiser.device)
+    return [
+        {
+            "picks": count,
+            **summarise(comparisons[count]),
+            "seconds": seconds[count],
+            "peak_memory_mb": peak_mb,
+            "device": timing.device_name(denoiser.device),
+        }
+        for count in picks
+    ]
 
 
-def report(figures: dict[str, float], objective: str, picks: int) -> str:
+def report(figures: dict[str, float], objective: str) -> str:
     f = figures
+    memory = f", {f['peak_memory_mb']:.0f} MB" if f["peak_memory_mb"] else ""
     return (
-        f"{objective}, {picks} picks: win rate {f['win_rate']:.2f} "
+        f"{objective}, {f['picks']} picks: win rate {f['win_rate']:.2f} "
         f"({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f}) in {f['comparisons']} comparisons "
         f"on unseen prompts; taste score {f['score_base']:+.3f} -> {f['score_tuned']:+.3f}, "
         f"{f['shift_sd']:+.2f} sd; object recognised {f['object_accuracy_base']:.0%} -> "
-        f"{f['object_accuracy_tuned']:.0%}; {f['seconds']:.0f} s"
+        f"{f['object_accuracy_tuned']:.0%}, named style {f['style_accuracy_base']:.0%} -> "
+        f"{f['style_accuracy_tuned']:.0%}, named ground {f['ground_accuracy_base']:.0%} -> "
+        f"{f['ground_accuracy_tuned']:.0%}; diversity {f['diversity']:.2f} and drift "
+        f"{f['drift']:.2f} of the base's; {f['seconds']:.0f} s{memory}"
     )
 
 
@@ -274,11 +370,11 @@ def main(argv: list[str] | None = None) -> int:
         default="studio.bench.artists:blue_background",
         help="MODULE_OR_FILE.py:FUNCTION",
     )
-    parser.add_argument("--picks", type=int, default=48)
-    parser.add_argument("--noise", type=float, default=0.0, help="share of picks that are wrong")
     parser.add_argument(
-        "--objective", choices=tuple(OBJECTIVES), default=TrainingSettings().objective
+        "--picks", type=int, nargs="+", default=[48], help="all but the last after whole rounds"
     )
+    parser.add_argument("--noise", type=float, default=0.0, help="share of picks that are wrong")
+    parser.add_argument("--objective", choices=tuple(PRESETS), default=TrainingSettings().objective)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheet", type=Path, help="write base above tuned pictures of seed 0 here")
@@ -286,17 +382,20 @@ def main(argv: list[str] | None = None) -> int:
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="change settings of training"
     )
     args = parser.parse_args(argv)
-    if args.picks < 1 or args.seeds < 1:
+    picks = sorted(set(args.picks))
+    if picks[0] < 1 or args.seeds < 1:
         parser.error("--picks and --seeds must be at least 1")
+    if any(count % SessionSettings().round_every for count in picks[:-1]):
+        parser.error(f"a round comes every {SessionSettings().round_every} picks: look after those")
     if not 0 <= args.noise <= 0.5:
         parser.error("--noise must lie between 0 and 0.5")
     overrides = {key: number(value) for key, _, value in (s.partition("=") for s in args.set)}
     session = session_settings(args.objective, overrides)
     artist = load_artist(args.artist)
-    figures = run(artist, args.picks, session, args.seeds, args.noise, args.sheet)
-    print(report(figures, args.objective, args.picks))
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    figures = run(artist, picks, session, list(range(args.seeds)), args.noise, args.sheet)
+    for one in figures:
+        print(report(one, args.objective))
+    timing.write(args.json, figures[0] if len(figures) == 1 else figures)
     return 0
 
 
