@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
-BENCHMARKS = ("clicks", "train", "sample")  # modules of studio.bench, each with `main(argv)`
+# modules of studio.bench, each with `main(argv)`
+BENCHMARKS = ("clicks", "curves", "train", "sample")
 FORMATS = ("kohya", "diffusers")
 POLL_S = 0.3
 MOST_DEATHS = 5  # of a worker in a row, before a command gives up

@@ -32,6 +32,7 @@ name = "d3po-studio"
 dependencies = ["torch==2.13.0", "part==1.0"]
 [project.optional-dependencies]
 test = ["pytest==9.0"]
+bench = []
 """
 
 # Stands in for the studio that launch.py hands over to: says what it was given.

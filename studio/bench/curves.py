@@ -1,0 +1,248 @@
+"""How much is learned from how many clicks: the README's table and plot, in one command.
+
+    python launch.py bench curves --jobs 2
+
+Runs `bench clicks` for every simulated artist, share of wrong picks, objective and seed, looks
+after 16, 32, 64 and 128 picks, and draws what came out. Each run is kept as it ends, in `--rows`; a
+later call goes on with those that are missing: the whole can be spread over days or machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from studio.bench import clicks
+from studio.evidence import wilson
+from studio.settings import TrainingSettings
+
+FIGURES = Path(__file__).parent / "figures"
+ARTISTS = (
+    "blue_background",
+    "bright",
+    "saturated",
+    "compressible",
+    "incompressible",
+    "symmetric",
+    "flat_style",
+    "ink_style",
+    "mixed",
+)
+NOISES = (0.0, 0.1, 0.25)
+PICKS = (16, 32, 64, 128)
+OBJECTIVES = (TrainingSettings().objective, "d3po", "finetune")
+LABELS = {
+    "diffusion_dpo": "the default (Diffusion-DPO)",
+    "d3po_balanced": "D3PO, steps weighed alike",
+    "d3po": "D3PO as published",
+    "finetune": "LoRA on the chosen pictures",
+}
+
+Row = dict  # one line of the rows: a Run's fields, and the figures of `bench clicks`
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One artist, one way of learning, one seed."""
+
+    artist: str
+    noise: float
+    objective: str
+    seed: int
+
+
+def run(one: Run, picks: list[int], threads: int) -> list[Row]:
+    """The figures of a run after each number of picks; in a process of its own."""
+    torch.set_num_threads(threads)
+    figures = clicks.run(
+        clicks.load_artist(f"studio.bench.artists:{one.artist}"),
+        picks,
+        clicks.session_settings(one.objective, {}),
+        [one.seed],
+        one.noise,
+    )
+    return [{**asdict(one), **row} for row in figures]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows that are there; none when there is no file yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def missing(wanted: Iterable[Run], picks: Iterable[int], rows: list[Row]) -> list[Run]:
+    """The runs of which not every number of picks is among the rows."""
+    fields = tuple(Run.__dataclass_fields__)
+    there = {(Run(*(row[name] for name in fields)), row["picks"]) for row in rows}
+    return [one for one in wanted if any((one, count) not in there for count in picks)]
+
+
+def gather(runs: list[Run], picks: list[int], jobs: int) -> Iterator[list[Row]]:
+    """The rows of each run as it ends; a run that cannot be done is said and left out."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        pending = {pool.submit(run, one, picks, threads): one for one in runs}
+        for future in as_completed(pending):
+            try:
+                yield future.result()
+            except SystemExit as error:
+                print(f"{pending[future]}: {error}", flush=True)
+
+
+def pooled(rows: list[Row]) -> Row:
+    """Rows of the same number of picks as one: every comparison counts alike."""
+    total = sum(row["comparisons"] for row in rows)
+    wins = sum(row["win_rate"] * row["comparisons"] for row in rows)
+    low, high = wilson(wins, total)
+    means = ("shift_sd", "object_accuracy_base", "object_accuracy_tuned", "diversity", "drift")
+    return {
+        "win_rate": wins / total,
+        "win_rate_low": low,
+        "win_rate_high": high,
+        **{name: sum(row[name] for row in rows) / len(rows) for name in means},
+        "seconds": sum(row["seconds"] for row in rows) / len(rows),
+        "runs": len(rows),
+    }
+
+
+def by(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
+    """Rows in groups that have the same values of `names`, in order."""
+    groups: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[tuple(row[name] for name in names)].append(row)
+    return dict(sorted(groups.items()))
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: all artists together by objective, noise and picks; then each artist."""
+    lines = [
+        "| way of learning | wrong picks | picks | tuned wins (95%) | taste score | "
+        "object recognised | diversity | runs |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (objective, noise, picks), group in by(rows, "objective", "noise", "picks").items():
+        lines.append(f"| {LABELS[objective]} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
+    most = max((row["picks"] for row in rows), default=0)
+    last = [row for row in rows if row["picks"] == most and row["noise"] == 0]
+    lines += [
+        "",
+        f"| artist, {most} picks, none wrong | way of learning | tuned wins (95%) | taste score | "
+        "object recognised | diversity | runs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (artist, objective), group in by(last, "artist", "objective").items():
+        name = artist.replace("_", " ")
+        lines.append(f"| {name} | {LABELS[objective]} | {_cells(pooled(group))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(f: Row) -> str:
+    return (
+        f"{f['win_rate']:.2f} ({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f}) | "
+        f"{f['shift_sd']:+.2f} sd | {f['object_accuracy_base']:.0%} → "
+        f"{f['object_accuracy_tuned']:.0%} | {f['diversity']:.2f} | {f['runs']}"
+    )
+
+
+def plot(rows: list[Row], paths: list[Path]) -> None:
+    """Taste gained and picture kept against picks, all artists together; then each artist."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "d3po-studio"  # the same rows make the same file
+    clean = [row for row in rows if row["noise"] == 0]
+    artists = sorted({row["artist"] for row in clean})
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    panels = (
+        (axes[0, 0], "win_rate", "Tuned preferred to base", 0.5),
+        (axes[0, 1], "shift_sd", "Taste score gained (standard deviations)", 0.0),
+        (axes[1, 0], "object_accuracy_tuned", "Object still recognised", None),
+    )
+    for axis, key, title, neutral in panels:
+        for (objective,), group in by(clean, "objective").items():
+            points = {picks: pooled(some) for (picks,), some in by(group, "picks").items()}
+            values = [point[key] for point in points.values()]
+            axis.plot(list(points), values, marker="o", label=LABELS[objective])
+            if key == "win_rate":
+                lows = [point["win_rate_low"] for point in points.values()]
+                highs = [point["win_rate_high"] for point in points.values()]
+                axis.fill_between(list(points), lows, highs, alpha=0.15)
+        if neutral is not None:
+            axis.axhline(neutral, color="gray", linewidth=0.8, linestyle="--")
+        counts = sorted({row["picks"] for row in clean})
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.set_xlabel("picks")
+        axis.set_title(title)
+    axes[0, 0].set_ylim(0.3, 1.0)
+    axes[1, 0].set_ylim(0.0, 1.02)
+    axes[0, 0].legend(loc="lower right", fontsize="small")
+    _plot_artists(axes[1, 1], clean, artists)
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dated = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=110, metadata=dated)
+    plt.close(figure)
+
+
+def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
+    """The default's win rate for each artist after the most picks, with its interval."""
+    most = max(row["picks"] for row in rows)
+    chosen = [r for r in rows if r["picks"] == most and r["objective"] == OBJECTIVES[0]]
+    points = {artist: pooled(group) for (artist,), group in by(chosen, "artist").items()}
+    for place, artist in enumerate(reversed(artists)):
+        if artist in points:
+            point = points[artist]
+            axis.plot([point["win_rate_low"], point["win_rate_high"]], [place] * 2, color="C0")
+            axis.plot([point["win_rate"]], [place], marker="o", color="C0")
+    axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
+    axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
+    axis.set_xlim(0.3, 1.0)
+    axis.set_title(f"The default by artist, {most} picks")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch.py bench curves", description=__doc__)
+    parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
+    parser.add_argument("--noises", nargs="*", type=float, default=NOISES)
+    parser.add_argument("--picks", nargs="*", type=int, default=PICKS)
+    parser.add_argument(
+        "--objectives", nargs="*", choices=tuple(clicks.PRESETS), default=OBJECTIVES
+    )
+    parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--rows", type=Path, default=FIGURES / "curves.jsonl")
+    parser.add_argument("--plot", type=Path, nargs="*", help="such as curves.png curves.svg")
+    parser.add_argument("--table", type=Path, help="write the table here too")
+    args = parser.parse_args(argv)
+    grid = itertools.product(args.seeds, args.noises, args.objectives, args.artists)
+    wanted = [Run(artist, noise, objective, seed) for seed, noise, objective, artist in grid]
+    picks = sorted(args.picks)
+    todo = missing(wanted, picks, read(args.rows))
+    print(f"{len(todo)} of {len(wanted)} runs are to be done.", flush=True)
+    for rows in gather(todo, picks, args.jobs) if todo else ():
+        with args.rows.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        for row in rows:
+            print(f"{row['artist']}: {clicks.report(row, row['objective'])}", flush=True)
+    rows = read(args.rows)
+    if not rows:
+        raise SystemExit("There is nothing to draw.")
+    print(table(rows))
+    if args.table:
+        args.table.write_text(table(rows), encoding="utf-8")
+    if args.plot:
+        plot(rows, args.plot)
+    return 0

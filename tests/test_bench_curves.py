@@ -1,0 +1,96 @@
+"""The curves: what is still to run, how rows are pooled, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from studio.bench import curves
+from studio.bench.curves import Run
+
+
+def row(run: Run, picks: int, **changes) -> dict:
+    values = {
+        "picks": picks,
+        "win_rate": 0.75,
+        "win_rate_low": 0.6,
+        "win_rate_high": 0.9,
+        "shift_sd": 0.5,
+        "score_base": 0.0,
+        "score_tuned": 1.0,
+        "comparisons": 64,
+        "object_accuracy_base": 1.0,
+        "object_accuracy_tuned": 0.9,
+        "style_accuracy_base": 1.0,
+        "style_accuracy_tuned": 1.0,
+        "ground_accuracy_base": 1.0,
+        "ground_accuracy_tuned": 1.0,
+        "diversity": 0.8,
+        "drift": 0.7,
+        "seconds": 60.0,
+        "peak_memory_mb": 900.0,
+    }
+    return vars(run) | values | changes
+
+
+ONE = Run("bright", 0.0, "diffusion_dpo", 0)
+OTHER = Run("bright", 0.0, "diffusion_dpo", 1)
+PUBLISHED = Run("mixed", 0.1, "d3po", 0)
+
+
+def test_only_what_is_missing_is_run():
+    rows = [row(ONE, 16), row(ONE, 32), row(OTHER, 16)]
+    assert curves.missing([ONE, OTHER, PUBLISHED], [16, 32], rows) == [OTHER, PUBLISHED]
+    assert curves.missing([ONE, OTHER], [16], rows) == []
+
+
+def test_pooled_rows_count_every_comparison_alike():
+    """By hand: 48 of 64 and 8 of 32 are 56 of 96."""
+    rows = [row(ONE, 16), row(OTHER, 16, win_rate=0.25, comparisons=32, shift_sd=-0.5)]
+    pooled = curves.pooled(rows)
+    assert pooled["win_rate"] == pytest.approx(56 / 96)
+    assert pooled["win_rate_low"] < 56 / 96 < pooled["win_rate_high"]
+    assert pooled["shift_sd"] == 0.0
+    assert pooled["runs"] == 2
+
+
+def test_the_table_names_what_does_not_work_too():
+    made = curves.table(
+        [row(ONE, 16), row(ONE, 32), row(PUBLISHED, 32, win_rate=0.5, shift_sd=0.0)]
+    )
+    assert "| the default (Diffusion-DPO) | 0% | 16 | 0.75 (0.63 to 0.84) | +0.50 sd |" in made
+    assert "| D3PO as published | 10% | 32 | 0.50 (0.38 to 0.62) | +0.00 sd |" in made
+    assert "| bright | the default (Diffusion-DPO) | 0.75" in made
+    assert "mixed" not in made  # the second part is of picks without a slip
+
+
+def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    rows = [row(one, picks) for one in (ONE, OTHER) for picks in (16, 32)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    plots = [tmp_path / "new folder" / name for name in ("curves.png", "curves.svg")]
+    arguments = ["--artists", "bright", "--noises", "0", "--objectives", "diffusion_dpo"]
+    arguments += ["--picks", "16", "32", "--seeds", "0", "1", "--rows", str(path)]
+    arguments += ["--table", str(tmp_path / "t.md"), "--plot", *map(str, plots)]
+    assert curves.main(arguments) == 0
+    assert "0 of 2 runs are to be done." in capsys.readouterr().out
+    assert (tmp_path / "t.md").read_text(encoding="utf-8") == curves.table(rows)
+    assert Image.open(plots[0]).width > 800
+    first = plots[1].read_bytes()
+    assert first.startswith(b"<?xml")
+    curves.plot(rows, plots)
+    assert plots[1].read_bytes() == first
+
+
+def test_a_run_that_cannot_be_done_is_said_and_the_others_go_on(tmp_path, capsys):
+    """In a process of its own, as all runs are."""
+    nobody = Run("nobody", 0.0, "diffusion_dpo", 0)
+    assert list(curves.gather([nobody], [16], 1)) == []
+    assert "studio.bench.artists has no function nobody" in capsys.readouterr().out
+
+
+def test_nothing_to_draw_is_a_sentence(tmp_path):
+    with pytest.raises(SystemExit, match="nothing to draw"):
+        curves.main(["--seeds", "--rows", str(tmp_path / "none.jsonl")])
