@@ -110,6 +110,19 @@ def test_clicks_and_buttons_choose_too(open_page, store, labelling):
     expect(page.locator(".prefer-round")).to_contain_text("6 to the next round")
 
 
+def test_a_pair_asked_again_counts_as_a_pick_and_not_towards_a_round(open_page, store, labelling):
+    store.update_settings(labelling.id, replace(labelling.settings, round_every=16))
+    seed.pick_all(store, labelling)
+    again = store.ask_again(labelling.id)
+    page = open_page("prefer")
+    expect_pair(page, again)
+    expect(page.locator(".prefer-round")).to_contain_text("6 to the next round")
+    page.keyboard.press("1")
+    expect_saved(page, store, labelling, 11)
+    expect(page.locator(".prefer-round")).to_contain_text("6 to the next round")
+    assert store.habits(labelling.id).asked_again == 1
+
+
 def test_undo_goes_back_pair_by_pair_with_its_answer(open_page, store, labelling):
     first, second, third, *_ = store.waiting_pairs(labelling.id)
     page = open_page("prefer")
