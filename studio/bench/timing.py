@@ -24,12 +24,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 def in_turn(
     ours: Callable[[], object], baseline: Callable[[], object], repeats: int, device: torch.device
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each over `repeats`, one after the other, so that a busy machine slows both.
-
-    Each is called once before, unmeasured: what is only slow the first time is not the subject.
-    """
-    ours()
-    baseline()
+    """Seconds of each over `repeats`, one after the other, so that a busy machine slows both."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for call, kept in zip((ours, baseline), times, strict=True):
