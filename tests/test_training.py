@@ -9,7 +9,7 @@ import torch
 
 from studio import models, sampling
 from studio.models import Denoiser
-from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
+from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
 from studio.trajectory import PairBatch
 
@@ -63,6 +63,30 @@ def test_every_objective_raises_what_was_chosen(
     metrics = list(Training(denoiser, pairs, settings, held_out=pairs))
     assert sum(m.margin for m in metrics[-5:]) > sum(m.margin for m in metrics[:5])
     assert metrics[-1].held_out_agreement > 0.5
+
+
+def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    """Other rejected pictures, the same adapter: they take no part."""
+    settings = replace(BASELINES["finetune"], **FEW, learning_rate=5e-3)
+    training = Training(denoiser, pairs, replace(settings, updates_base=30))
+    timesteps, rows = torch.tensor([300, 600] * len(pairs)), [i for i in range(6) for _ in "ab"]
+    noise = torch.randn((12, *pairs.chosen.shape[2:]), generator=torch.Generator().manual_seed(1))
+
+    def chosen_error() -> float:
+        with torch.no_grad():
+            return float(training._velocity_errors(pairs, rows, timesteps, noise)[0].mean())
+
+    before = chosen_error()
+    list(training)
+    assert chosen_error() < before
+
+    list(Training(denoiser, pairs, settings))
+    expected = denoiser.adapter_state()
+    list(Training(denoiser, replace(pairs, rejected=pairs.chosen), settings))
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_an_image_level_error_is_that_of_the_velocity() -> None:
