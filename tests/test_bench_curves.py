@@ -69,7 +69,8 @@ def test_the_table_names_what_does_not_work_too():
 def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     rows = [row(one, picks) for one in (ONE, OTHER) for picks in (16, 32)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    again = [row(ONE, 16, win_rate=0.1), *rows]  # a run that was done over
+    path.write_text("".join(json.dumps(one) + "\n" for one in again), encoding="utf-8")
     plots = [tmp_path / "new folder" / name for name in ("curves.png", "curves.svg")]
     arguments = ["--artists", "bright", "--noises", "0", "--objectives", "diffusion_dpo"]
     arguments += ["--picks", "16", "32", "--seeds", "0", "1", "--rows", str(path)]

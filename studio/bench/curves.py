@@ -75,16 +75,21 @@ def run(one: Run, picks: list[int], threads: int) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that are there; none when there is no file yet."""
+    """The rows that are there, the last of each run and number of picks; none without a file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines if line]
+    return list({(_run_of(row), row["picks"]): row for row in rows}.values())
+
+
+def _run_of(row: Row) -> Run:
+    return Run(*(row[name] for name in Run.__dataclass_fields__))
 
 
 def missing(wanted: Iterable[Run], picks: Iterable[int], rows: list[Row]) -> list[Run]:
     """The runs of which not every number of picks is among the rows."""
-    fields = tuple(Run.__dataclass_fields__)
-    there = {(Run(*(row[name] for name in fields)), row["picks"]) for row in rows}
+    there = {(_run_of(row), row["picks"]) for row in rows}
     return [one for one in wanted if any((one, count) not in there for count in picks)]
 
 
