@@ -463,11 +463,11 @@ class Worker:
         adapter = replace(adapter, sha256=digest, checks=checks.values() if checks else {})
         lost = brake.what_is_lost(checks) if checks else ""
         message = "Done."
-        if lesson.left_out:
-            message = f"Done, without {lesson.left_out} of the picks: their files are missing."
         if lost:
             message = f"Held back, because {lost}. What was in use before stays in use."
             log.warning("Round %d is held back: %s", round_.number, checks)
+        if lesson.left_out:
+            message += f" Learned without {lesson.left_out} of the picks: their files are missing."
         self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
         self._forget_round(round_)
         for prompt, (first, *_) in zip(anchors.prompts, anchors.pictures, strict=True):
@@ -478,7 +478,7 @@ class Worker:
         self, session: Session, denoiser: models.Denoiser
     ) -> tuple[Anchors, brake.Checks | None]:
         """The fixed prompts as the trained adapter draws them, and how they compare with the
-        base's; no checks when there is no prompt or a picture is not made of numbers."""
+        base's; no checks when there is no prompt."""
         tuned = self._draw_anchors(session, denoiser)
         if not tuned.prompts:
             return tuned, None

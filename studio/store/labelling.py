@@ -254,9 +254,12 @@ class Labelling(Sessions):
             return _count(connection, waiting_ids(session_id))
 
     def pair_count(self, session_id: str) -> int:
-        """How many pairs were ever made for a session."""
+        """How many pairs were ever drawn for a session; one that is asked again is not drawn."""
+        drawn = sa.select(pairs).where(
+            pairs.c.session_id == session_id, pairs.c.repeat_of.is_(None)
+        )
         with self._reading() as connection:
-            return _count(connection, sa.select(pairs).where(pairs.c.session_id == session_id))
+            return _count(connection, drawn)
 
     def discard_waiting_pairs(self, session_id: str, *, keep: int = 0) -> None:
         """Show no waiting pair any more but the first `keep`. A pick on one is still taken."""

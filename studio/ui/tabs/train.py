@@ -145,12 +145,6 @@ def _no_round(look: Look) -> tuple[str, str]:
         return f"Round {last.number} could not be finished", last.message
     if last is not None and last.state == "held_back":
         return f"Round {last.number} went too far", last.message
-    if look.withdrawn:
-        picks = words.count(look.withdrawn, "pick")
-        return (
-            f"You took back {picks} that it learned from",
-            "Start a round, and it learns again without them. No round is lost by that.",
-        )
     missing = FEWEST_PICKS - counts.usable
     if missing > 0:
         more = f"{missing} more" if counts.usable else "a few"
@@ -158,6 +152,12 @@ def _no_round(look: Look) -> tuple[str, str]:
             "Pick first, then it learns",
             f"A round needs {FEWEST_PICKS} picks or more: choose {more} on the Prefer tab. "
             "With 16 the taste begins to show.",
+        )
+    if look.withdrawn:
+        picks = words.count(look.withdrawn, "pick")
+        return (
+            f"You took back {picks} that it learned from",
+            "Start a round, and it learns again without them. No round is lost by that.",
         )
     fresh = words.count(counts.new, "new pick")
     if last is not None and last.state == "stopped":
