@@ -19,7 +19,7 @@ from torch import Tensor
 
 from studio.ddim import log_prob, output_weight
 from studio.objectives import d3po_loss, diffusion_dpo_loss
-from studio.settings import TrainingSettings
+from studio.settings import SamplingSettings, TrainingSettings
 from studio.trajectory import PairBatch
 
 if TYPE_CHECKING:
@@ -71,14 +71,7 @@ def step_log_prob(
     steps = steps.to(denoiser.device)
     latent, next_latent = latents[:, 0], latents[:, 1]
     timesteps = schedule.timesteps[steps]
-    text = denoiser.embed(prompts)
-    if settings.guided:
-        empty = denoiser.embed([sampling.negative_prompt] * len(prompts))
-        noise_pred = denoiser.predict_guided_noise(
-            latent, timesteps, text, empty, sampling.guidance
-        )
-    else:
-        noise_pred = denoiser.predict_noise(latent, timesteps, text)
+    noise_pred = _predicted_noise(denoiser, latent, timesteps, prompts, sampling, settings.guided)
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[steps], schedule.alpha_bar_prev[steps]
     value = log_prob(
         next_latent,
@@ -94,35 +87,41 @@ def step_log_prob(
     return value
 
 
+def _predicted_noise(
+    denoiser: Denoiser,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompts: list[str],
+    sampling: SamplingSettings,
+    guided: bool,
+) -> Tensor:
+    """As the pictures were drawn, through guidance; or by the prompted half of it alone."""
+    text = denoiser.embed(prompts)
+    if not guided:
+        return denoiser.predict_noise(latents, timesteps, text)
+    empty = denoiser.embed([sampling.negative_prompt] * len(prompts))
+    return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
+
+
 @torch.no_grad()
 def reference_log_probs(denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings) -> Tensor:
-    """(N, 2, T) of every stored step of chosen and rejected under the base model, adapter off.
+    """(M, T) of every stored step of every picture under the base model, adapter off.
 
     Steps without noise are left at 0; they are never drawn.
     """
     stochastic = denoiser.schedule(batch.settings.steps).stochastic_steps(batch.settings.eta).cpu()
-    result = torch.zeros(len(batch), 2, len(batch.timesteps))
-    rows = [
-        (pair, side, int(step))
-        for pair in range(len(batch))
-        for side in range(2)
-        for step in stochastic
-    ]
+    result = torch.zeros(len(batch.latents), len(batch.timesteps))
+    rows = [(picture, int(step)) for picture in range(len(result)) for step in stochastic]
     with denoiser.adapter_off():
         for start in range(0, len(rows), REFERENCE_BATCH):
             part = rows[start : start + REFERENCE_BATCH]
-            latents = torch.stack([_step_latents(batch, *row) for row in part])
-            prompts = [batch.prompts[pair] for pair, _, _ in part]
-            steps = torch.tensor([step for _, _, step in part])
+            latents = torch.stack([batch.latents[p, step : step + 2] for p, step in part])
+            prompts = [batch.prompts[picture] for picture, _ in part]
+            steps = torch.tensor([step for _, step in part])
             values = step_log_prob(denoiser, latents, steps, prompts, batch, settings).cpu()
             for row, value in zip(part, values, strict=True):
                 result[row] = value
     return result
-
-
-def _step_latents(batch: PairBatch, pair: int, side: int, step: int) -> Tensor:
-    chain = batch.chosen[pair] if side == 0 else batch.rejected[pair]
-    return chain[step : step + 2]
 
 
 def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor:
@@ -130,6 +129,11 @@ def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor
     total = pairs * draws
     strata = torch.randperm(total, generator=draw) + torch.rand(total, generator=draw)
     return (strata / total * count).long().clamp(max=count - 1).view(pairs, draws)
+
+
+def _noise(timesteps: Tensor, batch: PairBatch, draw: torch.Generator) -> Tensor:
+    """(*timesteps.shape, C, h, w) for the latents of a batch."""
+    return torch.randn((*timesteps.shape, *batch.latents.shape[2:]), generator=draw)
 
 
 class Training:
@@ -163,8 +167,8 @@ class Training:
                 "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
                 "from them. Draw new pairs with eta 1."
             )
-        self._reference: Tensor | None = None
-        self._held_out_reference: Tensor | None = None
+        self._groups = pairs.groups()
+        self._references: dict[str, Tensor] = {}
         self._parameters = denoiser.adapter_parameters()
         self._optimiser = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=1e-2
@@ -192,17 +196,18 @@ class Training:
             yield self.step()
 
     def step(self) -> Metrics:
-        """One update over `batch_pairs` pairs."""
+        """One update over `batch_pairs` groups of pairs, most of which are a single pair."""
         draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
-        rows = self._pairs_of_update()
+        groups = self._groups_of_update()
         # all at once, so that micro-batches draw the same
-        draws = self._draws(len(rows), draw)
+        draws = self._draws(len(groups), self.pairs, draw)
+        count = sum(len(group) for group in groups) * draws[0].shape[1]
         losses, margins = [], []
         self._optimiser.zero_grad()
-        for start in range(0, len(rows), self.settings.micro_batch_pairs):
+        for start in range(0, len(groups), self.settings.micro_batch_pairs):
             part = slice(start, start + self.settings.micro_batch_pairs)
-            loss, margin = self._losses(rows[part], *(drawn[part] for drawn in draws))
-            (loss.sum() / draws[0].numel()).backward()
+            loss, margin = self._losses(groups[part], *(drawn[part] for drawn in draws))
+            (loss.sum() / count).backward()
             losses.append(loss.detach())
             margins.append(margin.detach())
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm)
@@ -224,9 +229,10 @@ class Training:
             held_out_agreement=self._held_out_agreement() if self._is_check() else None,
         )
 
-    def _pairs_of_update(self) -> list[int]:
-        """Indices of this update's pairs: the pairs in shuffled order, again and again."""
-        size, count = min(self.settings.batch_pairs, len(self.pairs)), len(self.pairs)
+    def _groups_of_update(self) -> list[list[int]]:
+        """The groups in shuffled order, again and again, as many as an update takes."""
+        count = len(self._groups)
+        size = min(self.settings.batch_pairs, count)
         positions = range(self.update * size, (self.update + 1) * size)
         orders = {
             epoch: torch.randperm(
@@ -234,91 +240,100 @@ class Training:
             )
             for epoch in {position // count for position in positions}
         }
-        return [int(orders[position // count][position % count]) for position in positions]
+        return [
+            self._groups[int(orders[position // count][position % count])] for position in positions
+        ]
 
-    def _draws(self, pairs: int, draw: torch.Generator) -> tuple[Tensor, ...]:
-        """What `_losses` takes beside the pairs, each with a row a pair.
+    def _draws(self, groups: int, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, ...]:
+        """What the pictures of each group are looked at with: all of them with the same.
 
-        D3PO: chain indices (pairs, steps). The others: timesteps (pairs, steps), and the noise
-        (pairs, steps, C, h, w) that both pictures are noised with.
+        D3PO: chain indices (groups, steps). The others: timesteps (groups, steps), and the noise
+        (groups, steps, C, h, w) that the pictures are noised with.
         """
         wanted = self.settings.steps_per_pair
         if self.settings.loss != "d3po":
             count = self.denoiser.scheduler.config.num_train_timesteps
-            timesteps = _spread(pairs, max(1, wanted), count, draw)
-            noise = torch.randn((*timesteps.shape, *self.pairs.chosen.shape[2:]), generator=draw)
-            return timesteps, noise
+            timesteps = _spread(groups, max(1, wanted), count, draw)
+            return timesteps, _noise(timesteps, batch, draw)
         if wanted == 0 or wanted >= len(self._steps):
-            return (self._steps.expand(pairs, -1),)
-        return (self._steps[_spread(pairs, wanted, len(self._steps), draw)],)
+            return (self._steps.expand(groups, -1),)
+        return (self._steps[_spread(groups, wanted, len(self._steps), draw)],)
 
-    def _losses(
-        self, rows: list[int], steps: Tensor, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and margins, flattened over pairs and steps."""
-        if self.settings.loss != "d3po":
-            return self._image_losses(rows, steps, noise)
-        if self._reference is None:
-            self._reference = reference_log_probs(self.denoiser, self.pairs, self.settings)
-        policy = self._log_probs(self.pairs, rows, steps)
-        reference = self._reference[rows].gather(2, steps[:, None, :].expand(-1, 2, -1))
-        reference = reference.to(policy.device)
-        return d3po_loss(
-            policy[:, 0].flatten(),
-            policy[:, 1].flatten(),
-            reference[:, 0].flatten(),
-            reference[:, 1].flatten(),
-            self.settings.beta,
-            self.settings.clip_range,
-        )
+        settings = self.settings
+        policy, reference = self._chosen_and_rejected(self.pairs, groups, *draws)
+        if settings.loss == "d3po":
+            return d3po_loss(*policy, *reference, settings.beta, settings.clip_range)
+        losses, margins = diffusion_dpo_loss(*policy, *reference, settings.beta)
+        return (policy[0] if settings.loss == "finetune" else losses), margins
 
-    def _log_probs(self, batch: PairBatch, rows: list[int], steps: Tensor) -> Tensor:
-        """(pairs, 2, steps) under the adapter; both sides of all pairs in one forward pass."""
+    def _chosen_and_rejected(
+        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the policy and of the reference (2, pairs x steps): log-probabilities, or errors.
+
+        Every picture goes through the network once, however many pairs it stands in.
+        """
+        # a group may come twice, at the turn of an epoch, with draws of its own each time
+        pairs = [(place, pair) for place, group in enumerate(groups) for pair in group]
+        chosen = [(place, int(batch.chosen[pair])) for place, pair in pairs]
+        rejected = [(place, int(batch.rejected[pair])) for place, pair in pairs]
+        looked_at = list(dict.fromkeys(chosen + rejected))
+        pictures = [picture for _, picture in looked_at]
+        drawn = [values[[place for place, _ in looked_at]] for values in draws]
+        if self.settings.loss == "d3po":
+            policy = self._log_probs(batch, pictures, *drawn)
+            reference = self._reference(batch)[pictures].gather(1, *drawn).to(policy.device)
+        else:
+            policy = self._velocity_errors(batch, pictures, *drawn)
+            with torch.no_grad(), self.denoiser.adapter_off():
+                reference = self._velocity_errors(batch, pictures, *drawn)
+        row = {key: number for number, key in enumerate(looked_at)}
+        sides = torch.tensor([[row[key] for key in side] for side in (chosen, rejected)])
+        return policy[sides].flatten(1), reference[sides].flatten(1)
+
+    def _reference(self, batch: PairBatch) -> Tensor:
+        """(M, T), computed when it is first asked for: it never changes."""
+        key = "train" if batch is self.pairs else "held out"
+        if key not in self._references:
+            self._references[key] = reference_log_probs(self.denoiser, batch, self.settings)
+        return self._references[key]
+
+    def _log_probs(self, batch: PairBatch, pictures: list[int], steps: Tensor) -> Tensor:
+        """(pictures, steps) under the adapter, in one forward pass."""
         wanted = [
-            (row, side, int(step))
-            for row, chain_steps in zip(rows, steps, strict=True)
-            for side in range(2)
+            (picture, int(step))
+            for picture, chain_steps in zip(pictures, steps, strict=True)
             for step in chain_steps
         ]
-        latents = torch.stack([_step_latents(batch, *entry) for entry in wanted])
-        prompts = [batch.prompts[row] for row, _, _ in wanted]
-        indices = torch.tensor([step for _, _, step in wanted])
-        values = step_log_prob(self.denoiser, latents, indices, prompts, batch, self.settings)
-        return values.view(len(rows), 2, steps.shape[1])
-
-    def _image_losses(
-        self, rows: list[int], timesteps: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of the final latents of both sides, noised to the same timesteps with the same noise.
-
-        Diffusion-DPO; or fine-tuning, whose loss is the error of the chosen side alone.
-        """
-        rows = [row for row in rows for _ in range(timesteps.shape[1])]
-        noised = rows, timesteps.flatten(), noise.flatten(0, 1)
-        policy = self._velocity_errors(self.pairs, *noised)
-        with torch.no_grad(), self.denoiser.adapter_off():
-            reference = self._velocity_errors(self.pairs, *noised)
-        losses, margins = diffusion_dpo_loss(*policy, *reference, self.settings.beta)
-        return (policy[0] if self.settings.loss == "finetune" else losses), margins
+        latents = torch.stack([batch.latents[p, step : step + 2] for p, step in wanted])
+        prompts = [batch.prompts[picture] for picture, _ in wanted]
+        values = step_log_prob(
+            self.denoiser, latents, steps.flatten(), prompts, batch, self.settings
+        )
+        return values.view(steps.shape)
 
     def _velocity_errors(
-        self, batch: PairBatch, rows: list[int], timesteps: Tensor, noise: Tensor
+        self, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
     ) -> Tensor:
-        """(2, B): how far the network is from the velocity of chosen and of rejected.
+        """(pictures, steps): how far the network is from the velocity of each final latent, noised.
 
         The mean over the latent's elements of (v - predicted v)², whatever the network predicts: in
         units of noise the timesteps with most noise, where a picture is decided, would weigh next
         to nothing ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
         """
-        final = torch.cat([batch.chosen[rows, -1], batch.rejected[rows, -1]])
-        final, noise = final.to(self.denoiser.device), noise.to(self.denoiser.device)
-        noise, timesteps = noise.repeat(2, 1, 1, 1), timesteps.to(self.denoiser.device).repeat(2)
-        noisy = self.denoiser.scheduler.add_noise(final, noise, timesteps)
-        text = self.denoiser.embed([batch.prompts[row] for row in rows] * 2)
-        predicted = self.denoiser.predict_noise(noisy, timesteps, text)
-        error = (predicted - noise).square().mean((1, 2, 3))
+        denoiser, draws = self.denoiser, timesteps.shape[1]
+        final = batch.latents[pictures, -1].repeat_interleave(draws, 0).to(denoiser.device)
+        at, added = timesteps.flatten().to(denoiser.device), noise.flatten(0, 1).to(denoiser.device)
+        noisy = denoiser.scheduler.add_noise(final, added, at)
+        prompts = [batch.prompts[picture] for picture in pictures for _ in range(draws)]
+        predicted = _predicted_noise(
+            denoiser, noisy, at, prompts, batch.settings, self.settings.guided
+        )
+        error = (predicted - added).square().mean((1, 2, 3))
         # a last timestep without any signal says nothing about a picture
-        return (error / self.denoiser.alpha_bar(timesteps).clamp(min=1e-4)).view(2, -1)
+        return (error / denoiser.alpha_bar(at).clamp(min=1e-4)).view(timesteps.shape)
 
     # --- evidence ---
 
@@ -330,33 +345,20 @@ class Training:
 
     @torch.no_grad()
     def _held_out_agreement(self) -> float:
-        """Share of the held-out pairs whose chosen side the adapter has made likelier."""
-        is_image_level = self.settings.loss != "d3po"
-        margins = self._held_out_velocities() if is_image_level else self._held_out_steps()
-        return float((margins.sum(1) > 0).float().mean())
+        """Share of the held-out pairs whose chosen side the adapter has made likelier.
 
-    def _held_out_velocities(self) -> Tensor:
-        """Margins (N, HELD_OUT_STEPS), at the same timesteps and noise every time."""
-        count = self.denoiser.scheduler.config.num_train_timesteps
-        rows = [row for row in range(len(self.held_out)) for _ in range(HELD_OUT_STEPS)]
-        spread = (torch.arange(HELD_OUT_STEPS) + 0.5) / HELD_OUT_STEPS * count
-        timesteps = spread.long().repeat(len(self.held_out))
-        draw = torch.Generator().manual_seed(self.settings.seed)
-        noise = torch.randn((len(rows), *self.held_out.chosen.shape[2:]), generator=draw)
-        policy = self._velocity_errors(self.held_out, rows, timesteps, noise)
-        with self.denoiser.adapter_off():
-            reference = self._velocity_errors(self.held_out, rows, timesteps, noise)
-        gained = reference - policy
-        return (gained[0] - gained[1]).view(len(self.held_out), HELD_OUT_STEPS)
-
-    def _held_out_steps(self) -> Tensor:
-        """Margins (N, HELD_OUT_STEPS), at the same steps of the chains every time."""
-        held_out = self.held_out
-        if self._held_out_reference is None:
-            self._held_out_reference = reference_log_probs(self.denoiser, held_out, self.settings)
-        spread = torch.linspace(0, len(self._steps) - 1, HELD_OUT_STEPS + 2)[1:-1].round().long()
-        steps = self._steps[spread].expand(len(held_out), -1)
-        policy = self._log_probs(held_out, list(range(len(held_out))), steps).cpu()
-        reference = self._held_out_reference.gather(2, steps[:, None, :].expand(-1, 2, -1))
-        ratio = policy - reference
-        return ratio[:, 0] - ratio[:, 1]
+        Always looked at with the same steps, or the same timesteps and noise.
+        """
+        held_out, groups = self.held_out, self.held_out.groups()
+        spread = (torch.arange(HELD_OUT_STEPS) + 0.5) / HELD_OUT_STEPS
+        if self.settings.loss == "d3po":
+            draws = (self._steps[(spread * len(self._steps)).long()].expand(len(groups), -1),)
+        else:
+            count = self.denoiser.scheduler.config.num_train_timesteps
+            timesteps = (spread * count).long().expand(len(groups), -1)
+            draw = torch.Generator().manual_seed(self.settings.seed)
+            draws = timesteps, _noise(timesteps, held_out, draw)
+        policy, reference = self._chosen_and_rejected(held_out, groups, *draws)
+        gained = policy - reference if self.settings.loss == "d3po" else reference - policy
+        margins = (gained[0] - gained[1]).view(len(held_out), -1).sum(1)
+        return float((margins > 0).float().mean())

@@ -44,28 +44,34 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """N pairs made with the same settings.
+    """N pairs of M pictures, made with the same settings; each picture is held once.
 
-    chosen, rejected: (N, T+1, C, h, w) float32; prompts: N; timesteps: (T,).
+    latents: (M, T+1, C, h, w) float32; prompts: M; chosen, rejected: (N,) places of the pictures;
+    timesteps: (T,).
     """
 
+    latents: Tensor
+    prompts: tuple[str, ...]
     chosen: Tensor
     rejected: Tensor
-    prompts: tuple[str, ...]
     timesteps: Tensor
     settings: SamplingSettings
     base_hash: str
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.chosen)
 
     @classmethod
     def of(cls, pairs: list[tuple[Trajectory, Trajectory]]) -> PairBatch:
-        """From (chosen, rejected) trajectories; refuses mixed settings, base models or prompts."""
+        """From (chosen, rejected) trajectories; refuses mixed settings, base models or prompts.
+
+        A trajectory that stands in several pairs (the same object) becomes one picture of them.
+        """
         if not pairs:
             raise ValueError("a batch needs at least one pair")
         first = pairs[0][0]
-        for trajectory in (side for pair in pairs for side in pair):
+        pictures = {id(side): side for pair in pairs for side in pair}
+        for trajectory in pictures.values():
             if trajectory.base_hash != first.base_hash:
                 raise MixedSettingsError(
                     "The picks come from different base models; a round can learn from one only."
@@ -77,14 +83,28 @@ class PairBatch:
                 )
         if any(chosen.prompt != rejected.prompt for chosen, rejected in pairs):
             raise ValueError("the two sides of a pair must share their prompt")
+        place = {key: number for number, key in enumerate(pictures)}
         return cls(
-            chosen=torch.stack([chosen.latents.float() for chosen, _ in pairs]),
-            rejected=torch.stack([rejected.latents.float() for _, rejected in pairs]),
-            prompts=tuple(chosen.prompt for chosen, _ in pairs),
+            latents=torch.stack([one.latents.float() for one in pictures.values()]),
+            prompts=tuple(one.prompt for one in pictures.values()),
+            chosen=torch.tensor([place[id(chosen)] for chosen, _ in pairs]),
+            rejected=torch.tensor([place[id(rejected)] for _, rejected in pairs]),
             timesteps=first.timesteps,
             settings=first.settings,
             base_hash=first.base_hash,
         )
+
+    def groups(self) -> list[list[int]]:
+        """The pairs in groups that share pictures, as those of one ranking do."""
+        groups: list[tuple[set[int], list[int]]] = []
+        for pair, sides in enumerate(torch.stack([self.chosen, self.rejected], 1).tolist()):
+            pictures, members = set(sides), [pair]
+            for known in [group for group in groups if group[0] & pictures]:
+                groups.remove(known)
+                pictures |= known[0]
+                members = known[1] + members
+            groups.append((pictures, sorted(members)))
+        return sorted(members for _, members in groups)
 
 
 def _made_alike(settings: SamplingSettings) -> tuple:

@@ -24,7 +24,7 @@ def denoiser(tiny_model: Path) -> models.Denoiser:
 
 def test_the_published_way_learns_what_our_own_does(denoiser):
     """Pair by pair with a second network, or in batches with the reference kept: one result."""
-    pairs = train.draw_pairs(denoiser, 1, SAMPLING)
+    pairs = train.draw_pairs(denoiser, 1, 2, SAMPLING)
     rate = 1e-2  # so that three updates leave the flat part
     settings = replace(OBJECTIVES["d3po"], learning_rate=rate, updates_base=3, updates_per_pick=0)
     ours = [metrics.loss for metrics in Training(denoiser, pairs, settings)]
@@ -61,13 +61,16 @@ def test_diffusers_draws_the_same_steps(denoiser, monkeypatch):
 
 
 def test_pair_steps_are_counted_by_pairs_steps_and_updates(denoiser):
-    """By hand: 3 updates of 2 pairs at all 4 steps; 5 of 2 pairs at 2 timesteps."""
-    pairs = train.draw_pairs(denoiser, 2, SAMPLING)
+    """By hand: 3 updates of 2 pairs at all 4 steps; 5 of 2 pairs at 2 timesteps; and with four
+    images of each of two prompts, 5 updates of 2 x 6 pairs at 2 timesteps."""
+    pairs = train.draw_pairs(denoiser, 2, 2, SAMPLING)
     few = {"updates_per_pick": 0, "batch_pairs": 2, "micro_batch_pairs": 2}
     d3po = replace(OBJECTIVES["d3po"], updates_base=3, **few)
     assert train.pair_steps(Training(denoiser, pairs, d3po)) == 3 * 2 * 4
     dpo = replace(OBJECTIVES["diffusion_dpo"], updates_base=5, steps_per_pair=2, **few)
     assert train.pair_steps(Training(denoiser, pairs, dpo)) == 5 * 2 * 2
+    ranked = train.draw_pairs(denoiser, 2, 4, SAMPLING)
+    assert train.pair_steps(Training(denoiser, ranked, dpo)) == 5 * 12 * 2
 
 
 def test_the_ratio_is_the_median_of_what_ran_side_by_side():
@@ -78,7 +81,8 @@ def test_the_ratio_is_the_median_of_what_ran_side_by_side():
 @pytest.mark.parametrize(
     ("benchmark", "options", "sentence"),
     [
-        (train, ["--pairs", "2"], "pair-steps a second, D3PO as published"),
+        (train, ["--prompts", "2"], "pair-steps a second, D3PO as published"),
+        (train, ["--prompts", "1", "--images-per-prompt", "4"], "6 pairs of 4 images"),
         (sample, ["--batch", "2", "--steps", "2"], "pictures a second with every step kept"),
     ],
 )

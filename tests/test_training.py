@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from studio import models, sampling
 from studio.models import Denoiser
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
-from studio.trajectory import PairBatch
+from studio.trajectory import PairBatch, Trajectory
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = {"updates_base": 4, "updates_per_pick": 0, "batch_pairs": 4, "micro_batch_pairs": 4}
@@ -39,7 +40,7 @@ def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
     settings = replace(SHORT, reduction=reduction, guided=guided)
     denoiser.new_adapter(settings)
     steps = torch.tensor([0, 1, 2, 3])
-    latents = torch.stack([pairs.chosen[0, i : i + 2] for i in range(4)])
+    latents = torch.stack([pairs.latents[0, i : i + 2] for i in range(4)])
     with torch.no_grad():
         policy = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
         with denoiser.adapter_off():
@@ -71,12 +72,14 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
     """Other rejected pictures, the same adapter: they take no part."""
     settings = replace(BASELINES["finetune"], **FEW, learning_rate=5e-3)
     training = Training(denoiser, pairs, replace(settings, updates_base=30))
-    timesteps, rows = torch.tensor([300, 600] * len(pairs)), [i for i in range(6) for _ in "ab"]
-    noise = torch.randn((12, *pairs.chosen.shape[2:]), generator=torch.Generator().manual_seed(1))
+    chosen = pairs.chosen.tolist()
+    timesteps = torch.tensor([300, 600]).expand(len(chosen), -1)
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn((*timesteps.shape, *pairs.latents.shape[2:]), generator=draw)
 
     def chosen_error() -> float:
         with torch.no_grad():
-            return float(training._velocity_errors(pairs, rows, timesteps, noise)[0].mean())
+            return float(training._velocity_errors(pairs, chosen, timesteps, noise).mean())
 
     before = chosen_error()
     list(training)
@@ -95,16 +98,19 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
     sampled = sampling.sample_pairs(denoiser, ["a lion"], [3], SamplingSettings(steps=2))
     pairs = PairBatch.of(sampled)
     training = Training(denoiser, pairs, SHORT_DPO)
-    timesteps, rows = torch.tensor([40, 500, 999]), [0, 0, 0]
-    noise = torch.randn((3, *pairs.chosen.shape[2:]), generator=torch.Generator().manual_seed(1))
+    timesteps = torch.tensor([40, 500, 999]).expand(2, -1)
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn((*timesteps.shape, *pairs.latents.shape[2:]), generator=draw)
     with torch.no_grad():
-        errors = training._velocity_errors(pairs, rows, timesteps, noise)
-        for side, final in enumerate((pairs.chosen[rows, -1], pairs.rejected[rows, -1])):
-            noisy = denoiser.scheduler.add_noise(final, noise, timesteps)
-            velocity = denoiser.scheduler.get_velocity(final, noise, timesteps)
-            predicted = denoiser.unet(noisy, timesteps, denoiser.embed(["a lion"] * 3)).sample
+        errors = training._velocity_errors(pairs, [0, 1], timesteps, noise)
+        for picture in range(2):
+            final = pairs.latents[[picture] * 3, -1]
+            at, added = timesteps[picture], noise[picture]
+            noisy = denoiser.scheduler.add_noise(final, added, at)
+            velocity = denoiser.scheduler.get_velocity(final, added, at)
+            predicted = denoiser.unet(noisy, at, denoiser.embed(["a lion"] * 3)).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
-            torch.testing.assert_close(errors[side], expected, rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_the_published_settings_draw_every_step_of_one_pair(
@@ -153,6 +159,74 @@ def test_micro_batches_give_the_same_adapter_to_rounding(
     list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
     for name, value in denoiser.adapter_state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def ranked(denoiser: Denoiser) -> list[tuple[Trajectory, Trajectory]]:
+    """Three images of each of two prompts, the earlier the better: six pairs of six pictures."""
+    pairs = []
+    for prompt, first in (("a cat", 0), ("a dog", 3)):
+        seeds = list(range(first, first + 3))
+        chains = sampling.sample(denoiser, [prompt] * 3, seeds, SAMPLING)
+        pairs += combinations(chains, 2)
+    return pairs
+
+
+def test_pairs_that_share_pictures_are_one_group(denoiser: Denoiser) -> None:
+    pairs = ranked(denoiser)
+    batch = PairBatch.of([pairs[0], pairs[3], *pairs[1:3], *pairs[4:]])
+    assert len(batch) == len(batch.latents) == 6
+    assert batch.groups() == [[0, 2, 3], [1, 4, 5]]
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_a_picture_of_many_pairs_goes_through_the_network_once(
+    denoiser: Denoiser, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the losses are those of the same pairs each by itself, at the same draws."""
+    pairs = ranked(denoiser)
+    training = Training(denoiser, PairBatch.of(pairs), replace(OBJECTIVES[objective], **FEW))
+    with torch.no_grad():  # an untrained adapter has nothing to tell apart
+        for parameter in denoiser.adapter_parameters():
+            parameter.add_(0.05)
+    groups = training.pairs.groups()
+    draws = training._draws(2, training.pairs, torch.Generator().manual_seed(1))
+    alone = []
+    for number, group in enumerate(groups):
+        one = tuple(drawn[[number]] for drawn in draws)
+        alone += [training._losses([[pair]], *one)[0] for pair in group]
+    rows: list[int] = []
+    predict = denoiser.predict_noise
+    monkeypatch.setattr(
+        denoiser, "predict_noise", lambda x, *rest: (rows.append(len(x)), predict(x, *rest))[1]
+    )
+    losses, _ = training._losses(groups, *draws)
+    torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-3, atol=1e-5)
+    halves = 2 if training.settings.guided else 1
+    networks = 1 if training.settings.loss == "d3po" else 2  # its reference is kept
+    assert sum(rows) == networks * halves * 6 * draws[0].shape[1]
+
+
+def test_an_image_level_objective_can_be_trained_through_guidance(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    list(Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3)))
+    prompted = denoiser.adapter_state()
+    training = Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3, guided=True))
+    timesteps = torch.tensor([[500]])
+    noise = torch.randn(
+        (1, 1, *pairs.latents.shape[2:]), generator=torch.Generator().manual_seed(1)
+    )
+    with torch.no_grad():
+        [[error]] = training._velocity_errors(pairs, [0], timesteps, noise)
+        noisy = denoiser.scheduler.add_noise(pairs.latents[[0], -1], noise[0], timesteps[0])
+        texts = [denoiser.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
+        with_words, without = (denoiser.predict_noise(noisy, timesteps[0], text) for text in texts)
+        guided = without + SAMPLING.guidance * (with_words - without)
+        expected = (guided - noise[0]).square().mean() / denoiser.alpha_bar(timesteps[0])
+    assert float(error) == pytest.approx(float(expected), rel=1e-3)
+    list(training)
+    changed = denoiser.adapter_state()
+    assert any(not torch.equal(changed[name], value) for name, value in prompted.items())
 
 
 def test_an_exploding_round_is_stopped_with_a_sentence(

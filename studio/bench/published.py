@@ -64,8 +64,9 @@ def learn_pair(
     settings = batch.settings
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[pair]])
-    chains = batch.chosen[pair].to(denoiser.device), batch.rejected[pair].to(denoiser.device)
+    sides = int(batch.chosen[pair]), int(batch.rejected[pair])
+    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
+    chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
     optimiser.zero_grad()
     for step in steps:

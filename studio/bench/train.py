@@ -1,15 +1,19 @@
 """Learning from pairs, against D3PO as it was published, on the same pairs and device.
 
     python launch.py bench train --objective diffusion_dpo --json FILE
+    python launch.py bench train --images-per-prompt 7 --prompts 2
 
 A pair-step is one pair at one step of its chains, or at one timestep for Diffusion-DPO. Ours is a
 whole round as the studio runs it, with all that it does before its first update; the baseline is
 `published.py`. `ratio` is how many pair-steps we learn from while the baseline learns from one.
+More than two images of a prompt are taken as ranked: each with each is a pair, and ours sends every
+picture through the network once for all its pairs, the baseline once for each of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,20 +26,28 @@ from studio.training import Training
 from studio.trajectory import PairBatch
 
 
-def draw_pairs(denoiser: models.Denoiser, pairs: int, settings: SamplingSettings) -> PairBatch:
-    """Pairs to learn from; which side is the better one has no bearing on speed."""
-    prompts = [f"a red apple {number}" for number in range(pairs)]
-    return PairBatch.of(sampling.sample_pairs(denoiser, prompts, list(range(pairs)), settings))
+def draw_pairs(
+    denoiser: models.Denoiser, prompts: int, images: int, settings: SamplingSettings
+) -> PairBatch:
+    """All pairs of so many images of each prompt; which is the better has no bearing on speed."""
+    pairs = []
+    for number in range(prompts):
+        seeds = range(number * images, (number + 1) * images)
+        names = [f"a red apple {number}"] * images
+        chains = sampling.sample(denoiser, names, [number] * images, settings, list(seeds))
+        pairs += itertools.combinations(chains, 2)
+    return PairBatch.of(pairs)
 
 
 def pair_steps(training: Training) -> int:
-    """How many pair-steps a round learns from."""
+    """How many pair-steps a round over groups of the same size learns from."""
     settings, chain = training.settings, training.pairs.settings
     per_pair = settings.steps_per_pair
     if per_pair == 0:
         schedule = training.denoiser.schedule(chain.steps)
         per_pair = len(schedule.stochastic_steps(chain.eta))
-    return training.updates * min(settings.batch_pairs, len(training.pairs)) * per_pair
+    groups = training.pairs.groups()
+    return training.updates * min(settings.batch_pairs, len(groups)) * len(groups[0]) * per_pair
 
 
 def measure(
@@ -71,6 +83,7 @@ def measure(
         "baseline_pair_steps_per_s": max(baseline_per_s),
         "objective": settings.objective,
         "pairs": len(pairs),
+        "images": len(pairs.latents),
         "width_px": pairs.settings.width_px,
         "height_px": pairs.settings.height_px,
         "model": denoiser.info.name,
@@ -81,8 +94,9 @@ def measure(
 def report(figures: dict) -> str:
     f = figures
     return (
-        f"{f['objective']} on {f['model']} at {f['width_px']} px, {f['pairs']} pairs, "
-        f"{f['device']}: {f['pair_steps_per_s']:.1f} pair-steps a second, D3PO as published "
+        f"{f['objective']} on {f['model']} at {f['width_px']} px, "
+        f"{f['pairs']} pairs of {f['images']} images, {f['device']}: "
+        f"{f['pair_steps_per_s']:.1f} pair-steps a second, D3PO as published "
         f"{f['baseline_pair_steps_per_s']:.1f}: {f['ratio']:.1f} times as fast "
         f"({f['ratio_low']:.1f} to {f['ratio_high']:.1f})"
     )
@@ -94,14 +108,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--objective", choices=tuple(OBJECTIVES), default=TrainingSettings().objective
     )
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--images-per-prompt", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
+    if arguments.prompts < 1 or arguments.images_per_prompt < 2:
+        parser.error("at least one prompt and two images of it are needed")
     size_px = models.inspect(arguments.model).size_px
     settings = replace(SamplingSettings(), width_px=size_px, height_px=size_px)
     denoiser = models.load(arguments.model)
-    pairs = draw_pairs(denoiser, arguments.pairs, settings)
+    pairs = draw_pairs(denoiser, arguments.prompts, arguments.images_per_prompt, settings)
     figures = measure(denoiser, pairs, OBJECTIVES[arguments.objective], arguments.repeats)
     print(report(figures))
     timing.write(arguments.json, figures)
