@@ -319,9 +319,11 @@ def generate(arguments: argparse.Namespace) -> int:
     """Draw pictures; the files are named by number, seed and prompt."""
     from studio import logs, models, sampling
     from studio.export import file_name
+    from studio.prompts import expand
     from studio.settings import SamplingSettings
 
-    logs.set_up(home_folder(arguments), "command")
+    home = home_folder(arguments)
+    logs.set_up(home, "command")
     native_px = models.inspect(arguments.model).size_px
     width_px, height_px = arguments.size or (native_px, native_px)
     settings = SamplingSettings(
@@ -339,9 +341,10 @@ def generate(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for number, prompt in enumerate(arguments.prompts, start=1):
         for seed in range(arguments.seed, arguments.seed + arguments.count):
-            drawn = sampling.sample(denoiser, [prompt], [seed], settings)
+            text = expand(prompt, seed, home / "wildcards")
+            drawn = sampling.sample(denoiser, [text], [seed], settings)
             [image] = sampling.images(denoiser, drawn)
-            path = arguments.out / f"{number:03d} {seed} {file_name(prompt)[:60]}.png"
+            path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
             image.save(path)
             print(path, flush=True)
     return 0

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from studio import brake, logs, models, sampling, trajectory
+from studio import brake, logs, models, prompts, sampling, trajectory
 from studio.export import ExportError, ExportInfo, export_lora
 from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.starter import recogniser
@@ -94,6 +94,7 @@ class Anchors:
     """Pictures of the fixed prompts, prompt by prompt, that rounds are judged by."""
 
     prompts: tuple[str, ...]
+    texts: tuple[str, ...]  # what the prompts say in these pictures
     sampling: SamplingSettings
     base_hash: str
     pictures: list[list[PIL.Image.Image]]
@@ -195,18 +196,17 @@ class Worker:
         self._say("sampling", f"Drawing a pair: {prompt}")
         denoiser = self._load(session.settings.base_model)
         adapter_id = session.current_adapter_id
+        text = self._expand(prompt, seed)
         with self._using(denoiser, adapter_id):
-            [pair] = sampling.sample_pairs(denoiser, [prompt], [seed], session.settings.sampling)
+            [pair] = sampling.sample_pairs(denoiser, [text], [seed], session.settings.sampling)
             pictures = sampling.images(denoiser, list(pair))
         if not _fits(prompt, session.settings, self.store.session(session.id).settings):
             return True  # the artist has changed what to draw; this is not shown any more
         left, right = (
-            self._write(
-                self._image(session, "pair", prompt, chain.seed, adapter_id), picture, chain
-            )
+            self._write(self._image(session, "pair", text, chain.seed, adapter_id), picture, chain)
             for chain, picture in zip(pair, pictures, strict=True)
         )
-        self.store.add_pair(session.id, prompt, left, right, adapter_id)
+        self.store.add_pair(session.id, text, left, right, adapter_id)
         return True
 
     def _keep_pairs_ready(self) -> None:
@@ -272,6 +272,10 @@ class Worker:
             created_at_s=time.time(),
         )
 
+    def _expand(self, prompt: str, seed: int) -> str:
+        """What a prompt that leaves something open says in the picture of this seed."""
+        return prompts.expand(prompt, seed, self.store.wildcards_path)
+
     def _drawn_before(self, wanted: Image) -> Image | None:
         found = self.store.find_image(wanted)
         return found if found is not None and self.store.image_path(found).exists() else None
@@ -283,10 +287,9 @@ class Worker:
             return found
         self._say("rendering", f"Drawing: {wanted.prompt}")
         assert self._denoiser is not None
+        text = self._expand(wanted.prompt, wanted.seed)
         with self._using(self._denoiser, wanted.adapter_id, wanted.strength):
-            chains = sampling.sample(
-                self._denoiser, [wanted.prompt], [wanted.seed], wanted.sampling
-            )
+            chains = sampling.sample(self._denoiser, [text], [wanted.seed], wanted.sampling)
             [picture] = sampling.images(self._denoiser, chains)
         return self.store.add_image(self._write(wanted, picture))
 
@@ -483,7 +486,7 @@ class Worker:
         if not tuned.prompts:
             return tuned, None
         base = self._anchors
-        made = ("prompts", "sampling", "base_hash")
+        made = ("texts", "sampling", "base_hash")
         if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
             with denoiser.adapter_off():
                 base = self._anchors = self._draw_anchors(session, denoiser)
@@ -494,17 +497,18 @@ class Worker:
 
     def _draw_anchors(self, session: Session, denoiser: models.Denoiser) -> Anchors:
         """With the network as it is switched now."""
-        settings = session.settings.sampling
-        pictures = []
-        for prompt in session.settings.shown_prompts:
+        settings, shown = session.settings.sampling, session.settings.shown_prompts
+        texts, pictures = [], []
+        for prompt in shown:
             if self.stopping.is_set():
                 raise Cancelled  # the round is taken up again at its end
             self._say("training", "Looking at what it learned.")
             first = preview_seed(settings.seed, prompt)
             seeds = [first + place for place in range(ANCHOR_SEEDS)]
-            chains = sampling.sample(denoiser, [prompt] * ANCHOR_SEEDS, seeds, settings)
+            texts.append(self._expand(prompt, first))
+            chains = sampling.sample(denoiser, texts[-1:] * ANCHOR_SEEDS, seeds, settings)
             pictures.append(sampling.images(denoiser, chains))
-        return Anchors(session.settings.shown_prompts, settings, denoiser.base_hash, pictures)
+        return Anchors(shown, tuple(texts), settings, denoiser.base_hash, pictures)
 
     def _end_round(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""
@@ -587,18 +591,20 @@ class Worker:
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
         """{"prompts", "adapter_id"} → {"image_ids"}: the fixed prompts, as they are drawn now."""
-        prompts = job.payload["prompts"]
+        shown = job.payload["prompts"]
         result: dict[str, Any] = {"image_ids": []}
-        for done, prompt in enumerate(prompts, start=1):
+        for done, prompt in enumerate(shown, start=1):
             image = self._draw(self._preview(session, prompt, job.payload["adapter_id"]))
             result["image_ids"].append(image.id)
-            self._report(job, done, len(prompts), result)
+            self._report(job, done, len(shown), result)
         return result
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
         """{"prompts", "seeds", "adapter_id", "strength"} → {"cells"}, each with base and tuned."""
         wanted = [
-            (prompt, seed) for prompt in job.payload["prompts"] for seed in job.payload["seeds"]
+            (self._expand(prompt, seed), seed)
+            for prompt in job.payload["prompts"]
+            for seed in job.payload["seeds"]
         ]
         adapter_id, strength = job.payload["adapter_id"], job.payload["strength"]
         result: dict[str, Any] = {"cells": []}
@@ -750,8 +756,8 @@ def _share_recognised(anchors: Anchors) -> float | None:
     judge = recogniser.load()
     named = [
         (picture, name)
-        for prompt, pictures in zip(anchors.prompts, anchors.pictures, strict=True)
-        if (name := judge.object_in(prompt)) is not None
+        for text, pictures in zip(anchors.texts, anchors.pictures, strict=True)
+        if (name := judge.object_in(text)) is not None
         for picture in pictures
     ]
     if not named:

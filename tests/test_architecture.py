@@ -21,6 +21,7 @@ EVERYTHING_BUT_UI = {
     "logs",
     "models",
     "objectives",
+    "prompts",
     "sampling",
     "settings",
     "starter",
@@ -40,13 +41,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evidence": set(),
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
+    "prompts": {"settings"},
     "trajectory": {"settings"},
     "models": {"settings", "ddim"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {"store", "settings", "evidence"},
+    "ui": {"store", "settings", "evidence", "prompts"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

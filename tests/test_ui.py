@@ -19,7 +19,7 @@ from studio.store import Export, Habits, Metric, Round, Session, Store, StoreErr
 from studio.ui import curves, words
 from studio.ui.app import build, serve
 from studio.ui.page import Look, begin_session, open_session
-from studio.ui.starter_pack import first_settings, starter_pack
+from studio.ui.starter_pack import first_settings, starter_packs
 from studio.ui.tabs import compare, export, prefer, prompt, train
 from tests.browser import seed
 from tests.factories import make_image, make_pair
@@ -306,21 +306,32 @@ def test_a_curve_without_points_is_an_empty_frame():
 # --- prompts and other input ---------------------------------------------------------------------
 
 
-def test_prompts_are_the_lines_without_blanks_and_repeats():
-    settings = prompt.with_prompts(SessionSettings(), "  a  lion \n\n\na cat\na lion\n")
-    assert settings.prompts == ("a lion", "a cat")
+def test_prompts_are_the_lines_without_blanks_and_repeats(tmp_path):
+    settings = prompt.with_prompts(
+        SessionSettings(), "  a  lion \n\n\na {cat|dog}\na lion\n", tmp_path
+    )
+    assert settings.prompts == ("a lion", "a {cat|dog}")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("a {cat|dog", "both braces"), ("a __ghost__", "ghost.txt")]
+)
+def test_a_prompt_that_cannot_be_read_is_answered_with_a_sentence(text, sentence, tmp_path):
+    with pytest.raises(SettingsError, match=sentence):
+        prompt.with_prompts(SessionSettings(), f"a lion\n{text}", tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "   \n\t\n"])
-def test_no_prompt_at_all_is_answered_with_a_sentence(text):
+def test_no_prompt_at_all_is_answered_with_a_sentence(text, tmp_path):
     with pytest.raises(SettingsError, match="no prompt"):
-        prompt.with_prompts(SessionSettings(), text)
+        prompt.with_prompts(SessionSettings(), text, tmp_path)
 
 
-def test_the_starter_pack_is_ready_to_use():
-    assert len(starter_pack()) == len(set(starter_pack())) >= 20
-    assert set(first_settings().prompts) < set(starter_pack())
-    assert set(starter_pack()) <= set(CONCEPTS_PATH.read_text(encoding="utf-8").splitlines())
+def test_the_starter_packs_are_ready_to_use():
+    prompts = [prompt for pack in starter_packs().values() for prompt in pack]
+    assert len(prompts) == len(set(prompts)) >= 40
+    assert set(first_settings().prompts) < set(prompts)
+    assert set(prompts) <= set(CONCEPTS_PATH.read_text(encoding="utf-8").splitlines())
 
 
 def test_the_strength_dial_sets_beta_and_reads_it_back():

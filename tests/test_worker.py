@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from studio import sampling, trajectory
-from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError
 from studio.worker import Worker, nth_draw, preview_seed
 
@@ -140,6 +140,37 @@ class TestPairs:
         finish_all(worker)
         waiting = store.waiting_pairs(session.id, 100)
         assert [pair.prompt for pair in waiting] == ["a fox"] * 6
+
+    def test_alternatives_are_chosen_pair_by_pair_and_learned_as_drawn(
+        self, store, session, worker, settings
+    ):
+        store.wildcards_path.mkdir()
+        (store.wildcards_path / "animal.txt").write_text("wolf\nmoth\n", encoding="utf-8")
+        prompts = ("a {red|blue} __animal__",)
+        store.update_settings(session.id, replace(settings, prompts=prompts, queue_target=12))
+        finish_all(worker)
+        waiting = store.waiting_pairs(session.id, 100)
+        words = [pair.prompt.split() for pair in waiting]
+        assert [set(some) for some in zip(*words, strict=True)] == [
+            {"a"},
+            {"red", "blue"},
+            {"wolf", "moth"},
+        ]
+        for pair in waiting:
+            for image in (pair.left, pair.right):
+                assert trajectory.load(store.trajectory_path(image)).prompt == pair.prompt
+        # the fixed pictures go by the line of the list, so that a strip can follow it
+        [preview] = store.images(session.id, "preview")
+        assert preview.prompt == prompts[0]
+
+    def test_a_list_that_is_gone_is_said_and_waited_for(self, store, session, worker, settings):
+        store.update_settings(session.id, replace(settings, prompts=("a __ghost__",)))
+        with pytest.raises(SettingsError, match=r"write ghost\.txt"):
+            finish_all(worker)
+        store.wildcards_path.mkdir()
+        (store.wildcards_path / "ghost.txt").write_text("friendly ghost", encoding="utf-8")
+        finish_all(worker)
+        assert store.waiting_pairs(session.id, 1)[0].prompt == "a friendly ghost"
 
     def test_prompts_take_turns_and_seeds_differ(self):
         settings = SessionSettings(prompts=PROMPTS)

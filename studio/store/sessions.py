@@ -196,6 +196,11 @@ class Sessions(Database):
         """The folder of a session's files."""
         return self.home / "sessions" / session_id
 
+    @property
+    def wildcards_path(self) -> Path:
+        """The folder of the artist's own lists, that `__names__` in prompts stand for."""
+        return self.home / "wildcards"
+
     def _set_session_aside(self, session_id: str) -> None:
         folder = self.session_path(session_id)
         try:

@@ -7,16 +7,22 @@ from pathlib import Path
 
 from studio.settings import SessionSettings
 
-FIRST = 12  # prompts of a new session; the others are offered beside the list
+TO_BEGIN_WITH = "To begin with"  # the theme of the prompts of a new session
 
 
 @cache
-def starter_pack() -> tuple[str, ...]:
-    """All prompts of the pack, in order."""
-    lines = Path(__file__).with_name("starter_pack.txt").read_text(encoding="utf-8").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+def starter_packs() -> dict[str, tuple[str, ...]]:
+    """Prompts by theme."""
+    packs: dict[str, list[str]] = {TO_BEGIN_WITH: []}
+    text = Path(__file__).with_name("starter_pack.txt").read_text(encoding="utf-8")
+    for line in filter(None, text.splitlines()):
+        if line.startswith("# "):
+            packs[line.removeprefix("# ")] = []
+        else:
+            packs[list(packs)[-1]].append(line)
+    return {theme: tuple(prompts) for theme, prompts in packs.items()}
 
 
 def first_settings() -> SessionSettings:
     """Settings with which an artist can label at once."""
-    return SessionSettings(prompts=starter_pack()[:FIRST])
+    return SessionSettings(prompts=starter_packs()[TO_BEGIN_WITH])

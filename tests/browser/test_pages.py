@@ -263,10 +263,14 @@ def test_no_prompt_is_answered_with_a_sentence_and_changes_nothing(open_page, st
 
 def test_the_starter_pack_adds_a_prompt(open_page, store, labelling):
     page = open_page("prompt")
+    page.get_by_text("To begin with", exact=True).click()
     page.get_by_role("button", name="cactus").click()
     field = page.get_by_label("Prompts").first
     expect(field).to_have_value("a red apple\na lion\na sailboat\ncactus")
     expect(page.get_by_role("button", name="cactus")).to_have_count(0)
+    page.get_by_text("Food", exact=True).click()
+    page.get_by_role("button", name="all 10").click()
+    expect(field).to_have_value(re.compile("cactus\nstrawberry\n(.+\n){8}ice cream$"))
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from studio.prompts import expand
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
 from studio.store.rows import Image, Job, Session
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
-from studio.ui.starter_pack import starter_pack
+from studio.ui.starter_pack import starter_packs
 from studio.ui.tabs.train import previews
 
 SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
 
 PACK_JS = """
+let open = null; // the theme that stays open when the chips are made anew
+element.addEventListener("toggle", ({ target }) => {
+  if (target.open) open = target.id;
+  else if (open === target.id) open = null;
+}, { capture: true });
+new MutationObserver(() => {
+  const details = open && element.querySelector("#" + open);
+  if (details && !details.open) details.open = true;
+}).observe(element, { childList: true, subtree: true });
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-add]");
-  if (button) trigger("add_prompt", { prompt: button.dataset.add });
+  const { theme, add } = event.target.closest("[data-theme]")?.dataset ?? {};
+  if (theme) trigger("add_prompt", { theme, prompt: add ?? null });
 });"""
 
 
@@ -85,8 +96,9 @@ def three_steps(has_prompts: bool, has_picks: bool, picks: int, of: int) -> str:
 def _prompts(page: Page) -> None:
     prompts = gr.Textbox(
         label="Prompts",
-        info="One on each line. Pairs are drawn of each in turn; six to twenty work well.",
-        placeholder="a red apple\na sailboat, flat style",
+        info="One on each line. Pairs are drawn of each in turn; six to twenty work well. "
+        "{cat|dog} leaves a choice open.",
+        placeholder="a red apple\na {sailboat|rocket}, flat style",
         lines=9,
         max_lines=18,
         elem_id="prompts",
@@ -104,7 +116,11 @@ def _prompts(page: Page) -> None:
     saves(
         page,
         [
-            Field(prompts, lambda s: "\n".join(s.prompts), with_prompts),
+            Field(
+                prompts,
+                lambda s: "\n".join(s.prompts),
+                lambda s, text: with_prompts(s, text, page.store.wildcards_path),
+            ),
             Field(
                 negative,
                 lambda s: s.sampling.negative_prompt,
@@ -116,18 +132,21 @@ def _prompts(page: Page) -> None:
     page.shows(lambda look: {pack: pack_chips(look.settings)}, [pack])
 
     def add(session: Session, event: gr.EventData) -> Values:
-        prompt = str(event._data.get("prompt", ""))
+        """One prompt of a theme, or all of them."""
+        theme, wanted = event._data.get("theme"), event._data.get("prompt")
         settings = session.settings
-        if prompt in starter_pack() and prompt not in settings.prompts:
-            settings = replace(settings, prompts=(*settings.prompts, prompt))
+        offered = starter_packs().get(theme, ())
+        new = [p for p in offered if wanted in (None, p) and p not in settings.prompts]
+        if new:
+            settings = replace(settings, prompts=(*settings.prompts, *new))
             page.store.update_settings(session.id, settings)
         return {prompts: "\n".join(settings.prompts)}
 
     page.hears(pack.add_prompt, add, outputs=[prompts], with_event=True)
 
 
-def with_prompts(settings: SessionSettings, text: str) -> SessionSettings:
-    """One prompt a line; the same line twice is one prompt."""
+def with_prompts(settings: SessionSettings, text: str, lists: Path) -> SessionSettings:
+    """One prompt a line; the same line twice is one prompt. `lists`: of alternatives, as files."""
     lines = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines()))
     prompts = tuple(line for line in lines if line)
     if not prompts:
@@ -135,25 +154,34 @@ def with_prompts(settings: SessionSettings, text: str) -> SessionSettings:
             "There is no prompt: write what the pictures should show, one on each line."
             + (" Until then the ones from before are used." if settings.prompts else "")
         )
+    for prompt in prompts:
+        expand(prompt, 0, lists)  # says what is wrong with one that cannot be read
     return replace(settings, prompts=prompts)
 
 
 def pack_chips(settings: SessionSettings) -> str:
-    """What the starter model draws well, one click each."""
+    """What the starter model draws well, by theme: one click each, or all of a theme at once."""
     if settings.base_model != "starter":
         return ""
-    chips = "".join(
-        f"<button type='button' class='chip' data-add='{escape(prompt, quote=True)}'>"
-        f"{escape(prompt)}</button>"
-        for prompt in starter_pack()
-        if prompt not in settings.prompts
-    )
-    if not chips:
+    themes = ""
+    for number, (theme, prompts) in enumerate(starter_packs().items()):
+        offered = [prompt for prompt in prompts if prompt not in settings.prompts]
+        chips = "".join(_chip(theme, prompt, escape(prompt)) for prompt in offered)
+        if len(offered) > 1:
+            chips += _chip(theme, None, f"all {len(offered)}")
+        if chips:
+            themes += (
+                f"<details class='theme' id='theme-{number}'><summary>{theme}</summary>"
+                f"<div class='chips'>{chips}</div></details>"
+            )
+    if not themes:
         return ""
-    return (
-        "<p class='soft'>The starter model draws things, food, plants and animals. Add one:</p>"
-        f"<div class='chips'>{chips}</div>"
-    )
+    return f"<p class='soft'>What the starter model draws well:</p>{themes}"
+
+
+def _chip(theme: str, prompt: str | None, label: str) -> str:
+    wanted = "" if prompt is None else f" data-add='{escape(prompt, quote=True)}'"
+    return f"<button type='button' class='chip' data-theme='{theme}'{wanted}>{label}</button>"
 
 
 # --- how pictures are made -----------------------------------------------------------------------
