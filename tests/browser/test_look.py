@@ -1,0 +1,86 @@
+"""Every tab in four states, dark and light, narrow to wide: pictures of them, and who is kept out.
+
+    python launch.py test tests/browser/test_look.py
+
+leaves a folder of screenshots, `test-artefacts/look`, for somebody to look at. What can be checked
+without eyes is checked: axe-core finds nothing against WCAG 2.1 A and AA, and nothing runs off the
+side of the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from studio.store import Session, Store
+from tests.browser import seed
+from tests.browser.conftest import ARTEFACTS
+
+WIDTHS_PX = (390, 1280, 2560)
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+
+
+def new(store: Store, session: Session) -> None:
+    """Nothing has happened yet: the session that a first visitor gets is made by the page."""
+    store.delete_session(session.id)
+
+
+def full(store: Store, session: Session) -> None:
+    """Two rounds have been learned."""
+    seed.pick_all(store, session)
+    seed.learn(store, session)
+    seed.add_pairs(store, session, 10)
+    seed.pick_all(store, session)
+    seed.learn(store, session)
+    seed.add_pairs(store, session, 6)
+
+
+def working(store: Store, session: Session) -> None:
+    """A round is being learned, and no pair waits."""
+    seed.pick_all(store, session)
+    seed.learn(store, session, updates=20)
+    seed.say(store, "training", "Learning.")
+
+
+def failing(store: Store, session: Session) -> None:
+    """A round was held back, and the worker says what is wrong."""
+    seed.pick_all(store, session)
+    seed.learn(store, session, held_back="Held back, because objects are no longer recognised.")
+    seed.say(store, "error", "my-model.safetensors could not be loaded: it is damaged.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", [new, full, working, failing], ids=lambda state: state.__name__)
+def test_every_tab(
+    open_page: Callable[..., Page],
+    store: Store,
+    labelling: Session,
+    state: Callable[[Store, Session], None],
+    scheme: str,
+) -> None:
+    state(store, labelling)
+    page = open_page("prompt", color_scheme=scheme)
+    folder = ARTEFACTS / "look"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for tab in page.get_by_role("tab").all():
+        name = tab.inner_text().lower()
+        page.set_viewport_size({"width": 1280, "height": 800})
+        tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
+        page.wait_for_function(
+            "() => [...document.images].every((image) => image.complete || !image.offsetParent)"
+        )
+        for problem in Axe().run(page, options=RULES).response["violations"]:
+            places = [node["html"][:120] for node in problem["nodes"][:3]]
+            found.append(f"{name}: {problem['id']}: {problem['help']} {places}")
+        for width_px in WIDTHS_PX:
+            page.set_viewport_size({"width": width_px, "height": 1000})
+            page.screenshot(path=folder / f"{name}-{state.__name__}-{scheme}-{width_px}.png")
+            over_px = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+            if over_px > 0:
+                found.append(f"{name} at {width_px} px: runs {over_px} px off the side")
+    assert not found, "\n".join(found)
