@@ -73,7 +73,7 @@ def step_log_prob(
     timesteps = schedule.timesteps[steps]
     text = denoiser.embed(prompts)
     if settings.guided:
-        empty = denoiser.embed([sampling.negative_prompt] * len(prompts))
+        empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts))
         noise_pred = denoiser.predict_guided_noise(
             latent, timesteps, text, empty, sampling.guidance
         )

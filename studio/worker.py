@@ -672,7 +672,7 @@ class Worker:
         """{"path"} → what kind of model it is, without loading its weights."""
         self._say("starting", "Looking at a model.")
         info = models.inspect(job.payload["path"])
-        return {"name": info.name, "family": info.family, "size_px": info.size_px}
+        return {"name": info.name, "family": info.words, "size_px": info.size_px}
 
     # --- what is said ----------------------------------------------------------------------------
 

@@ -102,7 +102,9 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
         for side, final in enumerate((pairs.chosen[rows, -1], pairs.rejected[rows, -1])):
             noisy = denoiser.scheduler.add_noise(final, noise, timesteps)
             velocity = denoiser.scheduler.get_velocity(final, noise, timesteps)
-            predicted = denoiser.unet(noisy, timesteps, denoiser.embed(["a lion"] * 3)).sample
+            predicted = denoiser.unet(
+                noisy, timesteps, denoiser.embed(["a lion"] * 3).states
+            ).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[side], expected, rtol=2e-3, atol=2e-3)
 

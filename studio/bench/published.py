@@ -64,7 +64,7 @@ def learn_pair(
     settings = batch.settings
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[pair]])
+    text = denoiser.embed([settings.negative_prompt, batch.prompts[pair]]).states
     chains = batch.chosen[pair].to(denoiser.device), batch.rejected[pair].to(denoiser.device)
     losses = []
     optimiser.zero_grad()
