@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio import models, sampling
+from studio.export import ExportError, ExportInfo, export_lora
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
 from studio.training import Training
@@ -194,3 +195,105 @@ def test_weights_that_do_not_fit_are_a_sentence(sd2_file, tmp_path) -> None:
     path = changed(sd2_file, tmp_path / "odd.safetensors", {key: torch.zeros(3, 3)})
     with pytest.raises(ModelError, match="do not fit together as those of Stable Diffusion 2"):
         models.load(path, "cpu")
+
+
+# --- the adapter out -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuned(made: Made) -> models.Denoiser:
+    """With an adapter that changes something, of an alpha that is not its rank."""
+    denoiser = models.load(str(made.folder), "cpu")
+    denoiser.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=4, alpha=2.0))
+    torch.manual_seed(1)
+    for parameter in denoiser.adapter_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return denoiser
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_the_files_draw_what_the_adapter_draws(
+    precision: str, made: Made, tuned: models.Denoiser, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, eta=1.0)
+    (expected,) = sampling.sample(tuned, [PROMPT], [1], settings)
+    with tuned.adapter_off():
+        (base,) = sampling.sample(tuned, [PROMPT], [1], settings)
+    gained = (expected.latents[-1] - base.latents[-1]).norm()
+    seen = []
+
+    def look(path: Path, form: str) -> dict[str, str]:
+        with tuned.using_file(path):
+            (found,) = sampling.sample(tuned, [PROMPT], [1], settings)
+        error = (found.latents[-1] - expected.latents[-1]).norm() / gained
+        assert error < {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[precision]
+        seen.append(form)
+        return {"picture": "looked at"}
+
+    info = ExportInfo(
+        "sd2_v" if made.family == "sd2_v" else tuned.info.family, "some model", 3, 0.0
+    )
+    report = export_lora(
+        tmp_path,
+        "mine",
+        tuned.adapter_state(),
+        4,
+        2.0,
+        info,
+        precision=precision,
+        layers=tuned.layer_shapes,
+        look=look,
+    )
+    assert seen == ["kohya", "diffusers"]
+    assert report.checks["mine.safetensors: picture"] == "looked at"
+    assert report.checks["mine.safetensors: base model"].startswith("has all ")
+    stored = load_file(tmp_path / "mine.safetensors")
+    halves = [value for key, value in stored.items() if key.endswith("weight")]
+    assert {str(value.dtype) for value in halves} == {f"torch.{precision}"}
+    # afterwards the attached adapter is applied again
+    (again,) = sampling.sample(tuned, [PROMPT], [1], settings)
+    assert torch.equal(again.latents, expected.latents)
+
+
+def test_an_adapter_of_another_model_is_not_written(tuned: models.Denoiser, tmp_path: Path) -> None:
+    layers = tuned.layer_shapes
+    lost = next(name for name in layers if name.endswith("attn2.to_k"))
+    state = tuned.adapter_state()
+    info = ExportInfo("sd1", "some model", 3, 0.0)
+    for changed, words in (
+        ({k: v for k, v in layers.items() if k != lost}, "does not have"),
+        (layers | {lost: (1, 1)}, "does not fit"),
+    ):
+        with pytest.raises(ExportError, match=words):
+            export_lora(tmp_path / "x", "x", state, 4, 2.0, info, layers=changed)
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_lora_file_that_does_not_fit_is_a_sentence(sd2_file: Path, tmp_path: Path) -> None:
+    denoiser = models.load(str(sd2_file), "cpu")
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+
+    def lora(down: int, extra: str = "") -> Path:
+        path = tmp_path / "lora.safetensors"
+        save_file(
+            {
+                f"{name}{extra}.lora_down.weight": torch.ones(2, down),
+                f"{name}{extra}.lora_up.weight": torch.ones(64, 2),
+                f"{name}{extra}.alpha": torch.tensor(1.0),
+            },
+            path,
+        )
+        return path
+
+    with denoiser.using_file(lora(64)):
+        assert not denoiser.has_adapter
+    for path, words in (
+        (lora(32), "does not fit"),
+        (lora(64, "x"), "does not fit"),
+        (sd2_file, "is not a LoRA"),
+    ):
+        with pytest.raises(ModelError, match=words), denoiser.using_file(path):
+            raise AssertionError("it was applied")
+        assert "guest" not in getattr(denoiser.unet, "peft_config", {})
+    with pytest.raises(ModelError, match="is missing"), denoiser.using_file(tmp_path / "none"):
+        pass

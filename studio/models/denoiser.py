@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 from safetensors import SafetensorError
@@ -16,16 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.ddim import PredictionType, Schedule, noise_of
+from studio.models import files
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
 from studio.models.parts import Parts
 from studio.settings import SamplingSettings, TrainingSettings
+
+log = logging.getLogger("studio.models")
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
+LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
 LEAST_ALPHA_BAR = 2**-24
 
 
@@ -219,17 +225,74 @@ class Denoiser:
             with self.adapter_off():
                 yield
             return
-        was_attached = self.has_adapter
         config, state = self._read_adapter(folder)
-        self.unet.add_adapter(config, GUEST_NAME)
-        try:
+        with self._guest():
+            self.unet.add_adapter(config, GUEST_NAME)
             set_peft_model_state_dict(self.unet, state, adapter_name=GUEST_NAME)
             self.unet.set_adapters([GUEST_NAME], weights=[strength])
             yield
+
+    @contextmanager
+    def using_file(self, path: Path, strength: float = 1.0) -> Iterator[None]:
+        """Inside, a LoRA file is applied as diffusers' own loader reads it; as `using` otherwise.
+
+        Raises ModelError for a file that is no LoRA for this model, or of which a layer found no
+        place in it.
+        """
+        header = files.read_header(path)
+        halves = [name for name in header.tensors if name.endswith(LORA_ENDINGS)]
+        if not halves:
+            raise ModelError(f"{path.name} is not a LoRA.")
+        loader = StableDiffusionXLLoraLoaderMixin if self.is_xl else StableDiffusionLoraLoaderMixin
+        with self._guest():
+            try:
+                state, alphas, metadata = loader.lora_state_dict(
+                    path.parent,
+                    weight_name=path.name,
+                    unet_config=self.unet.config,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    return_lora_metadata=True,
+                )
+                loader.load_lora_into_unet(
+                    state, alphas, self.unet, adapter_name=GUEST_NAME, metadata=metadata
+                )
+            except Exception as error:  # of any kind, as everywhere in the libraries
+                log.warning("%s could not be applied", path, exc_info=error)
+                raise ModelError(
+                    f"{path.name} does not fit {self.info.name}: it was made for another kind of "
+                    "model."
+                ) from error
+            taken = sum(f".{GUEST_NAME}." in name for name, _ in self.unet.named_parameters())
+            if taken != len(halves):
+                raise ModelError(
+                    f"{path.name} does not fit {self.info.name}: {taken // 2} of its "
+                    f"{len(halves) // 2} layers found their place."
+                )
+            self.unet.set_adapters([GUEST_NAME], weights=[strength])
+            yield
+
+    @contextmanager
+    def _guest(self) -> Iterator[None]:
+        """Whatever is attached as the guest inside is gone afterwards, and what was there is
+        applied again."""
+        was_attached = self.has_adapter
+        try:
+            yield
         finally:
-            self.unet.delete_adapters(GUEST_NAME)
+            if GUEST_NAME in getattr(self.unet, "peft_config", {}):
+                self.unet.delete_adapters(GUEST_NAME)
             if was_attached:
                 self.unet.set_adapter(ADAPTER_NAME)
+
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of the weight of every layer of the base model that a LoRA could change."""
+        return {
+            name.removesuffix(".base_layer"): tuple(module.weight.shape)
+            for name, module in self.unet.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name
+        }
 
     def _attach(self, config: LoraConfig, seed: int) -> None:
         self.remove_adapter()
