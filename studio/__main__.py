@@ -35,6 +35,7 @@ DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
 BENCHMARKS = ("clicks", "curves", "train", "sample")
 FORMATS = ("kohya", "diffusers")
+PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3
 MOST_DEATHS = 5  # of a worker in a row, before a command gives up
 
@@ -129,7 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--model", default="starter", help="a diffusers folder or checkpoint; default: the starter"
     )
-    one.add_argument("--lora", type=Path, metavar="FOLDER", help="an adapter to draw with")
+    one.add_argument(
+        "--lora",
+        type=Path,
+        metavar="PATH",
+        help="an adapter's folder, or a LoRA file, to draw with",
+    )
     one.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
     one.add_argument("--count", type=_at_least_one, default=1, help="pictures a prompt; default 1")
     one.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
@@ -154,6 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--strength", type=float, default=1.0, help="you recommend; default 1")
     one.add_argument("--licence", default="", help="under which you give it away")
     one.add_argument("--author", default="", help="your name")
+    one.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the numbers; default float32"
+    )
     one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
 
     one = _command(commands, "bench", bench, "measure what the README claims")
@@ -335,18 +344,22 @@ def generate(arguments: argparse.Namespace) -> int:
         negative_prompt=arguments.negative,
     )
     denoiser = models.load(arguments.model, arguments.device)
-    if arguments.lora is not None:
-        denoiser.load_adapter(arguments.lora)
-        denoiser.set_strength(arguments.strength)
+    lora = arguments.lora
+    applied = (
+        denoiser.using_file(lora, arguments.strength)
+        if lora is not None and not lora.is_dir()
+        else denoiser.using(lora, arguments.strength)
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for number, prompt in enumerate(arguments.prompts, start=1):
-        for seed in range(arguments.seed, arguments.seed + arguments.count):
-            text = expand(prompt, seed, home / "wildcards")
-            drawn = sampling.sample(denoiser, [text], [seed], settings)
-            [image] = sampling.images(denoiser, drawn)
-            path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
-            image.save(path)
-            print(path, flush=True)
+    with applied:
+        for number, prompt in enumerate(arguments.prompts, start=1):
+            for seed in range(arguments.seed, arguments.seed + arguments.count):
+                text = expand(prompt, seed, home / "wildcards")
+                drawn = sampling.sample(denoiser, [text], [seed], settings)
+                [image] = sampling.images(denoiser, drawn)
+                path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
+                image.save(path)
+                print(path, flush=True)
     return 0
 
 
@@ -371,7 +384,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """An adapter as LoRA files, checked by reading them back."""
-    from studio.store.rows import OPEN_JOB_STATES, Job
+    from studio.store.rows import CHECK_PICTURE, OPEN_JOB_STATES, Job
 
     with _store(arguments) as store:
         session = _session(store, arguments.session)
@@ -385,6 +398,7 @@ def export(arguments: argparse.Namespace) -> int:
             "author": arguments.author,
             "licence": arguments.licence,
             "formats": arguments.format or list(FORMATS),
+            "precision": arguments.precision,
         }
         job_id = store.add_job(session.id, "export", payload).id
 
@@ -396,7 +410,8 @@ def export(arguments: argparse.Namespace) -> int:
         if job.state != "done":
             raise CommandError(job.message)
         made = next(one for one in store.exports(session.id) if one.id == job.result["export_id"])
-        _copy_new(store.export_path(session.id, made.id), made.files, arguments.out)
+        offered = tuple(name for name in made.files if not name.endswith(CHECK_PICTURE))
+        _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
         for what, found in made.checks.items():
             print(f"{what}: {found}")
     return 0

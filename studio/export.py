@@ -3,7 +3,7 @@
 Two forms of one adapter. *kohya* is the one that AUTOMATIC1111, Forge, ComfyUI, InvokeAI,
 sd-scripts, stable-diffusion.cpp and diffusers all read: a down, an up and an alpha a module,
 applied as `alpha / rank × up @ down × strength`. *diffusers* is for diffusers alone; nothing is
-renamed there. Both are written in full precision.
+renamed there.
 
 Key counts prove little: a wrong alpha, or up and down exchanged, loads without a word in most
 readers. So each file is read back from the disk, and what it *does* to every module is compared
@@ -26,7 +26,7 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,10 @@ from studio import __version__
 
 Format = Literal["kohya", "diffusers"]
 FORMATS: tuple[Format, ...] = ("kohya", "diffusers")
+
+Precision = Literal["float32", "float16", "bfloat16"]
+# How far rounding may move what a module does, relative to it.
+ROUNDING: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}
 
 DIFFUSERS_HEADER = (
     "lora_adapter_metadata"  # the header key in which diffusers looks for r and alpha
@@ -127,12 +131,19 @@ def export_lora(
     info: ExportInfo,
     formats: tuple[Format, ...] = FORMATS,
     thumbnail: Image.Image | None = None,
+    *,
+    precision: Precision = "float32",
+    layers: Mapping[str, tuple[int, ...]] | None = None,
+    look: Callable[[Path, Format], dict[str, str]] | None = None,
 ) -> ExportReport:
     """Write an adapter as LoRA files into `folder`, and check them by reading them back.
 
     `lora_state` is what peft gives for the UNet: `<module>.lora_A.weight` and `.lora_B.weight`,
     with or without the prefix `base_model.model.` (so the content of `adapter_model.safetensors`
     will do); `rank` and `alpha` are the adapter's. `name` may be anything an artist types.
+    `layers` are the shapes of the base model's layers by name: each of the adapter's must be among
+    them. `look` is shown each written file before it gets its name, and gives what it found, or
+    raises ExportError.
 
     Written are, for the file name that `name` becomes: `name.safetensors` (kohya),
     `name-diffusers.safetensors`, `name.json` (the trigger and the strength, which no tool reads
@@ -146,7 +157,11 @@ def export_lora(
     if info.family not in FAMILIES:
         raise ExportError(f"LoRA files cannot be written for this kind of model ({info.family}).")
     info = _storable(info)
+    if precision not in ROUNDING:
+        raise ExportError(f"A LoRA can be written in {', '.join(ROUNDING)}.")
     adapter = read_peft(lora_state, rank, alpha)
+    if layers is not None:
+        _require_layers(adapter, layers)
     stem = file_name(name)
     title = _printable(name) or stem
     try:
@@ -156,8 +171,13 @@ def export_lora(
             checks: dict[str, str] = {}
             for form in formats:
                 draft = drafts / f"{stem}{ENDINGS[form]}"
-                _write(draft, _lora_file(form, adapter, stem, title, info, thumbnail))
-                findings = check(draft, form, adapter, info.family)
+                content = _lora_file(form, adapter, stem, title, info, thumbnail, precision)
+                _write(draft, content)
+                findings = check(draft, form, adapter, info.family, precision)
+                if layers is not None:
+                    findings["base model"] = f"has all {len(adapter)} layers, of these dimensions"
+                if look is not None:
+                    findings |= look(draft, form)
                 checks |= {f"{draft.name}: {what}": found for what, found in findings.items()}
             _write(drafts / f"{stem}.json", _sidecar(title, info))
             if thumbnail is not None:
@@ -197,6 +217,15 @@ def read_peft(lora_state: Mapping[str, Tensor], rank: int, alpha: float) -> dict
     if not (math.isfinite(alpha) and alpha > 0):
         raise ExportError("The adapter's alpha must be a number greater than 0.")
     return {module: Module(half["A"], half["B"], alpha) for module, half in sorted(halves.items())}
+
+
+def _require_layers(adapter: Mapping[str, Module], layers: Mapping[str, tuple[int, ...]]) -> None:
+    """Every module of the adapter must change a layer that the base model has."""
+    for name, module in adapter.items():
+        if name not in layers:
+            raise ExportError(f"The adapter changes {name}, which the base model does not have.")
+        if layers[name] != (module.up.shape[0], *module.down.shape[1:]):
+            raise ExportError(f"The adapter does not fit {name} of the base model.")
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -255,8 +284,12 @@ def _lora_file(
     title: str,
     info: ExportInfo,
     thumbnail: Image.Image | None,
+    precision: Precision,
 ) -> bytes:
     tensors = kohya_tensors(adapter, info.family) if form == "kohya" else diffusers_tensors(adapter)
+    dtype = getattr(torch, precision)
+    # An alpha is a number by itself, and stays exact.
+    tensors = {key: value.to(dtype) if value.ndim else value for key, value in tensors.items()}
     body_hash = hashlib.sha256(_body(safetensors.torch.save(tensors))).hexdigest()
     metadata = _modelspec(title, body_hash, info, thumbnail)
     if form == "kohya":
@@ -404,7 +437,13 @@ def _body(data: bytes) -> bytes:
 # --- reading back ------------------------------------------------------------------------------
 
 
-def check(path: Path, form: Format, adapter: Mapping[str, Module], family: str) -> dict[str, str]:
+def check(
+    path: Path,
+    form: Format,
+    adapter: Mapping[str, Module],
+    family: str,
+    precision: Precision = "float32",
+) -> dict[str, str]:
     """Read a LoRA file from the disk and compare all it does with the adapter in memory.
 
     Gives what was checked and what was found, in plain words. Raises ExportError at the first
@@ -419,7 +458,7 @@ def check(path: Path, form: Format, adapter: Mapping[str, Module], family: str) 
     if odd:
         raise _failed(path, f"its layers are not the adapter's: {len(odd)} differ, as {odd[0]}")
     for name, module in expected.items():
-        _check_module(path, name, found[name], module)
+        _check_module(path, name, found[name], module, ROUNDING[precision])
     if metadata.get("modelspec.hash_sha256") != f"0x{body_hash}":
         raise _failed(path, "its content does not have the hash written in it")
     module = next(iter(adapter.values()))
@@ -427,12 +466,13 @@ def check(path: Path, form: Format, adapter: Mapping[str, Module], family: str) 
         "layers": f"{len(found)}, all under the names that are expected",
         "numbers": "all finite",
         "strength": f"rank {module.down.shape[0]} and alpha {module.alpha:g} in every layer",
-        "effect": "in every layer the same as the adapter's in memory",
+        "effect": "in every layer the same as the adapter's in memory"
+        + ("" if precision == "float32" else f", to within what {precision} can hold"),
         "hash": body_hash,
     }
 
 
-def _check_module(path: Path, name: str, found: Module, expected: Module) -> None:
+def _check_module(path: Path, name: str, found: Module, expected: Module, rounding: float) -> None:
     if (found.down.shape, found.up.shape) != (expected.down.shape, expected.up.shape):
         raise _failed(path, f"{name} has other dimensions than in the adapter")
     if not (found.down.isfinite().all() and found.up.isfinite().all()):
@@ -440,7 +480,7 @@ def _check_module(path: Path, name: str, found: Module, expected: Module) -> Non
     if not math.isclose(found.alpha, expected.alpha, rel_tol=1e-6):
         raise _failed(path, f"{name} has alpha {found.alpha:g} instead of {expected.alpha:g}")
     wanted = expected.change()
-    if (found.change() - wanted).norm() > 1e-5 * wanted.norm():
+    if (found.change() - wanted).norm() > rounding * wanted.norm():
         raise _failed(path, f"{name} changes the model in another way than the adapter does")
 
 
@@ -467,7 +507,7 @@ def read_lora(path: Path, form: Format) -> tuple[dict[str, Module], dict[str, st
             alpha = tensors.pop(f"{name}.alpha", torch.tensor(rank)).item()
         else:
             alpha = json.loads(metadata.get(DIFFUSERS_HEADER, "{}")).get("unet.lora_alpha", rank)
-        modules[name] = Module(half_down, half_up, float(alpha))
+        modules[name] = Module(half_down.float(), half_up.float(), float(alpha))
     if tensors:
         raise _failed(path, f"it holds something unexpected: {min(tensors)}")
     return modules, metadata, hashlib.sha256(_body(data)).hexdigest()

@@ -41,7 +41,7 @@ def sample(
     walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
     schedule = denoiser.schedule(settings.steps)
     text = denoiser.embed(prompts)
-    empty = denoiser.embed([settings.negative_prompt] * len(prompts))
+    empty = denoiser.embed_negative(settings.negative_prompt, len(prompts))
     latents = latents.to(denoiser.device)
     kept = [latents]
     for timestep, alpha_bar, alpha_bar_prev in zip(

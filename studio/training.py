@@ -99,7 +99,7 @@ def _predicted_noise(
     text = denoiser.embed(prompts)
     if not guided:
         return denoiser.predict_noise(latents, timesteps, text)
-    empty = denoiser.embed([sampling.negative_prompt] * len(prompts))
+    empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts))
     return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
 
 

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+import PIL.ImageChops
+import PIL.ImageStat
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -53,7 +55,7 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import full_sentence, is_full
-from studio.store.rows import Purpose, WorkerState
+from studio.store.rows import CHECK_PICTURE, Purpose, WorkerState
 from studio.supervisor import when_supervisor_leaves
 from studio.training import Training, TrainingFailed
 from studio.trajectory import MixedSettingsError, PairBatch, Trajectory
@@ -68,6 +70,7 @@ CHECKPOINT_S = 5.0
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
+SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
 HANDOVER_S = 30.0  # how long the worker before this one may still take to end
 
 
@@ -653,32 +656,48 @@ class Worker:
             state = load_file(self.store.adapter_path(adapter) / models.ADAPTER_FILE)
         except (OSError, SafetensorError) as error:
             raise WorkerError("The files of this adapter are missing or damaged.") from error
+        [prompt, *_] = session.settings.shown_prompts or ("",)
+        wanted = self._preview(session, prompt, adapter.id)
+        with self._using(denoiser, adapter.id):
+            expected = self._picture(denoiser, wanted)
+        drawn: dict[str, PIL.Image.Image] = {}
+
+        def look(path: Path, form: str) -> dict[str, str]:
+            with denoiser.using_file(path):
+                drawn[form] = self._picture(denoiser, wanted)
+            return {"picture": same_picture(path, drawn[form], expected)}
+
+        folder = self.store.export_path(session.id, made.id)
         report = export_lora(
-            self.store.export_path(session.id, made.id),
+            folder,
             made.name,
             state,
             adapter.settings.rank,
             adapter.settings.alpha,
             info,
             tuple(job.payload["formats"]),
-            self._thumbnail(adapter),
+            expected,
+            precision=job.payload.get("precision", "float32"),
+            layers=denoiser.layer_shapes,
+            look=look,
         )
-        files = tuple(path.name for path in report.files)
+        # What the file draws, to be seen beside what the adapter drew: the picture of the export.
+        checked = folder / f"{report.name}{CHECK_PICTURE}"
+        write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
+        files = (*(path.name for path in report.files), checked.name)
         self.store.add_export(replace(made, files=files, checks=report.checks))
         return {"export_id": made.id, "files": list(files), "checks": report.checks}
 
-    def _thumbnail(self, adapter: Adapter) -> PIL.Image.Image | None:
-        for image in self.store.images(adapter.session_id, "preview", adapter_id=adapter.id):
-            path = self.store.image_path(image)
-            if path.exists():
-                return PIL.Image.open(path)
-        return None
+    def _picture(self, denoiser: models.Denoiser, wanted: Image) -> PIL.Image.Image:
+        chains = sampling.sample(denoiser, [wanted.prompt], [wanted.seed], wanted.sampling)
+        [picture] = sampling.images(denoiser, chains)
+        return picture
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → what kind of model it is, without loading its weights."""
         self._say("starting", "Looking at a model.")
         info = models.inspect(job.payload["path"])
-        return {"name": info.name, "family": info.family, "size_px": info.size_px}
+        return {"name": info.name, "family": info.words, "size_px": info.size_px}
 
     # --- what is said ----------------------------------------------------------------------------
 
@@ -775,9 +794,23 @@ def _stopped(updates_done: int, updates_total: int) -> str:
 
 def _lora_family(denoiser: models.Denoiser) -> str:
     """By which names other tools know the layers of a LoRA for this model."""
-    if denoiser.unet.config.cross_attention_dim != 1024:
-        return "sd1"
-    return "sd2_v" if denoiser.prediction_type == "v_prediction" else "sd2"
+    is_velocity = denoiser.prediction_type == "v_prediction"
+    return "sd2_v" if denoiser.info.family == "sd2" and is_velocity else denoiser.info.family
+
+
+def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) -> str:
+    """How near the picture drawn from a LoRA file is to the adapter's own, in words; ExportError
+    if it is another one."""
+    difference = PIL.ImageChops.difference(found.convert("RGB"), expected.convert("RGB"))
+    levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
+    if levels > SAME_PICTURE_LEVELS:
+        raise ExportError(
+            f"The export was not finished: {path.name} was checked, and it draws another picture "
+            f"than the adapter does ({levels:.0f} of 255 levels apart)."
+        )
+    return (
+        f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

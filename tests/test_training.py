@@ -108,7 +108,7 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
             at, added = timesteps[picture], noise[picture]
             noisy = denoiser.scheduler.add_noise(final, added, at)
             velocity = denoiser.scheduler.get_velocity(final, added, at)
-            predicted = denoiser.unet(noisy, at, denoiser.embed(["a lion"] * 3)).sample
+            predicted = denoiser.unet(noisy, at, denoiser.embed(["a lion"] * 3).states).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from studio import sampling, trajectory
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError
-from studio.worker import Worker, nth_draw, preview_seed
+from studio.worker import Worker, nth_draw, preview_seed, same_picture
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -534,7 +534,19 @@ class TestJobs:
         [export] = store.exports(session.id)
         assert job.result["export_id"] == export.id
         folder = store.export_path(session.id, export.id)
-        assert set(export.files) == {"My LoRA.safetensors", "My LoRA.json", "My LoRA.png"}
+        assert set(export.files) == {
+            "My LoRA.safetensors",
+            "My LoRA.json",
+            "My LoRA.png",
+            "My LoRA-check.png",
+        }
+        with (
+            PIL.Image.open(folder / "My LoRA.png") as drawn,
+            PIL.Image.open(folder / "My LoRA-check.png") as from_file,
+        ):
+            assert "0.0 of 255" in same_picture(folder, from_file, drawn)
+        found = export.checks["My LoRA.safetensors: picture"]
+        assert found.startswith("loaded by diffusers, it draws what the adapter draws")
         assert all((folder / name).stat().st_size for name in export.files)
         assert len(load_file(folder / "My LoRA.safetensors")) > 0
 

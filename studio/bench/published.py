@@ -65,7 +65,7 @@ def learn_pair(
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
     sides = int(batch.chosen[pair]), int(batch.rejected[pair])
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
+    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]]).states
     chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
     optimiser.zero_grad()

@@ -24,8 +24,8 @@ def diffusers_pipeline(denoiser: models.Denoiser) -> StableDiffusionPipeline:
     """diffusers' pipeline over the very same modules."""
     pipeline = StableDiffusionPipeline(
         vae=denoiser.vae,
-        text_encoder=denoiser.text_encoder,
-        tokenizer=denoiser.tokenizer,
+        text_encoder=denoiser.text_encoders[0],
+        tokenizer=denoiser.tokenizers[0],
         unet=denoiser.unet,
         scheduler=denoiser.scheduler,
         safety_checker=None,

@@ -172,6 +172,9 @@ class Job:
     finished_at_s: float | None
 
 
+CHECK_PICTURE = "-check.png"  # how the name of what a LoRA file was seen to draw ends
+
+
 @dataclass(frozen=True)
 class Export:
     """Files made from an adapter for other programs, and what checking them found."""

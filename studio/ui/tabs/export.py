@@ -12,13 +12,18 @@ from urllib.parse import quote
 import gradio as gr
 
 from studio.settings import SettingsError
-from studio.store.rows import Export, Job, Session
+from studio.store.rows import CHECK_PICTURE, Export, Job, Session
 from studio.ui.page import Look, Page, Values
 from studio.ui.tabs.compare import choices
 
 FORMATS = {
     "kohya": "For A1111, Forge, ComfyUI, InvokeAI (.safetensors)",
     "diffusers": "For diffusers and PEFT (.safetensors)",
+}
+PRECISIONS = {
+    "float32": "Exact (fp32)",
+    "float16": "Half the size (fp16)",
+    "bfloat16": "Half the size (bf16)",
 }
 LICENCES = ("", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CreativeML Open RAIL-M")
 
@@ -78,6 +83,13 @@ def _form(page: Page) -> None:
         label="Files",
         elem_id="export-formats",
     )
+    precision = gr.Dropdown(
+        [(label, value) for value, label in PRECISIONS.items()],
+        value="float32",
+        label="Numbers",
+        info="Half the size rounds a little; every tool reads all three.",
+        elem_id="export-precision",
+    )
     export = gr.Button("Export the LoRA", variant="primary", elem_id="export-make")
 
     def view(look: Look) -> Values:
@@ -100,7 +112,7 @@ def _form(page: Page) -> None:
     page.hears(
         export.click,
         make,
-        inputs=[adapter, name, notes, trigger, strength, author, licence, formats],
+        inputs=[adapter, name, notes, trigger, strength, author, licence, formats, precision],
     )
 
 
@@ -113,6 +125,7 @@ def export_payload(
     author: str,
     licence: str | None,
     formats: list[str],
+    precision: str = "float32",
 ) -> dict[str, object]:
     """What the worker is asked for; says in a sentence what is missing."""
     if not adapter_id:
@@ -132,6 +145,7 @@ def export_payload(
         "author": author.strip(),
         "licence": (licence or "").strip(),
         "formats": list(formats),
+        "precision": precision,
     }
 
 
@@ -219,7 +233,8 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
     folder = look.store.export_path(export.session_id, export.id)
     number = next((a.number for a in look.adapters if a.id == export.adapter_id), "?")
     when = time.strftime("%d %B, %H:%M", time.localtime(export.created_at_s))
-    files = "".join(_file(export, folder / name) for name in export.files)
+    offered = [name for name in export.files if not name.endswith(CHECK_PICTURE)]
+    files = "".join(_file(export, folder / name) for name in offered)
     checks = "".join(
         f"<li><b>{escape(str(what))}</b> {escape(str(found))}</li>"
         for what, found in export.checks.items()
@@ -232,19 +247,42 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
     return f"""
 <article class="card export">
   <header><h2>{escape(export.name)}</h2><p class="soft">Round {number} · {when}</p></header>
+  {_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
   <footer><code title="The folder of these files">{escape(str(folder))}</code>{show}</footer>
 </article>"""
 
 
+def _pictures(export: Export, folder: Path) -> str:
+    """The same prompt and seed drawn in the studio, and from the file as another tool loads it."""
+    checked = next((name for name in export.files if name.endswith(CHECK_PICTURE)), None)
+    if checked is None:
+        return ""
+    shown = {
+        checked.removesuffix(CHECK_PICTURE) + ".png": "Drawn in the studio",
+        checked: "Drawn from the file",
+    }
+    if not all((folder / name).is_file() for name in shown):
+        return ""
+    figures = "".join(
+        f"<figure><img src='{_url(export, name)}' alt=''><figcaption>{words}</figcaption></figure>"
+        for name, words in shown.items()
+    )
+    return f"<div class='export-pictures'>{figures}</div>"
+
+
+def _url(export: Export, name: str) -> str:
+    return f"/exports/{export.session_id}/{export.id}/{quote(name)}"
+
+
 def _file(export: Export, path: Path) -> str:
     if not path.is_file():
         return f"<li><span>{escape(path.name)}</span><span class='problem'>missing</span></li>"
-    url = f"/exports/{export.session_id}/{export.id}/{quote(path.name)}"
     return (
         f"<li><span>{escape(path.name)}<small>{_size(path.stat().st_size)}</small></span>"
-        f"<a class='button small primary' href='{url}' download>Download</a></li>"
+        f"<a class='button small primary' href='{_url(export, path.name)}' download>Download</a>"
+        "</li>"
     )
 
 

@@ -1,148 +1,59 @@
-"""Base models: find, inspect, load; the denoiser that the engine is handed; its adapters (peft)."""
+"""A base model as the engine is handed it: the denoiser, its conditioning, its adapters (peft)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.ddim import PredictionType, Schedule, noise_of
-from studio.settings import STARTER_PATH, SamplingSettings, TrainingSettings
+from studio.models import files
+from studio.models.errors import ModelError
+from studio.models.inspecting import ModelInfo
+from studio.models.parts import Parts
+from studio.settings import SamplingSettings, TrainingSettings
+
+log = logging.getLogger("studio.models")
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
-
-
-class ModelError(Exception):
-    """A model or adapter that cannot be used; the message is a sentence for the artist."""
+LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+LEAST_ALPHA_BAR = 2**-24
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """What a file or folder turned out to be, without loading its weights."""
+class Text:
+    """What the prompts tell the network.
 
-    path: Path
-    name: str
-    family: str
-    size_px: int  # of the images it was made for
+    states: (B, tokens, width); with two text encoders their states side by side.
+    pooled: (B, width) of the whole prompt, for SDXL; else None.
+    """
 
+    states: Tensor
+    pooled: Tensor | None = None
 
-def base_path(base_model: str) -> Path:
-    return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
-
-
-def inspect(base_model: str) -> ModelInfo:
-    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it."""
-    path = base_path(base_model)
-    if not path.exists():
-        raise ModelError(f"There is no model at {path}. Check the path, or choose the starter.")
-    if path.is_dir():
-        return _inspect_folder(path)
-    if path.suffix != ".safetensors":
-        raise ModelError(
-            f"{path.name} is not a .safetensors file. Other checkpoints can hide programs and are "
-            "not opened; convert it to .safetensors first."
+    @classmethod
+    def cat(cls, texts: list[Text]) -> Text:
+        """Several texts of one model as one batch."""
+        pooled = [text.pooled for text in texts]
+        return cls(
+            torch.cat([text.states for text in texts]),
+            None if pooled[0] is None else torch.cat(pooled),
         )
-    return _inspect_checkpoint(path)
-
-
-def _inspect_folder(path: Path) -> ModelInfo:
-    try:
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-        unet = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))
-        vae = json.loads((path / "vae" / "config.json").read_text(encoding="utf-8"))
-        shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-        size_px = int(unet["sample_size"]) * shrink
-        pipeline = index["_class_name"]
-    except FileNotFoundError as error:
-        missing = Path(error.filename).relative_to(path)
-        raise ModelError(
-            f"{path} is not a whole diffusers model: {missing} is missing. "
-            "Choose the folder that holds model_index.json."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"The description of the model in {path} is damaged.") from error
-    if pipeline != "StableDiffusionPipeline":
-        raise ModelError(
-            f"{path.name} is a {pipeline}; only Stable Diffusion 1.x and 2.x models work so far."
-        )
-    family = "Starter" if path == STARTER_PATH else "Stable Diffusion"
-    return ModelInfo(path, path.name, family, size_px)
-
-
-def _inspect_checkpoint(path: Path) -> ModelInfo:
-    try:
-        with safe_open(path, "pt") as file:
-            keys = set(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path.name} is not a readable .safetensors file.") from error
-    if any(key.startswith("conditioner.embedders.1") for key in keys):
-        raise ModelError(f"{path.name} is an SDXL model; SDXL does not work yet.")
-    if any(".lora_" in key for key in keys):
-        raise ModelError(f"{path.name} is a LoRA, not a base model.")
-    if "model.diffusion_model.input_blocks.0.0.weight" not in keys:
-        raise ModelError(f"{path.name} does not hold a Stable Diffusion model.")
-    is_v2 = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight" in keys
-    if is_v2:
-        return ModelInfo(path, path.stem, "Stable Diffusion 2", 768)
-    return ModelInfo(path, path.stem, "Stable Diffusion 1", 512)
-
-
-def weights_hash(path: Path) -> str:
-    """SHA-256 over the weight files of a model, in the order of their names."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def frozen_dtype(device: str) -> torch.dtype:
-    """The type of the frozen base weights: half the memory where the device is made for it."""
-    if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float32
-
-
-def load(base_model: str, device: str | None = None) -> Denoiser:
-    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence."""
-    info = inspect(base_model)
-    device = device or best_device()
-    options = {"dtype": frozen_dtype(device), "safety_checker": None}
-    try:
-        if info.path.is_dir():
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                info.path, local_files_only=True, use_safetensors=True, **options
-            )
-        else:
-            pipeline = StableDiffusionPipeline.from_single_file(info.path, **options)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"{info.name} does not fit into the memory of this device.") from error
-    except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise ModelError(f"{info.name} could not be loaded: {reason}") from error
-    return Denoiser(pipeline, info, weights_hash(info.path), device)
 
 
 class Denoiser:
@@ -152,33 +63,59 @@ class Denoiser:
     the adapter switched off (`adapter_off`), so that there is no second copy in memory.
     """
 
-    def __init__(
-        self, pipeline: StableDiffusionPipeline, info: ModelInfo, base_hash: str, device: str
-    ) -> None:
+    def __init__(self, parts: Parts, info: ModelInfo, base_hash: str, device: str) -> None:
         self.info = info
         self.base_hash = base_hash
         self.device = torch.device(device)
-        self.unet = pipeline.unet.to(device).requires_grad_(False).eval()
-        self.vae = pipeline.vae.to(device).requires_grad_(False).eval()
-        self.text_encoder = pipeline.text_encoder.to(device).requires_grad_(False).eval()
-        self.tokenizer = pipeline.tokenizer
-        self.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+        self.unet = parts.unet.to(device).requires_grad_(False).eval()
+        self.vae = parts.vae.to(device).requires_grad_(False).eval()
+        if self.is_xl and self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae = self.vae.float()  # in fp16 its values overflow, and the pictures are black
+        self.text_encoders = [
+            encoder.to(device).requires_grad_(False).eval() for encoder in parts.text_encoders
+        ]
+        self.tokenizers = parts.tokenizers
+        self.scheduler = parts.scheduler
         self.prediction_type: PredictionType = self.scheduler.config.prediction_type
-        self._alphas = self.scheduler.alphas_cumprod.to(device)
-        self._embeddings: dict[str, Tensor] = {}
+        # A last timestep without any signal would be divided by: it gets the least there is.
+        self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
+        self._zero_unprompted = self.is_xl and parts.zero_unprompted
+        self._embeddings: dict[str, Text] = {}
+
+    @property
+    def is_xl(self) -> bool:
+        return self.info.family == "sdxl"
 
     # --- text and schedule ---
 
-    @torch.no_grad()
-    def embed(self, prompts: list[str]) -> Tensor:
-        """Text states (B, tokens, width); each prompt is encoded once and kept."""
+    def embed(self, prompts: list[str]) -> Text:
+        """What each prompt tells the network; each is encoded once and kept."""
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._embeddings:
-                ids = self.tokenizer(
-                    prompt, padding="max_length", truncation=True, return_tensors="pt"
-                ).input_ids
-                self._embeddings[prompt] = self.text_encoder(ids.to(self.device))[0][0]
-        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+                self._embeddings[prompt] = self._encode(prompt)
+        return Text.cat([self._embeddings[prompt] for prompt in prompts])
+
+    def embed_negative(self, prompt: str, count: int) -> Text:
+        """The unprompted half of guidance, `count` times: what is not wanted, or nothing."""
+        if prompt or not self._zero_unprompted:
+            return self.embed([prompt] * count)
+        text = self.embed([""] * count)
+        return Text(torch.zeros_like(text.states), torch.zeros_like(text.pooled))
+
+    @torch.no_grad()
+    def _encode(self, prompt: str) -> Text:
+        states, pooled = [], None
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            ids = tokenizer(
+                prompt, padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids.to(self.device)
+            if not self.is_xl:
+                states.append(encoder(ids)[0])
+                continue
+            output = encoder(ids, output_hidden_states=True)
+            states.append(output.hidden_states[-2])  # SDXL reads the states before the last layer
+            pooled = output[0]  # of the second encoder, which comes last
+        return Text(torch.cat(states, dim=-1), pooled)
 
     def schedule(self, steps: int) -> Schedule:
         """The DDIM steps that diffusers' scheduler takes, on this device."""
@@ -194,26 +131,54 @@ class Denoiser:
 
     # --- network ---
 
-    def predict_noise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """Predicted noise (B, C, h, w) in float32 for timesteps (B,) and text states of `embed`."""
+    def predict_noise(self, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """Predicted noise (B, C, h, w) in float32 for timesteps (B,) and texts of `embed`."""
         dtype = self.unet.dtype
-        output = self.unet(latents.to(dtype), timesteps, text.to(dtype)).sample.float()
+        output = self.unet(
+            latents.to(dtype),
+            timesteps,
+            text.states.to(dtype),
+            added_cond_kwargs=self._added(latents, text),
+        ).sample.float()
         return noise_of(output, latents, self._alphas[timesteps], self.prediction_type)
 
+    def _added(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
+        """SDXL's further conditioning: the pooled text, and the size of the picture.
+
+        Six numbers: the original's height and width, where it was cropped (nowhere), and the
+        picture's height and width, all those of the picture itself as in diffusers' pipeline.
+        """
+        if text.pooled is None:
+            return None
+        height_px, width_px = (side * self.shrink for side in latents.shape[-2:])
+        sizes = [height_px, width_px, 0, 0, height_px, width_px]
+        dtype = self.unet.dtype
+        return {
+            "text_embeds": text.pooled.to(dtype),
+            "time_ids": torch.tensor([sizes], dtype=dtype, device=self.device).repeat(
+                len(latents), 1
+            ),
+        }
+
     def predict_guided_noise(
-        self, latents: Tensor, timesteps: Tensor, text: Tensor, empty: Tensor, guidance: float
+        self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass."""
         both = self.predict_noise(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
-            torch.cat([empty, text]),
+            Text.cat([empty, text]),
         )
         unprompted, prompted = both.chunk(2)
         return unprompted + guidance * (prompted - unprompted)
 
+    @property
+    def shrink(self) -> int:
+        """Pixels a side that one element of a latent stands for."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
     def latent_shape(self, settings: SamplingSettings) -> tuple[int, int, int]:
-        shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shrink = self.shrink
         if settings.width_px % shrink or settings.height_px % shrink:
             raise ModelError(f"The size must be a multiple of {shrink} pixels for this model.")
         channels = self.unet.config.in_channels
@@ -260,17 +225,74 @@ class Denoiser:
             with self.adapter_off():
                 yield
             return
-        was_attached = self.has_adapter
         config, state = self._read_adapter(folder)
-        self.unet.add_adapter(config, GUEST_NAME)
-        try:
+        with self._guest():
+            self.unet.add_adapter(config, GUEST_NAME)
             set_peft_model_state_dict(self.unet, state, adapter_name=GUEST_NAME)
             self.unet.set_adapters([GUEST_NAME], weights=[strength])
             yield
+
+    @contextmanager
+    def using_file(self, path: Path, strength: float = 1.0) -> Iterator[None]:
+        """Inside, a LoRA file is applied as diffusers' own loader reads it; as `using` otherwise.
+
+        Raises ModelError for a file that is no LoRA for this model, or of which a layer found no
+        place in it.
+        """
+        header = files.read_header(path)
+        halves = [name for name in header.tensors if name.endswith(LORA_ENDINGS)]
+        if not halves:
+            raise ModelError(f"{path.name} is not a LoRA.")
+        loader = StableDiffusionXLLoraLoaderMixin if self.is_xl else StableDiffusionLoraLoaderMixin
+        with self._guest():
+            try:
+                state, alphas, metadata = loader.lora_state_dict(
+                    path.parent,
+                    weight_name=path.name,
+                    unet_config=self.unet.config,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    return_lora_metadata=True,
+                )
+                loader.load_lora_into_unet(
+                    state, alphas, self.unet, adapter_name=GUEST_NAME, metadata=metadata
+                )
+            except Exception as error:  # of any kind, as everywhere in the libraries
+                log.warning("%s could not be applied", path, exc_info=error)
+                raise ModelError(
+                    f"{path.name} does not fit {self.info.name}: it was made for another kind of "
+                    "model."
+                ) from error
+            taken = sum(f".{GUEST_NAME}." in name for name, _ in self.unet.named_parameters())
+            if taken != len(halves):
+                raise ModelError(
+                    f"{path.name} does not fit {self.info.name}: {taken // 2} of its "
+                    f"{len(halves) // 2} layers found their place."
+                )
+            self.unet.set_adapters([GUEST_NAME], weights=[strength])
+            yield
+
+    @contextmanager
+    def _guest(self) -> Iterator[None]:
+        """Whatever is attached as the guest inside is gone afterwards, and what was there is
+        applied again."""
+        was_attached = self.has_adapter
+        try:
+            yield
         finally:
-            self.unet.delete_adapters(GUEST_NAME)
+            if GUEST_NAME in getattr(self.unet, "peft_config", {}):
+                self.unet.delete_adapters(GUEST_NAME)
             if was_attached:
                 self.unet.set_adapter(ADAPTER_NAME)
+
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of the weight of every layer of the base model that a LoRA could change."""
+        return {
+            name.removesuffix(".base_layer"): tuple(module.weight.shape)
+            for name, module in self.unet.named_modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name
+        }
 
     def _attach(self, config: LoraConfig, seed: int) -> None:
         self.remove_adapter()

@@ -1,0 +1,87 @@
+"""Base models: find, inspect, load; the denoiser that the engine is handed; its adapters (peft).
+
+`inspect` says what a file or folder is, `load` makes a `Denoiser` of it; both say in a sentence
+what is wrong with a file that is not what it should be. Nothing is fetched from the internet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+
+from studio.models.checkpoint import load_checkpoint
+from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, Text
+from studio.models.errors import ModelError
+from studio.models.inspecting import ModelInfo, base_path, inspect
+from studio.models.parts import Parts, load_folder
+
+__all__ = [
+    "ADAPTER_CONFIG_FILE",
+    "ADAPTER_FILE",
+    "Denoiser",
+    "ModelError",
+    "ModelInfo",
+    "Text",
+    "base_path",
+    "best_device",
+    "frozen_dtype",
+    "inspect",
+    "load",
+    "weights_hash",
+]
+
+log = logging.getLogger("studio.models")
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 over the weight files of a model, in the order of their names."""
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def frozen_dtype(device: str) -> torch.dtype:
+    """The type of the frozen base weights: half the memory where the device is made for it."""
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float32
+
+
+def load(base_model: str, device: str | None = None) -> Denoiser:
+    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence."""
+    info = inspect(base_model)
+    device = device or best_device()
+    read = load_folder if info.path.is_dir() else load_checkpoint
+    try:
+        parts = read(info, frozen_dtype(device))
+        _require_numbers(info, parts)
+        return Denoiser(parts, info, weights_hash(info.path), device)
+    except ModelError as error:
+        raise ModelError(f"{info.name} could not be loaded. {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{info.name} does not fit into the memory of this device.") from error
+    except Exception as error:  # what libraries raise for weights that do not fit is of any kind
+        log.warning("%s could not be loaded", info.path, exc_info=error)
+        raise ModelError(
+            f"{info.name} could not be loaded: its weights do not fit together as those of "
+            f"{info.words} do. The details are in the log."
+        ) from error
+
+
+def _require_numbers(info: ModelInfo, parts: Parts) -> None:
+    for module in (parts.unet, parts.vae, *parts.text_encoders):
+        for name, weight in module.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise ModelError(f"Its weights are not all numbers, in {name}: download it again.")

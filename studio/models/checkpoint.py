@@ -1,0 +1,211 @@
+"""A single file in the original layout (as Stability AI and CompVis wrote it), as modules.
+
+Widths and depths are read off the weights' shapes; what no shape says (heads, activations, the
+VAE's scale, the noise schedule) are facts of the family. So nothing is asked of the internet, and a
+model of reduced width loads as a whole one does. The weights are renamed by diffusers' own
+functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from studio.models import tokenizer
+from studio.models.errors import ModelError
+from studio.models.inspecting import OPEN_CLIP, UNET, VAE, XL_OPEN_CLIP, ModelInfo
+from studio.models.parts import Parts
+
+HEAD_WIDTH = 64  # of every attention head but those of SD 1's UNet, which has 8 heads everywhere
+SD2_TEXT_LAYERS = 23  # SD 2 reads the states before the last of OpenCLIP's 24 layers
+
+Weights = Mapping[str, Tensor]
+
+
+def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
+    """The modules of the model that `inspect` has seen. Raises ModelError, KeyError, IndexError or
+    RuntimeError when the file is not built like its family."""
+    weights = load_file(info.path)
+    unet = unet_config(weights, info)
+    vae = vae_config(weights, info)
+    clips = {"sd1": [_clip], "sd2": [_open_clip], "sdxl": [_clip, _open_clip]}[info.family]
+    return Parts(
+        unet=filled(
+            UNet2DConditionModel, unet, convert_ldm_unet_checkpoint(dict(weights), unet), dtype
+        ),
+        vae=filled(AutoencoderKL, vae, convert_ldm_vae_checkpoint(dict(weights), vae), dtype),
+        text_encoders=[clip(weights, info, dtype) for clip in clips],
+        tokenizers=[tokenizer.build(pad=PADS[clip]) for clip in clips],
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=info.prediction_type,
+            rescale_betas_zero_snr=info.zero_snr,
+            timestep_spacing="trailing" if info.zero_snr else "leading",
+        ),
+    )
+
+
+def unet_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
+    """diffusers' configuration of the UNet."""
+    is_xl = info.family == "sdxl"
+    blocks = 3 if is_xl else 4
+    widths = [
+        weights[f"{UNET}input_blocks.{3 * block + 1}.0.in_layers.2.weight"].shape[0]
+        for block in range(blocks)
+    ]
+    plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
+    down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
+    first_attention = f"{UNET}input_blocks.{4 if is_xl else 1}.1.transformer_blocks.0.attn2"
+    config = {
+        "sample_size": info.size_px // 8,
+        "in_channels": weights[f"{UNET}input_blocks.0.0.weight"].shape[1],
+        "out_channels": weights[f"{UNET}out.2.weight"].shape[0],
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "cross_attention_dim": weights[f"{first_attention}.to_k.weight"].shape[1],
+        "attention_head_dim": 8 if info.family == "sd1" else [w // HEAD_WIDTH for w in widths],
+        "use_linear_projection": info.family != "sd1",
+        # some of SD 2's attention overflows in half precision
+        "upcast_attention": info.family == "sd2",
+    }
+    if is_xl:
+        config |= {
+            "transformer_layers_per_block": [1, 2, 10],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": _time_width(weights),
+            "projection_class_embeddings_input_dim": weights[f"{UNET}label_emb.0.0.weight"].shape[
+                1
+            ],
+        }
+    return config
+
+
+def _time_width(weights: Weights) -> int:
+    """Of the embedding of each of SDXL's six numbers of size: what the pooled text leaves."""
+    together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
+    pooled = weights[f"{XL_OPEN_CLIP}text_projection"].shape[1]
+    return (together - pooled) // 6
+
+
+def vae_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
+    """diffusers' configuration of the VAE."""
+    widths = [
+        weights[f"{VAE}encoder.down.{block}.block.0.conv1.weight"].shape[0] for block in range(4)
+    ]
+    is_xl = info.family == "sdxl"
+    return {
+        "sample_size": 1024 if is_xl else 512,
+        "block_out_channels": widths,
+        "layers_per_block": 2,
+        "latent_channels": weights[f"{VAE}decoder.conv_in.weight"].shape[1],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "scaling_factor": 0.13025 if is_xl else 0.18215,
+        "force_upcast": is_xl,  # SDXL's VAE overflows in fp16 and gives black pictures
+    }
+
+
+def _clip(weights: Weights, _info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+    """OpenAI's CLIP, the text encoder of SD 1 and SDXL's first."""
+    state = convert_ldm_clip_checkpoint(dict(weights))
+    # some finetunes were saved without this level
+    state = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in state.items()}
+    config = _text_config(state, hidden_act="quick_gelu")
+    return filled(CLIPTextModel, config, _flat(state), dtype, may_hold_more=True)
+
+
+def _open_clip(weights: Weights, info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+    """OpenCLIP, the text encoder of SD 2 (without its last layer) and SDXL's second."""
+    is_xl = info.family == "sdxl"
+    prefix = XL_OPEN_CLIP if is_xl else OPEN_CLIP
+    own = {key: value for key, value in weights.items() if key.startswith(prefix)}
+    state = convert_open_clip_checkpoint(_Width(own[f"{prefix}ln_final.weight"]), own, prefix)
+    config = _text_config(state, hidden_act="gelu")
+    if not is_xl:
+        config["num_hidden_layers"] = min(config["num_hidden_layers"], SD2_TEXT_LAYERS)
+        return filled(CLIPTextModel, config, _flat(state), dtype, may_hold_more=True)
+    config["projection_dim"] = state["text_projection.weight"].shape[0]
+    return filled(CLIPTextModelWithProjection, config, state, dtype, may_hold_more=True)
+
+
+# What fills a short prompt, as the encoders were trained.
+PADS = {_clip: tokenizer.END, _open_clip: "!"}
+
+
+class _Width:
+    """As much of a text model as diffusers' conversion asks for."""
+
+    def __init__(self, norm: Tensor) -> None:
+        self.config = type("Config", (), {"hidden_size": norm.shape[0]})
+
+
+def _text_config(state: Weights, hidden_act: str) -> dict[str, Any]:
+    vocabulary, width = state["text_model.embeddings.token_embedding.weight"].shape
+    layers = "text_model.encoder.layers."
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": state[f"{layers}0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": 1
+        + max(int(key.split(".")[3]) for key in state if key.startswith(layers)),
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "max_position_embeddings": state["text_model.embeddings.position_embedding.weight"].shape[
+            0
+        ],
+        "hidden_act": hidden_act,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+    }
+
+
+def _flat(state: Weights) -> dict[str, Tensor]:
+    """The names of transformers' CLIPTextModel, which has lost its `text_model` level."""
+    return {key.removeprefix("text_model."): value for key, value in state.items()}
+
+
+def filled(
+    kind: type[nn.Module],
+    config: Mapping[str, Any],
+    state: Weights,
+    dtype: torch.dtype,
+    may_hold_more: bool = False,
+) -> nn.Module:
+    """A module with these weights, made without a second copy of them in memory.
+
+    Raises RuntimeError when a weight is missing, has another shape or has no place, unless
+    `may_hold_more`: text encoders come with buffers and layers that nobody reads.
+    """
+    with init_empty_weights():
+        module = (
+            kind(CLIPTextConfig(**config))
+            if issubclass(kind, CLIPTextModel | CLIPTextModelWithProjection)
+            else kind.from_config(dict(config))
+        )
+    if may_hold_more:
+        names = module.state_dict().keys()
+        state = {key: value for key, value in state.items() if key in names}
+    missing = sorted(module.state_dict().keys() - state.keys())
+    if missing:
+        raise ModelError(f"The file is not whole: the weights of {missing[0]} are missing.")
+    module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
+    return module

@@ -1,0 +1,258 @@
+"""What a file or folder is, told from itself, without loading its weights.
+
+The prediction type of a single file is not written among its weights, so it is told by what can be
+known, in this order:
+
+1. a `.yaml` of the same name beside it with `parameterization: "v"` or `"eps"`, as the original
+   code and other tools take it: an artist can override everything with it;
+2. its header (`modelspec.prediction_type`, `modelspec.architecture`), or a tensor called `v_pred`;
+3. for SD 2 the spread of one bias near the network's end, which is twice as wide in SD 2's
+   velocity models (2.0 and 2.1 at 768 px) and what was made from them: ComfyUI tells them apart so;
+4. otherwise noise, which SD 1 and SDXL were made to predict.
+
+A folder says it in its scheduler's configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import safe_open
+
+from studio.ddim import PredictionType
+from studio.models import files
+from studio.models.errors import ModelError
+from studio.models.files import FLOATS, Header
+from studio.settings import STARTER_PATH
+
+FamilyName = Literal["sd1", "sd2", "sdxl"]
+
+UNET = "model.diffusion_model."
+VAE = "first_stage_model."
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+XL_OPEN_CLIP = "conditioner.embedders.1.model."
+
+SD2_LAST_BIAS = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
+SD2_VELOCITY_SPREAD = 0.09
+
+WORDS: dict[FamilyName, str] = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2",
+    "sdxl": "Stable Diffusion XL",
+}
+CAN = "Stable Diffusion 1.x, 2.x and XL can be used."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a file or folder turned out to be, without loading its weights."""
+
+    path: Path
+    name: str
+    family: FamilyName
+    prediction_type: PredictionType
+    size_px: int  # of the images it was made for
+    zero_snr: bool = False  # its last timestep is noise alone
+
+    @property
+    def words(self) -> str:
+        """The family, as an artist would say it."""
+        if self.path == STARTER_PATH:
+            return "Starter"
+        velocity = ", v-prediction" if self.prediction_type == "v_prediction" else ""
+        return f"{WORDS[self.family]}{velocity}"
+
+
+def base_path(base_model: str) -> Path:
+    return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
+
+
+def inspect(base_model: str) -> ModelInfo:
+    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it."""
+    path = base_path(base_model)
+    try:
+        if not path.exists():
+            raise ModelError(f"There is no model at {path}. Check the path, or choose the starter.")
+        if path.is_dir():
+            return _inspect_folder(path)
+    except OSError as error:  # a folder that may not be looked into, or a name that cannot be
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if path.suffix.lower() == ".gguf":
+        return _inspect_checkpoint(path)  # which says what it is
+    if path.suffix.lower() != files.SUFFIX:
+        raise ModelError(
+            f"{path.name} is not a .safetensors file. Other checkpoints can hide programs and are "
+            "not opened; convert it to .safetensors first."
+        )
+    return _inspect_checkpoint(path)
+
+
+# --- a diffusers folder --------------------------------------------------------------------------
+
+XL_PIPELINE = "StableDiffusionXLPipeline"
+PIPELINES = ("StableDiffusionPipeline", XL_PIPELINE)
+
+# What other pipelines are, in the words of `_refusal`.
+OTHER_PIPELINES = (
+    ("Inpaint", "an inpainting model"),
+    ("StableDiffusionXLImg2Img", "the SDXL refiner"),
+    ("StableDiffusion3", "a Stable Diffusion 3 model"),
+    ("Flux", "a FLUX model"),
+    ("ControlNet", "a ControlNet"),
+)
+
+
+def _refusal(name: str, what: str) -> ModelError:
+    hint = {
+        "the SDXL refiner": "Choose the SDXL base model instead. ",
+        "an inpainting model": "Choose the model it was made from instead. ",
+    }.get(what, "")
+    return ModelError(f"{name} is {what}, which cannot be tuned here. {hint}{CAN}")
+
+
+def _inspect_folder(path: Path) -> ModelInfo:
+    try:
+        pipeline = files.read_json(path / "model_index.json").get("_class_name")
+        if not isinstance(pipeline, str) or pipeline not in PIPELINES:
+            raise _other_pipeline(path, pipeline)
+        unet = files.read_json(path / "unet" / "config.json")
+        vae = files.read_json(path / "vae" / "config.json")
+        scheduler = files.read_json(path / "scheduler" / "scheduler_config.json")
+        if unet["in_channels"] == 9:
+            raise _refusal(path.name, "an inpainting model")
+        if unet["in_channels"] != unet["out_channels"]:
+            raise _refusal(path.name, "a model that changes pictures by instruction")
+        shrink = 2 ** (len(vae["block_out_channels"]) - 1)
+        size_px = int(unet["sample_size"]) * shrink
+        prediction_type = scheduler.get("prediction_type", "epsilon")
+        zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
+    except FileNotFoundError as error:
+        missing = Path(error.filename).relative_to(path)
+        raise ModelError(
+            f"{path} is not a whole diffusers model: {missing} is missing. "
+            "Choose the folder that holds model_index.json."
+        ) from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ModelError(f"The description of the model in {path} is damaged.") from error
+    if prediction_type not in ("epsilon", "v_prediction"):
+        raise ModelError(f"{path.name} predicts {prediction_type}, which is not known here. {CAN}")
+    if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
+        raise _refusal(path.name, "a Playground 2.5 model")
+    family: FamilyName = "sdxl" if pipeline == XL_PIPELINE else "sd1"
+    if family == "sd1" and unet.get("use_linear_projection"):
+        family = "sd2"
+    return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr)
+
+
+def _other_pipeline(path: Path, pipeline: Any) -> ModelError:
+    if not isinstance(pipeline, str):
+        return ModelError(
+            f"{path.name} asks for a program of its own to run it. Such programs are not run. {CAN}"
+        )
+    for start, what in OTHER_PIPELINES:
+        if start in pipeline:
+            return _refusal(path.name, what)
+    return ModelError(f"{path.name} is a {pipeline}, which is not known here. {CAN}")
+
+
+# --- a single file -------------------------------------------------------------------------------
+
+
+def _inspect_checkpoint(path: Path) -> ModelInfo:
+    header = files.read_header(path)
+    family = _checkpoint_family(path, header)
+    prediction_type = _prediction_type(path, header, family)
+    size_px = {"sd1": 512, "sd2": 512, "sdxl": 1024}[family]
+    if family == "sd2" and prediction_type == "v_prediction":
+        size_px = 768
+    return ModelInfo(
+        path, path.stem, family, prediction_type, size_px, zero_snr="ztsnr" in header.tensors
+    )
+
+
+def _checkpoint_family(path: Path, header: Header) -> FamilyName:
+    """From the names of the tensors; ModelError for everything that is no base model of ours."""
+    keys = header.tensors.keys()
+
+    def has(*starts: str) -> bool:
+        return any(key.startswith(starts) for key in keys)
+
+    if any(".lora_" in key or key.endswith((".hada_w1_a", ".lokr_w1")) for key in keys):
+        raise ModelError(f"{path.name} is a LoRA, not a base model: choose the model it was for.")
+    if has(f"{UNET}joint_blocks.", "joint_blocks."):
+        raise _refusal(path.name, "a Stable Diffusion 3 model")
+    if has(f"{UNET}double_blocks.", "double_blocks."):
+        raise _refusal(path.name, "a FLUX model")
+    if has("control_model.", "controlnet_", "input_hint_block."):
+        raise _refusal(path.name, "a ControlNet")
+    if "emb_params" in keys or "string_to_param" in keys or {"clip_g", "clip_l"} & keys:
+        raise ModelError(f"{path.name} is a textual inversion, not a base model.")
+    if "edm_mean" in keys:
+        raise _refusal(path.name, "a Playground 2.5 model")
+    first = header.shape(f"{UNET}input_blocks.0.0.weight")
+    if len(first) != 4:
+        raise _not_whole(path, has)
+    if has("conditioner.embedders.0.model."):
+        raise _refusal(path.name, "the SDXL refiner")
+    if first[1] == 9:
+        raise _refusal(path.name, "an inpainting model")
+    if first[1] != 4:
+        raise _refusal(path.name, "a model that changes pictures by instruction")
+    if not has(VAE):
+        raise ModelError(f"{path.name} holds no VAE: choose a file that holds the whole model.")
+    for name, start in (("sdxl", XL_OPEN_CLIP), ("sd2", OPEN_CLIP), ("sd1", CLIP)):
+        if has(start):
+            return name
+    raise ModelError(
+        f"{path.name} holds no text encoder: choose a file that holds the whole model."
+    )
+
+
+def _not_whole(path: Path, has: Any) -> ModelError:
+    if has("input_blocks.0.0.", "down_blocks.0."):
+        what = "the UNet alone"
+    elif has("decoder.conv_in.", "first_stage_model.decoder.conv_in."):
+        what = "a VAE alone"
+    elif has("text_model.", "transformer.text_model."):
+        what = "a text encoder alone"
+    else:
+        return ModelError(f"{path.name} does not hold a Stable Diffusion model. {CAN}")
+    return ModelError(f"{path.name} is {what}: choose a file that holds the whole model.")
+
+
+def _prediction_type(path: Path, header: Header, family: FamilyName) -> PredictionType:
+    beside = _parameterization(path.with_suffix(".yaml"))
+    if beside is not None:
+        return beside
+    said = header.metadata.get("modelspec.prediction_type", "").lower()
+    architecture = header.metadata.get("modelspec.architecture", "")
+    if said in ("v", "v_prediction", "v-prediction") or "768-v" in architecture:
+        return "v_prediction"
+    if said in ("epsilon", "eps"):
+        return "epsilon"
+    if "v_pred" in header.tensors:
+        return "v_prediction"
+    entry = header.tensors.get(SD2_LAST_BIAS)
+    if family == "sd2" and entry is not None and entry.dtype in FLOATS:
+        with safe_open(path, "pt") as file:
+            spread = file.get_tensor(SD2_LAST_BIAS).float().std(correction=0).item()
+        return "v_prediction" if spread > SD2_VELOCITY_SPREAD else "epsilon"
+    return "epsilon"
+
+
+def _parameterization(path: Path) -> PredictionType | None:
+    """What a configuration in the original form says, if there is one beside the checkpoint."""
+    try:
+        if not path.is_file() or path.stat().st_size > files.MAX_CONFIG_BYTES:
+            return None
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"^\s*parameterization:\s*['\"]?(v|eps)['\"]?\s*$", text, re.MULTILINE)
+    if match is None:
+        return None
+    return "v_prediction" if match[1] == "v" else "epsilon"

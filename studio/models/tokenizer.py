@@ -1,0 +1,40 @@
+"""CLIP's tokenizer, built from the vocabulary that is shipped (assets/clip).
+
+The order of the vocabulary is OpenAI's: 256 bytes, the same at the end of a word, the 48,894 merges
+and two marks: 49,408 in all.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+
+from transformers import CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from studio.settings import STARTER_PATH
+
+VOCABULARY_PATH = STARTER_PATH.parent / "clip" / "bpe_simple_vocab_16e6.txt.gz"
+MERGES = 49_152 - 256 - 2
+START, END = "<|startoftext|>", "<|endoftext|>"
+TOKENS = 77
+
+
+@functools.cache
+def _merges() -> tuple[tuple[str, str], ...]:
+    with gzip.open(VOCABULARY_PATH, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")[1 : MERGES + 1]  # the first line is its version
+    return tuple(tuple(line.split()) for line in lines)
+
+
+def build(pad: str) -> CLIPTokenizer:
+    """`pad` is the token that fills a short prompt: the one with which the encoder was trained."""
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["".join(pair) for pair in _merges()]
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate([*words, START, END])},
+        merges=list(_merges()),
+        pad_token=pad,
+        model_max_length=TOKENS,
+    )
