@@ -44,7 +44,9 @@ def test_a_changed_pick_says_all_anew(store, session, add_pairs):
     changed = store.add_pick("q", pair.id, "right")
     assert (changed.supersedes, changed.much_better, changed.reason) == ("p", False, None)
     assert holding(store, session) == {pair.id: changed}
-    store.undo_pick("u", session.id)
+    for _ in range(2):
+        store.undo_pick("u", session.id)
+        assert store.undone_pick("u") == changed
     assert holding(store, session) == {}
 
 

@@ -333,6 +333,15 @@ class Labelling(Sessions):
                 )
             return self._pair(connection, pair_id)
 
+    def undone_pick(self, undo_id: str) -> Pick:
+        """The pick that an undo withdrew."""
+        undone = sa.select(picks.c.supersedes).where(picks.c.id == undo_id).scalar_subquery()
+        with self._reading() as connection:
+            found = connection.execute(sa.select(picks).where(picks.c.id == undone)).first()
+        if found is None:
+            raise StoreError("This undo does not exist.")
+        return read(Pick, found, picks)
+
     def picked_pairs(self, session_id: str) -> list[PickedPair]:
         """The pairs with the picks that hold, in the order of picking."""
         with self._reading() as connection:
