@@ -18,7 +18,7 @@ from studio.ui.page import Look, Page
 
 log = logging.getLogger("studio.web")
 
-PAIRS_SENT = 8  # the pairs the browser knows of; it decodes the next four
+PAIRS_SENT = 64  # all that ever wait: nobody is held up by a slow answer. Four are decoded
 PICKS_SENT = 40  # of the filmstrip, at a time
 
 _ASSETS = Path(__file__).parent.parent / "assets"
