@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +80,9 @@ PROBE = """
 """
 
 
+SHOWN_PX = "() => document.querySelector('.choice img').naturalWidth"
+
+
 class BenchError(Exception):
     """A measurement that cannot be made; the message says why."""
 
@@ -118,8 +121,8 @@ def wait_for(look: Callable[[], Found | None], what: str) -> Found:
     return found
 
 
-def begin_to_learn(store: Store) -> tuple[Session, str]:
-    """A session with picks on pairs its worker drew, and the id of the round that learns them."""
+def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
+    """The id of a round on pairs its worker drew; in the queue are `number` pairs of each size."""
     settings = SessionSettings(
         prompts=PROMPTS,
         sampling=SamplingSettings(steps=4),
@@ -137,8 +140,14 @@ def begin_to_learn(store: Store) -> tuple[Session, str]:
 
     for pair in wait_for(drawn, "pairs"):
         store.add_pick(uuid.uuid4().hex, pair.id, random.choice(("left", "right")))
-    store.discard_waiting_pairs(session.id)
-    return session, store.request_round(session.id).id
+    # A few more than are picked: the worker draws when there are hardly any.
+    for size_px, more in zip(sizes_px, [0] * (len(sizes_px) - 1) + [SPARE_PAIRS], strict=True):
+        add_pairs(store, session, size_px, number + more)
+    # What it drew meanwhile is not what is measured.
+    for pair in store.waiting_pairs(session.id, limit=number * len(sizes_px)):
+        if pair.left.sampling == settings.sampling:
+            store.add_pick(uuid.uuid4().hex, pair.id, "skip")
+    return store.request_round(session.id).id
 
 
 def pictures(size_px: int, number: int = PICTURES) -> list[Pictures.Image]:
@@ -183,10 +192,6 @@ def add_pairs(store: Store, session: Session, size_px: int, number: int) -> None
 
         for place in range(number):
             store.add_pair(session.id, PROMPTS[0], image(2 * place), image(2 * place + 1), None)
-    # What the worker drew meanwhile is not what is measured.
-    for pair in store.waiting_pairs(session.id, limit=1000):
-        if pair.left.sampling.width_px != size_px:
-            store.add_pick(uuid.uuid4().hex, pair.id, "skip")
 
 
 # --- the artist ----------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> d
     with tempfile.TemporaryDirectory(prefix="d3po-latency-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         with closing(Store.open(home)) as store, studio(home) as url:
-            session, round_id = begin_to_learn(store)
+            round_id = begin_to_learn(store, sizes_px, picks * len(INPUTS))
 
             def updates() -> int:
                 return store.round(round_id).updates_done
@@ -244,26 +249,25 @@ def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> d
                 page = browser.new_page(viewport={"width": 1280, "height": 800})
                 page.set_default_timeout(1000 * PATIENCE_S)
                 for size_px in sizes_px:
-                    # A few more than are picked: the worker draws when there are hardly any.
-                    add_pairs(store, session, size_px, picks * len(INPUTS) + SPARE_PAIRS)
                     for kind in INPUTS:
                         page.goto(f"{url}/#prefer")
                         page.reload()  # the same address again loads nothing
                         page.locator(".choice img").first.wait_for()
+                        if page.evaluate(SHOWN_PX) != size_px:
+                            raise BenchError(f"The pictures on the screen are not of {size_px} px.")
                         page.evaluate(PROBE)
-                        before = updates()
                         times = pick_and_measure(page, kind, picks, pause_s)
                         page.wait_for_function("() => !studio.unsaved()")
-                        learned = {"updates": updates() - before}
-                        each[f"{kind}_{size_px}_px"] = {**summary(times), **learned}
+                        each[f"{kind}_{size_px}_px"] = summary(times)
                         for what, values in times.items():
                             everything[what] += values
-                    store.discard_waiting_pairs(session.id)
                 browser.close()
-            learned, learned_s = updates() - began, time.monotonic() - began_s
-            if not learned or store.round(round_id).state != "running":
-                raise BenchError("The round did not learn while the picks were made.")
-            counts = store.pick_counts(session.id)
+            if store.round(round_id).state != "running":
+                raise BenchError("The round did not go on while the picks were made.")
+            # An update that was under way on a slow machine counts too.
+            learned = wait_for(lambda: updates() - began or None, "the round to learn")
+            learned_s = time.monotonic() - began_s
+            counts = store.pick_counts(store.round(round_id).session_id)
             made = counts.total - counts.skipped - PICKS_TO_LEARN_FROM
             if made != picks * len(INPUTS) * len(sizes_px):
                 raise BenchError(f"The store has {made} picks, which is not as many as were made.")
