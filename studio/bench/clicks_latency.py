@@ -285,7 +285,7 @@ def report(figures: dict[str, Any]) -> str:
     rows = [("all", figures), *((k, v) for k, v in figures.items() if isinstance(v, dict))]
     lines = [
         "From the input to the painted pair, headless Chromium, while a round learns "
-        f"({figures['updates_per_s']:.1f} updates a second), in ms:",
+        f"({figures['updates_per_s']:.2g} updates a second), in ms:",
         f"{'':>18} {'picks':>6} {'p50':>7} {'p95':>7}   floor p50, p95",
     ]
     for name, f in rows:

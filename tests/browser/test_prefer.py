@@ -216,7 +216,8 @@ def test_both_pictures_are_zoomed_and_moved_in_step_across_pairs(open_page, stor
 
 def test_space_flips_both_in_one_place(open_page, store, labelling):
     first, second, *_ = store.waiting_pairs(labelling.id)
-    page = open_page("prefer")
+    page = open_page("prompt")
+    page.locator("#tab-prefer-button").click()  # and the focus stays on the tab
     expect_pair(page, first)
     left, right = page.locator(".choice").all()
     page.keyboard.press("Space")

@@ -151,9 +151,10 @@ keysCard.addEventListener("cancel", (event) => { if (changing) event.preventDefa
 function isTyping(target) {
   return Boolean(target.closest?.("input, textarea, select, [contenteditable]:not([contenteditable=false])"));
 }
-/* Who walks the page by Tab presses its buttons with Space. */
+/* Who walks the page by Tab presses its buttons with Space; but the open tab is open already. */
 function isPressing(event) {
-  return event.key === " " && event.target.closest?.("button, a, summary") && event.target.matches(":focus-visible");
+  return event.key === " " && event.target.matches?.(":is(button, a, summary):focus-visible")
+    && event.target.ariaSelected !== "true";
 }
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey) return;
