@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
-BENCHMARKS = ("clicks", "curves", "train", "sample")
+BENCHMARKS = ("clicks", "clicks-latency", "curves", "train", "sample")
 FORMATS = ("kohya", "diffusers")
 PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3
@@ -419,7 +419,8 @@ def export(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Hand over to a module of `studio.bench`."""
-    return importlib.import_module(f"studio.bench.{arguments.benchmark}").main(arguments.rest) or 0
+    name = arguments.benchmark.replace("-", "_")
+    return importlib.import_module(f"studio.bench.{name}").main(arguments.rest) or 0
 
 
 def test(arguments: argparse.Namespace) -> int:

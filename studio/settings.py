@@ -19,7 +19,12 @@ RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
 
+# Why one picture is better, when the artist says so.
+Reason = Literal["composition", "detail", "colour", "subject"]
+REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
+
 MAX_PROMPT_CHARACTERS = 2000
+MAX_NOTE_CHARACTERS = 2000
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 
 

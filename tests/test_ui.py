@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from studio.starter.data import CONCEPTS_PATH
 from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
 from studio.ui import curves, words
 from studio.ui.app import build, serve
+from studio.ui.images import THUMBNAIL_PX
 from studio.ui.page import Look, begin_session, open_session
 from studio.ui.starter_pack import first_settings, starter_packs
 from studio.ui.tabs import compare, export, prefer, prompt, train
@@ -443,6 +445,38 @@ def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
     shown = prefer.state(Look(store))
     assert [pair["id"] for pair in shown["pairs"]] == [pairs[2].id]
     assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
+
+
+def test_prefer_says_what_is_known_as_train_does(store: Store, session: Session):
+    """One figure each, of the same sources; nothing before there is any."""
+    store.set_last_session(session.id)
+    pairs = [make_pair(store, session.id) for _ in range(10)]
+    for pair in pairs:
+        store.add_pick(f"p-{pair.id}", pair.id, "left")
+    assert prefer.state(Look(store))["known"] == ""
+    again = store.ask_again(session.id)
+    store.add_pick("again", again.id, "right")  # the same picture: the sides are swapped
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    store.add_metric(round_.id, 1, {"held_out_agreement": 0.5})
+    assert prefer.state(Look(store))["known"] == "it guesses 1 of 2, you repeat 1 of 1"
+    evidence = train.evidence(Look(store))
+    assert "agrees with 1 of 2 picks" in evidence
+    assert "the same again in 1 of 1 pair" in evidence
+
+
+def test_a_thumbnail_is_small_and_says_when_its_picture_is_gone(client, picture, module_store):
+    answer = client.get(f"/images/{picture.id}/thumbnail")
+    assert answer.headers["content-type"] == "image/jpeg"
+    path = module_store.image_path(picture)
+    Pictures.new("RGB", (400, 200), "red").save(path)
+    small = Pictures.open(io.BytesIO(client.get(f"/images/{picture.id}/thumbnail").content))
+    assert small.size == (THUMBNAIL_PX, THUMBNAIL_PX // 2)
+    path.write_bytes(b"not a picture")
+    assert client.get(f"/images/{picture.id}/thumbnail").status_code == 404
+    path.unlink()
+    assert client.get(f"/images/{picture.id}/thumbnail").status_code == 404
+    assert client.get("/images/none/thumbnail").status_code == 404
 
 
 class FailingPage:

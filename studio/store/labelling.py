@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from studio.settings import CHOICES, Choice
+from studio.settings import CHOICES, MAX_NOTE_CHARACTERS, REASONS, Choice, Reason
 from studio.store.database import read
 from studio.store.errors import StoreError
 from studio.store.rows import Habits, Image, Pair, Pick, PickCounts, PickedPair, Purpose
@@ -37,28 +37,37 @@ def _read_pair(row: sa.Row[Any]) -> Pair:
     return read(Pair, row, pairs, left=read(Image, row, _left), right=read(Image, row, _right))
 
 
-def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[PickedPair]:
-    """The pairs of a session with the picks that hold, in the order of picking."""
-    found = connection.execute(
+def _holding(session_id: str) -> sa.Select[Any]:
+    return (
         sa.select(pairs, _left, _right, picks)
         .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
         .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
-        .order_by(picks.c.place)
     )
-    return [PickedPair(pair=_read_pair(row), pick=read(Pick, row, picks)) for row in found]
+
+
+def _read_picked_pair(row: sa.Row[Any]) -> PickedPair:
+    return PickedPair(pair=_read_pair(row), pick=read(Pick, row, picks))
+
+
+def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[PickedPair]:
+    """The pairs of a session with the picks that hold, in the order of picking."""
+    found = connection.execute(_holding(session_id).order_by(picks.c.place))
+    return [_read_picked_pair(row) for row in found]
 
 
 def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
-    """Picks of left or right on pictures that were made as those of the newest such pick were.
+    """Picks of left or right on pictures that were made as those of the newest such pair were.
 
     Only they can be learned from together. What was asked again is left out: it shows how sure the
-    artist is, and would count the pair twice. The order is that of picking.
+    artist is, and would count the pair twice. The order is that of picking. An old pick that is
+    changed does not make the pictures of its time the ones to learn from.
     """
     found = connection.execute(
         sa.select(
             picks.c.id,
             _left.c.base_hash,
             sa.func.json_remove(_left.c.sampling, "$.seed", "$.shared_noise").label("made"),
+            pairs.c.place,
         )
         .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
         .where(
@@ -69,7 +78,8 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
         )
         .order_by(picks.c.place)
     ).all()
-    return [row.id for row in found if row[1:] == found[-1][1:]]
+    newest = max(found, key=lambda row: row.place, default=None)
+    return [row.id for row in found if row[1:3] == newest[1:3]]
 
 
 def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
@@ -213,6 +223,7 @@ class Labelling(Sessions):
                 right=before.left,
                 created_at_s=time.time(),
                 repeat_of=before.id,
+                note="",
             )
             self._insert_pair(connection, again)
         return again
@@ -266,20 +277,32 @@ class Labelling(Sessions):
         with self._writing() as connection:
             discard_waiting(connection, session_id, keep=keep)
 
-    def add_pick(self, pick_id: str, pair_id: str, choice: Choice) -> Pick:
+    def add_pick(
+        self,
+        pick_id: str,
+        pair_id: str,
+        choice: Choice,
+        *,
+        much_better: bool = False,
+        reason: Reason | None = None,
+    ) -> Pick:
         """Keep what the artist said about a pair; it supersedes what was said about it before.
 
         Doing it again with the same `pick_id` changes nothing: a lost answer can be asked for
-        again.
+        again. Only left and right can be much better, or better for a reason.
         """
         if choice not in CHOICES:
             raise StoreError(f"A pick is one of {', '.join(CHOICES)}.")
+        if reason is not None and reason not in REASONS:
+            raise StoreError(f"A reason is one of {', '.join(REASONS)}.")
+        if (much_better or reason) and choice not in ("left", "right"):
+            raise StoreError("Only a picture that is better can be much better, or for a reason.")
         with self._writing() as connection:
             known = connection.execute(sa.select(picks).where(picks.c.id == pick_id)).first()
             if known is not None:
                 return read(Pick, known, picks)
             self._pair(connection, pair_id)
-            return self._insert_pick(connection, pick_id, pair_id, choice)
+            return self._insert_pick(connection, pick_id, pair_id, choice, much_better, reason)
 
     def undo_pick(self, undo_id: str, session_id: str) -> Pair | None:
         """Withdraw the newest pick that holds; its pair is the next one waiting.
@@ -310,10 +333,58 @@ class Labelling(Sessions):
                 )
             return self._pair(connection, pair_id)
 
+    def undone_pick(self, undo_id: str) -> Pick:
+        """The pick that an undo withdrew."""
+        undone = sa.select(picks.c.supersedes).where(picks.c.id == undo_id).scalar_subquery()
+        with self._reading() as connection:
+            found = connection.execute(sa.select(picks).where(picks.c.id == undone)).first()
+        if found is None:
+            raise StoreError("This undo does not exist.")
+        return read(Pick, found, picks)
+
     def picked_pairs(self, session_id: str) -> list[PickedPair]:
         """The pairs with the picks that hold, in the order of picking."""
         with self._reading() as connection:
             return read_picked_pairs(connection, session_id)
+
+    def recent_picks(
+        self,
+        session_id: str,
+        *,
+        before: str | None = None,
+        favourites: bool = False,
+        limit: int = 40,
+    ) -> list[PickedPair]:
+        """The picks that hold, the newest first; `before` the pick of that id, which may be gone.
+
+        With `favourites`, only pairs with a favourite picture.
+        """
+        query = _holding(session_id).order_by(picks.c.place.desc()).limit(limit)
+        if before is not None:
+            place = sa.select(picks.c.place).where(picks.c.id == before).scalar_subquery()
+            query = query.where(picks.c.place < place)
+        if favourites:
+            query = query.where(_left.c.favourite | _right.c.favourite)
+        with self._reading() as connection:
+            return [_read_picked_pair(row) for row in connection.execute(query)]
+
+    def set_favourite(self, image_id: str, favourite: bool) -> None:
+        """Mark a picture as a favourite, or not any more."""
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.update(images).where(images.c.id == image_id).values(favourite=bool(favourite))
+            )
+            if not found.rowcount:
+                raise StoreError("This picture does not exist.")
+
+    def set_note(self, pair_id: str, note: str) -> None:
+        """Keep what the artist wrote about a pair, in place of what was written before."""
+        note = note.strip()
+        if len(note) > MAX_NOTE_CHARACTERS:
+            raise StoreError(f"A note has at most {MAX_NOTE_CHARACTERS} characters.")
+        with self._writing() as connection:
+            self._pair(connection, pair_id)
+            connection.execute(sa.update(pairs).where(pairs.c.id == pair_id).values(note=note))
 
     def pick_counts(self, session_id: str) -> PickCounts:
         """How many picks hold, by what they say."""
@@ -335,7 +406,13 @@ class Labelling(Sessions):
         return _read_pair(found)
 
     def _insert_pick(
-        self, connection: sa.Connection, pick_id: str, pair_id: str, choice: Choice | None
+        self,
+        connection: sa.Connection,
+        pick_id: str,
+        pair_id: str,
+        choice: Choice | None,
+        much_better: bool = False,
+        reason: Reason | None = None,
     ) -> Pick:
         newest = sa.select(picks.c.id).where(picks.c.pair_id == pair_id, _not_superseded)
         pick = Pick(
@@ -344,6 +421,8 @@ class Labelling(Sessions):
             choice=choice,
             created_at_s=time.time(),
             supersedes=connection.scalar(newest),
+            much_better=much_better,
+            reason=reason,
         )
         connection.execute(sa.insert(picks).values(vars(pick)))
         return pick

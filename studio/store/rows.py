@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from studio.settings import Choice, SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import Choice, Reason, SamplingSettings, SessionSettings, TrainingSettings
 
 Purpose = Literal["pair", "preview", "compare"]
 RoundState = Literal[
@@ -46,6 +46,7 @@ class Image:
     sampling: SamplingSettings
     base_hash: str
     created_at_s: float
+    favourite: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,24 @@ class Pair:
     adapter_id: str | None
     created_at_s: float
     repeat_of: str | None = None  # the pair that this one asks again, with its sides swapped
+    note: str = ""  # what the artist wrote about it
 
 
 @dataclass(frozen=True)
 class Pick:
-    """What the artist said about a pair. A choice of None withdraws the pick it supersedes."""
+    """What the artist said about a pair. A choice of None withdraws the pick it supersedes.
+
+    `much_better` and `reason` go with a choice of left or right. They are kept and shown; rounds
+    learn from the choice alone.
+    """
 
     id: str
     pair_id: str
     choice: Choice | None
     created_at_s: float
     supersedes: str | None
+    much_better: bool = False
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Dialect,
     Float,
@@ -93,6 +94,7 @@ images = _entity(
     Column("strength", Float, nullable=False),
     Column("sampling", Settings(SamplingSettings), nullable=False),
     Column("base_hash", String, nullable=False),
+    Column("favourite", Boolean, nullable=False),
 )
 
 pairs = _entity(
@@ -104,6 +106,7 @@ pairs = _entity(
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("stale_at_s", Float),  # set: kept, but not shown any more
     Column("repeat_of", ForeignKey("pairs.id")),  # set: that pair asked again, sides swapped
+    Column("note", String, nullable=False),
 )
 
 # The picks of a pair form one chain: a single first one, and each superseded at most once.
@@ -111,6 +114,8 @@ picks = _entity(
     "picks",
     Column("pair_id", ForeignKey("pairs.id"), nullable=False, index=True),
     Column("choice", String),
+    Column("much_better", Boolean, nullable=False),
+    Column("reason", String),
     Column("supersedes", ForeignKey("picks.id"), unique=True),
 )
 Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))

@@ -93,6 +93,14 @@ class Look:
         """Of the newest round."""
         return list(self.store.metrics(self.rounds[-1].id)) if self.rounds else []
 
+    @property
+    def agreement(self) -> tuple[int, int] | None:
+        """Of the newest round: with how many held-out picks it agrees, and of how many."""
+        name = "held_out_agreement"
+        shares = [m.values[name] for m in self.metrics if name in m.values]
+        asked = len(self.rounds[-1].held_out_pick_ids) if self.rounds else 0
+        return (round(shares[-1] * asked), asked) if shares else None
+
     @cached_property
     def adapters(self) -> list[Adapter]:
         return sorted(self.store.adapters(self.session.id), key=lambda a: a.number)

@@ -212,7 +212,7 @@ def _evidence(page: Page) -> None:
 
 def evidence(look: Look) -> str:
     """What is known of the lesson and of the picking, in sentences with their intervals."""
-    lines = [*agreement_lines(look.rounds, look.metrics), *habit_lines(look.habits)]
+    lines = [*agreement_lines(look.agreement), *habit_lines(look.habits)]
     if not lines:
         return ""
     items = "".join(
@@ -221,13 +221,11 @@ def evidence(look: Look) -> str:
     return f"<h2 class='section'>What is known so far</h2><ul class='evidence'>{items}</ul>"
 
 
-def agreement_lines(rounds: list[Round], metrics: list[Metric]) -> list[tuple[str, str]]:
+def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
     """Of the newest round: how often it would have chosen as the artist did, unseen."""
-    measured = series(metrics, "held_out_agreement")
-    if not measured:
+    if agreement is None:
         return []
-    asked = len(rounds[-1].held_out_pick_ids)
-    right = round(measured[-1][1] * asked)
+    right, asked = agreement
     low, high = wilson(right, asked)
     verdict = (
         "That is more than chance."

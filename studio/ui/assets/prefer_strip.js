@@ -1,0 +1,130 @@
+/* The filmstrip: what was picked, the newest first. Any pick opens again and can be changed.
+ *
+ * It follows what this page does by itself, and is fetched anew when the store knows of more.
+ */
+let strip = null; // entries { pick_id, pair, answer }; null until they are fetched
+let stripTotal = 0; // how many picks there were when it was fetched, and since
+let stripMore = false; // older ones are in the store
+let stripOpen = studio.recall("strip") === "open";
+let onlyFavourites = false;
+let fetching = 0;
+
+function toggleStrip() {
+  stripOpen = !stripOpen;
+  studio.remember("strip", stripOpen ? "open" : "closed");
+  showStrip();
+  paintView(); // the pictures have another size
+}
+
+function filterStrip() {
+  onlyFavourites = !onlyFavourites;
+  emptyStrip();
+}
+
+function showStrip() {
+  part("strip").hidden = !stripOpen;
+  act("strip").ariaExpanded = String(stripOpen);
+  act("favourites").ariaPressed = String(onlyFavourites);
+  if (stripOpen && state.session_id) fetchStrip();
+}
+
+function emptyStrip() {
+  strip = null;
+  stripMore = false;
+  drawStrip();
+  showStrip();
+}
+
+async function fetchStrip(older = false) {
+  const mine = ++fetching;
+  const before = older && strip?.length ? strip.at(-1).pick_id : null;
+  let answer = null;
+  try {
+    answer = await server.picked({ session_id: state.session_id, before, favourites: onlyFavourites });
+  } catch {}
+  if (mine !== fetching) return; // asked again meanwhile
+  if (!answer?.ok) {
+    part("strip-said").textContent = answer?.sentence || "The studio does not answer. Close this and open it again.";
+    return;
+  }
+  const known = new Set(before ? strip.map((entry) => entry.pair.id) : []);
+  strip = [...(before ? strip : []), ...answer.picks.filter((entry) => !known.has(entry.pair.id))];
+  stripMore = answer.more;
+  stripTotal = answer.total;
+  drawStrip();
+}
+
+/* Another window, or an answer that was refused: then the store knows better. */
+function followStrip() {
+  if (stripOpen && !outbox.length && state.counts && (!strip || state.counts.total !== stripTotal)) fetchStrip();
+}
+
+function putOnStrip(entry) {
+  if (!strip) return;
+  takeOffStrip(entry.pair.id);
+  stripTotal += 1;
+  strip.unshift(entry);
+  if (!onlyFavourites || isFavourite(entry.pair)) part("strip-list").prepend(cell(entry));
+  tidyStrip();
+}
+
+function takeOffStrip(pair_id) {
+  const found = strip?.findIndex((entry) => entry.pair.id === pair_id) ?? -1;
+  if (found < 0) return;
+  strip.splice(found, 1);
+  stripTotal -= 1;
+  part("strip-list").querySelector('[data-pair="' + pair_id + '"]')?.remove();
+  tidyStrip();
+}
+
+const isFavourite = (pair) => pair.left_favourite || pair.right_favourite;
+
+function drawStrip() {
+  const visible = (strip || []).filter((entry) => !onlyFavourites || isFavourite(entry.pair));
+  part("strip-list").replaceChildren(...visible.map(cell));
+  tidyStrip();
+}
+
+function tidyStrip() {
+  const any = part("strip-list").childElementCount > 0;
+  part("strip-list").hidden = !any;
+  act("older").hidden = !stripMore;
+  const none = onlyFavourites
+    ? "No favourites among your picks yet. The star on a picture makes it one."
+    : "What you pick appears here, and can be changed.";
+  part("strip-said").textContent = strip && !any ? none : "";
+}
+
+function cell(entry) {
+  const { pair, answer } = entry;
+  const item = document.createElement("div");
+  item.setAttribute("role", "listitem");
+  item.dataset.pair = pair.id;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "strip-pick";
+  button.style.setProperty("--ratio", pair.width_px / pair.height_px);
+  button.ariaLabel = inWords(answer) + ". " + pair.prompt + ". Open it again";
+  button.title = inWords(answer) + (pair.note ? "\n" + pair.note : "");
+  for (const side of ["left", "right"]) {
+    const half = document.createElement("span");
+    const img = document.createElement("img");
+    img.src = pair[side + "_thumbnail"];
+    img.alt = "";
+    img.loading = "lazy";
+    img.decoding = "async";
+    half.append(img);
+    half.classList.toggle("chosen", answer.choice === side);
+    half.classList.toggle("much", answer.choice === side && answer.much_better);
+    half.classList.toggle("other", isBetter(answer.choice) && answer.choice !== side);
+    half.classList.toggle("favourite", Boolean(pair[side + "_favourite"]));
+    button.append(half);
+  }
+  const mark = document.createElement("i");
+  mark.textContent = { tie: "=", both_bad: "×", skip: "…" }[answer.choice] || "";
+  if (pair.note) mark.textContent += " •";
+  button.append(mark);
+  button.addEventListener("click", () => reopen(entry));
+  item.append(button);
+  return item;
+}
