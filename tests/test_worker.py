@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from studio import sampling, trajectory
@@ -471,6 +472,47 @@ class TestJobs:
             assert picture(cell["base"]) == picture(cell["tuned"])
         assert [cell["base"] for cell in full] == [cell["base"] for cell in none]  # drawn once
 
+    def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
+        questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
+        exam = store.add_exam(session.id, adapter.id, 0.5, questions)
+        draw = worker._draw
+
+        def draw_and_end(wanted):  # the studio is closed while the second pair is drawn
+            if wanted.prompt == "a fox":
+                worker.stopping.set()
+            return draw(wanted)
+
+        worker._draw = draw_and_end
+        worker.run_job()
+        drawn = [pair.is_drawn for pair in store.exam(exam.id).pairs]
+        assert drawn == [True, True, False]
+        store.answer_exam("a", exam.pairs[0].id, "left")  # it is asked as soon as it is there
+        settings = replace(session.settings.sampling, steps=9)
+        store.update_settings(session.id, replace(session.settings, sampling=settings))
+        after = Worker(store, "cpu")
+        after.run_job()
+        [job] = store.jobs(session.id, "exam")
+        assert (job.state, job.progress) == ("done", 1.0)
+        for (prompt, seed), pair in zip(questions, store.exam(exam.id).pairs, strict=True):
+            base, tuned = store.image(pair.base_image_id), store.image(pair.tuned_image_id)
+            for image in (base, tuned):
+                assert (image.prompt, image.seed, image.purpose) == (prompt, seed, "exam")
+                assert image.sampling == exam.sampling  # as it was begun
+            assert (base.adapter_id, tuned.adapter_id) == (None, adapter.id)
+            assert tuned.strength == 0.5
+            two = {store.image_path(image).read_bytes() for image in (base, tuned)}
+            assert len(two) == 2
+        assert len(store.images(session.id, "exam")) == 6
+
+    def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
+        exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
+        worker._load(session.settings.base_model).base_hash = "another"
+        worker.run_job()
+        [job] = store.jobs(session.id, "exam")
+        assert job.state == "failed"
+        assert "another base model" in job.message
+        assert not store.exam(exam.id).pairs[0].is_drawn
+
     def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
@@ -506,6 +548,47 @@ class TestJobs:
         assert set(export.files) == {"My LoRA.safetensors", "My LoRA.json", "My LoRA.png"}
         assert all((folder / name).stat().st_size for name in export.files)
         assert len(load_file(folder / "My LoRA.safetensors")) > 0
+        beside = json.loads((folder / "My LoRA.json").read_text("utf-8"))
+        assert "d3po_studio" not in beside  # no exam was taken
+
+    def test_an_exam_is_told_in_the_exported_file(self, store, session, worker, adapter):
+        for strength, tuned in ((1.0, 3), (0.5, 2)):
+            questions = [("an owl", n) for n in range(4)]
+            exam = store.add_exam(session.id, adapter.id, strength, questions)
+            worker.run_job()
+            for number, pair in enumerate(exam.pairs):
+                base_side = "left" if pair.tuned_side == "right" else "right"
+                choice = pair.tuned_side if number < tuned else base_side
+                store.answer_exam(f"{strength} {number}", pair.id, choice)
+        left = store.add_exam(session.id, adapter.id, 2.0, [("an owl", 1)])
+        store.leave_exam(left.id)
+        wanted = {"adapter_id": adapter.id, "name": "x", "formats": ["kohya", "diffusers"]}
+        job = self.do(store, worker, session, "export", strength=1.0, **wanted)
+        assert job.state == "done", job.message
+        [export] = store.exports(session.id)
+        folder = store.export_path(session.id, export.id)
+        said = (
+            "Chosen blind over the base model: at strength 1 in 3 of 4, 75% (30–95); "
+            "at strength 0.5 in 2 of 4, 50% (15–85)."
+        )
+        beside = json.loads((folder / "x.json").read_text("utf-8"))
+        assert said in beside["description"]
+        assert beside["d3po_studio"]["exam"] == said
+        for name in ("x.safetensors", "x-diffusers.safetensors"):
+            with safe_open(folder / name, "pt") as file:
+                metadata = file.metadata()
+            assert metadata["d3po_studio.exam"] == said
+            assert said in metadata["modelspec.description"]
+            found = json.loads(metadata["d3po_studio.exams"])
+            assert found == beside["d3po_studio"]["exams"]
+        assert found[0] == {
+            "strength": 0.5,
+            "tuned": 2,
+            "base": 2,
+            "no_difference": 0,
+            "low_95": 0.15,
+            "high_95": 0.85,
+        }
 
     def test_export_of_a_damaged_adapter_is_a_sentence(self, store, session, worker, adapter):
         (store.adapter_path(adapter) / "adapter_model.safetensors").write_bytes(b"broken")
