@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import hashlib
+import itertools
 import logging
 import os
 import random
@@ -561,6 +562,7 @@ class Worker:
             "preview": self._do_preview,
             "compare": self._do_compare,
             "exam": self._do_exam,
+            "grid": self._do_grid,
             "export": self._do_export,
             "inspect": self._do_inspect,
         }[job.kind]
@@ -609,6 +611,23 @@ class Worker:
             tuned = self._draw(self._image(session, "compare", prompt, seed, adapter_id, strength))
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
             result["cells"].append(cell)
+            self._report(job, done, len(wanted), result)
+        return result
+
+    def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+
+        At strength 0 every adapter is the base model, which is drawn once.
+        """
+        axes = ("prompts", "seeds", "adapter_ids", "strengths")
+        wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        for adapter_id in job.payload["adapter_ids"]:
+            self._require_base(session, self.store.adapter(adapter_id))
+        result: dict[str, Any] = {"image_ids": []}
+        for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
+            tuned = (adapter_id, strength) if strength else (None,)
+            image = self._draw(self._image(session, "compare", prompt, seed, *tuned))
+            result["image_ids"].append(image.id)
             self._report(job, done, len(wanted), result)
         return result
 

@@ -472,6 +472,22 @@ class TestJobs:
             assert picture(cell["base"]) == picture(cell["tuned"])
         assert [cell["base"] for cell in full] == [cell["base"] for cell in none]  # drawn once
 
+    def test_a_grid_is_drawn_in_order_and_the_base_once(self, store, session, worker, adapter):
+        axes = {"prompts": ["a cat", "an owl"], "seeds": [5], "strengths": [0, 0.5, 1.0]}
+        job = self.do(store, worker, session, "grid", adapter_ids=[adapter.id], **axes)
+        assert (job.state, job.progress) == ("done", 1.0)
+        images = [store.image(image_id) for image_id in job.result["image_ids"]]
+        assert [(image.prompt, image.adapter_id, image.strength) for image in images] == [
+            (prompt, adapter.id if strength else None, strength or 1.0)
+            for prompt in axes["prompts"]
+            for strength in axes["strengths"]
+        ]
+        for three in (images[:3], images[3:]):
+            assert len({store.image_path(image).read_bytes() for image in three}) == 3
+        before = len(store.images(session.id, "compare"))
+        self.do(store, worker, session, "grid", adapter_ids=[adapter.id] * 2, **axes)
+        assert len(store.images(session.id, "compare")) == before  # nothing was drawn twice
+
     def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
         questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
         exam = store.add_exam(session.id, adapter.id, 0.5, questions)

@@ -11,14 +11,14 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "export", "inspect"]
+JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "exam", "export", "inspect")
+JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "exam", "grid", "export", "inspect")
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
