@@ -12,6 +12,7 @@ let outbox = [];
 let sending = false;
 let onScreen = null;
 const given = new Map(); // pair id -> answer, for when it is taken back
+const settled = new Set(); // pairs answered here: a look that was older still knows them as open
 
 function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -35,11 +36,8 @@ function picture(url) {
   return pictures.get(url);
 }
 
-/* Pairs to come: those the server knows of, less what is answered and still on its way. */
-function line() {
-  const sent = new Set(outbox.filter((entry) => entry.call === "answer").map((entry) => entry.payload.pair_id));
-  return (state.exam?.pairs || []).filter((pair) => !sent.has(pair.id));
-}
+/* Pairs to come: those the server knows of, less what was answered here. */
+const line = () => (state.exam?.pairs || []).filter((pair) => !settled.has(pair.id));
 
 function paint() {
   const exam = state.exam;
@@ -98,6 +96,7 @@ function answer(choice) {
   const [pair] = line();
   if (!pair || onScreen !== pair.id) return;
   given.set(pair.id, choice);
+  settled.add(pair.id);
   say(SAID[choice]);
   send("answer", { answer_id: crypto.randomUUID(), pair_id: pair.id, choice });
 }
@@ -131,6 +130,8 @@ async function drain() {
       outbox.shift();
       if (wait_ms > FIRST_WAIT_MS) studio.notify("", "");
       wait_ms = FIRST_WAIT_MS;
+      if (!reply.ok) settled.delete(payload.pair_id);
+      if (call === "take_back" && reply.ok) for (const pair of reply.state.exam?.pairs || []) settled.delete(pair.id);
       if (reply.ok) accept(reply.state);
       else { studio.notify("bad", reply.sentence); paint(); }
     } else {
