@@ -404,6 +404,30 @@ class TestBrake:
         work_until(after, lambda: store.round(round_.id).state == "done")
 
 
+class TestOnTheStarter:
+    def test_an_exam_and_a_grid_are_drawn_by_the_model_in_the_box(self, store, on_starter):
+        session, worker = on_starter, Worker(store, "cpu")
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        [adapter] = store.adapters(session.id)
+        exam = store.add_exam(session.id, adapter.id, 1.0, [("snail", 1), ("teapot", 2)])
+        axes = {"prompts": ["snail"], "seeds": [1], "strengths": [0, 1.0]}
+        grid = store.add_job(session.id, "grid", {"adapter_ids": [adapter.id], **axes})
+        work_until(worker, lambda: store.job(grid.id).state == "done")
+        for pair in store.exam(exam.id).pairs:
+            two = {
+                store.image_path(store.image(image_id)).read_bytes()
+                for image_id in (pair.base_image_id, pair.tuned_image_id)
+            }
+            assert len(two) == 2
+        # The grid draws what the exam showed, bit by bit: the same prompt and the same seed.
+        first = store.exam(exam.id).pairs[0]
+        shown = [first.base_image_id, first.tuned_image_id]
+        for one, other in zip(shown, store.job(grid.id).result["image_ids"], strict=True):
+            pixels = [store.image_path(store.image(id_)).read_bytes() for id_ in (one, other)]
+            assert pixels[0] == pixels[1]
+
+
 class TestRepeating:
     def test_the_same_picks_make_the_same_adapter(self, store, session, worker, picked):
         for _ in range(2):
