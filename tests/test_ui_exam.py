@@ -242,8 +242,13 @@ def test_what_a_picture_says_becomes_the_sessions_settings():
 
 def test_what_a_picture_says_is_compared_again(store, session, adapter):
     look = Look(store)
-    found = Parameters("a cat", seed=9, lora="First round 1", strength=3.0)
-    assert compare.restored(look, found) == ["a cat", 9, 1, adapter.id, 2.0]
+    found = Parameters("a cat", seed=9, steps=20, lora="First round 1", strength=3.0)
+    values, said = compare.restored(look, found)
+    assert values == ["a cat", 9, 1, adapter.id, 2.0]
+    assert said == "Filled in from the picture."
+    _, said = compare.restored(look, replace(found, lora="blue", steps=30, negative_prompt="dogs"))
+    assert "drawn with “blue”, which is not of this session" in said
+    assert "another setting for steps, negative prompt: drop the picture on Prompt" in said
     with pytest.raises(SettingsError, match="names no prompt"):
         compare.restored(look, Parameters())
 

@@ -97,9 +97,9 @@ def build(page: Page) -> None:
             if job.state in ("queued", "running"):
                 page.store.cancel_job(job.id)
 
-    def restore(session: Session, found: Parameters) -> Values:
-        values = restored(Look(page.store), found)
-        return dict(zip((prompts, seed, seeds, adapter, strength), values, strict=True))
+    def restore(session: Session, found: Parameters) -> tuple[Values, str]:
+        values, said = restored(Look(page.store), found)
+        return dict(zip((prompts, seed, seeds, adapter, strength), values, strict=True)), said
 
     with drop:
         fields = [prompts, seed, seeds, adapter, strength]
@@ -139,18 +139,42 @@ def comparison_payload(
     return {"prompts": prompts, "seeds": seeds, "adapter_id": adapter_id, "strength": strength}
 
 
-def restored(look: Look, found: Parameters) -> list[Any]:
-    """Prompts, first seed, seeds, adapter and strength that draw what a picture shows."""
+def restored(look: Look, found: Parameters) -> tuple[list[Any], str]:
+    """Prompts, first seed, seeds, adapter and strength that draw what a picture shows.
+
+    And a sentence that says what of it will be another than in the picture.
+    """
     if not found.prompt:
         raise SettingsError("This picture names no prompt.")
     names = {lora_name(f"{look.session.name} round {a.number}"): a.id for a in look.adapters}
-    return [
+    values = [
         " ".join(found.prompt.split()),
         gr.skip() if found.seed is None else found.seed,
         1,
         names.get(found.lora, look.session.current_adapter_id),
         gr.skip() if found.strength is None else min(2.0, max(0.0, found.strength)),
     ]
+    said = "Filled in from the picture."
+    if found.lora and found.lora not in names:
+        said += f" It was drawn with “{found.lora}”, which is not of this session."
+    here = look.settings.sampling
+    others = [
+        name
+        for name, there, now in (
+            ("steps", found.steps, here.steps),
+            ("guidance", found.guidance, here.guidance),
+            ("width", found.width_px, here.width_px),
+            ("height", found.height_px, here.height_px),
+            ("negative prompt", found.negative_prompt, here.negative_prompt),
+        )
+        if there is not None and there != now
+    ]
+    if others:
+        said += (
+            f" This session has another setting for {', '.join(others)}: drop the picture on "
+            "Prompt to take that over too."
+        )
+    return values, said
 
 
 def comparison(look: Look, jobs: list[Job]) -> dict[str, Any]:
