@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 Z_95 = 1.959964
 
@@ -22,3 +25,91 @@ def leans(count: int, total: int) -> bool:
     """Whether `count` of `total` is further from one half than chance explains (95%)."""
     low, high = wilson(count, total)
     return low > 0.5 or high < 0.5
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was chosen in blind exams at one strength.
+
+    Where no difference was seen nothing was chosen: such pairs are left out of the share, as in
+    the sign test, and only said. Fewer are left then, and the interval is the wider for it.
+    """
+
+    tuned: int
+    base: int
+    ties: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.tuned + other.tuned, self.base + other.base, self.ties + other.ties)
+
+    @property
+    def decided(self) -> int:
+        return self.tuned + self.base
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95%, of the share in which the tuned model was chosen."""
+        return wilson(self.tuned, self.decided)
+
+    def __str__(self) -> str:
+        """`16 of 20, 80% (58–92)`."""
+        if not self.decided:
+            return "none: no difference was seen"
+        low, high = self.interval
+        share = self.tuned / self.decided
+        return (
+            f"{self.tuned} of {self.decided}, "
+            f"{round(100 * share)}% ({round(100 * low)}–{round(100 * high)})"
+        )
+
+
+def exam_sentence(tally: Tally) -> str:
+    """`You chose the tuned model in 16 of 20, 80% (58–92).`, and how often there was no choice."""
+    if not tally.decided:
+        return f"You saw no difference in any of the {tally.ties} pairs."
+    ties = ""
+    if tally.ties:
+        ties = f" In {tally.ties} more you saw no difference: left out."
+    return f"You chose the tuned model in {tally}.{ties}"
+
+
+class Examined(Protocol):
+    """An exam as it is kept in the store."""
+
+    strength: float
+
+    @property
+    def is_finished(self) -> bool: ...
+    @property
+    def tuned_wins(self) -> int: ...
+    @property
+    def base_wins(self) -> int: ...
+    @property
+    def ties(self) -> int: ...
+
+
+def tallies(exams: Iterable[Examined]) -> dict[float, Tally]:
+    """What the exams that were taken to their end found, by strength, the gentlest first.
+
+    Exams at the same strength count together. One that was left counts nothing: to stop when the
+    result pleases would make it a better one.
+    """
+    found: dict[float, Tally] = {}
+    for exam in exams:
+        if exam.is_finished:
+            before = found.get(exam.strength, Tally(0, 0))
+            found[exam.strength] = before + Tally(exam.tuned_wins, exam.base_wins, exam.ties)
+    return dict(sorted(found.items()))
+
+
+def recommended_strength(results: Mapping[float, Tally]) -> float | None:
+    """The strength that is surest to be preferred: whose interval begins highest.
+
+    None as long as no interval lies wholly above one half. Of two that are equal, the gentler.
+    """
+    proven = [
+        (tally.interval[0], -strength)
+        for strength, tally in results.items()
+        if tally.decided and tally.interval[0] > 0.5
+    ]
+    return -max(proven)[1] if proven else None

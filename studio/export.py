@@ -84,6 +84,7 @@ class ExportInfo:
     family: a key of `FAMILIES`; the starter model has the names of "sd1".
     base_model: the name of the model it was made for, as an artist would say it.
     trigger: words that belong in the prompt, if any. strength: what the artist recommends.
+    exam: what blind exams found, in a sentence. exams: the same in numbers, one a strength.
     """
 
     family: str
@@ -99,6 +100,8 @@ class ExportInfo:
     licence: str = ""
     author: str = ""
     notes: str = ""
+    exam: str = ""
+    exams: tuple[dict[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -390,6 +393,8 @@ def _modelspec(
         "d3po_studio.base_model": info.base_model,
         "d3po_studio.base_hash": info.base_hash,
     }
+    if info.exams:
+        own |= {"d3po_studio.exam": info.exam, "d3po_studio.exams": json.dumps(info.exams)}
     return {f"modelspec.{key}": value for key, value in fields.items() if value} | own
 
 
@@ -398,6 +403,8 @@ def _description(info: ExportInfo) -> str:
     sentences = [f"Tuned with D3PO Studio {__version__} from {picks} by its maker."]
     if info.base_model:
         sentences.append(f"Made for {info.base_model}.")
+    if info.exam:
+        sentences.append(info.exam)
     if info.notes:
         sentences.append(info.notes)
     return " ".join(sentences)
@@ -405,13 +412,15 @@ def _description(info: ExportInfo) -> str:
 
 def _sidecar(title: str, info: ExportInfo) -> bytes:
     """A1111 reads the trigger and the strength from here, and nowhere else."""
-    fields = {
+    fields: dict[str, object] = {
         "description": f"{title}. {_description(info)}",
         "sd version": FAMILIES[info.family].sd_version,
         "activation text": info.trigger,
         "preferred weight": info.strength,
         "notes": f"Licence: {info.licence}." if info.licence else "",
     }
+    if info.exams:
+        fields["d3po_studio"] = {"exam": info.exam, "exams": info.exams}
     return json.dumps(fields, indent=2, ensure_ascii=False).encode()
 
 

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import hashlib
+import itertools
 import logging
 import os
 import random
@@ -36,6 +37,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from studio import brake, logs, models, prompts, sampling, trajectory
+from studio.evidence import Tally, tallies
 from studio.export import ExportError, ExportInfo, export_lora
 from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.starter import recogniser
@@ -566,6 +568,8 @@ class Worker:
         do = {
             "preview": self._do_preview,
             "compare": self._do_compare,
+            "exam": self._do_exam,
+            "grid": self._do_grid,
             "export": self._do_export,
             "inspect": self._do_inspect,
         }[job.kind]
@@ -619,17 +623,56 @@ class Worker:
             self._report(job, done, len(wanted), result)
         return result
 
-    def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
-        self._say("exporting", f"Exporting {job.payload['name']}.")
-        adapter = self.store.adapter(job.payload["adapter_id"])
+    def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+
+        At strength 0 every adapter is the base model, which is drawn once.
+        """
+        axes = ("prompts", "seeds", "adapter_ids", "strengths")
+        wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        for adapter_id in job.payload["adapter_ids"]:
+            self._require_base(session, self.store.adapter(adapter_id))
+        result: dict[str, Any] = {"image_ids": []}
+        for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
+            tuned = (adapter_id, strength) if strength else (None,)
+            text = self._expand(prompt, seed)
+            image = self._draw(self._image(session, "compare", text, seed, *tuned))
+            result["image_ids"].append(image.id)
+            self._report(job, done, len(wanted), result)
+        return result
+
+    def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"exam_id"} → {}: the pictures that it still lacks; a pair is asked once it has both."""
+        exam = self.store.exam(job.payload["exam_id"])
+        self._require_base(session, self.store.adapter(exam.adapter_id))
+        as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
+        for done, pair in enumerate(exam.pairs, start=1):
+            if not pair.is_drawn:
+                asked = (as_begun, "exam", pair.prompt, pair.seed)
+                base = self._draw(self._image(*asked, None))
+                tuned = self._draw(self._image(*asked, exam.adapter_id, exam.strength))
+                self.store.set_exam_pictures(pair.id, base.id, tuned.id)
+            self._report(job, done, len(exam.pairs), {})
+        return {}
+
+    def _require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
+        """The session's model, if it is the one that the adapter was made with."""
         denoiser = self._load(session.settings.base_model)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
                 "This adapter was made with another base model than the session uses now. "
-                "Choose that model again to export it."
+                "Choose that model again to use it."
             )
+        return denoiser
+
+    def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
+        self._say("exporting", f"Exporting {job.payload['name']}.")
+        adapter = self.store.adapter(job.payload["adapter_id"])
+        denoiser = self._require_base(session, adapter)
         settings = session.settings.sampling
+        strength = job.payload.get("strength", 1.0)
+        found = tallies(self.store.exams(session.id, adapter.id))
         texts = ("trigger", "licence", "author", "notes")
         info = ExportInfo(
             family=_lora_family(denoiser),
@@ -640,7 +683,9 @@ class Worker:
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
-            strength=job.payload.get("strength", 1.0),
+            strength=strength,
+            exam=_exam_words(found, strength),
+            exams=tuple(_exam_numbers(at, tally) for at, tally in found.items()),
             **{name: job.payload.get(name, "") for name in texts},
         )
         made = Export(
@@ -811,6 +856,25 @@ def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) 
     return (
         f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
     )
+
+
+def _exam_words(found: dict[float, Tally], strength: float) -> str:
+    """What the file says of its exams: the one at the strength that is recommended comes first."""
+    order = sorted(found, key=lambda at: (at != strength, at))
+    said = [f"at strength {at:g} in {found[at]}" for at in order]
+    return f"Chosen blind over the base model: {'; '.join(said)}." if said else ""
+
+
+def _exam_numbers(strength: float, tally: Tally) -> dict[str, float]:
+    low, high = tally.interval
+    return {
+        "strength": strength,
+        "tuned": tally.tuned,
+        "base": tally.base,
+        "no_difference": tally.ties,
+        "low_95": round(low, 4),
+        "high_95": round(high, 4),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

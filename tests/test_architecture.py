@@ -21,6 +21,8 @@ EVERYTHING_BUT_UI = {
     "logs",
     "models",
     "objectives",
+    "parameters",
+    "pictures",
     "prompts",
     "sampling",
     "settings",
@@ -39,6 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "brake": set(),  # pictures in, figures out
     "evidence": set(),
+    "parameters": set(),  # text in, text out
+    "pictures": {"parameters"},
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
     "prompts": {"settings"},
@@ -48,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {"store", "settings", "evidence", "prompts"},
+    "ui": {"store", "settings", "evidence", "parameters", "pictures", "prompts"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from studio import sampling, trajectory
@@ -434,6 +435,30 @@ class TestBrake:
         work_until(after, lambda: store.round(round_.id).state == "done")
 
 
+class TestOnTheStarter:
+    def test_an_exam_and_a_grid_are_drawn_by_the_model_in_the_box(self, store, on_starter):
+        session, worker = on_starter, Worker(store, "cpu")
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        [adapter] = store.adapters(session.id)
+        exam = store.add_exam(session.id, adapter.id, 1.0, [("snail", 1), ("teapot", 2)])
+        axes = {"prompts": ["snail"], "seeds": [1], "strengths": [0, 1.0]}
+        grid = store.add_job(session.id, "grid", {"adapter_ids": [adapter.id], **axes})
+        work_until(worker, lambda: store.job(grid.id).state == "done")
+        for pair in store.exam(exam.id).pairs:
+            two = {
+                store.image_path(store.image(image_id)).read_bytes()
+                for image_id in (pair.base_image_id, pair.tuned_image_id)
+            }
+            assert len(two) == 2
+        # The grid draws what the exam showed, bit by bit: the same prompt and the same seed.
+        first = store.exam(exam.id).pairs[0]
+        shown = [first.base_image_id, first.tuned_image_id]
+        for one, other in zip(shown, store.job(grid.id).result["image_ids"], strict=True):
+            pixels = [store.image_path(store.image(id_)).read_bytes() for id_ in (one, other)]
+            assert pixels[0] == pixels[1]
+
+
 class TestRepeating:
     def test_the_same_picks_make_the_same_adapter(self, store, session, worker, picked):
         for _ in range(2):
@@ -502,6 +527,63 @@ class TestJobs:
             assert picture(cell["base"]) == picture(cell["tuned"])
         assert [cell["base"] for cell in full] == [cell["base"] for cell in none]  # drawn once
 
+    def test_a_grid_is_drawn_in_order_and_the_base_once(self, store, session, worker, adapter):
+        axes = {"prompts": ["a cat", "an owl"], "seeds": [5], "strengths": [0, 0.5, 1.0]}
+        job = self.do(store, worker, session, "grid", adapter_ids=[adapter.id], **axes)
+        assert (job.state, job.progress) == ("done", 1.0)
+        images = [store.image(image_id) for image_id in job.result["image_ids"]]
+        assert [(image.prompt, image.adapter_id, image.strength) for image in images] == [
+            (prompt, adapter.id if strength else None, strength or 1.0)
+            for prompt in axes["prompts"]
+            for strength in axes["strengths"]
+        ]
+        for three in (images[:3], images[3:]):
+            assert len({store.image_path(image).read_bytes() for image in three}) == 3
+        before = len(store.images(session.id, "compare"))
+        self.do(store, worker, session, "grid", adapter_ids=[adapter.id] * 2, **axes)
+        assert len(store.images(session.id, "compare")) == before  # nothing was drawn twice
+
+    def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
+        questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
+        exam = store.add_exam(session.id, adapter.id, 0.5, questions)
+        draw = worker._draw
+
+        def draw_and_end(wanted):  # the studio is closed while the second pair is drawn
+            if wanted.prompt == "a fox":
+                worker.stopping.set()
+            return draw(wanted)
+
+        worker._draw = draw_and_end
+        worker.run_job()
+        drawn = [pair.is_drawn for pair in store.exam(exam.id).pairs]
+        assert drawn == [True, True, False]
+        store.answer_exam("a", exam.pairs[0].id, "left")  # it is asked as soon as it is there
+        settings = replace(session.settings.sampling, steps=9)
+        store.update_settings(session.id, replace(session.settings, sampling=settings))
+        after = Worker(store, "cpu")
+        after.run_job()
+        [job] = store.jobs(session.id, "exam")
+        assert (job.state, job.progress) == ("done", 1.0)
+        for (prompt, seed), pair in zip(questions, store.exam(exam.id).pairs, strict=True):
+            base, tuned = store.image(pair.base_image_id), store.image(pair.tuned_image_id)
+            for image in (base, tuned):
+                assert (image.prompt, image.seed, image.purpose) == (prompt, seed, "exam")
+                assert image.sampling == exam.sampling  # as it was begun
+            assert (base.adapter_id, tuned.adapter_id) == (None, adapter.id)
+            assert tuned.strength == 0.5
+            two = {store.image_path(image).read_bytes() for image in (base, tuned)}
+            assert len(two) == 2
+        assert len(store.images(session.id, "exam")) == 6
+
+    def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
+        exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
+        worker._load(session.settings.base_model).base_hash = "another"
+        worker.run_job()
+        [job] = store.jobs(session.id, "exam")
+        assert job.state == "failed"
+        assert "another base model" in job.message
+        assert not store.exam(exam.id).pairs[0].is_drawn
+
     def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
@@ -549,6 +631,47 @@ class TestJobs:
         assert found.startswith("loaded by diffusers, it draws what the adapter draws")
         assert all((folder / name).stat().st_size for name in export.files)
         assert len(load_file(folder / "My LoRA.safetensors")) > 0
+        beside = json.loads((folder / "My LoRA.json").read_text("utf-8"))
+        assert "d3po_studio" not in beside  # no exam was taken
+
+    def test_an_exam_is_told_in_the_exported_file(self, store, session, worker, adapter):
+        for strength, tuned in ((1.0, 3), (0.5, 2)):
+            questions = [("an owl", n) for n in range(4)]
+            exam = store.add_exam(session.id, adapter.id, strength, questions)
+            worker.run_job()
+            for number, pair in enumerate(exam.pairs):
+                base_side = "left" if pair.tuned_side == "right" else "right"
+                choice = pair.tuned_side if number < tuned else base_side
+                store.answer_exam(f"{strength} {number}", pair.id, choice)
+        left = store.add_exam(session.id, adapter.id, 2.0, [("an owl", 1)])
+        store.leave_exam(left.id)
+        wanted = {"adapter_id": adapter.id, "name": "x", "formats": ["kohya", "diffusers"]}
+        job = self.do(store, worker, session, "export", strength=1.0, **wanted)
+        assert job.state == "done", job.message
+        [export] = store.exports(session.id)
+        folder = store.export_path(session.id, export.id)
+        said = (
+            "Chosen blind over the base model: at strength 1 in 3 of 4, 75% (30–95); "
+            "at strength 0.5 in 2 of 4, 50% (15–85)."
+        )
+        beside = json.loads((folder / "x.json").read_text("utf-8"))
+        assert said in beside["description"]
+        assert beside["d3po_studio"]["exam"] == said
+        for name in ("x.safetensors", "x-diffusers.safetensors"):
+            with safe_open(folder / name, "pt") as file:
+                metadata = file.metadata()
+            assert metadata["d3po_studio.exam"] == said
+            assert said in metadata["modelspec.description"]
+            found = json.loads(metadata["d3po_studio.exams"])
+            assert found == beside["d3po_studio"]["exams"]
+        assert found[0] == {
+            "strength": 0.5,
+            "tuned": 2,
+            "base": 2,
+            "no_difference": 0,
+            "low_95": 0.15,
+            "high_95": 0.85,
+        }
 
     def test_export_of_a_damaged_adapter_is_a_sentence(self, store, session, worker, adapter):
         (store.adapter_path(adapter) / "adapter_model.safetensors").write_bytes(b"broken")

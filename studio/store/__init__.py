@@ -5,16 +5,18 @@
 
 `Store` may be used by any number of threads and processes at once; each of its methods is one
 transaction. It is put together from one file a subject: `sessions`, `labelling` (images, pairs,
-picks), `rounds` (with metrics and adapters) and `jobs` (with exports and the worker's status), on
-`database` (transactions, migrations). What it returns is in `rows`.
+picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worker's status) and
+`exams`, on `database` (transactions, migrations). What it returns is in `rows`.
 """
 
 from studio.store.errors import StoreError, StoreFull, StoreLocked, StoreTooNew
+from studio.store.exams import Exams
 from studio.store.files import free_bytes, write_atomically
-from studio.store.jobs import Jobs
 from studio.store.lock import StudioLock
 from studio.store.rows import (
     Adapter,
+    Exam,
+    ExamPair,
     Export,
     Habits,
     Image,
@@ -30,12 +32,14 @@ from studio.store.rows import (
 )
 
 
-class Store(Jobs):
+class Store(Exams):
     """The store of one home; see `Store.open`."""
 
 
 __all__ = [
     "Adapter",
+    "Exam",
+    "ExamPair",
     "Export",
     "Habits",
     "Image",

@@ -37,22 +37,9 @@ class Jobs(Rounds):
         """Ask the worker to do something."""
         if kind not in JOB_KINDS:
             raise StoreError(f"A job is one of {', '.join(JOB_KINDS)}.")
-        job = Job(
-            id=uuid.uuid4().hex,
-            session_id=session_id,
-            kind=kind,
-            payload=payload,
-            state="queued",
-            progress=0.0,
-            message="Waiting for the worker.",
-            result={},
-            created_at_s=time.time(),
-            finished_at_s=None,
-        )
         with self._writing() as connection:
             read_session(connection, session_id)
-            connection.execute(sa.insert(jobs).values(**vars(job), attempts=0))
-        return job
+            return insert_job(connection, session_id, kind, payload)
 
     def claim_job(self) -> Job | None:
         """Take the oldest queued job, which is then running."""
@@ -171,6 +158,26 @@ class Jobs(Rounds):
                 set_aside(self.home, path)
                 moved.append(path)
         return moved
+
+
+def insert_job(
+    connection: sa.Connection, session_id: str, kind: JobKind, payload: dict[str, Any]
+) -> Job:
+    """A job as a part of a larger transaction."""
+    job = Job(
+        id=uuid.uuid4().hex,
+        session_id=session_id,
+        kind=kind,
+        payload=payload,
+        state="queued",
+        progress=0.0,
+        message="Waiting for the worker.",
+        result={},
+        created_at_s=time.time(),
+        finished_at_s=None,
+    )
+    connection.execute(sa.insert(jobs).values(**vars(job), attempts=0))
+    return job
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -7,17 +7,19 @@ from typing import Any, Literal
 
 from studio.settings import Choice, Reason, SamplingSettings, SessionSettings, TrainingSettings
 
-Purpose = Literal["pair", "preview", "compare"]
+Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "export", "inspect"]
+JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ExamChoice = Literal["left", "right", "tie"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "export", "inspect")
+JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "exam", "grid", "export", "inspect")
+EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,68 @@ class Export:
     files: tuple[str, ...]
     checks: dict[str, Any]
     created_at_s: float
+
+
+@dataclass(frozen=True)
+class ExamPair:
+    """One prompt and seed, drawn by the base model and by the tuned one."""
+
+    id: str
+    exam_id: str
+    prompt: str
+    seed: int
+    tuned_side: Literal["left", "right"]
+    base_image_id: str | None  # None: not drawn yet
+    tuned_image_id: str | None
+    choice: ExamChoice | None  # the answer that holds
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.base_image_id is not None and self.tuned_image_id is not None
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """The ids of the left and of the right picture."""
+        two = (self.tuned_image_id, self.base_image_id)
+        return two if self.tuned_side == "left" else two[::-1]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The artist chooses blind between the base model and an adapter at some strength."""
+
+    id: str
+    session_id: str
+    adapter_id: str
+    strength: float
+    sampling: SamplingSettings  # how all of its pictures are made
+    left_at_s: float | None  # set: not taken to its end, and never counted
+    created_at_s: float
+    pairs: tuple[ExamPair, ...]  # in the order in which they are asked
+
+    @property
+    def answered(self) -> int:
+        return sum(pair.choice is not None for pair in self.pairs)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.answered == len(self.pairs)
+
+    @property
+    def is_open(self) -> bool:
+        return self.left_at_s is None and not self.is_finished
+
+    @property
+    def tuned_wins(self) -> int:
+        return sum(pair.choice == pair.tuned_side for pair in self.pairs)
+
+    @property
+    def ties(self) -> int:
+        return sum(pair.choice == "tie" for pair in self.pairs)
+
+    @property
+    def base_wins(self) -> int:
+        return self.answered - self.ties - self.tuned_wins
 
 
 @dataclass(frozen=True)

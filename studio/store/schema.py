@@ -180,6 +180,32 @@ exports = _entity(
     Column("checks", JSON, nullable=False),
 )
 
+exams = _entity(
+    "exams",
+    _session(),
+    Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
+    Column("strength", Float, nullable=False),
+    Column("sampling", Settings(SamplingSettings), nullable=False),
+    Column("left_at_s", Float),  # set: not taken to its end, and never counted
+)
+
+exam_pairs = _entity(
+    "exam_pairs",
+    Column("exam_id", ForeignKey("exams.id"), nullable=False, index=True),
+    Column("prompt", String, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("tuned_side", String, nullable=False),
+    Column("base_image_id", ForeignKey("images.id")),  # these two: None until they are drawn
+    Column("tuned_image_id", ForeignKey("images.id")),
+)
+
+# The newest answer to a pair holds; a choice of None takes back the one before.
+exam_answers = _entity(
+    "exam_answers",
+    Column("exam_pair_id", ForeignKey("exam_pairs.id"), nullable=False, index=True),
+    Column("choice", String),
+)
+
 # Single values of the whole store: "changes", "last_session_id", "worker".
 state = Table(
     "state",

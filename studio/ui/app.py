@@ -15,7 +15,7 @@ from studio.store import Store
 from studio.ui import header, images
 from studio.ui.guard import LOOPBACK_NAMES, Guard
 from studio.ui.page import Page
-from studio.ui.tabs import compare, export, prefer, prompt, train
+from studio.ui.tabs import compare, exam, export, prefer, prompt, train
 from studio.ui.theme import theme
 
 ASSETS = Path(__file__).parent / "assets"
@@ -60,7 +60,7 @@ def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
 
 
 def pages(store: Store, is_local: bool = True) -> gr.Blocks:
-    """The five tabs below their header."""
+    """The six tabs below their header."""
     with gr.Blocks(title="D3PO Studio", fill_width=True, analytics_enabled=False) as demo:
         page = Page(
             store=store,
@@ -75,6 +75,7 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
                 ("Prefer", prefer.build),
                 ("Train", train.build),
                 ("Compare", compare.build),
+                ("Exam", exam.build),
                 ("Export", lambda page: export.build(page, is_local)),
             ):
                 # All tabs are in the page from the start: what they are sent finds them there.

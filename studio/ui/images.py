@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 from PIL import Image as Pictures
 
-from studio.store import Store, StoreError
+from studio import __version__
+from studio.parameters import Parameters, ParametersError, read, write
+from studio.pictures import MOST_BYTES, animation, png_with_text, sheet, text_of_png
+from studio.store import Image, Store, StoreError
 
 THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
 
@@ -19,7 +23,12 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def routes(store: Store) -> APIRouter:
-    """`/images/ID` (to look at), `…/master` (PNG), `…/thumbnail`, `/exports/…` (to download)."""
+    """Pictures to look at and to save, exports to download, and settings read from a picture.
+
+    `/images/ID` is for the screen, `/images/ID/thumbnail` small, `/images/ID/master` the PNG as it
+    was drawn, and `/images/ID/download` the same with its settings in it; `/stories/…` shows all
+    rounds in one file. `/parameters` takes a PNG and gives {"ok", "text"} or {"ok", "sentence"}.
+    """
     router = APIRouter()
 
     @router.get("/images/{image_id}")
@@ -40,6 +49,50 @@ def routes(store: Store) -> APIRouter:
         except OSError as error:  # gone, or not a picture any more
             raise HTTPException(404, "This picture cannot be read.") from error
 
+    @router.get("/images/{image_id}/download")
+    def download(image_id: str) -> Response:
+        try:
+            image = store.image(image_id)
+            path, made = store.image_path(image), made_with(store, image)
+        except StoreError as error:
+            raise HTTPException(404, str(error)) from error
+        if not path.is_file():
+            raise HTTPException(404, "This file is missing from the studio's folder.")
+        return as_download(png_with_text(path, write(made)), "image/png", f"{file_stem(image)}.png")
+
+    @router.post("/parameters")
+    async def parameters(request: Request) -> dict[str, object]:
+        data = bytearray()
+        async for part in request.stream():
+            data += part
+            if len(data) > MOST_BYTES:
+                break
+        try:
+            text = text_of_png(bytes(data))
+            read(text)
+        except ParametersError as error:
+            return {"ok": False, "sentence": str(error)}
+        return {"ok": True, "text": text}
+
+    @router.get("/stories/{session_id}/{name}")
+    def story(session_id: str, name: str) -> Response:
+        form = {"story.png": "PNG", "story.webp": "WEBP", "story.gif": "GIF"}.get(name)
+        if form is None:
+            raise HTTPException(404)
+        try:
+            prompts = store.session(session_id).settings.shown_prompts
+            rounds = told(store, session_id)
+        except StoreError as error:
+            raise HTTPException(404, str(error)) from error
+        rows = [(title, [_there(store, image) for image in images]) for title, images in rounds]
+        if not any(path for _, paths in rows for path in paths):
+            raise HTTPException(404, "There is no picture of this session yet.")
+        try:
+            data = sheet(rows, prompts) if form == "PNG" else animation(rows, form)
+        except OSError as error:
+            raise HTTPException(404, "A picture of this session cannot be read.") from error
+        return as_download(data, f"image/{form.lower()}", name)
+
     @router.get("/exports/{session_id}/{export_id}/{name}")
     def exported(session_id: str, export_id: str, name: str) -> FileResponse:
         def path() -> Path:
@@ -51,6 +104,23 @@ def routes(store: Store) -> APIRouter:
         return _file(path, {"Cache-Control": "private, no-cache"}, download=name)
 
     return router
+
+
+def told(store: Store, session_id: str) -> list[tuple[str, list[Image | None]]]:
+    """Each round's name and its pictures of the shown prompts, the base first; None: not drawn."""
+    prompts = store.session(session_id).settings.shown_prompts
+    newest: dict[tuple[str | None, str], Image] = {}
+    for image in store.images(session_id, "preview", limit=1000):
+        newest.setdefault((image.adapter_id, image.prompt), image)
+    adapters = sorted(store.adapters(session_id), key=lambda adapter: adapter.number)
+    names = [(None, "Base model"), *((a.id, f"Round {a.number}") for a in adapters)]
+    return [(name, [newest.get((id_, prompt)) for prompt in prompts]) for id_, name in names]
+
+
+def _there(store: Store, image: Image | None) -> Path | None:
+    """The file of a picture, if there is one."""
+    path = image and store.image_path(image)
+    return path if path and path.is_file() else None
 
 
 def _file(
@@ -84,3 +154,53 @@ def image_url(image_id: str) -> str:
 def thumbnail_url(image_id: str) -> str:
     """Where the page finds it small; 404 where its file is missing."""
     return f"/images/{image_id}/thumbnail"
+
+
+def download_url(image_id: str) -> str:
+    """Where the page finds a picture to save, with its settings in it."""
+    return f"/images/{image_id}/download"
+
+
+def as_download(data: bytes, kind: str, name: str) -> Response:
+    """Something to save under a name of plain letters."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(data, media_type=kind, headers=headers)
+
+
+def file_stem(image: Image) -> str:
+    """`a-red-apple-7`: a file name, without its ending, that every system takes."""
+    words = re.sub(r"[^a-z0-9]+", "-", image.prompt.lower()).strip("-")[:60].strip("-")
+    return f"{words or 'picture'}-{image.seed}"
+
+
+def made_with(store: Store, image: Image) -> Parameters:
+    """How a picture was made, as other tools read it."""
+    lora, strength = "", None
+    if image.adapter_id is not None:
+        number = store.adapter(image.adapter_id).number
+        lora = f"{store.session(image.session_id).name} round {number}"
+        strength = image.strength
+    return Parameters(
+        prompt=image.prompt,
+        negative_prompt=image.sampling.negative_prompt,
+        steps=image.sampling.steps,
+        sampler="DDIM",
+        guidance=image.sampling.guidance,
+        seed=image.seed,
+        width_px=image.sampling.width_px,
+        height_px=image.sampling.height_px,
+        eta=image.sampling.eta,
+        model=model_name(store, image),
+        model_hash=image.base_hash[:10],
+        lora=lora,
+        strength=strength,
+        more={"Version": f"D3PO Studio {__version__}"},
+    )
+
+
+def model_name(store: Store, image: Image) -> str:
+    """The name of the session's model, if it is still the one that drew the picture."""
+    newest = store.images(image.session_id, "preview", adapter_id=None, limit=1)
+    if not newest or newest[0].base_hash != image.base_hash:
+        return ""
+    return Path(store.session(image.session_id).settings.base_model).stem

@@ -199,8 +199,9 @@ class Page:
         """On an event call `handler(session, *values)`, then show the store as it is afterwards.
 
         The handler returns {component: value} for the `outputs` that change, a sentence for the
-        notice, or nothing. `with_event` hands it the event's data as its last argument; `refill`
-        fills the forms in again. Wired up by `finish`, when all that is shown is known.
+        notice, both as a pair, or nothing. `with_event` hands it the event's data as its last
+        argument; `refill` fills the forms in again. Wired up by `finish`, when all that is shown is
+        known.
         """
         outputs = list(outputs)
 
@@ -210,11 +211,12 @@ class Page:
             result = None
             if shown is not None:
                 result, problem = self.tries(handler, shown, *values)
-            answer: Values = dict(result) if isinstance(result, dict) else {}
+            changes, said = result if isinstance(result, tuple) else (result, result)
+            answer: Values = dict(changes) if isinstance(changes, dict) else {}
             if problem:
                 answer[self.notice] = notice("bad", problem)
             else:  # what went wrong before is put right, or no longer of interest
-                answer[self.notice] = notice("good", result if isinstance(result, str) else "")
+                answer[self.notice] = notice("good", said if isinstance(said, str) else "")
             return answer | self._changed(session_id, sent, refill=refill and not problem)
 
         # Gradio hands an event's data to the parameter that is annotated so.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from studio.settings import SessionSettings
 
+CONCEPTS_PATH = Path(__file__).parent.parent / "starter" / "concepts.txt"
 TO_BEGIN_WITH = "To begin with"  # the theme of the prompts of a new session
 
 
@@ -21,6 +22,13 @@ def starter_packs() -> dict[str, tuple[str, ...]]:
         else:
             packs[list(packs)[-1]].append(line)
     return {theme: tuple(prompts) for theme, prompts in packs.items()}
+
+
+@cache
+def starter_concepts() -> tuple[str, ...]:
+    """All things that the starter model can draw; any larger model can draw them too."""
+    lines = CONCEPTS_PATH.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def first_settings() -> SessionSettings:

@@ -1,9 +1,11 @@
-/* Base beside tuned: side by side, behind a slider, or all of them in a grid. */
+/* Base beside tuned: side by side, behind a slider, in one place, as a difference, or all at once. */
+const VIEWS = ["side", "slider", "flip", "difference", "grid"];
 const part = (name) => element.querySelector('[data-part="' + name + '"]');
 const all = (selector) => [...element.querySelectorAll(selector)];
 let value = props.value || { cells: [] };
-let view = studio.recall("compareView") || "side";
+let view = VIEWS.find((name) => name === studio.recall("compareView")) || "side";
 let at = 0;
+let flipped = false;
 
 function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -17,7 +19,10 @@ function paint() {
   const open = job && (job.state === "queued" || job.state === "running");
   at = Math.min(at, Math.max(0, cells.length - 1));
   part("bar").hidden = !cells.length;
-  for (const name of ["side", "slider", "grid"]) part(name).hidden = !cells.length || view !== name;
+  for (const name of VIEWS) part(name).hidden = !cells.length || view !== name;
+  part("space").hidden = view !== "flip";
+  part("save").hidden = view === "grid";
+  element.querySelector('[data-act="amplify"]').hidden = view !== "difference";
   part("film").hidden = cells.length < 2 || view === "grid";
   part("progress").hidden = !open;
   if (open) {
@@ -52,7 +57,20 @@ function show() {
       if (img.getAttribute("src") !== cell[side]) img.src = cell[side];
       img.alt = (side === "base" ? "Base: " : value.tuned + ": ") + cell.prompt;
     }
+  for (const link of all("[data-save]")) link.href = cell[link.dataset.save] + "/download";
+  showFlipped();
   all(".film-cell").forEach((thumb, i) => thumb.setAttribute("aria-selected", i === at));
+}
+
+function showFlipped() {
+  const side = flipped ? "tuned" : "base";
+  for (const img of part("flip").querySelectorAll("img")) img.hidden = img.dataset.img !== side;
+  part("flip-name").className = "tag " + side;
+  part("flip-name").textContent = flipped ? value.tuned : "Base";
+}
+function flip() {
+  flipped = !flipped;
+  showFlipped();
 }
 
 function build() {
@@ -88,6 +106,11 @@ function look(name) {
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
+  if (button.dataset.act === "flip") flip();
+  if (button.dataset.act === "amplify") {
+    const on = part("difference").toggleAttribute("data-amplified");
+    button.setAttribute("aria-pressed", on);
+  }
   if (button.dataset.cell) at = Number(button.dataset.cell);
   if (button.dataset.view || button.dataset.open) look(button.dataset.view || button.dataset.open);
   else if (button.dataset.cell) show();
@@ -103,10 +126,29 @@ element.addEventListener("keydown", (event) => {
   next.click();
   event.preventDefault();
 });
+/* Space flips in one place, whatever has the focus, unless that is a thing which Space works on. */
+studio.compareLife?.abort(); // the page may build this component again
+studio.compareLife = new AbortController();
+document.addEventListener("keydown", (event) => {
+  if (event.key !== " " || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (element.offsetParent === null || !value.cells.length) return;
+  if (document.querySelector("dialog[open], [popover]:popover-open")) return;
+  const held = event.target.closest?.("input, textarea, select, summary, a, button, [role=slider]");
+  if (held && !(held.dataset.view === view || held.dataset.act === "flip" || held.type === "range")) return;
+  if (held?.dataset.view === "grid") return;
+  if (view !== "flip") look("flip");
+  flip();
+  event.preventDefault();
+}, { capture: true, signal: studio.compareLife.signal });
 element.addEventListener("input", (event) => {
   if (event.target.type === "range")
-    event.target.parentElement.style.setProperty("--at", event.target.value + "%");
+    divide(event.target);
 });
+
+function divide(range) {
+  range.parentElement.style.setProperty("--at", range.value + "%");
+  range.setAttribute("aria-valuetext", range.value + "% base");
+}
 
 function accept() {
   const before = JSON.stringify([value.cells, value.tuned]);

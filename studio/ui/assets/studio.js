@@ -29,7 +29,7 @@
   else paintFromNowOn();
 
   /* --- the open tab is in the address, so that a reload comes back to it --------------------- */
-  const TABS = ["prompt", "prefer", "train", "compare", "export"];
+  const TABS = ["prompt", "prefer", "train", "compare", "exam", "export"];
   const tabButton = (name) => document.getElementById("tab-" + name + "-button");
   studio.openTab = (name) => tabButton(name)?.click();
   studio.openFromAddress = () => {

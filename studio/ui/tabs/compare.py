@@ -7,11 +7,14 @@ from typing import Any
 
 import gradio as gr
 
+from studio.parameters import Parameters, lora_name
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
 from studio.store.rows import Job, Session
 from studio.ui import words
+from studio.ui.dropin import takes_settings
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
+from studio.ui.tabs import grid, story
 
 MAX_PICTURES = 32  # pairs in one comparison
 
@@ -50,6 +53,7 @@ def build(page: Page) -> None:
                 info="1 is what was learned, 0 is the base model.",
                 elem_id="compare-strength",
             )
+            drop = gr.Column(elem_classes="drop-column")
             with gr.Row(elem_classes="buttons"):
                 draw = gr.Button("Compare", variant="primary", elem_id="compare-draw")
                 cancel = gr.Button("Cancel", visible=False, elem_id="compare-cancel")
@@ -61,6 +65,11 @@ def build(page: Page) -> None:
                 apply_default_css=False,
                 elem_id="compare-viewer",
             )
+
+    with gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold"):
+        grid.build(page, prompts, seed, seeds)
+    with gr.Accordion("The story so far", open=False, elem_id="story-fold"):
+        story.build(page)
 
     def view(look: Look) -> Values:
         jobs = look.store.jobs(look.session.id, kind="compare")
@@ -87,6 +96,14 @@ def build(page: Page) -> None:
         for job in page.store.jobs(session.id, kind="compare"):
             if job.state in ("queued", "running"):
                 page.store.cancel_job(job.id)
+
+    def restore(session: Session, found: Parameters) -> tuple[Values, str]:
+        values, said = restored(Look(page.store), found)
+        return dict(zip((prompts, seed, seeds, adapter, strength), values, strict=True)), said
+
+    with drop:
+        fields = [prompts, seed, seeds, adapter, strength]
+        takes_settings(page, "compare-drop", restore, outputs=fields)
 
     page.hears(draw.click, compare, inputs=[prompts, seed, seeds, adapter, strength])
     page.hears(cancel.click, leave)
@@ -120,6 +137,44 @@ def comparison_payload(
         )
     seeds = [int(first) + i for i in range(int(count))]
     return {"prompts": prompts, "seeds": seeds, "adapter_id": adapter_id, "strength": strength}
+
+
+def restored(look: Look, found: Parameters) -> tuple[list[Any], str]:
+    """Prompts, first seed, seeds, adapter and strength that draw what a picture shows.
+
+    And a sentence that says what of it will be another than in the picture.
+    """
+    if not found.prompt:
+        raise SettingsError("This picture names no prompt.")
+    names = {lora_name(f"{look.session.name} round {a.number}"): a.id for a in look.adapters}
+    values = [
+        " ".join(found.prompt.split()),
+        gr.skip() if found.seed is None else found.seed,
+        1,
+        names.get(found.lora, look.session.current_adapter_id),
+        gr.skip() if found.strength is None else min(2.0, max(0.0, found.strength)),
+    ]
+    said = "Filled in from the picture."
+    if found.lora and found.lora not in names:
+        said += f" It was drawn with “{found.lora}”, which is not of this session."
+    here = look.settings.sampling
+    others = [
+        name
+        for name, there, now in (
+            ("steps", found.steps, here.steps),
+            ("guidance", found.guidance, here.guidance),
+            ("width", found.width_px, here.width_px),
+            ("height", found.height_px, here.height_px),
+            ("negative prompt", found.negative_prompt, here.negative_prompt),
+        )
+        if there is not None and there != now
+    ]
+    if others:
+        said += (
+            f" This session has another setting for {', '.join(others)}: drop the picture on "
+            "Prompt to take that over too."
+        )
+    return values, said
 
 
 def comparison(look: Look, jobs: list[Job]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from studio.evidence import tallies
 from studio.settings import SettingsError
 from studio.store.rows import CHECK_PICTURE, Export, Job, Session
 from studio.ui.page import Look, Page, Values
 from studio.ui.tabs.compare import choices
+from studio.ui.tabs.exam import best_strength
 
 FORMATS = {
     "kohya": "For A1111, Forge, ComfyUI, InvokeAI (.safetensors)",
@@ -90,20 +92,34 @@ def _form(page: Page) -> None:
         info="Half the size rounds a little; every tool reads all three.",
         elem_id="export-precision",
     )
+    exam = gr.HTML(apply_default_css=False, elem_id="export-exam", elem_classes="under-field")
     export = gr.Button("Export the LoRA", variant="primary", elem_id="export-make")
 
     def view(look: Look) -> Values:
         job = look.newest_job("export")
         is_open = job is not None and job.state in ("queued", "running")
+        current = look.session.current_adapter_id
         return {
-            adapter: gr.update(choices=choices(look), value=look.session.current_adapter_id),
+            adapter: gr.update(choices=choices(look), value=current),
+            # Sent only when it is another one: what the artist writes there stays.
+            strength: best_strength(look, current) or 1.0,
+            exam: exam_line(look, current),
             export: gr.update(
                 interactive=bool(look.adapters) and not is_open,
                 value="Exporting" if is_open else "Export the LoRA",
             ),
         }
 
-    page.shows(view, [adapter, export])
+    page.shows(view, [adapter, strength, exam, export])
+
+    def choose(session: Session, adapter_id: str | None) -> Values:
+        look = Look(page.store)
+        return {
+            strength: best_strength(look, adapter_id) or 1.0,
+            exam: exam_line(look, adapter_id),
+        }
+
+    page.hears(adapter.input, choose, inputs=[adapter], outputs=[strength, exam])
     page.fills(lambda look: {name: look.session.name}, [name])
 
     def make(session: Session, *values: object) -> None:
@@ -114,6 +130,19 @@ def _form(page: Page) -> None:
         make,
         inputs=[adapter, name, notes, trigger, strength, author, licence, formats, precision],
     )
+
+
+def exam_line(look: Look, adapter_id: str | None) -> str:
+    """What the exams of an adapter say of it, and of the strength to recommend."""
+    found = tallies(look.store.exams(look.session.id, adapter_id)) if adapter_id else {}
+    if not found:
+        return (
+            "<p class='soft'>No blind exam was taken with this round. What one finds is written "
+            "into the file. <button type='button' class='button small' data-open-tab='exam'>"
+            "Take one</button></p>"
+        )
+    said = "; ".join(f"at strength {at:g} in {tally}" for at, tally in found.items())
+    return f"<p class='soft'>Written into the file: you chose it blind {escape(said)}.</p>"
 
 
 def export_payload(

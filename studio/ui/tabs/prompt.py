@@ -9,9 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from studio.parameters import Parameters
 from studio.prompts import expand
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
 from studio.store.rows import Image, Job, Session
+from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
@@ -42,6 +44,12 @@ def build(page: Page) -> None:
     with gr.Row(elem_classes="prompt-columns", equal_height=False):
         with gr.Column(scale=5, min_width=320):
             _prompts(page)
+            takes_settings(
+                page,
+                "prompt-drop",
+                lambda session, found: _restore(page, session, found),
+                refill=True,
+            )
             with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
                 _sampling(page)
             with gr.Accordion("Model", open=False, elem_id="model"):
@@ -251,6 +259,46 @@ def _sampling(page: Page) -> None:
 
 def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
     return replace(settings, sampling=replace(settings.sampling, **changes))
+
+
+def _restore(page: Page, session: Session, found: Parameters) -> str:
+    before = session.settings
+    settings, said = restored(before, found)
+    draw_preview(page, before, page.store.update_settings(session.id, settings))
+    return said
+
+
+def restored(settings: SessionSettings, found: Parameters) -> tuple[SessionSettings, str]:
+    """The settings with what a picture says of itself, and what was taken over, in a sentence.
+
+    Its prompt becomes the first one of the list. Eta stays: without noise in its steps nothing can
+    be learned from a drawing.
+    """
+    taken, changes = [], {}
+    prompt = " ".join(found.prompt.split())
+    prompts = settings.prompts
+    if prompt:
+        taken.append("its prompt")
+        prompts = (prompt, *(one for one in prompts if one != prompt))
+    negative = " ".join(found.negative_prompt.split())
+    if negative or settings.sampling.negative_prompt:
+        taken.append(f"negative prompt “{negative}”" if negative else "no negative prompt")
+        changes["negative_prompt"] = negative
+    for name, value, said in (
+        ("seed", found.seed, "seed {}"),
+        ("steps", found.steps, "{} steps"),
+        ("guidance", found.guidance, "guidance {:g}"),
+        ("width_px", found.width_px, "{} pixels wide"),
+        ("height_px", found.height_px, "{} high"),
+    ):
+        if value is not None:
+            taken.append(said.format(value))
+            changes[name] = value
+    settings = _sampled(replace(settings, prompts=prompts), **changes)
+    sentence = f"Taken over: {', '.join(taken)}."
+    if found.sampler and not found.sampler.startswith("DDIM"):
+        sentence += f" It was drawn by {found.sampler}; the studio draws with DDIM."
+    return settings, sentence
 
 
 def _px(value: Any) -> int:

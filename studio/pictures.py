@@ -1,0 +1,148 @@
+"""Pictures as files: the text that a PNG carries, sheets, animations. Pillow and nothing else."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+
+from studio.parameters import ParametersError
+
+MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more is not opened
+MOST_BYTES = 64_000_000
+TEXT_NAME = "parameters"  # where A1111 keeps the settings
+
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def png_with_text(path: Path, text: str) -> bytes:
+    """The picture at `path` as a PNG that carries `text`; its pixels stay as they are."""
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text(TEXT_NAME, text)
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.save(buffer, "PNG", pnginfo=notes)
+    return buffer.getvalue()
+
+
+def text_of_png(data: bytes) -> str:
+    """The settings that a PNG carries; its pixels are never unpacked.
+
+    Raises ParametersError when there are none, or when the file is not what it claims to be.
+    """
+    if len(data) > MOST_BYTES:
+        raise ParametersError("This file is too large to be a picture from here.")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            too_large = picture.width * picture.height > MOST_PIXELS
+            text = picture.info.get(TEXT_NAME, "")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        too_large = True
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise ParametersError(
+            "This is not a PNG that can be read. Drop the file as it was saved: what went through "
+            "a messenger or another program has often lost its settings."
+        ) from error
+    if too_large:
+        raise ParametersError("This picture claims to be too large to be opened safely.")
+    if not isinstance(text, str) or not text.strip():
+        raise ParametersError("This picture does not say how it was made.")
+    return text
+
+
+# --- the story of a session ----------------------------------------------------------------------
+
+CELL_PX = 256  # no picture of a story is larger: it is to be shown around
+MARGIN_PX = 12
+GROUND = "#f3f3f2"
+INK = "#1c1d1f"
+SHOWN_MS = 1200  # each round of an animation
+
+Row = tuple[str, Sequence[Path | None]]  # a round's name, and its pictures as far as there are any
+
+
+def sheet(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+    """A PNG with a row a round and a column a prompt, and their names."""
+    cell_px = _cell_px(rows)
+    name_px, line_px = 110, 34
+    step_px = cell_px + MARGIN_PX
+    size = (name_px + MARGIN_PX + len(columns) * step_px, line_px + len(rows) * step_px)
+    whole = Image.new("RGB", size, GROUND)
+    pen = ImageDraw.Draw(whole)
+    for x, name in enumerate(columns):
+        _write_line(pen, (name_px + MARGIN_PX + x * step_px, 10), name, cell_px)
+    for y, (name, paths) in enumerate(rows):
+        top = line_px + y * step_px
+        _write_line(pen, (MARGIN_PX, top + cell_px // 2 - 8), name, name_px - MARGIN_PX)
+        for x, path in enumerate(paths):
+            _paste(whole, path, (name_px + MARGIN_PX + x * step_px, top), cell_px)
+    return _saved([whole], "PNG")
+
+
+def animation(rows: Sequence[Row], form: str) -> bytes:
+    """A WebP or a GIF that shows one round after the other, for ever; the last one for longer."""
+    cell_px = _cell_px(rows)
+    across = min(3, max(len(paths) for _, paths in rows))
+    down = math.ceil(max(len(paths) for _, paths in rows) / across)
+    step_px, line_px = cell_px + MARGIN_PX, 30
+    frames = []
+    for name, paths in rows:
+        size = (MARGIN_PX + across * step_px, line_px + MARGIN_PX + down * step_px)
+        frame = Image.new("RGB", size, GROUND)
+        _write_line(ImageDraw.Draw(frame), (MARGIN_PX, 12), name, across * cell_px)
+        for place, path in enumerate(paths):
+            y, x = divmod(place, across)
+            corner = (MARGIN_PX + x * step_px, line_px + MARGIN_PX + y * step_px)
+            _paste(frame, path, corner, cell_px)
+        frames.append(frame)
+    return _saved(frames, form)
+
+
+def _saved(frames: list[Image.Image], form: str) -> bytes:
+    buffer = io.BytesIO()
+    options: dict[str, object] = {}
+    if len(frames) > 1:
+        shown_ms = [SHOWN_MS] * (len(frames) - 1) + [2 * SHOWN_MS]
+        options = {"save_all": True, "append_images": frames[1:], "duration": shown_ms, "loop": 0}
+    if form == "WEBP":
+        options |= {"quality": 90, "method": 4}
+    frames[0].save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _cell_px(rows: Sequence[Row]) -> int:
+    """As large as the largest picture, doubled as long as it is tiny, and within bounds."""
+    longest = 64
+    for path in (path for _, paths in rows for path in paths if path is not None):
+        with Image.open(path) as picture:
+            longest = max(longest, *picture.size)
+    while longest < CELL_PX // 2:
+        longest *= 2
+    return min(longest, CELL_PX)
+
+
+def _paste(whole: Image.Image, path: Path | None, corner: tuple[int, int], cell_px: int) -> None:
+    if path is None:
+        return
+    with Image.open(path) as picture:
+        grows = max(picture.size) < cell_px
+        way = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+        fitted = ImageOps.contain(picture.convert("RGB"), (cell_px, cell_px), way)
+    x, y = ((cell_px - length) // 2 for length in fitted.size)
+    whole.paste(fitted, (corner[0] + x, corner[1] + y))
+
+
+def _write_line(
+    pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width_px: int
+) -> None:
+    """Text on one line, cut where it would leave its place."""
+    font = ImageFont.load_default(14)
+    text = " ".join(text.split())
+    while text and pen.textlength(text, font) > width_px:
+        text = text.removesuffix("…")[:-1].rstrip() + "…" if len(text) > 1 else ""
+    pen.text(corner, text, INK, font)

@@ -1,0 +1,253 @@
+"""Blind exams: base against tuned, which is which unknown until the last answer."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from studio.store.database import read
+from studio.store.errors import StoreError
+from studio.store.jobs import Jobs, insert_job
+from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job
+from studio.store.schema import (
+    adapters,
+    exam_answers,
+    exam_pairs,
+    exams,
+    jobs,
+    pairs,
+    picks,
+    rounds,
+)
+from studio.store.sessions import read_session
+
+MOST_PAIRS = 200
+
+_later = exam_answers.alias("later")
+_newest = ~sa.exists().where(
+    _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.place > exam_answers.c.place
+)
+
+
+class Exams(Jobs):
+    """Exams are made whole, answered one pair at a time, and then never change again."""
+
+    def add_exam(
+        self,
+        session_id: str,
+        adapter_id: str,
+        strength: float,
+        questions: Sequence[tuple[str, int]],
+    ) -> Exam:
+        """Begin an exam of (prompt, seed) pairs, in that order, and have its pictures drawn.
+
+        In half of the pairs the tuned picture is on the left, so that a habit of one side is no
+        advantage to either. Raises StoreError when another exam of the session is open.
+        """
+        if not 1 <= len(questions) <= MOST_PAIRS:
+            raise StoreError(f"An exam has between 1 and {MOST_PAIRS} pairs.")
+        sides = [("left", "right")[place % 2] for place in range(len(questions))]
+        random.SystemRandom().shuffle(sides)
+        now_s, exam_id = time.time(), uuid.uuid4().hex
+        with self._writing() as connection:
+            session = read_session(connection, session_id)
+            owner = sa.select(adapters.c.session_id).where(adapters.c.id == adapter_id)
+            if connection.scalar(owner) != session_id:
+                raise StoreError("This adapter does not belong to the session.")
+            if any(exam.is_open for exam in _exams(connection, exams.c.session_id == session_id)):
+                raise StoreError("An exam is open already: finish it, or leave it first.")
+            connection.execute(
+                sa.insert(exams).values(
+                    id=exam_id,
+                    session_id=session_id,
+                    adapter_id=adapter_id,
+                    strength=strength,
+                    sampling=session.settings.sampling,
+                    created_at_s=now_s,
+                )
+            )
+            for (prompt, seed), side in zip(questions, sides, strict=True):
+                connection.execute(
+                    sa.insert(exam_pairs).values(
+                        id=uuid.uuid4().hex,
+                        exam_id=exam_id,
+                        prompt=prompt,
+                        seed=seed,
+                        tuned_side=side,
+                        created_at_s=now_s,
+                    )
+                )
+            insert_job(connection, session_id, "exam", {"exam_id": exam_id})
+            return _exam(connection, exam_id)
+
+    def exam(self, exam_id: str) -> Exam:
+        """One exam."""
+        with self._reading() as connection:
+            return _exam(connection, exam_id)
+
+    def exams(self, session_id: str, adapter_id: str | None = None) -> list[Exam]:
+        """The exams of a session, or of one adapter of it, the newest first."""
+        where = [exams.c.session_id == session_id]
+        if adapter_id is not None:
+            where.append(exams.c.adapter_id == adapter_id)
+        with self._reading() as connection:
+            return _exams(connection, *where)
+
+    def draw_exam(self, exam_id: str) -> Job | None:
+        """Ask for the pictures of an open exam that are still missing, unless that is asked."""
+        with self._writing() as connection:
+            exam = _exam(connection, exam_id)
+            if not exam.is_open or connection.scalar(_open_jobs(exam, jobs.c.id)):
+                return None
+            return insert_job(connection, exam.session_id, "exam", {"exam_id": exam_id})
+
+    def set_exam_pictures(self, pair_id: str, base_image_id: str, tuned_image_id: str) -> None:
+        """The two pictures of a pair are in the store, and it can be asked."""
+        with self._writing() as connection:
+            connection.execute(
+                sa.update(exam_pairs)
+                .where(exam_pairs.c.id == pair_id)
+                .values(base_image_id=base_image_id, tuned_image_id=tuned_image_id)
+            )
+
+    def answer_exam(self, answer_id: str, pair_id: str, choice: ExamChoice) -> Exam:
+        """Keep which side of a pair was chosen, without a word about which one that was.
+
+        Doing it again with the same `answer_id` changes nothing. The last answer ends the exam,
+        and from then on none is taken.
+        """
+        if choice not in EXAM_CHOICES:
+            raise StoreError(f"An answer is one of {', '.join(EXAM_CHOICES)}.")
+        with self._writing() as connection:
+            found = connection.execute(
+                sa.select(exam_pairs).where(exam_pairs.c.id == pair_id)
+            ).first()
+            if found is None:
+                raise StoreError("This pair is not part of an exam.")
+            exam = _exam(connection, found.exam_id)
+            if _is_known(connection, answer_id):
+                return exam
+            _require_open(exam)
+            if found.base_image_id is None or found.tuned_image_id is None:
+                raise StoreError("This pair is not drawn yet.")
+            _answer(connection, answer_id, pair_id, choice)
+            return _exam(connection, exam.id)
+
+    def take_back_answer(self, undo_id: str, exam_id: str) -> Exam:
+        """Take back the newest answer that holds; its pair is asked next.
+
+        Doing it again with the same `undo_id` changes nothing. An exam that is over stays as it is.
+        """
+        with self._writing() as connection:
+            exam = _exam(connection, exam_id)
+            if _is_known(connection, undo_id):
+                return exam
+            _require_open(exam)
+            last = connection.scalar(
+                sa.select(exam_answers.c.exam_pair_id)
+                .join(exam_pairs, exam_pairs.c.id == exam_answers.c.exam_pair_id)
+                .where(exam_pairs.c.exam_id == exam_id, _newest, exam_answers.c.choice.is_not(None))
+                .order_by(exam_answers.c.place.desc())
+                .limit(1)
+            )
+            if last is not None:
+                _answer(connection, undo_id, last, None)
+            return _exam(connection, exam_id)
+
+    def leave_exam(self, exam_id: str) -> Exam:
+        """Leave an exam before its end: its answers are kept, and never counted."""
+        with self._writing() as connection:
+            exam = _exam(connection, exam_id)
+            if exam.is_open:
+                now_s = time.time()
+                connection.execute(
+                    sa.update(exams).where(exams.c.id == exam_id).values(left_at_s=now_s)
+                )
+                connection.execute(
+                    sa.update(jobs)
+                    .where(jobs.c.id.in_(_open_jobs(exam, jobs.c.id)))
+                    .values(state="cancelled", message="The exam was left.", finished_at_s=now_s)
+                )
+            return _exam(connection, exam_id)
+
+    def trained_prompts(self, adapter_id: str) -> frozenset[str]:
+        """The prompts of the pairs that an adapter, or a round before it, was trained on."""
+        with self._reading() as connection:
+            adapter = connection.execute(
+                sa.select(adapters).where(adapters.c.id == adapter_id)
+            ).first()
+            if adapter is None:
+                raise StoreError("This adapter does not exist.")
+            learned = connection.scalars(
+                sa.select(rounds.c.train_pick_ids).where(
+                    rounds.c.session_id == adapter.session_id, rounds.c.number <= adapter.number
+                )
+            )
+            ids = {pick_id for pick_ids in learned for pick_id in pick_ids}
+            found = connection.execute(
+                sa.select(picks.c.id, pairs.c.prompt)
+                .join(pairs, pairs.c.id == picks.c.pair_id)
+                .where(pairs.c.session_id == adapter.session_id)
+            )
+            return frozenset(row.prompt for row in found if row.id in ids)
+
+
+def _exam(connection: sa.Connection, exam_id: str) -> Exam:
+    found = _exams(connection, exams.c.id == exam_id)
+    if not found:
+        raise StoreError("This exam does not exist.")
+    return found[0]
+
+
+def _exams(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Exam]:
+    answers = (
+        sa.select(exam_answers.c.exam_pair_id, exam_answers.c.choice).where(_newest).subquery()
+    )
+    asked: dict[str, list[ExamPair]] = {}
+    for row in connection.execute(
+        sa.select(exam_pairs, answers.c.choice)
+        .join(exams, exams.c.id == exam_pairs.c.exam_id)
+        .outerjoin(answers, answers.c.exam_pair_id == exam_pairs.c.id)
+        .where(*where)
+        .order_by(exam_pairs.c.place)
+    ):
+        pair = read(ExamPair, row, exam_pairs, choice=row._mapping[answers.c.choice])
+        asked.setdefault(pair.exam_id, []).append(pair)
+    found = connection.execute(sa.select(exams).where(*where).order_by(exams.c.place.desc()))
+    return [read(Exam, row, exams, pairs=tuple(asked.get(row.id, ()))) for row in found]
+
+
+def _open_jobs(exam: Exam, column: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    return sa.select(column).where(
+        jobs.c.session_id == exam.session_id,
+        jobs.c.kind == "exam",
+        jobs.c.state.in_(OPEN_JOB_STATES),
+        jobs.c.payload["exam_id"].as_string() == exam.id,
+    )
+
+
+def _require_open(exam: Exam) -> None:
+    if exam.left_at_s is not None:
+        raise StoreError("This exam was left, and takes no more answers.")
+    if exam.is_finished:
+        raise StoreError("This exam is over, and its result stands.")
+
+
+def _is_known(connection: sa.Connection, answer_id: str) -> bool:
+    known = sa.select(exam_answers.c.id).where(exam_answers.c.id == answer_id)
+    return connection.scalar(known) is not None
+
+
+def _answer(
+    connection: sa.Connection, answer_id: str, pair_id: str, choice: ExamChoice | None
+) -> None:
+    connection.execute(
+        sa.insert(exam_answers).values(
+            id=answer_id, exam_pair_id=pair_id, choice=choice, created_at_s=time.time()
+        )
+    )

@@ -1,0 +1,320 @@
+"""Compare as an artist uses it: looking closely, grids, and pictures that bring their settings."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from PIL import Image as Pictures
+from PIL import PngImagePlugin
+from playwright.sync_api import Page, expect
+
+from studio.parameters import read
+from studio.pictures import text_of_png
+from tests.browser import seed
+from tests.browser.test_pages import wait_for
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def tuned(store, labelling):
+    """The session after a round, with a comparison of two prompts."""
+    seed.pick_all(store, labelling)
+    adapter = seed.learn(store, labelling)
+    cells = []
+    for prompt in ("an owl", "a fox"):
+        base = store.add_image(seed.image(store, labelling, "compare", prompt, seed=7))
+        made = seed.image(
+            store, labelling, "compare", prompt, seed=8, adapter_id=adapter.id, strength=0.8
+        )
+        cell = {"prompt": prompt, "seed": 7, "base": base.id, "tuned": store.add_image(made).id}
+        cells.append(cell)
+    payload = {"prompts": ["an owl"], "seeds": [7], "adapter_id": adapter.id, "strength": 0.8}
+    store.add_job(labelling.id, "compare", payload)
+    store.update_job(store.claim_job().id, state="done", progress=1.0, result={"cells": cells})
+    return adapter
+
+
+def a_png(text: str | None) -> dict[str, object]:
+    """A file for an upload: a picture that says `text` of itself."""
+    notes = PngImagePlugin.PngInfo()
+    if text is not None:
+        notes.add_text("parameters", text)
+    buffer = io.BytesIO()
+    Pictures.new("RGB", (8, 8), "teal").save(buffer, "PNG", pnginfo=notes)
+    return {"name": "from elsewhere.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
+
+
+def drop(page: Page, panel: str, file: dict[str, object]) -> None:
+    """Let a file fall on a tab, as a hand would."""
+    handle = page.evaluate_handle(
+        """(bytes) => {
+            const data = new DataTransfer();
+            const content = new Uint8Array(bytes);
+            data.items.add(new File([content], "dropped.png", { type: "image/png" }));
+            return data;
+        }""",
+        list(file["buffer"]),
+    )
+    for kind in ("dragenter", "dragover", "drop"):
+        page.dispatch_event(panel, kind, {"dataTransfer": handle})
+
+
+# --- looking closely -----------------------------------------------------------------------------
+
+
+def test_the_slider_is_moved_by_keys(open_page, tuned):
+    page = open_page("compare")
+    page.get_by_role("radio", name="Slider").click()
+    slider = page.get_by_role("slider", name=re.compile("How much of the base"))
+    clip = "e => getComputedStyle(e).clipPath"
+    over = page.locator(".slider .over")
+    for key, value in (("End", "100"), ("Home", "0"), ("ArrowRight", "1"), ("ArrowLeft", "0")):
+        slider.press(key)
+        expect(slider).to_have_value(value)
+        assert f"{value}%" in over.evaluate(clip) or value == "0"
+    expect(slider).to_have_attribute("aria-valuetext", "0% base")
+
+
+def test_space_flips_in_place_from_any_view(open_page, tuned):
+    page = open_page("compare")
+    viewer = page.locator("#compare-viewer")
+    expect(viewer.locator("[data-part=side] img").first).to_be_visible()
+    page.locator("body").press(" ")
+    name = viewer.locator("[data-part=flip-name]")
+    shown = viewer.locator("[data-part=flip] img:visible")
+    expect(name).to_have_text("Round 1 at 0.8")
+    expect(shown).to_have_attribute("alt", "Round 1 at 0.8: an owl")
+    page.keyboard.press(" ")
+    expect(name).to_have_text("Base")
+    expect(shown).to_have_attribute("alt", "Base: an owl")
+    viewer.locator(".flip").click()
+    expect(name).to_have_text("Round 1 at 0.8")
+    page.get_by_role("radio", name="Side by side").click()
+    page.get_by_role("radio", name="Flip").click()
+    page.keyboard.press(" ")  # the button that chose this view has the focus
+    expect(name).to_have_text("Base")
+    field = page.locator("#compare-prompts textarea")
+    field.fill("two")
+    field.press("End")
+    field.press(" ")
+    expect(field).to_have_value("two ")
+    expect(name).to_have_text("Base")
+
+
+def test_the_difference_is_drawn_and_amplified(open_page, tuned):
+    page = open_page("compare")
+    page.get_by_role("radio", name="Difference").click()
+    over = page.locator("[data-part=difference] .over")
+    assert over.evaluate("e => getComputedStyle(e).mixBlendMode") == "difference"
+    button = page.get_by_role("button", name="Amplify")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    box = page.locator("[data-part=difference] figure")
+    assert "brightness" in box.evaluate("e => getComputedStyle(e).filter")
+    button.click()
+    assert box.evaluate("e => getComputedStyle(e).filter") == "none"
+
+
+# --- pictures that bring their settings ----------------------------------------------------------
+
+
+def test_a_saved_picture_is_dropped_back_in(open_page, store, labelling, tuned, tmp_path):
+    page = open_page("compare")
+    expect(page.locator("[data-part=side] img").first).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Save tuned").click()
+    assert download.value.suggested_filename == "an-owl-8.png"
+    path = tmp_path / "saved.png"
+    download.value.save_as(path)
+    text = text_of_png(path.read_bytes())
+    assert "<lora:Blue things round 1:0.8>" in text
+    assert "Sampler: DDIM" in text
+    found = read(text)
+    assert (found.prompt, found.seed, found.steps, found.strength) == ("an owl", 8, 20, 0.8)
+    drop(page, "#tab-compare", {"buffer": path.read_bytes()})
+    expect(page.locator("#compare-prompts textarea")).to_have_value("an owl")
+    expect(page.get_by_label("First seed")).to_have_value("8")
+    expect(page.locator("#compare-seeds input")).to_have_value("1")
+    expect(page.locator("#compare-strength input[type=number]")).to_have_value("0.8")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator(".compare-progress").first).to_contain_text("Waiting for the painter")
+    assert store.jobs(labelling.id, "compare")[0].payload == {
+        "prompts": ["an owl"],
+        "seeds": [8],
+        "adapter_id": tuned.id,
+        "strength": 0.8,
+    }
+
+
+def test_a_picture_from_a1111_sets_the_prompt_tab(open_page, store, labelling):
+    page = open_page("prompt")
+    text = (
+        "a cat,\nsitting <lora:x:0.5>\nNegative prompt: blurry, dogs\nSteps: 28, "
+        "Sampler: Euler a, CFG scale: 6.5, Seed: 99, Size: 128x192, Model: other"
+    )
+    page.locator("#prompt-drop input").set_input_files(a_png(text))
+    expect(page.locator("#notice-area")).to_contain_text("seed 99, 28 steps, guidance 6.5")
+    expect(page.locator("#notice-area")).to_contain_text("drawn by Euler a")
+    expect(page.locator("#prompts textarea")).to_have_value(
+        "a cat, sitting\na red apple\na lion\na sailboat"
+    )
+    expect(page.locator("#negative-prompt textarea, #negative-prompt input")).to_have_value(
+        "blurry, dogs"
+    )
+    made = store.session(labelling.id).settings.sampling
+    assert (made.seed, made.steps, made.guidance) == (99, 28, 6.5)
+    assert (made.width_px, made.height_px) == (128, 192)
+    assert made.eta == 1.0
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        (a_png(None), "does not say how it was made"),
+        ({"name": "x.png", "mimeType": "image/png", "buffer": b"hello"}, "not a PNG"),
+        (a_png("a cat\nSteps: 1, Sampler: LCM, Seed: 5"), "Steps must be between 2 and 150"),
+        (a_png("a cat\nSteps: 20, Size: 100x100, Seed: 5"), "multiple of 8"),
+    ],
+    ids=["bare", "no picture", "too few steps", "odd size"],
+)
+def test_a_file_that_cannot_be_used_is_a_sentence(open_page, store, labelling, file, sentence):
+    page = open_page("prompt")
+    before = store.session(labelling.id).settings
+    page.locator("#prompt-drop input").set_input_files(file)
+    expect(page.locator("#notice-area")).to_contain_text(sentence)
+    assert store.session(labelling.id).settings == before
+
+
+# --- the grid ------------------------------------------------------------------------------------
+
+
+def draw_grid(store, session, payload, pictures=None):
+    """What the worker would draw."""
+    store.add_job(session.id, "grid", payload)
+    job = store.claim_job()
+    image_ids = [
+        store.add_image(seed.image(store, session, "compare", prompt, seed=number)).id
+        for prompt in payload["prompts"]
+        for number in payload["seeds"]
+        for _ in payload["adapter_ids"]
+        for _ in payload["strengths"]
+    ]
+    store.update_job(job.id, state="done", progress=1.0, result={"image_ids": image_ids[:pictures]})
+    return image_ids
+
+
+def test_a_grid_is_asked_for_shown_and_can_be_left(open_page, store, labelling, tuned):
+    page = open_page("compare")
+    page.get_by_role("button", name="Grid over strengths and rounds").click()
+    field = page.locator("#grid-strengths input, #grid-strengths textarea")
+    field.fill("0, much")
+    page.get_by_role("button", name="Draw the grid").click()
+    expect(page.locator("#notice-area")).to_contain_text("Strengths are numbers")
+    field.fill("1, 0;0.5")
+    page.locator("#compare-prompts textarea").fill("a snail")
+    page.get_by_role("button", name="Draw the grid").click()
+    expect(page.locator(".xy .compare-progress")).to_contain_text("Waiting for the painter")
+    job = store.claim_job()
+    assert job.payload == {
+        "prompts": ["a snail"],
+        "seeds": [1000, 1001],
+        "adapter_ids": [tuned.id],
+        "strengths": [0.0, 0.5, 1.0],
+    }
+    made = store.add_image(seed.image(store, labelling, "compare", "a snail"))
+    store.update_job(job.id, progress=1 / 6, result={"image_ids": [made.id]})
+    expect(page.locator(".xy .compare-progress")).to_contain_text("Drawing, 17 %")
+    expect(page.locator(".xy td img")).to_have_count(1)
+    page.get_by_role("button", name="Cancel the grid").click()
+    expect(page.get_by_role("button", name="Draw the grid")).to_be_visible()
+    assert store.job(job.id).state == "cancelled"
+    expect(page.locator(".xy td img")).to_have_count(1)  # what was drawn is kept
+
+
+def test_grids_are_kept_turned_zoomed_and_opened_large(open_page, store, labelling, tuned):
+    old = {
+        "prompts": ["an owl"],
+        "seeds": [1, 2, 3],
+        "adapter_ids": [tuned.id],
+        "strengths": [1.0],
+    }
+    first = draw_grid(store, labelling, old)
+    new = {
+        "prompts": ["an owl", "a fox"],
+        "seeds": [1, 2],
+        "adapter_ids": [tuned.id],
+        "strengths": [0.0, 0.5, 1.0],
+    }
+    ids = draw_grid(store, labelling, new)
+    page = open_page("compare")
+    page.get_by_role("button", name="Grid over strengths and rounds").click()
+    cells = page.locator(".xy td img")
+    expect(cells).to_have_count(6)  # strengths across, prompts down, the first seed
+    for place, expected in enumerate((0, 1, 2, 6, 7, 8)):
+        expect(cells.nth(place)).to_have_attribute("src", f"/images/{ids[expected]}")
+    page.get_by_label("Seed", exact=True).select_option(label="2")
+    expect(cells.first).to_have_attribute("src", f"/images/{ids[3]}")
+    page.get_by_label("Down").select_option("seeds")
+    expect(cells.nth(3)).to_have_attribute("src", f"/images/{ids[3]}")
+    before = cells.first.bounding_box()["width"]
+    page.locator(".xy-scroll").press("+")
+    wait_for(page, lambda: cells.first.bounding_box()["width"] > before)
+    page.get_by_role("button", name="Open an owl · seed 1 · Round 1 at 0.5").click()
+    large = page.locator("dialog.large")
+    expect(large.locator("img")).to_have_attribute("src", f"/images/{ids[1]}")
+    page.keyboard.press("ArrowRight")
+    expect(large).to_contain_text("an owl · seed 1 · Round 1 at 1")
+    expect(large.locator("img")).to_have_attribute("src", f"/images/{ids[2]}")
+    href = large.get_by_role("link", name="Save").get_attribute("href")
+    assert href == f"/images/{ids[2]}/download"
+    page.keyboard.press("Escape")
+    expect(large).to_be_hidden()
+    page.get_by_label("Grid", exact=True).select_option(index=1)
+    expect(cells).to_have_count(3)
+    expect(cells.first).to_have_attribute("src", f"/images/{first[0]}")
+
+
+# --- the story -----------------------------------------------------------------------------------
+
+
+def test_the_story_is_played_and_taken_away(open_page, store, labelling, tuned):
+    page = open_page("compare")
+    page.get_by_role("button", name="The story so far").click()
+    name = page.locator("#story [data-part=name]")
+    expect(name).to_have_text("Round 1")
+    expect(page.locator(".story-round")).to_have_count(2)
+    page.get_by_role("button", name="Show Base model").click()
+    expect(name).to_have_text("Base model")
+    [first, *_] = [
+        image
+        for image in reversed(store.images(labelling.id, "preview", adapter_id=None))
+        if image.prompt == "a red apple"
+    ]
+    shown = page.locator(".story-frames [data-shown]").first
+    expect(shown).to_have_attribute("src", f"/images/{first.id}")
+    page.get_by_role("slider", name="Round").press("End")
+    expect(name).to_have_text("Round 1")
+    page.get_by_role("button", name="Play").click()
+    expect(name).to_have_text("Base model")
+    expect(name).to_have_text("Round 1")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    for link, form, frames in (
+        ("Save as a sheet", "PNG", 1),
+        ("as an animation", "WEBP", 2),
+        ("as a GIF", "GIF", 2),
+    ):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=link).click()
+        with Pictures.open(download.value.path()) as picture:
+            assert (picture.format, getattr(picture, "n_frames", 1)) == (form, frames)
+
+
+def test_before_the_first_round_there_is_no_story(open_page, labelling):
+    page = open_page("compare")
+    page.get_by_role("button", name="The story so far").click()
+    expect(page.locator("#story")).to_contain_text("After the first round")
+    expect(page.locator("#story [data-part=all]")).to_be_hidden()
