@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from studio import sampling, trajectory
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store, StoreError
-from studio.worker import Worker, nth_draw, preview_seed
+from studio.worker import Worker, WorkerError, nth_draw, preview_seed
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -84,6 +84,12 @@ def work_until(worker: Worker, reached: Callable[[], bool]) -> None:
             return
         assert worker.work(), "there is no work left, and it never came to that"
     raise AssertionError("it never came to that")
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def adapter_bytes(store: Store, session: Session, number: int = -1) -> bytes:
@@ -302,14 +308,48 @@ class TestRounds:
         assert store.round(round_.id).state == "failed"
         assert "files of all picks" in store.round(round_.id).message
 
-    def test_an_unreadable_checkpoint_is_a_sentence(self, store, session, worker):
+    def test_a_damaged_checkpoint_is_set_aside_and_changes_nothing(
+        self, store, session, worker, home
+    ):
+        store.close()
+        other = Store.open(shutil.copytree(home, f"{home}-copy"))
+        other.request_round(session.id)
+        finish_all(Worker(other, "cpu"))
+
         round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker._lesson is not None)
+        worker._lesson.training.step()
+        worker._put_down_lesson()
         path = store.checkpoint_path(round_)
-        path.parent.mkdir()
-        path.write_bytes(b"broken")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # one bit: in the weights, where torch notices nothing
+        path.write_bytes(content)
         finish_all(worker)
-        assert store.round(round_.id).state == "failed"
-        assert "cannot be read" in store.round(round_.id).message
+        assert (home / "aside" / path.relative_to(home)).read_bytes() == content
+        assert store.round(round_.id).state == "done"
+        assert adapter_bytes(store, session) == adapter_bytes(other, session)
+        other.close()
+
+    def test_one_wrong_bit_in_a_trajectory_leaves_its_pick_out(self, store, session, worker):
+        flip_last_bit(store.trajectory_path(store.picked_pairs(session.id)[0].pair.left))
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert "without 1 of the picks" in store.round(round_.id).message
+
+    def test_an_adapter_with_one_wrong_bit_is_never_drawn_with(self, store, session, worker):
+        store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        [adapter] = store.adapters(session.id)
+        store.discard_waiting_pairs(session.id)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            path = store.adapter_path(adapter) / name
+            content = path.read_bytes()
+            flip_last_bit(path)
+            with pytest.raises(WorkerError, match="missing or damaged"):
+                finish_all(worker)
+            path.write_bytes(content)
+        finish_all(worker)
+        assert store.waiting_count(session.id) == 6
 
     def test_deleting_the_session_ends_its_round(self, store, session, worker, settings):
         training = replace(settings.training, updates_base=500)

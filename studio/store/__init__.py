@@ -9,7 +9,7 @@ picks), `rounds` (with metrics and adapters) and `jobs` (with exports and the wo
 `database` (transactions, migrations). What it returns is in `rows`.
 """
 
-from studio.store.errors import StoreError, StoreFull, StoreLocked, StoreTooNew
+from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from studio.store.files import free_bytes, write_atomically
 from studio.store.jobs import Jobs
 from studio.store.lock import StudioLock
@@ -48,6 +48,7 @@ __all__ = [
     "Round",
     "Session",
     "Store",
+    "StoreDamaged",
     "StoreError",
     "StoreFull",
     "StoreLocked",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from studio.store.errors import StoreError, StoreFull
+from studio.store.errors import StoreDamaged, StoreError, StoreFull
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -42,6 +43,38 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         if isinstance(error, OSError):
             raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
         raise
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_whole(path: Path, expected: str) -> None:
+    """Raise `StoreDamaged` when the file's checksum is not `expected`; "" is not known, and passes.
+
+    Raises OSError when it cannot be read.
+    """
+    if expected and sha256(path) != expected:
+        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """For a file that no row describes: write `content` behind its own checksum."""
+    write_atomically(
+        path, lambda draft: draft.write_bytes(hashlib.sha256(content).digest() + content)
+    )
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote. Raises `StoreDamaged` when it is anything else."""
+    sealed = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    seal, content = sealed[:size], sealed[size:]
+    if hashlib.sha256(content).digest() != seal:
+        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+    return content
 
 
 def is_full(error: BaseException) -> bool:

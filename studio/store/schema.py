@@ -93,6 +93,8 @@ images = _entity(
     Column("strength", Float, nullable=False),
     Column("sampling", Settings(SamplingSettings), nullable=False),
     Column("base_hash", String, nullable=False),
+    Column("picture_sha256", String, nullable=False),  # "": not known
+    Column("trajectory_sha256", String, nullable=False),
 )
 
 pairs = _entity(
@@ -124,6 +126,7 @@ adapters = _entity(
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
+    Column("config_sha256", String, nullable=False),
     Column("checks", JSON, nullable=False),
 )
 
