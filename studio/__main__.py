@@ -156,6 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--author", default="", help="your name")
     one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
 
+    one = _command(commands, "doctor", doctor, "look at everything that is kept, and repair it")
+    _add_home(one)
+    one.add_argument(
+        "--restore",
+        metavar="SNAPSHOT",
+        help="put this snapshot in the place of a damaged database: a name that doctor lists, or "
+        "a path",
+    )
+
     one = _command(commands, "bench", bench, "measure what the README claims")
     one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
 
@@ -397,6 +406,59 @@ def export(arguments: argparse.Namespace) -> int:
         for what, found in made.checks.items():
             print(f"{what}: {found}")
     return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """A report on the home; 0 when nothing is left to worry about."""
+    from studio.store import StudioLock, database_complaints, restore, snapshots
+
+    home = home_folder(arguments)
+    database = home / "studio.sqlite"
+    if not database.exists() and not (home / "snapshots").exists():
+        raise CommandError(f"There is no studio in {home} yet.")
+    with StudioLock(home):  # nothing may change meanwhile
+        if arguments.restore:
+            snapshot = home / "snapshots" / arguments.restore  # a path from elsewhere stays one
+            carried = restore(home, snapshot)
+            print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
+            print(f"Newer rows that could still be read there, and were carried over: {carried}.")
+        complaints = database_complaints(database) if database.exists() else ["it is missing"]
+        print(f"Database: {'DAMAGED' if complaints else 'sound'}")
+        _print_list(complaints)
+        kept = snapshots(home)
+        problems = complaints or _look_at_files(home)
+        print(f"Snapshots: {len(kept)}")
+        for one in kept:
+            when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
+            print(f"  {one.path.name}   {when}, {one.picks} picks")
+        if complaints and kept:
+            print(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
+        elif complaints:
+            print("There is none to put back; the database was left as it is.")
+    return 1 if problems else 0
+
+
+def _look_at_files(home: Path) -> list[str]:
+    from studio.store import Store, examine_files
+
+    with contextlib.closing(Store.open(home)) as store:
+        found = examine_files(store)
+    print(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
+    for what, paths in (
+        ("missing", found.missing),
+        ("damaged, and set aside", found.damaged),
+        ("without a row, and set aside", found.orphaned),
+    ):
+        print(f"  {what}: {len(paths)}")
+        _print_list(paths, "    ")
+    if found.missing or found.damaged:
+        print("  Pictures are drawn again when they are needed; a round learns without the rest.")
+    return found.missing + found.damaged
+
+
+def _print_list(lines: list[str], indent: str = "  ") -> None:
+    for line in lines:
+        print(f"{indent}{line}")
 
 
 def bench(arguments: argparse.Namespace) -> int:

@@ -51,6 +51,7 @@ from studio.store import (
     StoreFull,
     WorkerStatus,
     free_bytes,
+    take_daily_snapshot,
     write_atomically,
 )
 from studio.store.files import (
@@ -74,6 +75,7 @@ RETRY_S = 5.0  # before what failed is tried again, if nothing changes until the
 HEARTBEAT_S = 2.0
 SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
 CHECKPOINT_S = 5.0
+SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day old
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
@@ -119,6 +121,7 @@ class Worker:
         self._denoiser: models.Denoiser | None = None
         self._lesson: Lesson | None = None
         self._anchors: Anchors | None = None
+        self._snapshot_due_s = 0.0
         self._saying = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", self.device, 0.0)
 
@@ -136,6 +139,7 @@ class Worker:
             version = self.store.version()
             try:
                 self._require_room()
+                self._keep_snapshot()
                 if self.work():
                     continue
                 self._say("idle", "Ready.")
@@ -144,6 +148,16 @@ class Worker:
                 version = self.store.version()  # that was no news
             self._wait_for_news(version)
         self._put_down_lesson()
+
+    def _keep_snapshot(self) -> None:
+        """Once a day, a copy of the database; that it fails must not keep the artist waiting."""
+        if time.monotonic() < self._snapshot_due_s:
+            return
+        self._snapshot_due_s = time.monotonic() + SNAPSHOT_LOOK_S
+        try:
+            take_daily_snapshot(self.store.home)
+        except (OSError, StoreError):
+            log.warning("No snapshot was taken", exc_info=True)
 
     def work(self) -> bool:
         """Do one piece of the most urgent work; False when there is none.

@@ -9,6 +9,7 @@ picks), `rounds` (with metrics and adapters) and `jobs` (with exports and the wo
 `database` (transactions, migrations). What it returns is in `rows`.
 """
 
+from studio.store.doctor import FileReport, examine_files, restore
 from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from studio.store.files import free_bytes, write_atomically
 from studio.store.jobs import Jobs
@@ -28,6 +29,13 @@ from studio.store.rows import (
     Session,
     WorkerStatus,
 )
+from studio.store.snapshots import (
+    Snapshot,
+    database_complaints,
+    snapshots,
+    take_daily_snapshot,
+    take_snapshot,
+)
 
 
 class Store(Jobs):
@@ -37,6 +45,7 @@ class Store(Jobs):
 __all__ = [
     "Adapter",
     "Export",
+    "FileReport",
     "Habits",
     "Image",
     "Job",
@@ -47,6 +56,7 @@ __all__ = [
     "PickedPair",
     "Round",
     "Session",
+    "Snapshot",
     "Store",
     "StoreDamaged",
     "StoreError",
@@ -55,6 +65,12 @@ __all__ = [
     "StoreTooNew",
     "StudioLock",
     "WorkerStatus",
+    "database_complaints",
+    "examine_files",
     "free_bytes",
+    "restore",
+    "snapshots",
+    "take_daily_snapshot",
+    "take_snapshot",
     "write_atomically",
 ]
