@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
-BENCHMARKS = ("clicks", "curves", "train", "sample")
+BENCHMARKS = ("clicks", "curves", "train", "sample", "faults")
 FORMATS = ("kohya", "diffusers")
 POLL_S = 0.3
 MOST_DEATHS = 5  # of a worker in a row, before a command gives up
@@ -155,6 +155,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--licence", default="", help="under which you give it away")
     one.add_argument("--author", default="", help="your name")
     one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+
+    one = _command(commands, "sessions", sessions, "keep a session as one file, or take one in")
+    _add_home(one)
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_home(actions.add_parser("list", help="show the sessions"))
+    action = actions.add_parser("export", help="write a session with all its files as one archive")
+    _add_home(action)
+    _add_session(action)
+    action.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .zip")
+    action = actions.add_parser("import", help="take a session from an archive")
+    _add_home(action)
+    action.add_argument("archive", type=Path, metavar="FILE")
 
     one = _command(commands, "doctor", doctor, "look at everything that is kept, and repair it")
     _add_home(one)
@@ -408,9 +420,35 @@ def export(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def sessions(arguments: argparse.Namespace) -> int:
+    """Sessions as archives: see `studio.store.archive` for what is in one."""
+    from studio.store import export_session, import_session
+
+    with _store(arguments) as store:
+        if arguments.action == "export":
+            session = _session(store, arguments.session)
+            missing = export_session(store, session.id, arguments.out.absolute())
+            print(arguments.out)
+            if missing:
+                print(f"{missing} files were missing and are not in it.", file=sys.stderr)
+        elif arguments.action == "import":
+            session = import_session(store, arguments.archive)
+            print(f"{session.id}  {session.name}")
+        else:
+            for session in store.sessions():
+                print(f"{session.id}  {session.name}")
+    return 0
+
+
 def doctor(arguments: argparse.Namespace) -> int:
     """A report on the home; 0 when nothing is left to worry about."""
-    from studio.store import StudioLock, database_complaints, restore, snapshots
+    from studio.store import (
+        StudioLock,
+        database_complaints,
+        differing_rows,
+        restore,
+        snapshots,
+    )
 
     home = home_folder(arguments)
     database = home / "studio.sqlite"
@@ -426,6 +464,11 @@ def doctor(arguments: argparse.Namespace) -> int:
         print(f"Database: {'DAMAGED' if complaints else 'sound'}")
         _print_list(complaints)
         kept = snapshots(home)
+        if kept and not complaints:
+            complaints = differing_rows(database, kept[0].path)
+            if complaints:
+                print("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
+                _print_list(complaints)
         problems = complaints or _look_at_files(home)
         print(f"Snapshots: {len(kept)}")
         for one in kept:

@@ -9,6 +9,7 @@ picks), `rounds` (with metrics and adapters) and `jobs` (with exports and the wo
 `database` (transactions, migrations). What it returns is in `rows`.
 """
 
+from studio.store.archive import ArchiveError, export_session, import_session
 from studio.store.doctor import FileReport, examine_files, restore
 from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from studio.store.files import free_bytes, write_atomically
@@ -32,6 +33,7 @@ from studio.store.rows import (
 from studio.store.snapshots import (
     Snapshot,
     database_complaints,
+    differing_rows,
     snapshots,
     take_daily_snapshot,
     take_snapshot,
@@ -44,6 +46,7 @@ class Store(Jobs):
 
 __all__ = [
     "Adapter",
+    "ArchiveError",
     "Export",
     "FileReport",
     "Habits",
@@ -66,8 +69,11 @@ __all__ = [
     "StudioLock",
     "WorkerStatus",
     "database_complaints",
+    "differing_rows",
     "examine_files",
+    "export_session",
     "free_bytes",
+    "import_session",
     "restore",
     "snapshots",
     "take_daily_snapshot",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,7 +158,11 @@ class Database:
         """Turn what SQLite says into what an artist can act on."""
         try:
             yield
+        except json.JSONDecodeError as error:  # a column that was JSON when it was written
+            raise StoreDamaged(self._damaged()) from error
         except sa.exc.DBAPIError as error:
+            if "Could not decode to UTF-8" in str(error.orig):
+                raise StoreDamaged(self._damaged()) from error
             code = getattr(error.orig, "sqlite_errorcode", None)
             if code is None:
                 raise

@@ -37,7 +37,7 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         _sync(path.parent)
     except BaseException as error:
-        _remove(temporary)
+        remove(temporary)
         if is_full(error):
             raise StoreFull(full_sentence(path.parent)) from error
         if isinstance(error, OSError):
@@ -113,7 +113,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Take away what was only a draft, as far as the system lets it."""
     with contextlib.suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path)
