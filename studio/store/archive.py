@@ -43,6 +43,7 @@ from studio.store.files import (
     free_bytes,
     full_sentence,
     is_full,
+    move,
     remove,
     sha256,
     write_atomically,
@@ -227,12 +228,13 @@ def _import(store: Jobs, archive: zipfile.ZipFile) -> Session:
             for table, values in rows:
                 if values:
                     connection.execute(sa.insert(table), values)
-            store.session_path(session_id).parent.mkdir(exist_ok=True)
-            waiting.rename(store.session_path(session_id))
+            move(waiting, store.session_path(session_id))
     except BaseException:
-        for place in (waiting, store.session_path(session_id)):
-            remove(place)
-        raise
+        # A disk that fails while it commits leaves open whether it has: the rows decide.
+        if session_id not in {one.id for one in store.sessions()}:
+            for place in (waiting, store.session_path(session_id)):
+                remove(place)
+            raise
     return store.session(session_id)
 
 

@@ -94,6 +94,14 @@ def full_sentence(place: Path) -> str:
     )
 
 
+def move(path: Path, target: Path) -> None:
+    """Give a file or folder another place, which is on the disk before any row names it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+    _sync(target.parent)
+    _sync(path.parent)
+
+
 def set_aside(home: Path, path: Path) -> None:
     """Move a file or folder of the home to `home/aside`, under the same name in it."""
     target = home / "aside" / path.relative_to(home)
