@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from studio import sampling, trajectory
+from studio import models, sampling, trajectory
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store, StoreError
 from studio.worker import Worker, WorkerError, nth_draw, preview_seed
@@ -289,6 +289,62 @@ class TestRounds:
         finish_all(worker)
         assert store.round(round_.id).state == "failed"
         assert "not a number" in store.round(round_.id).message
+        assert store.adapters(session.id) == []
+
+    @pytest.mark.parametrize("phase", ["forward", "backward", "optimiser"])
+    def test_out_of_memory_at_any_phase_is_a_sentence_and_changes_nothing(
+        self, store, session, worker, monkeypatch, phase
+    ):
+        store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        [good] = store.adapters(session.id)
+        before = adapter_bytes(store, session)
+        store.add_pick("another", store.picked_pairs(session.id)[0].pair.id, "right")
+        place, name = {
+            "forward": (models.Denoiser, "predict_noise"),
+            "backward": (torch.Tensor, "backward"),
+            "optimiser": (torch.optim.AdamW, "step"),
+        }[phase]
+        whole, calls = getattr(place, name), []
+
+        def fails(*arguments, **options):
+            calls.append(name)
+            if len(calls) > 2:  # not at once: when something has been learned
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            return whole(*arguments, **options)
+
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker._lesson is not None)
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, fails)
+            worker.continue_round()
+        failed = store.round(round_.id)
+        assert failed.state == "failed"
+        assert "ran out of memory" in failed.message
+        assert store.adapters(session.id) == [good]
+        assert store.session(session.id).current_adapter_id == good.id
+        finish_all(worker)  # pairs and pictures are drawn again, from what was good
+        assert adapter_bytes(store, session) == before
+
+    def test_weights_that_are_no_numbers_never_become_an_adapter(
+        self, store, session, worker, monkeypatch
+    ):
+        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        step = torch.optim.AdamW.step
+
+        def overflows(optimiser, *arguments, **options):
+            result = step(optimiser, *arguments, **options)
+            with torch.no_grad():
+                optimiser.param_groups[0]["params"][0][0, 0] = float("inf")
+            return result
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
+        training = replace(session.settings.training, updates_base=1)
+        store.update_settings(session.id, replace(session.settings, training=training))
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "failed"
+        assert "not numbers" in store.round(round_.id).message
         assert store.adapters(session.id) == []
 
     def test_a_broken_file_leaves_its_pick_out(self, store, session, worker):

@@ -24,7 +24,7 @@ from studio.store import (
 )
 from studio.store.files import read_sealed, set_aside
 
-QUICK_TIMES, TIMES = 8, 200
+QUICK_TIMES, TIMES = 6, 200
 FILES = {
     "pictures": "sessions/*/images/*.png",
     "latents": "sessions/*/trajectories/*.safetensors",

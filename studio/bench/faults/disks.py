@@ -19,7 +19,7 @@ from studio.bench.faults.trial import (
     tally,
 )
 
-QUICK_PLACES = 4
+QUICK_PLACES = 3
 SMALL_DISK_MB = 1
 # Which calls fail, how, and for how long: a full disk stays full, a write error need not return.
 FAILURES = (

@@ -18,8 +18,8 @@ from studio.bench.faults.trial import (
     tally,
 )
 
-QUICK_PLACES = 10
-QUICK_MOMENTS, MOMENTS = 25, 1000
+QUICK_PLACES = 8
+QUICK_MOMENTS, MOMENTS = 20, 1000
 LONGEST_S = 1.5  # that the scripted hour is let run
 
 
