@@ -177,6 +177,8 @@ def _parser() -> argparse.ArgumentParser:
         "a path",
     )
 
+    _add_home(_command(commands, "report", report, "print what helps others to help you"))
+
     one = _command(commands, "bench", bench, "measure what the README claims")
     one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
 
@@ -502,6 +504,19 @@ def _look_at_files(home: Path) -> list[str]:
 def _print_list(lines: list[str], indent: str = "  ") -> None:
     for line in lines:
         print(f"{indent}{line}")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """The last errors, versions and the device; no prompts, names or paths."""
+    from studio.report import report as made
+    from studio.store import Store, StoreError
+
+    home, device = home_folder(arguments), ""
+    with contextlib.suppress(StoreError), contextlib.closing(Store.open(home)) as store:
+        status = store.worker_status()
+        device = status.device if status is not None else ""
+    print(made(home, device), end="")
+    return 0
 
 
 def bench(arguments: argparse.Namespace) -> int:

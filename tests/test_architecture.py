@@ -21,6 +21,7 @@ EVERYTHING_BUT_UI = {
     "logs",
     "models",
     "objectives",
+    "report",
     "sampling",
     "settings",
     "starter",
@@ -36,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ddim": set(),
     "objectives": set(),
     "logs": set(),
+    "report": {"logs"},
     "brake": set(),  # pictures in, figures out
     "evidence": set(),
     "supervisor": set(),
@@ -46,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {"store", "settings", "evidence"},
+    "ui": {"store", "settings", "evidence", "report"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

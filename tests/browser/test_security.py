@@ -120,3 +120,14 @@ def test_even_markup_that_gets_into_the_page_runs_no_script(open_page, labelling
     page.locator("#bait").evaluate("bait => bait.click()")
     page.wait_for_timeout(1000)
     assert page.evaluate("window.canary") is None
+
+
+def test_a_report_for_help_is_copied(browser, pages, open_page, store: Store, labelling: Session):
+    page = open_page("prefer")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=pages)
+    page.locator(".session-open").click()
+    page.get_by_role("button", name="Copy a report for help").click()
+    expect(page.locator("#notice-area")).to_contain_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert "What went wrong last" in copied
+    assert labelling.name not in copied
