@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"    {problem}", flush=True)
     print(f"\n{table(rows)}\n\n{(time.monotonic() - started_s) / 60:.1f} minutes.")
     if arguments.json:
-        document = {"machine": f"{platform.system()} {platform.machine()}", "rows": [asdict(row) for row in rows]}
+        machine = f"{platform.system()} {platform.machine()}"
+        document = {"machine": machine, "rows": [asdict(row) for row in rows]}
         arguments.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return 0 if rows and all(row.is_clean for row in rows) else 1
 
