@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
-BENCHMARKS = ("clicks", "clicks-latency", "curves", "train", "sample")
+BENCHMARKS = ("clicks", "clicks-latency", "curves", "train", "sample", "faults")
 FORMATS = ("kohya", "diffusers")
 PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3
@@ -164,6 +164,29 @@ def _parser() -> argparse.ArgumentParser:
         "--precision", choices=PRECISIONS, default="float32", help="of the numbers; default float32"
     )
     one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+
+    one = _command(commands, "sessions", sessions, "keep a session as one file, or take one in")
+    _add_home(one)
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_home(actions.add_parser("list", help="show the sessions"))
+    action = actions.add_parser("export", help="write a session with all its files as one archive")
+    _add_home(action)
+    _add_session(action)
+    action.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .zip")
+    action = actions.add_parser("import", help="take a session from an archive")
+    _add_home(action)
+    action.add_argument("archive", type=Path, metavar="FILE")
+
+    one = _command(commands, "doctor", doctor, "look at everything that is kept, and repair it")
+    _add_home(one)
+    one.add_argument(
+        "--restore",
+        metavar="SNAPSHOT",
+        help="put this snapshot in the place of a damaged database: a name that doctor lists, or "
+        "a path",
+    )
+
+    _add_home(_command(commands, "report", report, "print what helps others to help you"))
 
     one = _command(commands, "bench", bench, "measure what the README claims")
     one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
@@ -414,6 +437,103 @@ def export(arguments: argparse.Namespace) -> int:
         _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
         for what, found in made.checks.items():
             print(f"{what}: {found}")
+    return 0
+
+
+def sessions(arguments: argparse.Namespace) -> int:
+    """Sessions as archives: see `studio.store.archive` for what is in one."""
+    from studio.store import export_session, import_session
+
+    with _store(arguments) as store:
+        if arguments.action == "export":
+            session = _session(store, arguments.session)
+            missing = export_session(store, session.id, arguments.out.absolute())
+            print(arguments.out)
+            if missing:
+                print(f"{missing} files were missing and are not in it.", file=sys.stderr)
+        elif arguments.action == "import":
+            session = import_session(store, arguments.archive)
+            print(f"{session.id}  {session.name}")
+        else:
+            for session in store.sessions():
+                print(f"{session.id}  {session.name}")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """A report on the home; 0 when nothing is left to worry about."""
+    from studio.store import (
+        StudioLock,
+        database_complaints,
+        differing_rows,
+        restore,
+        snapshots,
+    )
+
+    home = home_folder(arguments)
+    database = home / "studio.sqlite"
+    if not database.exists() and not (home / "snapshots").exists():
+        raise CommandError(f"There is no studio in {home} yet.")
+    with StudioLock(home):  # nothing may change meanwhile
+        if arguments.restore:
+            snapshot = home / "snapshots" / arguments.restore  # a path from elsewhere stays one
+            carried = restore(home, snapshot)
+            print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
+            print(f"Newer rows that could still be read there, and were carried over: {carried}.")
+        complaints = database_complaints(database) if database.exists() else ["it is missing"]
+        print(f"Database: {'DAMAGED' if complaints else 'sound'}")
+        _print_list(complaints)
+        kept = snapshots(home)
+        if kept and not complaints:
+            complaints = differing_rows(database, kept[0].path)
+            if complaints:
+                print("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
+                _print_list(complaints)
+        problems = complaints or _look_at_files(home)
+        print(f"Snapshots: {len(kept)}")
+        for one in kept:
+            when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
+            print(f"  {one.path.name}   {when}, {one.picks} picks")
+        if complaints and kept:
+            print(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
+        elif complaints:
+            print("There is none to put back; the database was left as it is.")
+    return 1 if problems else 0
+
+
+def _look_at_files(home: Path) -> list[str]:
+    from studio.store import Store, examine_files
+
+    with contextlib.closing(Store.open(home)) as store:
+        found = examine_files(store)
+    print(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
+    for what, paths in (
+        ("missing", found.missing),
+        ("damaged, and set aside", found.damaged),
+        ("without a row, and set aside", found.orphaned),
+    ):
+        print(f"  {what}: {len(paths)}")
+        _print_list(paths, "    ")
+    if found.missing or found.damaged:
+        print("  Pictures are drawn again when they are needed; a round learns without the rest.")
+    return found.missing + found.damaged
+
+
+def _print_list(lines: list[str], indent: str = "  ") -> None:
+    for line in lines:
+        print(f"{indent}{line}")
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """The last errors, versions and the device; no prompts, names or paths."""
+    from studio.report import report as made
+    from studio.store import Store, StoreError
+
+    home, device = home_folder(arguments), ""
+    with contextlib.suppress(StoreError), contextlib.closing(Store.open(home)) as store:
+        status = store.worker_status()
+        device = status.device if status is not None else ""
+    print(made(home, device), end="")
     return 0
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 from studio.parameters import ParametersError
 
 MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more is not opened
-MOST_BYTES = 64_000_000
+MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more
 TEXT_NAME = "parameters"  # where A1111 keeps the settings
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import hashlib
+import io
 import itertools
 import logging
 import os
@@ -50,13 +50,23 @@ from studio.store import (
     Round,
     Session,
     Store,
+    StoreDamaged,
     StoreError,
     StoreFull,
     WorkerStatus,
     free_bytes,
+    take_daily_snapshot,
     write_atomically,
 )
-from studio.store.files import full_sentence, is_full
+from studio.store.files import (
+    full_sentence,
+    is_full,
+    read_sealed,
+    require_whole,
+    set_aside,
+    sha256,
+    write_sealed,
+)
 from studio.store.rows import CHECK_PICTURE, Purpose, WorkerState
 from studio.supervisor import when_supervisor_leaves
 from studio.training import Training, TrainingFailed
@@ -69,6 +79,7 @@ RETRY_S = 5.0  # before what failed is tried again, if nothing changes until the
 HEARTBEAT_S = 2.0
 SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
 CHECKPOINT_S = 5.0
+SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day old
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
@@ -116,6 +127,7 @@ class Worker:
         self._denoiser: models.Denoiser | None = None
         self._lesson: Lesson | None = None
         self._anchors: Anchors | None = None
+        self._snapshot_due_s = 0.0
         self._saying = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", self.device, 0.0)
 
@@ -133,6 +145,7 @@ class Worker:
             version = self.store.version()
             try:
                 self._require_room()
+                self._keep_snapshot()
                 if self.work():
                     continue
                 self._say("idle", "Ready.")
@@ -141,6 +154,16 @@ class Worker:
                 version = self.store.version()  # that was no news
             self._wait_for_news(version)
         self._put_down_lesson()
+
+    def _keep_snapshot(self) -> None:
+        """Once a day, a copy of the database; that it fails must not keep the artist waiting."""
+        if time.monotonic() < self._snapshot_due_s:
+            return
+        self._snapshot_due_s = time.monotonic() + SNAPSHOT_LOOK_S
+        try:
+            take_daily_snapshot(self.store.home)
+        except (OSError, StoreError):
+            log.warning("No snapshot was taken", exc_info=True)
 
     def work(self) -> bool:
         """Do one piece of the most urgent work; False when there is none.
@@ -301,15 +324,17 @@ class Worker:
     def _write(
         self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None
     ) -> Image:
-        """Put the files of an image on the disk; its row is for the caller to add."""
+        """Put the files of an image on the disk; gives the row for the caller to add."""
         master, display = self.store.image_path(image), self.store.display_path(image)
         write_atomically(master, lambda path: picture.save(path, "PNG"))
         if display != master:
             write_atomically(display, lambda path: picture.save(path, "JPEG", quality=92))
-        if chain is not None:
-            where = self.store.trajectory_path(image)
-            write_atomically(where, lambda path: trajectory.save(path, chain))
-        return image
+        image = replace(image, picture_sha256=sha256(master))
+        if chain is None:
+            return image
+        where = self.store.trajectory_path(image)
+        write_atomically(where, lambda path: trajectory.save(path, chain))
+        return replace(image, trajectory_sha256=sha256(where))
 
     # --- the model -------------------------------------------------------------------------------
 
@@ -331,11 +356,24 @@ class Worker:
         self, denoiser: models.Denoiser, adapter_id: str | None, strength: float = 1.0
     ) -> Iterator[None]:
         """Inside, an adapter of the store is applied, or none, whatever is being trained."""
-        folder = None
-        if adapter_id is not None:
-            folder = self.store.adapter_path(self.store.adapter(adapter_id))
+        folder = None if adapter_id is None else self._whole_adapter(adapter_id)
         with denoiser.using(folder, strength):
             yield
+
+    def _whole_adapter(self, adapter_id: str) -> Path:
+        """The folder of an adapter, which is what was learned, to the last bit."""
+        adapter = self.store.adapter(adapter_id)
+        folder = self.store.adapter_path(adapter)
+        try:
+            require_whole(folder / models.ADAPTER_FILE, adapter.sha256)
+            require_whole(folder / models.ADAPTER_CONFIG_FILE, adapter.config_sha256)
+        except (OSError, StoreDamaged) as error:
+            raise WorkerError(
+                f"The files of the LoRA of round {adapter.number} are missing or damaged. Use "
+                "another round on the Train tab, or train again; `python launch.py doctor` looks "
+                "at all files."
+            ) from error
+        return folder
 
     # --- rounds ----------------------------------------------------------------------------------
 
@@ -415,8 +453,10 @@ class Worker:
         if picked.pick.choice == "right":
             sides.reverse()
         try:
+            for one in sides:
+                require_whole(self.store.trajectory_path(one), one.trajectory_sha256)
             chosen, rejected = (trajectory.load(self.store.trajectory_path(one)) for one in sides)
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
             log.warning(
                 "Pick %s is left out: its files cannot be read", picked.pick.id, exc_info=True
             )
@@ -466,9 +506,12 @@ class Worker:
             denoiser.save_adapter(path)
 
         write_atomically(folder, write)
-        with (folder / models.ADAPTER_FILE).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        adapter = replace(adapter, sha256=digest, checks=checks.values() if checks else {})
+        adapter = replace(
+            adapter,
+            sha256=sha256(folder / models.ADAPTER_FILE),
+            config_sha256=sha256(folder / models.ADAPTER_CONFIG_FILE),
+            checks=checks.values() if checks else {},
+        )
         lost = brake.what_is_lost(checks) if checks else ""
         message = "Done."
         if lost:
@@ -542,9 +585,9 @@ class Worker:
             self._lesson = None
 
     def _save(self, lesson: Lesson) -> None:
-        state = lesson.training.state()
-        path = self.store.checkpoint_path(lesson.round)
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        state = io.BytesIO()
+        torch.save(lesson.training.state(), state)
+        write_sealed(self.store.checkpoint_path(lesson.round), state.getvalue())
         lesson.saved_at_s = time.monotonic()
 
     def _restore(self, round_: Round, training: Training) -> None:
@@ -552,7 +595,13 @@ class Worker:
         if not path.exists():
             return
         try:
-            training.load_state(torch.load(path, map_location="cpu", weights_only=True))
+            state = io.BytesIO(read_sealed(path))
+            training.load_state(torch.load(state, map_location="cpu", weights_only=True))
+        except StoreDamaged:
+            # Every draw belongs to its update: from the beginning it comes to the same adapter.
+            log.warning("Round %d begins anew: what it had written is damaged", round_.number)
+            set_aside(self.store.home, path)
+            return
         except Exception as error:
             raise WorkerError("What this round had learned so far cannot be read.") from error
         log.info("Round %d goes on after update %d", round_.number, training.update)
@@ -697,8 +746,9 @@ class Worker:
             checks={},
             created_at_s=time.time(),
         )
+        folder = self._whole_adapter(adapter.id)
         try:
-            state = load_file(self.store.adapter_path(adapter) / models.ADAPTER_FILE)
+            state = load_file(folder / models.ADAPTER_FILE)
         except (OSError, SafetensorError) as error:
             raise WorkerError("The files of this adapter are missing or damaged.") from error
         [prompt, *_] = session.settings.shown_prompts or ("",)

@@ -24,6 +24,7 @@ EVERYTHING_BUT_UI = {
     "parameters",
     "pictures",
     "prompts",
+    "report",
     "sampling",
     "settings",
     "starter",
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ddim": set(),
     "objectives": set(),
     "logs": set(),
+    "report": {"logs"},
     "brake": set(),  # pictures in, figures out
     "evidence": set(),
     "parameters": set(),  # text in, text out
@@ -52,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {"store", "settings", "evidence", "parameters", "pictures", "prompts"},
+    "ui": {"store", "settings", "evidence", "parameters", "pictures", "prompts", "report"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

@@ -196,6 +196,30 @@ class TestFiles:
         assert path.read_text() == "one"
         assert list(path.parent.iterdir()) == [path]
 
+    def test_it_is_on_the_disk_before_it_has_its_name_and_its_name_before_anything_goes_on(
+        self, tmp_path, monkeypatch
+    ):
+        """A power cut between any two of these leaves the old file or the new one, whole."""
+        done = []
+        fsync, replace = os.fsync, os.replace
+
+        def named(handle: int) -> str:
+            return Path(os.readlink(f"/proc/self/fd/{handle}")).name
+
+        monkeypatch.setattr(os, "fsync", lambda handle: done.append(named(handle)) or fsync(handle))
+        monkeypatch.setattr(os, "replace", lambda *paths: done.append("->") or replace(*paths))
+
+        def write(temporary: Path) -> None:
+            temporary.mkdir()
+            (temporary / "inner").write_text("x")
+
+        if not Path("/proc/self/fd").exists():
+            pytest.skip("this system has no /proc to look a file up in")
+        write_atomically(tmp_path / "place" / "folder", write)
+        inner, draft, renamed, place = done
+        assert (inner, renamed, place) == ("inner", "->", "place")
+        assert draft.startswith(".writing-")
+
     def test_a_folder_appears_whole(self, tmp_path):
         def write(temporary: Path) -> None:
             temporary.mkdir()

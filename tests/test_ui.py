@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
+import uuid
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image as Pictures
 from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
 from studio.starter.data import CONCEPTS_PATH
 from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
-from studio.ui import curves, words
+from studio.ui import curves, guard, words
 from studio.ui.app import build, serve
 from studio.ui.images import THUMBNAIL_PX
 from studio.ui.page import Look, begin_session, open_session
@@ -43,10 +45,15 @@ def client(module_store: Store) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def guarded_client(module_store: Store) -> TestClient:
-    """The studio when it listens beyond this machine."""
-    app = build(module_store, auth=("ada", "secret: x"))
-    return TestClient(app, base_url="http://studio.example:7860")
+def guarded_app(module_store: Store):
+    return build(module_store, auth=("ada", "secret: x"))
+
+
+@pytest.fixture
+def guarded_client(guarded_app) -> TestClient:
+    """The studio when it listens beyond this machine; each test comes from another address."""
+    address = (uuid.uuid4().hex, 50_000)
+    return TestClient(guarded_app, base_url="http://studio.example:7860", client=address)
 
 
 # --- the guard -----------------------------------------------------------------------------------
@@ -139,6 +146,120 @@ def test_with_the_password_one_is_let_in_under_any_host(guarded_client):
     assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 200
     headers["origin"] = "http://evil.example"
     assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 403
+
+
+def test_wrong_passwords_are_counted(module_store, monkeypatch):
+    app = build(module_store, auth=("ada", "secret"))
+    client = TestClient(app, base_url="http://studio.example:7860", client=("10.0.0.1", 1))
+    other = TestClient(app, base_url="http://studio.example:7860", client=("10.0.0.2", 1))
+    right, wrong = (
+        {"authorization": "Basic " + b64encode(text).decode()} for text in (b"ada:secret", b"ada:x")
+    )
+    path = "/studio/studio.css"
+    for _ in range(guard.MOST_ATTEMPTS * 2):
+        assert client.get(path).status_code == 401  # a browser that asks for the password
+    for _ in range(guard.MOST_ATTEMPTS):
+        assert client.get(path, headers=wrong).status_code == 401
+    for headers in (wrong, right):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "60"
+    assert other.get(path, headers=right).status_code == 200
+    monkeypatch.setattr(guard, "WAIT_S", 0.0)
+    assert client.get(path, headers=right).status_code == 200
+
+
+def routes_of(routes) -> list[tuple[str, str]]:
+    """Every (method, path) that an app answers, the mounted ones among them."""
+    found = []
+    for route in routes:
+        inner = getattr(route, "original_router", None) or getattr(route, "app", None)
+        if hasattr(inner, "routes"):
+            found += routes_of(inner.routes)
+        else:
+            path = re.sub(r"\{(\w+)(:path)?\}", "x", route.path)
+            found += [(method, path) for method in sorted(route.methods)]
+    return found
+
+
+ATTACKS = {
+    "rebinding": {"host": "evil.example:7860"},
+    "no host": {"host": ""},
+    "a foreign origin": {"origin": "http://evil.example"},
+    "a null origin": {"origin": "null"},
+    "another port": {"origin": "http://127.0.0.1:7861"},
+    "a cross-site fetch": {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "cors",
+        "sec-fetch-dest": "empty",
+    },
+    "a frame": {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "navigate",
+        "sec-fetch-dest": "iframe",
+    },
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_every_route_refuses_every_attack(client, attack):
+    found = routes_of(client.app.routes)
+    assert len(found) > 60  # the walk goes through gradio's own routes too
+    for known in (("GET", "/images/x"), ("POST", "/gradio_api/queue/join"), ("GET", "/config")):
+        assert known in found
+    for method, path in found:
+        answer = client.request(method, path, headers={**LOCAL, **ATTACKS[attack]})
+        assert answer.status_code == 403, (method, path)
+
+
+def test_beyond_this_machine_every_route_there_is_asks_for_the_password(guarded_client):
+    for method, path in routes_of(guarded_client.app.routes):
+        assert guarded_client.request(method, path).status_code == 401, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=studio.sqlite",
+        "/gradio_api/file/etc/passwd",
+        "/gradio_api/proxy=http://evil.example/",
+        "/static/../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/assets/..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/svelte/..%2f..%2f..%2f..%2fetc%2fpasswd",
+        "/studio/..%2fapp.py",
+        "/images/..%2f..%2fstudio.sqlite/master",
+        "/gradio_api/custom_component/x/server/component/../../../../etc/passwd",
+    ],
+)
+def test_no_file_is_read_but_what_the_store_names(client, path):
+    answer = client.get(path, headers=LOCAL)
+    assert answer.status_code in (400, 403, 404), path
+    assert b"root:" not in answer.content
+    assert b"SQLite format" not in answer.content
+
+
+def test_nothing_can_be_uploaded_and_nothing_endless_sent(client):
+    files = {"files": ("x.png", b"x")}
+    assert client.post("/gradio_api/upload", files=files, headers=LOCAL).status_code == 404
+    join = "/gradio_api/queue/join"
+    large = b"x" * (guard.LARGEST_BODY_BYTES + 1)
+    assert client.post(join, content=large, headers=LOCAL).status_code == 413
+    endless = client.post(join, content=(b"x" for _ in range(3)), headers=LOCAL)
+    assert endless.status_code == 411
+
+
+def test_a_page_runs_only_the_scripts_that_it_was_served_with(client):
+    page = client.get("/", headers=LOCAL)
+    policy = page.headers["content-security-policy"]
+    [scripts] = [part for part in policy.split("; ") if part.startswith("script-src")]
+    assert "unsafe-inline" not in scripts
+    inline = re.findall(r"<script(?![^>]*\ssrc=)[^>]*>", page.text)
+    assert inline
+    assert scripts.count("sha256-") == len(inline)
+    elsewhere = client.get("/images/none", headers=LOCAL).headers["content-security-policy"]
+    assert "sha256-" not in elsewhere
 
 
 def test_listening_to_others_without_a_password_is_refused(store):

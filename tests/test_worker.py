@@ -17,10 +17,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from studio import sampling, trajectory
+from studio import models, sampling, trajectory
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError
-from studio.worker import Worker, nth_draw, preview_seed, same_picture
+from studio.worker import Worker, WorkerError, nth_draw, preview_seed, same_picture
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -85,6 +85,12 @@ def work_until(worker: Worker, reached: Callable[[], bool]) -> None:
             return
         assert worker.work(), "there is no work left, and it never came to that"
     raise AssertionError("it never came to that")
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def adapter_bytes(store: Store, session: Session, number: int = -1) -> bytes:
@@ -317,6 +323,62 @@ class TestRounds:
         assert "not a number" in store.round(round_.id).message
         assert store.adapters(session.id) == []
 
+    @pytest.mark.parametrize("phase", ["forward", "backward", "optimiser"])
+    def test_out_of_memory_at_any_phase_is_a_sentence_and_changes_nothing(
+        self, store, session, worker, monkeypatch, phase
+    ):
+        store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        [good] = store.adapters(session.id)
+        before = adapter_bytes(store, session)
+        store.add_pick("another", store.picked_pairs(session.id)[0].pair.id, "right")
+        place, name = {
+            "forward": (models.Denoiser, "predict_noise"),
+            "backward": (torch.Tensor, "backward"),
+            "optimiser": (torch.optim.AdamW, "step"),
+        }[phase]
+        whole, calls = getattr(place, name), []
+
+        def fails(*arguments, **options):
+            calls.append(name)
+            if len(calls) > 2:  # not at once: when something has been learned
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            return whole(*arguments, **options)
+
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker._lesson is not None)
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, fails)
+            worker.continue_round()
+        failed = store.round(round_.id)
+        assert failed.state == "failed"
+        assert "ran out of memory" in failed.message
+        assert store.adapters(session.id) == [good]
+        assert store.session(session.id).current_adapter_id == good.id
+        finish_all(worker)  # pairs and pictures are drawn again, from what was good
+        assert adapter_bytes(store, session) == before
+
+    def test_weights_that_are_no_numbers_never_become_an_adapter(
+        self, store, session, worker, monkeypatch
+    ):
+        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        step = torch.optim.AdamW.step
+
+        def overflows(optimiser, *arguments, **options):
+            result = step(optimiser, *arguments, **options)
+            with torch.no_grad():
+                optimiser.param_groups[0]["params"][0][0, 0] = float("inf")
+            return result
+
+        monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
+        training = replace(session.settings.training, updates_base=1)
+        store.update_settings(session.id, replace(session.settings, training=training))
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert store.round(round_.id).state == "failed"
+        assert "not numbers" in store.round(round_.id).message
+        assert store.adapters(session.id) == []
+
     def test_a_broken_file_leaves_its_pick_out(self, store, session, worker):
         images = [one.pair.left for one in store.picked_pairs(session.id)]
         store.trajectory_path(images[0]).write_bytes(b"broken")
@@ -334,14 +396,48 @@ class TestRounds:
         assert store.round(round_.id).state == "failed"
         assert "files of all picks" in store.round(round_.id).message
 
-    def test_an_unreadable_checkpoint_is_a_sentence(self, store, session, worker):
+    def test_a_damaged_checkpoint_is_set_aside_and_changes_nothing(
+        self, store, session, worker, home
+    ):
+        store.close()
+        other = Store.open(shutil.copytree(home, f"{home}-copy"))
+        other.request_round(session.id)
+        finish_all(Worker(other, "cpu"))
+
         round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker._lesson is not None)
+        worker._lesson.training.step()
+        worker._put_down_lesson()
         path = store.checkpoint_path(round_)
-        path.parent.mkdir()
-        path.write_bytes(b"broken")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # one bit: in the weights, where torch notices nothing
+        path.write_bytes(content)
         finish_all(worker)
-        assert store.round(round_.id).state == "failed"
-        assert "cannot be read" in store.round(round_.id).message
+        assert (home / "aside" / path.relative_to(home)).read_bytes() == content
+        assert store.round(round_.id).state == "done"
+        assert adapter_bytes(store, session) == adapter_bytes(other, session)
+        other.close()
+
+    def test_one_wrong_bit_in_a_trajectory_leaves_its_pick_out(self, store, session, worker):
+        flip_last_bit(store.trajectory_path(store.picked_pairs(session.id)[0].pair.left))
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        assert "without 1 of the picks" in store.round(round_.id).message
+
+    def test_an_adapter_with_one_wrong_bit_is_never_drawn_with(self, store, session, worker):
+        store.request_round(session.id)
+        work_until(worker, lambda: bool(store.adapters(session.id)))
+        [adapter] = store.adapters(session.id)
+        store.discard_waiting_pairs(session.id)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            path = store.adapter_path(adapter) / name
+            content = path.read_bytes()
+            flip_last_bit(path)
+            with pytest.raises(WorkerError, match="missing or damaged"):
+                finish_all(worker)
+            path.write_bytes(content)
+        finish_all(worker)
+        assert store.waiting_count(session.id) == 6
 
     def test_deleting_the_session_ends_its_round(self, store, session, worker, settings):
         training = replace(settings.training, updates_base=500)

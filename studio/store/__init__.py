@@ -9,7 +9,9 @@ picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worke
 `exams`, on `database` (transactions, migrations). What it returns is in `rows`.
 """
 
-from studio.store.errors import StoreError, StoreFull, StoreLocked, StoreTooNew
+from studio.store.archive import ArchiveError, export_session, import_session
+from studio.store.doctor import FileReport, examine_files, restore
+from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from studio.store.exams import Exams
 from studio.store.files import free_bytes, write_atomically
 from studio.store.lock import StudioLock
@@ -30,6 +32,14 @@ from studio.store.rows import (
     Session,
     WorkerStatus,
 )
+from studio.store.snapshots import (
+    Snapshot,
+    database_complaints,
+    differing_rows,
+    snapshots,
+    take_daily_snapshot,
+    take_snapshot,
+)
 
 
 class Store(Exams):
@@ -38,9 +48,11 @@ class Store(Exams):
 
 __all__ = [
     "Adapter",
+    "ArchiveError",
     "Exam",
     "ExamPair",
     "Export",
+    "FileReport",
     "Habits",
     "Image",
     "Job",
@@ -51,13 +63,24 @@ __all__ = [
     "PickedPair",
     "Round",
     "Session",
+    "Snapshot",
     "Store",
+    "StoreDamaged",
     "StoreError",
     "StoreFull",
     "StoreLocked",
     "StoreTooNew",
     "StudioLock",
     "WorkerStatus",
+    "database_complaints",
+    "differing_rows",
+    "examine_files",
+    "export_session",
     "free_bytes",
+    "import_session",
+    "restore",
+    "snapshots",
+    "take_daily_snapshot",
+    "take_snapshot",
     "write_atomically",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.sqlite import insert
 
 from studio.store import schema
-from studio.store.errors import StoreError, StoreFull, StoreTooNew
+from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreTooNew
 from studio.store.files import full_sentence, is_full
+from studio.store.snapshots import take_snapshot
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10.0
@@ -120,7 +122,7 @@ class Database:
         with self._reading() as connection:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
-            raise StoreError(self._damaged())
+            raise StoreDamaged(self._damaged())
 
     def _migrate(self) -> None:
         config = Config()
@@ -137,6 +139,8 @@ class Database:
                 f"(revision {revision}, this one knows up to {newest}). Update the studio, or use "
                 "another --home; nothing was changed."
             )
+        if revision is not None:
+            take_snapshot(self.home, f"before-{newest}")
         with self._writing(counts=False) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -144,8 +148,9 @@ class Database:
 
     def _damaged(self) -> str:
         return (
-            f"{self.path} is damaged and was left as it is. "
-            "Put back a copy of it, or use another --home."
+            f"{self.path} is damaged and was left as it is. Close the studio and run "
+            "`python launch.py doctor`: it shows the daily snapshots, and puts one back with all "
+            "that can still be read."
         )
 
     @contextmanager
@@ -153,7 +158,11 @@ class Database:
         """Turn what SQLite says into what an artist can act on."""
         try:
             yield
+        except json.JSONDecodeError as error:  # a column that was JSON when it was written
+            raise StoreDamaged(self._damaged()) from error
         except sa.exc.DBAPIError as error:
+            if "Could not decode to UTF-8" in str(error.orig):
+                raise StoreDamaged(self._damaged()) from error
             code = getattr(error.orig, "sqlite_errorcode", None)
             if code is None:
                 raise
@@ -161,7 +170,7 @@ class Database:
                 case sqlite3.SQLITE_FULL:
                     raise StoreFull(full_sentence(self.home)) from error
                 case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                    raise StoreError(self._damaged()) from error
+                    raise StoreDamaged(self._damaged()) from error
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                     raise StoreError(f"{self.path} cannot be opened for writing.") from error
                 case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:

@@ -13,5 +13,9 @@ class StoreFull(StoreError):
     """The disk has no room left."""
 
 
+class StoreDamaged(StoreError):
+    """What was read is not what was written."""
+
+
 class StoreLocked(StoreError):
     """Another studio already serves this home."""

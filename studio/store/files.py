@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from studio.store.errors import StoreError, StoreFull
+from studio.store.errors import StoreDamaged, StoreError, StoreFull
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -36,12 +37,44 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         _sync(path.parent)
     except BaseException as error:
-        _remove(temporary)
+        remove(temporary)
         if is_full(error):
             raise StoreFull(full_sentence(path.parent)) from error
         if isinstance(error, OSError):
             raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
         raise
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_whole(path: Path, expected: str) -> None:
+    """Raise `StoreDamaged` when the file's checksum is not `expected`; "" is not known, and passes.
+
+    Raises OSError when it cannot be read.
+    """
+    if expected and sha256(path) != expected:
+        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """For a file that no row describes: write `content` behind its own checksum."""
+    write_atomically(
+        path, lambda draft: draft.write_bytes(hashlib.sha256(content).digest() + content)
+    )
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote. Raises `StoreDamaged` when it is anything else."""
+    sealed = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    seal, content = sealed[:size], sealed[size:]
+    if hashlib.sha256(content).digest() != seal:
+        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+    return content
 
 
 def is_full(error: BaseException) -> bool:
@@ -59,6 +92,14 @@ def full_sentence(place: Path) -> str:
         f"The disk that holds {place} is full. Make some room and go on: "
         "everything up to here is kept."
     )
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a file or folder another place, which is on the disk before any row names it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+    _sync(target.parent)
+    _sync(path.parent)
 
 
 def set_aside(home: Path, path: Path) -> None:
@@ -80,7 +121,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Take away what was only a draft, as far as the system lets it."""
     with contextlib.suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path)

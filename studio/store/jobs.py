@@ -129,9 +129,10 @@ class Jobs(Rounds):
     def set_orphans_aside(self) -> list[Path]:
         """Move files that no row names to `home/aside`, and the folders of deleted sessions.
 
-        For the worker, when it starts: nobody else writes files then. Returns what was moved.
+        For the worker, when it starts: nobody else writes files then, but for an import, which puts
+        its files in place within the transaction of its rows. Returns what was moved.
         """
-        with self._reading() as connection:
+        with self._writing(counts=False) as connection:
             live = set(
                 connection.scalars(
                     sa.select(sessions.c.id).where(sessions.c.deleted_at_s.is_(None))
@@ -142,21 +143,21 @@ class Jobs(Rounds):
                 for table in (images, adapters, exports, rounds)
                 for id_ in connection.scalars(sa.select(table.c.id))
             }
-        moved: list[Path] = []
-        for session in _entries(self.home / "sessions"):
-            if session.name not in live:
-                candidates = [session]
-            else:
-                candidates = [
-                    entry
-                    for folder in _entries(session)
-                    if folder.is_dir()
-                    for entry in _entries(folder)
-                    if entry.name.startswith(TEMPORARY_PREFIX) or entry.stem not in named
-                ]
-            for path in candidates:
-                set_aside(self.home, path)
-                moved.append(path)
+            moved: list[Path] = []
+            for session in _entries(self.home / "sessions"):
+                if session.name not in live:
+                    candidates = [session]
+                else:
+                    candidates = [
+                        entry
+                        for folder in _entries(session)
+                        if folder.is_dir()
+                        for entry in _entries(folder)
+                        if entry.name.startswith(TEMPORARY_PREFIX) or entry.stem not in named
+                    ]
+                for path in candidates:
+                    set_aside(self.home, path)
+                    moved.append(path)
         return moved
 
 

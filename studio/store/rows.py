@@ -49,6 +49,8 @@ class Image:
     base_hash: str
     created_at_s: float
     favourite: bool = False
+    picture_sha256: str = ""  # of the lossless picture, in hexadecimal; "": not known
+    trajectory_sha256: str = ""  # likewise; "" also where no trajectory is kept
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,10 @@ class Adapter:
     settings: TrainingSettings
     base_hash: str
     picks: int
-    sha256: str
+    sha256: str  # of the weights
     created_at_s: float
     checks: dict[str, Any] = field(default_factory=dict)  # what its pictures showed: see `brake`
+    config_sha256: str = ""  # of the file that says how the weights are used; "": not known
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ images = _entity(
     Column("sampling", Settings(SamplingSettings), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("favourite", Boolean, nullable=False),
+    Column("picture_sha256", String, nullable=False),  # "": not known
+    Column("trajectory_sha256", String, nullable=False),
 )
 
 pairs = _entity(
@@ -129,6 +131,7 @@ adapters = _entity(
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
+    Column("config_sha256", String, nullable=False),
     Column("checks", JSON, nullable=False),
 )
 

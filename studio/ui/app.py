@@ -9,8 +9,9 @@ from pathlib import Path
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 
+from studio.report import report
 from studio.store import Store
 from studio.ui import header, images
 from studio.ui.guard import LOOPBACK_NAMES, Guard
@@ -40,6 +41,11 @@ def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
         if name not in OWN_FILES:
             raise HTTPException(404)
         return FileResponse(ASSETS / name, headers={"Cache-Control": "no-cache"})
+
+    @app.get("/report")
+    def help_() -> PlainTextResponse:
+        status = store.worker_status()
+        return PlainTextResponse(report(store.home, status.device if status else ""))
 
     return gr.mount_gradio_app(
         app,

@@ -4,13 +4,19 @@ A page anywhere on the web can send requests to a server on the artist's own mac
 must name this machine as its host (against DNS rebinding), must not come from another origin, and
 must not be embedded. When the studio listens beyond this machine, a name and a password are asked
 for instead of the host, for every route there is: pages, pictures and downloads.
+
+Should markup of somebody's making ever come into a page, the browser runs no script in it: only
+those that were in the page as it was served, known by their checksums.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import re
 import secrets
+import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,13 +29,14 @@ LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+        "script-src 'self' 'unsafe-eval' blob:{scripts}",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
         "font-src 'self' data:",
         "connect-src 'self' data: blob:",
         "worker-src 'self' blob:",
         "object-src 'none'",
+        "frame-src 'none'",
         "base-uri 'self'",
         "form-action 'self'",
         "frame-ancestors 'none'",
@@ -37,13 +44,24 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+# What gradio can do and the studio never asks of it: whatever comes here comes from elsewhere.
+UNUSED_PATHS = re.compile(
+    r"/(?:gradio_api/(?:upload|file|proxy|stream|custom_component|process_recording|dev|deep_link"
+    r"|token|runs|openapi|vibe|undo-vibe)|login|logout|monitoring|pwa_icon|manifest\.json)"
+)
+LARGEST_BODY_BYTES = 16_000_000  # all prompts of the largest session, and room
+INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script", re.DOTALL | re.IGNORECASE)
+
+MOST_ATTEMPTS = 10  # wrong passwords from one address, before it has to wait
+WAIT_S = 60.0
+MOST_ADDRESSES = 10_000
 
 
 class Guard:
@@ -52,12 +70,13 @@ class Guard:
     def __init__(self, app: ASGIApp, auth: tuple[str, str] | None = None) -> None:
         self.app = app
         self.auth = auth
+        self._wrong: dict[str, tuple[int, float]] = {}  # address: how often, and when last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(Headers(scope=scope), scope.get("method", "GET"))
+        refusal = self._refusal(Headers(scope=scope), scope)
         if scope["type"] != "http":  # gradio opens no websocket; what refuses has no answer there
             if refusal is None:
                 await self.app(scope, receive, send)
@@ -65,22 +84,48 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008})
             return
 
+        page: list[Message] = []  # an HTML page is held back until its scripts are known
+
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers[name] = value
+                headers["Content-Security-Policy"] = content_security_policy(b"")
+                if headers.get("content-type", "").startswith("text/html"):
+                    page.append(message)
+                    return
+            elif page:
+                page.append(message)
+                if message.get("more_body"):
+                    return
+                body = b"".join(part.get("body", b"") for part in page[1:])
+                headers = MutableHeaders(scope=page[0])
+                headers["Content-Security-Policy"] = content_security_policy(body)
+                for part in page:
+                    await send(part)
+                return
             await send(message)
 
+        if scope["path"] == "/":  # its scripts must be readable here
+            plain = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
+            scope = {**scope, "headers": plain}
         await (refusal or self.app)(scope, receive, send_guarded)
 
-    def _refusal(self, headers: Headers, method: str) -> Response | None:
+    def _refusal(self, headers: Headers, scope: Scope) -> Response | None:
         """The answer to a request that is not let in; None lets it in."""
-        host = headers.get("host", "")
+        host, method = headers.get("host", ""), scope.get("method", "GET")
+        address = (scope.get("client") or ("", 0))[0]
         if self.auth is None:
             if _name(host) not in LOOPBACK_NAMES:
                 return PlainTextResponse("The studio answers only on this machine.", 403)
+        elif self._has_to_wait(address):
+            return PlainTextResponse(
+                "Too many wrong passwords: wait a minute.", 429, {"Retry-After": f"{WAIT_S:.0f}"}
+            )
         elif not self._knows(headers.get("authorization", "")):
+            if "authorization" in headers:  # a browser asks once without it
+                self._remember_wrong(address)
             return PlainTextResponse(
                 "This studio asks for a name and a password.",
                 401,
@@ -88,7 +133,28 @@ class Guard:
             )
         if not _same_origin(headers, host, method):
             return PlainTextResponse("The studio does not answer other pages.", 403)
+        if UNUSED_PATHS.match(scope["path"]):
+            return PlainTextResponse("The studio has nothing here.", 404)
+        if method not in ("GET", "HEAD", "OPTIONS"):
+            length = headers.get("content-length", "")
+            if not (length.isascii() and length.isdigit()):
+                return PlainTextResponse("Say how long it is.", 411)
+            if int(length) > LARGEST_BODY_BYTES:
+                return PlainTextResponse("This is too much at once.", 413)
         return None
+
+    def _has_to_wait(self, address: str) -> bool:
+        count, last_s = self._wrong.get(address, (0, 0.0))
+        if count and time.monotonic() - last_s >= WAIT_S:
+            del self._wrong[address]
+            return False
+        return count >= MOST_ATTEMPTS
+
+    def _remember_wrong(self, address: str) -> None:
+        if len(self._wrong) >= MOST_ADDRESSES:  # a flood from many: those of long ago go first
+            del self._wrong[next(iter(self._wrong))]
+        count, _ = self._wrong.pop(address, (0, 0.0))
+        self._wrong[address] = (count + 1, time.monotonic())
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
@@ -99,6 +165,14 @@ class Guard:
         except (binascii.Error, ValueError):
             return False
         return secrets.compare_digest(given, ":".join(self.auth).encode())
+
+
+def content_security_policy(page: bytes) -> str:
+    """For an answer with this content: no script in it may run but those that it has now."""
+    scripts = (text.replace(b"\r\n", b"\n") for text in INLINE_SCRIPT.findall(page))
+    digests = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in scripts)
+    known = "".join(f" 'sha256-{digest}'" for digest in digests)
+    return CONTENT_SECURITY_POLICY.replace("{scripts}", known)
 
 
 def _same_origin(headers: Headers, host: str, method: str) -> bool:

@@ -109,6 +109,9 @@ def _menu(look: Look) -> str:
     <h2>Sessions</h2>
     <ul>{rows}</ul>
     <button type="button" class="button wide" data-act="new">New session</button>
+    <button type="button" class="button wide quiet" data-act="report"
+      title="The last errors, versions and device; no prompts, names or paths"
+      >Copy a report for help</button>
   </div>
 </div>"""
 

@@ -20,12 +20,23 @@ const questions = {
   }),
 };
 
+const copyReport = async () => {
+  try {
+    const answer = await fetch("/report");
+    await navigator.clipboard.writeText(await answer.text());
+    studio.notify("good", "Copied: the last errors, versions and device. Paste it where you ask.");
+  } catch {  // a browser that lets no page copy, such as one over plain HTTP
+    window.open("/report", "_blank");
+  }
+};
+
 element.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-act]");
   if (!button) return;
   const { act, id = "", name = "" } = button.dataset;
   if (act === "theme") return studio.flipTheme();
   menu()?.hidePopover();
+  if (act === "report") return copyReport();
   const answer = questions[act] ? await studio.ask(questions[act](name)) : true;
   if (answer !== null) trigger("session", { act, id, name: answer === true ? name : answer });
 });

@@ -1,0 +1,79 @@
+"""Faults injected in the real program, and what was lost by them.
+
+    python launch.py bench faults --quick --json faults.json
+
+Each row of the table is a fault: how often it was tried, and what came of it. After each one the
+store is opened again, and everything in it is looked at. `lost`: what had been acknowledged, or
+was there before, and is gone. `torn`: files and rows that are neither as they were nor as they
+should have become, and that nobody noticed. `hung`: what took longer than its limit. All three are
+0, or the command fails. Without `--quick` every place is tried, not a sample of them.
+
+Processes are killed, and errors injected, by `strace`, at system calls that write; without it those
+rows are left out, and the command says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from studio.bench.faults import damage, disks, kills, rounds
+from studio.bench.faults.operations import make_homes
+from studio.bench.faults.trial import Row
+
+HOW_TO_GET_STRACE = "Debian and Ubuntu: apt install strace"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="launch.py bench faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="a sample of every kind, in minutes")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--only", metavar="WORD", default="", help="rows whose name has this word")
+    arguments = parser.parse_args(argv)
+    started_s = time.monotonic()
+    if sys.platform != "linux":
+        print("Faults can be injected on Linux only: it has strace and /proc.", file=sys.stderr)
+        return 1
+    with_strace = shutil.which("strace") is not None
+    if not with_strace:
+        print(f"strace is missing, so its rows are left out ({HOW_TO_GET_STRACE}).")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as place:
+        homes = make_homes(Path(place))
+        for part in (kills, disks, damage, rounds):
+            for row in part.rows(homes, Path(place), arguments.quick, with_strace, arguments.only):
+                rows.append(row)
+                print(line(row), flush=True)
+                for problem in row.problems[:5]:
+                    print(f"    {problem}", flush=True)
+    print(f"\n{table(rows)}\n\n{(time.monotonic() - started_s) / 60:.1f} minutes.")
+    if arguments.json:
+        machine = f"{platform.system()} {platform.machine()}"
+        document = {"machine": machine, "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return 0 if rows and all(row.is_clean for row in rows) else 1
+
+
+def line(row: Row) -> str:
+    return f"{row.fault}: {row.tried} tried, {row.lost} lost, {row.torn} torn, {row.hung} hung"
+
+
+def table(rows: list[Row]) -> str:
+    """As it stands in the README."""
+    heads = ("fault", "tried", "lost", "torn", "hung")
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
+    total = Row("**all**", *(sum(getattr(r, name) for r in rows) for name in heads[1:]))
+    for row in [*rows, total]:
+        lines.append(f"| {' | '.join(str(getattr(row, name)) for name in heads)} |")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Disks that are full or broken: every write that can fail, fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from studio.bench.faults.operations import SHORT, Home, home_for
+from studio.bench.faults.trial import (
+    REFUSED,
+    Row,
+    calls_of,
+    copy_of,
+    run,
+    sample,
+    tally,
+)
+
+QUICK_PLACES = 3
+SMALL_DISK_MB = 1
+# Which calls fail, how, and for how long: a full disk stays full, a write error need not return.
+FAILURES = (
+    ("the disk is full in", ("write", "pwrite64", "mkdir"), "error=ENOSPC:when={}+"),
+    ("the disk fails in", ("fsync", "fdatasync"), "error=EIO:when={}"),
+)
+
+
+def rows(
+    homes: dict[str, Home], place: Path, quick: bool, with_strace: bool, only: str
+) -> Iterator[Row]:
+    for operation in SHORT if with_strace else ():
+        home = home_for(operation, homes)
+        calls = None
+        for fault, names, error in FAILURES:
+            row = Row(f"{fault} {operation}")
+            if only not in row.fault:
+                continue
+            calls = calls or calls_of(home, operation, place)
+            places = [one for one in calls if one[0] in names]
+            for call, number in sample(places, quick, QUICK_PLACES):
+                with copy_of(home, place) as copy:
+                    # From the Nth call of this kind on, as a full disk refuses them all.
+                    done = run(copy, operation, f"{call}:{error.format(number)}")
+                    tally(row, f"{call} {number}", home, copy, done)
+            yield row
+    row = Row(f"a disk of {SMALL_DISK_MB} MB runs full")
+    if only in row.fault:
+        yield from _small_disk(row, homes["new"], place)
+
+
+def _small_disk(row: Row, home: Home, place: Path) -> Iterator[Row]:
+    """A real one; only root can mount it."""
+    disk = place / "disk"
+    disk.mkdir(exist_ok=True)
+    size = sum(path.stat().st_size for path in home.path.rglob("*") if path.is_file())
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 1024 + SMALL_DISK_MB * 1024}k"]
+    mounted = os.geteuid() == 0 and shutil.which("mount") is not None
+    mounted = mounted and not subprocess.call(
+        [*mount, "tmpfs", str(disk)], stderr=subprocess.DEVNULL
+    )
+    if not mounted:
+        print(f"{row.fault}: left out, as only root can mount one.")
+        return
+    try:
+        shutil.copytree(home.path, disk / "home")
+        done = run(disk / "home", "a scripted hour")
+        if done.status != REFUSED or "full" not in done.traceback:
+            row.problems.append(f"it was not said that the disk is full: {done.traceback[-300:]}")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)  # room again
+        tally(row, "full", home, disk / "home", done)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    yield row

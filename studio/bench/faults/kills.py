@@ -1,0 +1,50 @@
+"""Killed: at every system call that writes, and at moments that nobody chose."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from studio.bench.faults.operations import SHORT, Home, home_for
+from studio.bench.faults.trial import (
+    Row,
+    calls_of,
+    copy_of,
+    run,
+    run_and_kill,
+    sample,
+    tally,
+)
+
+QUICK_PLACES = 8
+QUICK_MOMENTS, MOMENTS = 20, 1000
+LONGEST_S = 1.5  # that the scripted hour is let run
+
+
+def rows(
+    homes: dict[str, Home], place: Path, quick: bool, with_strace: bool, only: str
+) -> Iterator[Row]:
+    for operation in SHORT if with_strace else ():
+        row = Row(f"killed at a system call of {operation}")
+        if only not in row.fault:
+            continue
+        home = home_for(operation, homes)
+        for call, number in sample(calls_of(home, operation, place), quick, QUICK_PLACES):
+            with copy_of(home, place) as copy:
+                done = run(copy, operation, f"{call}:signal=SIGKILL:when={number}")
+                if done.status != -signal.SIGKILL:
+                    row.problems.append(f"{call} {number}: it was not killed there")
+                tally(row, f"{call} {number}", home, copy, done)
+        yield row
+    row = Row("killed at random moments of a scripted hour")
+    if only not in row.fault:
+        return
+    home, dice = homes["new"], random.Random(0)
+    for number in range(QUICK_MOMENTS if quick else MOMENTS):
+        after_s = dice.uniform(0.0, LONGEST_S)
+        with copy_of(home, place) as copy:
+            done = run_and_kill(copy, "a scripted hour", after_s)
+            tally(row, f"moment {number}, {after_s:.3f} s", home, copy, done)
+    yield row

@@ -1,0 +1,237 @@
+"""One operation in a process of its own, with a fault in it; and the look at what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from studio.bench.faults.operations import OPERATIONS, Home, files_of, things
+from studio.export import ExportError
+from studio.settings import SessionSettings
+from studio.store import (
+    Store,
+    StoreDamaged,
+    StoreError,
+    database_complaints,
+    examine_files,
+)
+from studio.store.files import read_sealed, sha256
+
+LIMIT_S = 60.0  # an operation of milliseconds that takes longer hangs, on any machine
+REFUSED, FAILED = 3, 4  # exit statuses: with a sentence, or with a traceback
+
+# Every system call by which a file or a folder changes; "?": not every processor has each of them.
+WRITING_CALLS = (
+    "write,writev,pwrite64,ftruncate,fsync,fdatasync,?rename,renameat,renameat2,?unlink,unlinkat,"
+    "?mkdir,mkdirat,?rmdir,?link,linkat,copy_file_range,sendfile"
+).replace(",", ",?")
+
+PR_SET_PTRACER = 0x59616D61
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    fault: str
+    tried: int = 0
+    lost: int = 0
+    torn: int = 0
+    hung: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.torn or self.hung or self.problems)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an operation ended: what it acknowledged, its exit status (negative: a signal)."""
+
+    said: list[str]
+    status: int | None  # None: it hung, and was killed
+    traceback: str = ""
+
+
+def run(home: Path, operation: str, inject: str = "", trace: Path | None = None) -> Run:
+    """Carry out an operation on `home` in a process of its own, with strace's `inject` in it."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _child(theirs, home, operation)
+    theirs.close()
+    with ours, _traced(pid, inject, trace):
+        ours.send(b"go")
+        return _wait(pid, ours)
+
+
+def _child(door: socket.socket, home: Path, operation: str) -> None:
+    """What is said goes through a socket, whose calls are none of those that are tampered with."""
+    status = 0
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+        door.send(b"ready\n")
+        door.recv(2)  # the tracer is there
+        for said in OPERATIONS[operation](home):
+            door.send(f"{said}\n".encode())
+    except (StoreError, ExportError) as error:
+        status = REFUSED
+        door.send(f"!{error}\n".encode()[:60_000])
+    except BaseException:
+        status = FAILED
+        door.send(f"!{traceback.format_exc()}".encode()[:60_000])
+    os._exit(status)
+
+
+@contextlib.contextmanager
+def _traced(pid: int, inject: str, trace: Path | None) -> Iterator[None]:
+    if not inject and trace is None:
+        yield
+        return
+    command = ["strace", "-f", "-q", "-e", f"trace={WRITING_CALLS}", "-o", str(trace or os.devnull)]
+    if inject:
+        command += ["-e", f"inject={inject}"]
+    tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
+    try:
+        until_s = time.monotonic() + LIMIT_S
+        while "TracerPid:\t0" in Path(f"/proc/{pid}/status").read_text():
+            if tracer.poll() is not None or time.monotonic() > until_s:
+                os.kill(pid, signal.SIGKILL)
+                raise RuntimeError(f"strace cannot be used here: {tracer.stderr.read()}")
+            time.sleep(0.002)
+        yield
+    finally:
+        try:
+            tracer.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            tracer.kill()
+            tracer.wait()
+        tracer.stderr.close()
+
+
+def _wait(pid: int, door: socket.socket, kill_after_s: float | None = None) -> Run:
+    until_s = time.monotonic() + (LIMIT_S if kill_after_s is None else kill_after_s)
+    heard = b""
+    door.setblocking(False)
+    hung = False
+    while True:
+        with contextlib.suppress(BlockingIOError, ConnectionResetError):
+            while part := door.recv(65536):
+                heard += part
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > until_s and not hung:
+            hung = True
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+    with contextlib.suppress(BlockingIOError, ConnectionResetError):
+        while part := door.recv(65536):
+            heard += part
+    text, _, complaint = heard.decode(errors="replace").partition("!")
+    said = [line for line in text.splitlines() if line != "ready"]
+    code = os.waitstatus_to_exitcode(status)
+    return Run(said, None if hung and kill_after_s is None else code, complaint)
+
+
+def run_and_kill(home: Path, operation: str, after_s: float) -> Run:
+    """Carry out an operation, and kill it after so many seconds."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _child(theirs, home, operation)
+    theirs.close()
+    with ours:
+        ours.send(b"go")
+        return _wait(pid, ours, kill_after_s=after_s)
+
+
+def calls_of(home: Home, operation: str, place: Path) -> list[tuple[str, int]]:
+    """Every writing system call of an operation, as (name, which one of that name)."""
+    trace = place / "trace"
+    with copy_of(home, place) as copy:
+        done = run(copy, operation, trace=trace)
+        if done.status != 0:
+            raise RuntimeError(f"{operation} does not even work unharmed: {done.traceback}")
+    counts: Counter[str] = Counter()
+    calls = []
+    for text in trace.read_text(errors="replace").splitlines():
+        if found := re.match(r"\d+\s+(\w+)\(", text):
+            counts[found[1]] += 1
+            calls.append((found[1], counts[found[1]]))
+    return calls
+
+
+@contextlib.contextmanager
+def copy_of(home: Home, place: Path) -> Iterator[Path]:
+    """A copy to be harmed."""
+    folder = Path(tempfile.mkdtemp(prefix="trial-", dir=place))
+    shutil.copytree(home.path, folder / "home")
+    try:
+        yield folder / "home"
+    finally:
+        shutil.rmtree(folder)
+
+
+def sample(places: list, quick: bool, most: int) -> list:
+    """All of them, or so many, spread evenly, with the first and the last among them."""
+    if not quick or len(places) <= most:
+        return places
+    return [places[round(n * (len(places) - 1) / (most - 1))] for n in range(most)]
+
+
+def tally(row: Row, what: str, home: Home, copy: Path, done: Run) -> None:
+    """Count what a fault did: `copy` is what it left of `home`."""
+    row.tried += 1
+    if done.status is None:
+        row.hung += 1
+        row.problems.append(f"{what}: it hung")
+    if done.status == FAILED:
+        row.problems.append(f"{what}: no sentence, but {done.traceback.strip()[-600:]}")
+    lost, torn = look(home, copy, done.said)
+    row.lost += len(lost)
+    row.torn += len(torn)
+    row.problems += [f"{what}: lost {one}" for one in lost] + [f"{what}: torn {t}" for t in torn]
+
+
+def look(home: Home, copy: Path, said: list[str]) -> tuple[list[str], list[str]]:
+    """What is (lost, torn) in a store after a fault, opened again by the real program."""
+    lost: list[str] = []
+    torn: list[str] = []
+    try:
+        store = Store.open(copy)
+    except StoreError as error:
+        return [f"everything: {error}"], []
+    with contextlib.closing(store):
+        torn += database_complaints(copy / "studio.sqlite")
+        found = examine_files(store)
+        missing = set(found.missing) - set(home.missing)
+        torn += [f"the file {name}" for name in [*missing, *found.damaged]]
+        known = things(store, home.session_id)
+        lost += [one for one in [*home.things, *said] if one not in known]
+        for path in copy.glob("sessions/*/checkpoints/*.pt"):
+            try:
+                if read_sealed(path) not in home.checkpoints:
+                    torn.append("a checkpoint that was never written")
+            except StoreDamaged:
+                torn.append("a checkpoint")
+        left = Counter(sha256(path) for path in files_of(copy))
+        lost += [f"a file {one[:8]}" for one in (Counter(home.files) - left)]
+        store.create_session("It goes on", SessionSettings())
+    return lost, torn

@@ -1,0 +1,179 @@
+"""Looks at everything in a home, and puts right what can be put right. Nothing is ever deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import time
+import uuid
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from studio.store import schema
+from studio.store.checked import checked_row
+from studio.store.database import read
+from studio.store.errors import StoreDamaged, StoreError
+from studio.store.files import TEMPORARY_PREFIX, require_whole, set_aside, write_atomically
+from studio.store.jobs import Jobs
+from studio.store.rows import Adapter, Export, Image
+from studio.store.snapshots import database_complaints
+
+ADAPTER_FILES = (("adapter_model.safetensors", "sha256"), ("adapter_config.json", "config_sha256"))
+JOURNALS = ("-journal", "-wal", "-shm")
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What looking at the files of a home found; the damaged and the orphaned were set aside."""
+
+    looked_at: int
+    without_checksum: int
+    missing: list[str]
+    damaged: list[str]
+    orphaned: list[str]
+
+
+def examine_files(store: Jobs) -> FileReport:
+    """Compare every file of the home with what its row says; nothing else may use the home."""
+    looked_at, without = 0, 0
+    missing: list[str] = []
+    damaged: list[str] = []
+    for path, expected in _expected_files(store):
+        shown = str(path.relative_to(store.home))
+        looked_at += 1
+        without += not expected
+        try:
+            require_whole(path, expected)
+            if not path.is_file():
+                missing.append(shown)
+        except FileNotFoundError:
+            missing.append(shown)
+        except (OSError, StoreDamaged):
+            damaged.append(shown)
+            set_aside(store.home, path)
+    orphaned = store.set_orphans_aside()
+    for folder in ("imports", "snapshots"):
+        for draft in (store.home / folder).glob(f"{TEMPORARY_PREFIX}*"):
+            set_aside(store.home, draft)
+            orphaned.append(draft)
+    return FileReport(
+        looked_at, without, missing, damaged, [str(one.relative_to(store.home)) for one in orphaned]
+    )
+
+
+def _expected_files(store: Jobs) -> list[tuple[Path, str]]:
+    """Every file that a row of a live session names, with its checksum as far as it is known."""
+    found: list[tuple[Path, str]] = []
+    with store._reading() as connection:
+
+        def rows(kind: type, table: sa.Table) -> list[Any]:
+            live = sa.select(schema.sessions.c.id).where(schema.sessions.c.deleted_at_s.is_(None))
+            query = sa.select(table).where(table.c.session_id.in_(live)).order_by(table.c.place)
+            return [read(kind, row, table) for row in connection.execute(query)]
+
+        images, adapters, exports = (
+            rows(Image, schema.images),
+            rows(Adapter, schema.adapters),
+            rows(Export, schema.exports),
+        )
+    for image in images:
+        found.append((store.image_path(image), image.picture_sha256))
+        if image.purpose == "pair":
+            found.append((store.trajectory_path(image), image.trajectory_sha256))
+    for adapter in adapters:
+        folder = store.adapter_path(adapter)
+        found += [(folder / name, getattr(adapter, kept)) for name, kept in ADAPTER_FILES]
+    for export in exports:
+        folder = store.export_path(export.session_id, export.id)
+        found += [(folder / name, "") for name in export.files]
+    return found
+
+
+def restore(home: Path, snapshot: Path) -> int:
+    """Put a snapshot in the place of the database, which is kept in `home/aside`.
+
+    What can still be read in the old one and is newer than the snapshot is carried over; returns
+    how many rows that are. Nothing else may use the home. Raises `StoreError` when the snapshot is
+    not sound.
+    """
+    if not snapshot.is_file():
+        raise StoreError(f"There is no snapshot at {snapshot}.")
+    if complaints := database_complaints(snapshot):
+        raise StoreError(f"{snapshot} is damaged itself ({complaints[0]}): choose another one.")
+    database = home / "studio.sqlite"
+    kept = home / "aside" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{uuid.uuid4().hex[:8]}.sqlite"
+    for ending in ("", *JOURNALS):
+        old = Path(f"{database}{ending}")
+        if old.exists():
+            write_atomically(Path(f"{kept}{ending}"), partial(shutil.copy, old))
+    carried = 0
+
+    def put(draft: Path) -> None:
+        nonlocal carried
+        shutil.copy(snapshot, draft)
+        if database.exists():
+            carried = _carry_over(database, draft)
+        # A journal of the old database must not be applied to the new one.
+        for ending in JOURNALS:
+            Path(f"{database}{ending}").unlink(missing_ok=True)
+
+    write_atomically(database, put)
+    return carried
+
+
+def _carry_over(old: Path, new: Path) -> int:
+    """Copy the rows that `new` lacks and that can be read in `old`, and make sense."""
+    with (
+        contextlib.closing(sqlite3.connect(old)) as source,
+        contextlib.closing(sqlite3.connect(new, isolation_level=None)) as target,
+    ):
+        source.text_factory = bytes  # what is damaged need not be text
+        target.execute("BEGIN")
+        carried = 0
+        for table in (t for t in schema.metadata.tables.values() if t is not schema.state):
+            # The snapshot may be from before the last migration; what both know is carried over.
+            names = sorted(_columns(source, table.name) & _columns(target, table.name))
+            if not names:
+                continue
+            columns = ", ".join(f'"{name}"' for name in names)
+            marks = ", ".join("?" for _ in names)
+            for found in _readable_rows(source, f"SELECT {columns} FROM {table.name}"):
+                try:
+                    values = [v.decode() if isinstance(v, bytes) else v for v in found]
+                    checked_row(table, dict(zip(names, values, strict=True)), stored=True)
+                except (StoreError, UnicodeDecodeError):
+                    continue
+                carried += target.execute(
+                    f"INSERT OR IGNORE INTO {table.name} ({columns}) VALUES ({marks})", values
+                ).rowcount
+        while lost := target.execute("PRAGMA foreign_key_check").fetchall():
+            for table_name, rowid, *_ in lost:
+                target.execute(f"DELETE FROM {table_name} WHERE rowid = ?", (rowid,))
+                carried -= 1
+        target.execute("COMMIT")
+    return carried
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    try:
+        found = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+    except sqlite3.DatabaseError:
+        return set()
+    return {name.decode() if isinstance(name, bytes) else name for name in found}
+
+
+def _readable_rows(source: sqlite3.Connection, query: str) -> list[tuple]:
+    """The rows up to the first that cannot be read, and from the last one back to such a one."""
+    found: dict[tuple, None] = {}
+    for order in ("", " ORDER BY rowid DESC"):
+        try:
+            for row in source.execute(query + order):
+                found[row] = None
+        except sqlite3.DatabaseError:
+            continue
+    return list(found)

@@ -1,0 +1,143 @@
+"""Copies of the database: one a day, and one before each migration, in `home/snapshots`."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from studio.store.errors import StoreDamaged, StoreError
+from studio.store.files import write_atomically
+
+DAILY_KEPT = 10  # those from before a migration are kept for ever
+DAY_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the database as it was at a time."""
+
+    path: Path
+    taken_at_s: float
+    picks: int
+
+
+def take_snapshot(home: Path, name: str = "") -> Path:
+    """Copy the database while it may be in use. A copy that is not sound is not kept.
+
+    Raises `StoreDamaged` then, and `StoreFull` or `StoreError` when it cannot be written.
+    """
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
+    path = home / "snapshots" / f"{stamp}{name and f'-{name}'}.sqlite"
+
+    def copy(draft: Path) -> None:
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(home / "studio.sqlite")) as source,
+                contextlib.closing(sqlite3.connect(draft)) as target,
+            ):
+                source.backup(target)
+            complaints = database_complaints(draft)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+                raise OSError(28, "No space left on device") from error
+            raise StoreError(f"No copy of the database could be made: {error}.") from error
+        if complaints:
+            raise StoreDamaged(f"{home / 'studio.sqlite'} is damaged: {complaints[0]}")
+
+    write_atomically(path, copy)
+    return path
+
+
+def take_daily_snapshot(home: Path) -> Path | None:
+    """A snapshot if the last one is a day old, and the oldest ones make way; None if it is not."""
+    daily = sorted(_daily(home), key=lambda path: path.stat().st_mtime)
+    # A clock that was set back must not put an end to them.
+    if daily and abs(time.time() - daily[-1].stat().st_mtime) < DAY_S:
+        return None
+    made = take_snapshot(home)
+    for path in daily[: max(0, len(daily) + 1 - DAILY_KEPT)]:
+        path.unlink(missing_ok=True)
+    return made
+
+
+def snapshots(home: Path) -> list[Snapshot]:
+    """The snapshots that are sound, the newest first."""
+    found = []
+    for path in (home / "snapshots").glob("*.sqlite"):
+        if path.name.startswith(".") or database_complaints(path):
+            continue
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            try:
+                [picks] = connection.execute("SELECT count(*) FROM picks").fetchone()
+            except sqlite3.DatabaseError:  # some other program's
+                continue
+        found.append(Snapshot(path, path.stat().st_mtime, picks))
+    return sorted(found, key=lambda one: one.taken_at_s, reverse=True)
+
+
+def database_complaints(path: Path, most: int = 20) -> list[str]:
+    """What SQLite finds wrong with a database, or dangling references; nothing if it is sound."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            found = [row[0] for row in connection.execute(f"PRAGMA integrity_check({most})")]
+            found = [] if found == ["ok"] else found
+            for table, _, target, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(
+                most - len(found) or 1
+            ):
+                found.append(f"a row of {table} refers to one of {target} that is not there")
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return found
+
+
+# What a row of these says is never changed, but for the columns named.
+KEPT_FOR_EVER: dict[str, set[str]] = {
+    "images": set(),
+    "pairs": {"stale_at_s"},
+    "picks": set(),
+    "adapters": set(),
+    "exports": set(),
+}
+
+
+def differing_rows(database: Path, snapshot: Path) -> list[str]:
+    """Rows of a snapshot that are not in the database, or say something else there.
+
+    SQLite keeps no checksums: a changed letter in a row is as sound to it as any other, and shows
+    only in comparison.
+    """
+    found = []
+    contents = []
+    for path in (database, snapshot):
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.text_factory = bytes
+            connection.row_factory = sqlite3.Row
+            try:
+                contents.append(
+                    {
+                        table: {row["place"]: dict(row) for row in connection.execute(query)}
+                        for table in KEPT_FOR_EVER
+                        for query in [f"SELECT * FROM {table}"]
+                    }
+                )
+            except sqlite3.DatabaseError as error:
+                return [str(error)]
+    now, then = contents
+    for table, may_change in KEPT_FOR_EVER.items():
+        for place, row in then[table].items():
+            names = set(row) - may_change
+            here = now[table].get(place, {})
+            if any(name not in here or here[name] != row[name] for name in names):
+                found.append(f"{table}: row {place} is not what it was in {snapshot.name}")
+    return found
+
+
+def _daily(home: Path) -> list[Path]:
+    return [
+        path
+        for path in (home / "snapshots").glob("*.sqlite")
+        if "-before-" not in path.name and not path.name.startswith(".")
+    ]

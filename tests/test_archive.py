@@ -1,0 +1,385 @@
+"""A session as one file: all of it goes on elsewhere, and a hostile one leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import stat
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from studio.__main__ import main
+from studio.store import (
+    Adapter,
+    ArchiveError,
+    Export,
+    Session,
+    Store,
+    StoreError,
+    examine_files,
+    export_session,
+    import_session,
+)
+from studio.store.files import sha256
+from tests.factories import make_image
+
+
+def write(path: Path, content: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return sha256(path)
+
+
+def fill(store: Store, session: Session) -> None:
+    """Something of everything that a session can have."""
+    for number in range(6):
+        sides = []
+        for _ in range(2):
+            image = make_image(store, session.id, seed=number)
+            sums = {
+                "picture_sha256": write(store.image_path(image), f"{image.id}".encode()),
+                "trajectory_sha256": write(store.trajectory_path(image), b"t" * 3000),
+            }
+            sides.append(replace(image, **sums))
+        pair = store.add_pair(session.id, "a lion", *sides, None)
+        if number < 5:
+            store.add_pick(f"pick{number}", pair.id, "left" if number % 2 else "right")
+    store.undo_pick("undo", session.id)
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    store.add_metric(round_.id, 1, {"loss": 0.7, "margin": float("nan")})
+    adapter = Adapter(
+        "adapter", session.id, round_.id, 1, round_.settings, "base", 4, "", time.time()
+    )
+    folder = store.adapter_path(adapter)
+    adapter = replace(
+        adapter,
+        sha256=write(folder / "adapter_model.safetensors", b"weights"),
+        config_sha256=write(folder / "adapter_config.json", b"{}"),
+    )
+    store.finish_round(round_.id, adapter)
+    image = make_image(store, session.id, purpose="compare", adapter_id=adapter.id)
+    write(store.image_path(image), b"png")
+    store.add_image(image)
+    job = store.add_job(session.id, "compare", {"adapter_id": adapter.id})
+    store.update_job(job.id, state="done", result={"cells": [{"base": image.id}]})
+    store.add_job(session.id, "preview", {})
+    store.add_export(Export("e", session.id, adapter.id, "My LoRA", ("My LoRA.png",), {}, 1.0))
+    write(store.export_path(session.id, "e") / "My LoRA.png", b"png")
+    store.add_pick("again", pair.id, "tie")
+    store.request_round(session.id)
+
+
+@pytest.fixture
+def archive(store: Store, session: Session, tmp_path: Path) -> Path:
+    fill(store, session)
+    path = tmp_path / "session.zip"
+    assert export_session(store, session.id, path) == 0
+    return path
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    with contextlib.closing(Store.open(tmp_path / "other")) as store:
+        yield store
+
+
+def shape(store: Store, session: Session) -> dict[str, Any]:
+    """What an artist would miss, without ids."""
+    return {
+        "name": session.name,
+        "settings": session.settings,
+        "picks": [(one.pick.choice, one.pair.prompt) for one in store.picked_pairs(session.id)],
+        "waiting": store.waiting_count(session.id),
+        "counts": store.pick_counts(session.id),
+        "habits": store.habits(session.id),
+        "rounds": [(one.number, len(one.train_pick_ids)) for one in store.rounds(session.id)],
+        "adapters": [(one.number, one.sha256) for one in store.adapters(session.id)],
+        "exports": [(one.name, one.files) for one in store.exports(session.id)],
+    }
+
+
+def everything(home: Path) -> list[str]:
+    """Files below the home that an import could have left."""
+    found = [path for folder in ("sessions", "imports") for path in (home / folder).rglob("*")]
+    return sorted(str(path) for path in found if path.name != "imports")
+
+
+def test_everything_goes_on_elsewhere(store, session, archive, other):
+    made = import_session(other, archive)
+    assert shape(other, made) == shape(store, store.session(session.id))
+    assert made.current_adapter_id == other.adapters(made.id)[0].id
+    found = examine_files(other)
+    assert (found.missing, found.damaged, found.orphaned) == ([], [], [])
+    assert found.looked_at == examine_files(store).looked_at
+    [done, left] = other.rounds(made.id)
+    assert (done.state, left.state, left.updates_done) == ("done", "paused", 0)
+    assert other.metrics(done.id)[0].values["loss"] == 0.7
+    picked = {one.pick.id for one in other.picked_pairs(made.id)}
+    assert set(left.train_pick_ids + left.held_out_pick_ids) & picked
+    [job] = other.jobs(made.id)  # what was not done yet was not taken along
+    assert other.image(job.result["cells"][0]["base"]).adapter_id == made.current_adapter_id
+    other.add_pick("goes on", other.waiting_pairs(made.id)[0].id, "left")
+
+
+def test_it_can_be_taken_in_twice_and_beside_itself(store, session, archive):
+    made = [import_session(store, archive) for _ in range(2)]
+    assert len({session.id, *(one.id for one in made)}) == 3
+    assert shape(store, made[0]) == shape(store, made[1])
+
+
+def test_a_missing_file_is_told_and_left_out(store, session, archive, other, tmp_path):
+    store.image_path(store.waiting_pairs(session.id)[0].left).unlink()
+    assert export_session(store, session.id, tmp_path / "second.zip") == 1
+    import_session(other, tmp_path / "second.zip")
+    assert len(examine_files(other).missing) == 1
+
+
+def test_an_archive_is_never_written_over(store, session, archive):
+    before = archive.read_bytes()
+    with pytest.raises(StoreError, match="choose another name"):
+        export_session(store, session.id, archive)
+    assert archive.read_bytes() == before
+
+
+def test_on_the_command_line(store, session, archive, tmp_path, capsys):
+    home = ["--home", str(store.home)]
+    out = tmp_path / "out.zip"
+    assert main(["sessions", "export", *home, "--session", session.name, "--out", str(out)]) == 0
+    assert main(["sessions", "import", *home, str(out)]) == 0
+    assert main(["sessions", "list", *home]) == 0
+    assert capsys.readouterr().out.count(session.name) == 3
+    assert main(["sessions", "import", *home, str(tmp_path / "nowhere.zip")]) == 1
+    assert "There is no archive" in capsys.readouterr().err
+
+
+# --- hostile archives ----------------------------------------------------------------------------
+
+Change = Callable[[dict[str, Any], dict[str, bytes]], None]
+
+
+def rewritten(archive: Path, change: Change, compression: int = zipfile.ZIP_STORED) -> Path:
+    """The same archive, with `change` made to (its document, its files)."""
+    with zipfile.ZipFile(archive) as old:
+        document = json.loads(old.read("session.json"))
+        files = {n: old.read(n) for n in old.namelist() if n != "session.json"}
+    change(document, files)
+    path = archive.with_name("hostile.zip")
+    with zipfile.ZipFile(path, "w", compression) as new:
+        new.writestr("session.json", json.dumps(document))
+        for name, content in files.items():
+            new.writestr(name, content)
+    return path
+
+
+def listed(document: dict[str, Any], files: dict[str, bytes], name: str, content: bytes) -> None:
+    import hashlib
+
+    files[name] = content
+    digest = hashlib.sha256(content).hexdigest()
+    document["files"][name] = {"bytes": len(content), "sha256": digest}
+
+
+def with_file(name: str, content: bytes = b"x") -> Change:
+    return lambda document, files: listed(document, files, name, content)
+
+
+def in_row(table: str, **values: Any) -> Change:
+    return lambda document, files: document["tables"][table][0].update(values)
+
+
+def double(document: dict[str, Any], files: dict[str, bytes]) -> None:
+    document["tables"]["images"].append(document["tables"]["images"][0])
+
+
+def swap_content(document: dict[str, Any], files: dict[str, bytes]) -> None:
+    name = next(name for name in files if name.startswith("images/"))
+    files[name] = bytes(len(files[name]))
+
+
+def lie_about_size(document: dict[str, Any], files: dict[str, bytes]) -> None:
+    next(iter(document["files"].values()))["bytes"] = 1
+
+
+def drop(table: str) -> Change:
+    return lambda document, files: document["tables"][table].clear()
+
+
+HOSTILE: dict[str, tuple[Change, str]] = {
+    "zip-slip": (with_file("../../evil.py"), "outside of itself"),
+    "zip-slip in between": (with_file("images/../../evil.py"), "outside of itself"),
+    "an absolute path": (with_file("/etc/evil"), "outside of itself"),
+    "a drive": (with_file("C:/evil"), "outside of itself"),
+    "a backslash": (with_file("images\\..\\evil"), "outside of itself"),
+    "a stream": (with_file("images/x.png:evil"), "outside of itself"),
+    "a line break": (with_file("images/x\n.png"), "outside of itself"),
+    "a file of nobody": (with_file("images/unknown.png"), "of no picture"),
+    "a pickle of nobody": (with_file("checkpoints/x.pt"), "of no picture"),
+    "another format": (lambda d, f: d.update(format="other"), "no archive of a session"),
+    "another version": (lambda d, f: d.update(version=99), "another version"),
+    "no tables": (lambda d, f: d.pop("tables"), "not whole"),
+    "a table that is none": (lambda d, f: d["tables"].update(evil=[]), "other tables"),
+    "a table that is no list": (lambda d, f: d["tables"].update(jobs=7), "not whole"),
+    "two sessions": (lambda d, f: d["tables"].update(sessions=[{}, {}]), "one session"),
+    "a column too many": (in_row("picks", evil=1), "other columns"),
+    "a wrong type": (in_row("images", seed="7"), "seed that makes no sense"),
+    "a number that is none": (in_row("images", strength=float("nan")), "strength that makes no"),
+    "an unknown word": (in_row("picks", choice="evil"), "choice that makes no sense"),
+    "a setting that is none": (in_row("sessions", settings={"evil": 1}), "makes no sense"),
+    "a setting of a wrong type": (
+        in_row("rounds", settings={"rank": "8"}),
+        "makes no sense",
+    ),
+    "steps of a wrong type": (in_row("images", sampling={"steps": 4.5}), "makes no sense"),
+    "half a character": (in_row("images", prompt="\ud800"), "prompt that makes no sense"),
+    "an id that is a path": (in_row("images", id="../../evil"), "id that cannot be"),
+    "an id twice": (double, "id that cannot be"),
+    "an export that is a path": (in_row("exports", files=["../evil"]), "strange name"),
+    "a reference to nowhere": (in_row("pairs", left_image_id="gone"), "not there"),
+    "another content": (swap_content, "is damaged"),
+    "another size": (lie_about_size, "another size"),
+    "no pairs for its picks": (drop("pairs"), "not there"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_archive_is_a_sentence_and_leaves_nothing(archive, other, name):
+    change, sentence = HOSTILE[name]
+    path = rewritten(archive, change)
+    with pytest.raises(StoreError, match=sentence):
+        import_session(other, path)
+    assert other.sessions() == []
+    assert everything(other.home) == []
+
+
+def test_rows_that_contradict_each_other_are_refused(archive, other):
+    def two_firsts(document: dict[str, Any], files: dict[str, bytes]) -> None:
+        picks = document["tables"]["picks"]
+        picks.append({**picks[0], "id": "another"})
+
+    with pytest.raises(ArchiveError, match="contradict"):
+        import_session(other, rewritten(archive, two_firsts))
+    assert other.sessions() == []
+    assert everything(other.home) == []
+
+
+def test_names_that_are_one_on_other_systems_are_refused(archive, other):
+    for first, second in (("images/A.png", "images/a.png"), ("é.png", "e\u0301.png")):
+        path = archive.with_name("clash.zip")
+        with zipfile.ZipFile(path, "w") as new:
+            new.writestr(first, "x")
+            new.writestr(second, "x")
+        with pytest.raises(ArchiveError, match="two files of one name"):
+            import_session(other, path)
+
+
+def test_a_link_is_refused(archive, other):
+    path = archive.with_name("link.zip")
+    with zipfile.ZipFile(path, "w") as new:
+        link = zipfile.ZipInfo("images/x.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        new.writestr(link, "/etc/passwd")
+    with pytest.raises(ArchiveError, match="no file"):
+        import_session(other, path)
+
+
+def test_a_bomb_is_refused_before_it_goes_off(archive, other):
+    bomb = rewritten(archive, with_file("images/x.png", bytes(10_000_000)), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ArchiveError, match="blows up"):
+        import_session(other, bomb)
+    assert everything(other.home) == []
+
+
+def test_a_file_that_says_it_is_smaller_than_it_is(archive, other):
+    """The sizes in a zip are only claims: here both places that hold one of them lie."""
+    import struct
+
+    content = bytearray(rewritten(archive, lambda d, f: None, zipfile.ZIP_DEFLATED).read_bytes())
+    with zipfile.ZipFile(archive.with_name("hostile.zip")) as old:
+        entry = next(one for one in old.infolist() if one.filename.startswith("trajectories/"))
+    content = content.replace(
+        struct.pack("<LLL", entry.CRC, entry.compress_size, 3000),
+        struct.pack("<LLL", entry.CRC, entry.compress_size, 30),
+    )
+    path = archive.with_name("liar.zip")
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError):
+        import_session(other, path)
+    assert everything(other.home) == []
+
+
+def test_what_is_no_archive_at_all(other, tmp_path):
+    path = tmp_path / "file.zip"
+    for content in (b"", b"PK\x03\x04", b"x" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(ArchiveError, match="damaged, or no archive"):
+            import_session(other, path)
+    with pytest.raises(ArchiveError, match="There is no archive"):
+        import_session(other, tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_any_value_anywhere_is_taken_or_refused_with_a_sentence(archive, other, data):
+    """What is taken is a whole session that can be read back; what is refused leaves nothing."""
+
+    def change(document: dict[str, Any], files: dict[str, bytes]) -> None:
+        tables = document["tables"]
+        table = data.draw(st.sampled_from(sorted(name for name in tables if tables[name])))
+        row = data.draw(st.sampled_from(range(len(tables[table]))))
+        column = data.draw(st.sampled_from(sorted(tables[table][row])))
+        tables[table][row][column] = data.draw(JSON)
+
+    sessions, files = len(other.sessions()), everything(other.home)
+    try:
+        made = import_session(other, rewritten(archive, change))
+    except StoreError:
+        assert len(other.sessions()) == sessions
+        assert everything(other.home) == files
+    else:
+        shape(other, made)
+        assert other.session(made.id).name == made.name
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_any_damage_is_noticed(archive, other, data):
+    content = bytearray(archive.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content))) :]
+    path = archive.with_name("damaged.zip")
+    path.write_bytes(content)
+    before = everything(other.home)
+    try:
+        made = import_session(other, path)
+    except StoreError:
+        assert everything(other.home) == before
+    else:  # a bit that says nothing, such as the time of a file
+        found = [one for one in examine_files(other).damaged if made.id in one]
+        assert found == []
