@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
-BENCHMARKS = ("clicks", "curves", "train", "sample")
+BENCHMARKS = ("clicks", "curves", "train", "sample", "readers")
 FORMATS = ("kohya", "diffusers")
 PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3
