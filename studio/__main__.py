@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
 # modules of studio.bench, each with `main(argv)`
-BENCHMARKS = ("clicks", "clicks-latency", "curves", "train", "sample", "faults")
+BENCHMARKS = (
+    "clicks",
+    "clicks-latency",
+    "curves",
+    "faults",
+    "readers",
+    "sample",
+    "train",
+)
 FORMATS = ("kohya", "diffusers")
 PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3

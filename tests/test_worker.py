@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from studio import models, sampling, trajectory
+from studio.export import ExportError
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError
 from studio.worker import Worker, WorkerError, nth_draw, preview_seed, same_picture
@@ -816,3 +817,10 @@ def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
     adapters.unlink()
     finish_all(worker)
     assert store.round(round_.id).state == "done"
+
+
+def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
+    drawn, other = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("#406080", "#506080"))
+    assert "0.0 of 255" in same_picture(tmp_path, drawn, drawn)
+    with pytest.raises(ExportError, match="draws another picture"):
+        same_picture(tmp_path, drawn, other)
