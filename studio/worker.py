@@ -646,9 +646,14 @@ class Worker:
         self._keep_pairs_ready()
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "adapter_id"} → {"image_ids"}: the fixed prompts, as they are drawn now."""
+        """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
+        now, and what of all prompts the model does not read."""
         shown = job.payload["prompts"]
-        result: dict[str, Any] = {"image_ids": []}
+        denoiser = self._load(session.settings.base_model)
+        written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
+        ends = {prompt: denoiser.unread(prompt) for prompt in written}
+        unread = {prompt: end for prompt, end in ends.items() if end}
+        result: dict[str, Any] = {"image_ids": [], "unread": unread}
         for done, prompt in enumerate(shown, start=1):
             image = self._draw(self._preview(session, prompt, job.payload["adapter_id"]))
             result["image_ids"].append(image.id)

@@ -450,6 +450,19 @@ def test_no_prompt_at_all_is_answered_with_a_sentence(text, tmp_path):
         prompt.with_prompts(SessionSettings(), text, tmp_path)
 
 
+def test_what_a_model_does_not_read_is_named_as_long_as_it_is_written(store):
+    session = begin_session(store, "Long")
+    long = "a cat on <b>a mat</b> and so on for ever and ever and ever"
+    store.update_settings(session.id, replace(session.settings, prompts=("a dog", long)))
+    [job] = store.jobs(session.id, kind="preview")
+    store.update_job(job.id, state="done", result={"unread": {long: "for <ever>", "old": "x"}})
+    said = prompt.unread(Look(store))
+    assert "for &lt;ever&gt;” is left out" in said
+    assert said.count("<li>") == 1
+    store.update_settings(session.id, session.settings)
+    assert prompt.unread(Look(store)) == ""
+
+
 def test_the_starter_packs_are_ready_to_use():
     prompts = [prompt for pack in starter_packs().values() for prompt in pack]
     assert len(prompts) == len(set(prompts)) >= 40

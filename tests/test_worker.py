@@ -681,6 +681,16 @@ class TestJobs:
         assert "another base model" in job.message
         assert not store.exam(exam.id).pairs[0].is_drawn
 
+    def test_what_the_model_has_no_room_for_is_told(self, store, session, worker, settings):
+        long = "a cat, " * 100 + "on a mat"
+        changed = replace(settings, prompts=("a dog", long))
+        session = store.update_settings(session.id, changed)
+        job = self.do(store, worker, session, "preview", prompts=["a dog"], adapter_id=None)
+        [(prompt, end)] = job.result["unread"].items()
+        assert prompt == long
+        assert long.endswith(end)
+        assert len(long) / 2 < len(end) < len(long)
+
     def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}

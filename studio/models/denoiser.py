@@ -102,6 +102,14 @@ class Denoiser:
         text = self.embed([""] * count)
         return Text(torch.zeros_like(text.states), torch.zeros_like(text.pooled))
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that the text encoders have no room for; "" if they read all."""
+        ends = []
+        for tokenizer in self.tokenizers:
+            spans = tokenizer(prompt, truncation=True, return_offsets_mapping=True).offset_mapping
+            ends.append(max(end for _, end in spans))
+        return prompt[min(ends) :].strip()
+
     @torch.no_grad()
     def _encode(self, prompt: str) -> Text:
         states, pooled = [], None

@@ -112,6 +112,7 @@ def _prompts(page: Page) -> None:
         elem_id="prompts",
         elem_classes="autosave",
     )
+    too_long = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
     pack = gr.HTML(apply_default_css=False, elem_id="starter-pack", js_on_load=PACK_JS)
     negative = gr.Textbox(
         label="Negative prompt",
@@ -137,7 +138,9 @@ def _prompts(page: Page) -> None:
         ],
         after=lambda before, session: draw_preview(page, before, session),
     )
-    page.shows(lambda look: {pack: pack_chips(look.settings)}, [pack])
+    page.shows(
+        lambda look: {pack: pack_chips(look.settings), too_long: unread(look)}, [pack, too_long]
+    )
 
     def add(session: Session, event: gr.EventData) -> Values:
         """One prompt of a theme, or all of them."""
@@ -165,6 +168,21 @@ def with_prompts(settings: SessionSettings, text: str, lists: Path) -> SessionSe
     for prompt in prompts:
         expand(prompt, 0, lists)  # says what is wrong with one that cannot be read
     return replace(settings, prompts=prompts)
+
+
+def unread(look: Look) -> str:
+    """What of the prompts the model has no room for, as the worker found when it last looked."""
+    job = look.newest_job("preview")
+    ends = job.result.get("unread", {}) if job is not None else {}
+    written = (*look.settings.prompts, look.settings.sampling.negative_prompt)
+    lines = "".join(
+        f"<li>“{escape(prompt[:40])}…”: “{escape(ends[prompt])}” is left out</li>"
+        for prompt in written
+        if prompt in ends
+    )
+    if not lines:
+        return ""
+    return f"<p class='soft'>Longer than this model reads:</p><ul class='soft'>{lines}</ul>"
 
 
 def pack_chips(settings: SessionSettings) -> str:
@@ -423,10 +441,13 @@ def _preview(page: Page) -> None:
 
 
 def draw_preview(page: Page, before: SessionSettings, session: Session) -> None:
-    """Have the shown prompts drawn at once when they, or how they are made, have changed."""
+    """Have the prompts looked at, and the shown ones drawn at once, when they or how they are made
+    have changed."""
     after = session.settings
-    same = (before.sampling, before.base_model) == (after.sampling, after.base_model)
-    if same and before.shown_prompts == after.shown_prompts:
+    if all(
+        getattr(before, name) == getattr(after, name)
+        for name in ("sampling", "base_model", "prompts", "shown_prompts")
+    ):
         return
     for job in page.store.jobs(session.id, kind="preview"):
         if job.state == "queued":
