@@ -16,6 +16,7 @@ EVERYTHING_BUT_UI = {
     "bench",
     "brake",
     "ddim",
+    "emphasis",
     "evidence",
     "export",
     "logs",
@@ -38,6 +39,7 @@ EVERYTHING_BUT_UI = {
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "ddim": set(),
+    "emphasis": set(),  # text in, text and weights out
     "objectives": set(),
     "logs": set(),
     "report": {"logs"},
@@ -49,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": set(),  # takes plain dictionaries
     "prompts": {"settings"},
     "trajectory": {"settings"},
-    "models": {"settings", "ddim"},  # the schedule that it was made with is pure maths
+    "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},

@@ -56,7 +56,7 @@ def test_without_noise_it_is_diffusers_own_pipeline(
 ) -> None:
     denoiser = models.load(str(getattr(made, form)), "cpu")
     info = denoiser.info
-    assert info.family == made.family[:3] if made.family != "sdxl" else "sdxl"
+    assert info.family == {"sd2_v": "sd2"}.get(made.family, made.family)
     assert denoiser.prediction_type == made.pipeline.scheduler.config.prediction_type
     settings = replace(SETTINGS, negative_prompt=negative)
     (chain,) = sampling.sample(denoiser, [PROMPT], [3], settings)
@@ -89,6 +89,20 @@ def test_file_and_folder_hold_the_same_weights(made: Made) -> None:
         assert (
             one(text, padding="max_length").input_ids == other(text, padding="max_length").input_ids
         )
+
+
+def test_emphasis_reaches_every_text_encoder(made: Made) -> None:
+    denoiser = models.load(str(made.folder), "cpu")
+    plain, heavy = (denoiser.embed([p]) for p in (PROMPT, PROMPT.replace("red", "(red:1.5)")))
+    assert plain.states.shape == heavy.states.shape
+    width = 0
+    for encoder in denoiser.text_encoders:  # their states stand side by side
+        part = slice(width, width + encoder.config.hidden_size)
+        assert not torch.equal(plain.states[..., part], heavy.states[..., part])
+        width = part.stop
+    assert width == plain.states.shape[-1]
+    if plain.pooled is not None:
+        assert torch.equal(plain.pooled, heavy.pooled)
 
 
 @pytest.mark.parametrize("objective", ["diffusion_dpo", "d3po"])

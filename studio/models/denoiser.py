@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
@@ -18,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio.ddim import PredictionType, Schedule, noise_of
+from studio.emphasis import weighted
 from studio.models import files
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
@@ -104,6 +107,7 @@ class Denoiser:
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoders have no room for; "" if they read all."""
+        prompt = "".join(text for text, _ in weighted(prompt))
         ends = []
         for tokenizer in self.tokenizers:
             spans = tokenizer(prompt, truncation=True, return_offsets_mapping=True).offset_mapping
@@ -112,18 +116,39 @@ class Denoiser:
 
     @torch.no_grad()
     def _encode(self, prompt: str) -> Text:
+        parts = weighted(prompt)
+        plain = "".join(text for text, _ in parts)
         states, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             ids = tokenizer(
-                prompt, padding="max_length", truncation=True, return_tensors="pt"
+                plain, padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids.to(self.device)
-            if not self.is_xl:
-                states.append(encoder(ids)[0])
-                continue
-            output = encoder(ids, output_hidden_states=True)
-            states.append(output.hidden_states[-2])  # SDXL reads the states before the last layer
-            pooled = output[0]  # of the second encoder, which comes last
+            output = encoder(ids, output_hidden_states=self.is_xl)
+            if any(weight != 1 for _, weight in parts):
+                states.append(self._weighted_states(tokenizer, encoder, parts))
+            else:  # SDXL reads the states before the last layer
+                states.append(output.hidden_states[-2] if self.is_xl else output[0])
+            pooled = output[0] if self.is_xl else None  # of the second encoder, which comes last
         return Text(torch.cat(states, dim=-1), pooled)
+
+    def _weighted_states(
+        self, tokenizer: Any, encoder: torch.nn.Module, parts: list[tuple[str, float]]
+    ) -> Tensor:
+        """(1, tokens, width), blended by the compel library: away from the states of the empty
+        prompt for what weighs more, towards those without the part for what weighs less."""
+        kinds = ReturnedEmbeddingsType
+        provider = EmbeddingsProvider(
+            tokenizer,
+            encoder,
+            dtype_for_device_getter=lambda _: encoder.dtype,
+            returned_embeddings_type=kinds.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
+            if self.is_xl
+            else kinds.LAST_HIDDEN_STATES_NORMALIZED,
+        )
+        texts, weights = ([part[place] for part in parts] for place in range(2))
+        return provider.get_embeddings_for_weighted_prompt_fragments(
+            [texts], [weights], device=str(self.device)
+        )
 
     def schedule(self, steps: int) -> Schedule:
         """The DDIM steps that diffusers' scheduler takes, on this device."""

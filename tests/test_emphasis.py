@@ -1,0 +1,64 @@
+"""Emphasis in prompts, and what the text encoders make of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio import models
+from studio.emphasis import weighted
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a red apple", [("a red apple", 1.0)]),
+        ("a (red) apple", [("a ", 1.0), ("red", 1.1), (" apple", 1.0)]),
+        ("a [red] apple", [("a ", 1.0), ("red", 0.909091), (" apple", 1.0)]),
+        ("(red:1.4) apple", [("red", 1.4), (" apple", 1.0)]),
+        ("((red) apple:1.5)", [("red", 1.65), (" apple", 1.5)]),
+        ("(((red)))", [("red", 1.331)]),
+        (r"a \(red\) apple", [("a (red) apple", 1.0)]),
+        ("ratio 3:2, (a: b)", [("ratio 3:2, ", 1.0), ("a: b", 1.1)]),
+        ("a (red apple", [("a (red apple", 1.0)]),
+        ("a red) apple]", [("a red) apple]", 1.0)]),
+        ("(a [b) c]", [("(a ", 1.0), ("b) c", 0.909091)]),
+        ("(red:9)", [("red", 4.0)]),
+        ("(red:.5)", [("red", 0.5)]),
+        ("()", []),
+        ("", []),
+    ],
+)
+def test_brackets_are_read_as_a1111_reads_them(prompt, parts):
+    found = weighted(prompt)
+    assert [text for text, _ in found] == [text for text, _ in parts]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
+
+
+@given(st.text(alphabet="ab ()[]:1.9\\é🦊\n", max_size=60))
+def test_any_text_is_read(prompt):
+    parts = weighted(prompt)
+    assert all(text and 0 <= weight <= 4 for text, weight in parts)
+    assert len("".join(text for text, _ in parts)) <= len(prompt)
+
+
+@given(st.text(alphabet="ab ,.é🦊", max_size=60))
+def test_a_text_without_brackets_is_itself(prompt):
+    assert "".join(text for text, _ in weighted(prompt)) == prompt
+    assert all(weight == 1 for _, weight in weighted(prompt))
+
+
+def test_more_of_a_word_moves_the_text_further_the_same_way():
+    denoiser = models.load("starter", "cpu")
+    plain, more, most, less = (
+        denoiser.embed([prompt]).states.flatten()
+        for prompt in ("red apple", "(red:1.3) apple", "(red:1.8) apple", "(red:0.5) apple")
+    )
+    assert torch.equal(plain, denoiser.embed([r"red apple"]).states.flatten())
+    along = torch.cosine_similarity(more - plain, most - plain, dim=0)
+    against = torch.cosine_similarity(less - plain, most - plain, dim=0)
+    assert along > 0.9
+    assert against < 0
+    assert (most - plain).norm() > (more - plain).norm() > 0
