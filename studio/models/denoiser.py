@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
@@ -136,6 +135,9 @@ class Denoiser:
     ) -> Tensor:
         """(1, tokens, width), blended by the compel library: away from the states of the empty
         prompt for what weighs more, towards those without the part for what weighs less."""
+        # it reads in half of diffusers, which most sessions never need
+        from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
+
         kinds = ReturnedEmbeddingsType
         provider = EmbeddingsProvider(
             tokenizer,

@@ -22,6 +22,11 @@ from tests.browser.conftest import ARTEFACTS
 WIDTHS_PX = (390, 1280, 2560)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
 
+CUT_TABS = """() => [...document.querySelectorAll("[role=tab]")].filter((tab) => {
+  const { left, right } = tab.getBoundingClientRect();
+  return left < 0 || right > innerWidth;
+}).map((tab) => tab.innerText)"""
+
 
 def new(store: Store, session: Session) -> None:
     """Nothing has happened yet: the session that a first visitor gets is made by the page."""
@@ -80,7 +85,8 @@ def test_every_tab(
         for width_px in WIDTHS_PX:
             page.set_viewport_size({"width": width_px, "height": 1000})
             page.screenshot(path=folder / f"{name}-{state.__name__}-{scheme}-{width_px}.png")
-            over_px = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-            if over_px > 0:
-                found.append(f"{name} at {width_px} px: runs {over_px} px off the side")
+            if page.evaluate("() => document.documentElement.scrollWidth > innerWidth"):
+                found.append(f"{name} at {width_px} px: it runs off the side")
+            if cut := page.evaluate(CUT_TABS):
+                found.append(f"{name} at {width_px} px: no room for the tabs {cut}")
     assert not found, "\n".join(found)
