@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 
 from studio.evidence import Tally
 from studio.parameters import Parameters, read
-from studio.pictures import text_of_png
+from studio.pictures import MOST_BYTES, text_of_png
 from studio.settings import SessionSettings, SettingsError
 from studio.store import Store
 from studio.ui.app import build
@@ -214,7 +214,7 @@ def test_the_settings_of_a_file_are_read_or_refused_with_a_sentence(client, stor
     for content, sentence in (
         (store.image_path(image).read_bytes(), "does not say how"),
         (b"", "not a PNG"),
-        (b"0" * 64_000_001, "too large"),
+        (b"0" * (MOST_BYTES + 1), "too large"),
     ):
         answer = client.post("/parameters", content=content).json()
         assert not answer["ok"]

@@ -417,7 +417,6 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.lower()}", type=Path, metavar="FOLDER", help="its clone")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = vars(parser.parse_args(argv))
-    logging.disable(logging.WARNING)  # every reader complains about the mistakes in its own way
     readers: dict[str, tuple[Reader, Path | None]] = {"diffusers": (by_diffusers, None)}
     absent = {}
     for name, (reader, module) in OTHERS.items():
@@ -432,7 +431,11 @@ def main(argv: list[str] | None = None) -> int:
             absent[name] = f"{type(error).__name__}: {error}"
             continue
         readers[name] = (reader, where)
-    figures = measure(readers) | {"absent": absent}
+    logging.disable(logging.WARNING)  # every reader complains about the mistakes in its own way
+    try:
+        figures = measure(readers) | {"absent": absent}
+    finally:
+        logging.disable(logging.NOTSET)
     print(report(figures, absent))
     timing.write(arguments["json"], figures)
     ours = [row["our check"] for rows in figures["mistakes"].values() for row in rows.values()]
