@@ -315,11 +315,16 @@ class Worker:
             return found
         self._say("rendering", f"Drawing: {wanted.prompt}")
         assert self._denoiser is not None
-        text = self._expand(wanted.prompt, wanted.seed)
         with self._using(self._denoiser, wanted.adapter_id, wanted.strength):
-            chains = sampling.sample(self._denoiser, [text], [wanted.seed], wanted.sampling)
-            [picture] = sampling.images(self._denoiser, chains)
+            picture = self._picture(self._denoiser, wanted)
         return self.store.add_image(self._write(wanted, picture))
+
+    def _picture(self, denoiser: models.Denoiser, wanted: Image) -> PIL.Image.Image:
+        """What the network, as it is switched now, draws of `wanted`."""
+        text = self._expand(wanted.prompt, wanted.seed)
+        chains = sampling.sample(denoiser, [text], [wanted.seed], wanted.sampling)
+        [picture] = sampling.images(denoiser, chains)
+        return picture
 
     def _write(
         self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None
@@ -751,11 +756,7 @@ class Worker:
             checks={},
             created_at_s=time.time(),
         )
-        folder = self._whole_adapter(adapter.id)
-        try:
-            state = load_file(folder / models.ADAPTER_FILE)
-        except (OSError, SafetensorError) as error:
-            raise WorkerError("The files of this adapter are missing or damaged.") from error
+        state = load_file(self._whole_adapter(adapter.id) / models.ADAPTER_FILE)
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self._preview(session, prompt, adapter.id)
         with self._using(denoiser, adapter.id):
@@ -787,11 +788,6 @@ class Worker:
         files = (*(path.name for path in report.files), checked.name)
         self.store.add_export(replace(made, files=files, checks=report.checks))
         return {"export_id": made.id, "files": list(files), "checks": report.checks}
-
-    def _picture(self, denoiser: models.Denoiser, wanted: Image) -> PIL.Image.Image:
-        chains = sampling.sample(denoiser, [wanted.prompt], [wanted.seed], wanted.sampling)
-        [picture] = sampling.images(denoiser, chains)
-        return picture
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → what kind of model it is, without loading its weights."""

@@ -258,11 +258,12 @@ def test_an_adapter_survives_its_files(
     list(Training(denoiser, pairs, SHORT))
     expected = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     denoiser.save_adapter(tmp_path)
-    denoiser.load_adapter(None)
+    denoiser.remove_adapter()
     base = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
-    denoiser.load_adapter(tmp_path)
-    assert torch.equal(sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents, expected)
+    with denoiser.using(tmp_path):
+        again = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    assert torch.equal(again, expected)
     assert not torch.equal(base, expected)
-    denoiser.set_strength(0.0)
-    silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    with denoiser.using(tmp_path, strength=0.0):
+        silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     torch.testing.assert_close(silent, base)

@@ -741,6 +741,24 @@ class TestJobs:
         beside = json.loads((folder / "My LoRA.json").read_text("utf-8"))
         assert "d3po_studio" not in beside  # no exam was taken
 
+    def test_the_picture_of_an_export_leaves_nothing_of_its_prompt_open(
+        self, store, session, worker, adapter, settings, monkeypatch
+    ):
+        store.update_settings(session.id, replace(settings, prompts=("a {red|blue} owl",)))
+        sample, drawn = sampling.sample, []
+
+        def sample_and_note(denoiser, texts, *rest):
+            drawn.extend(texts)
+            return sample(denoiser, texts, *rest)
+
+        monkeypatch.setattr(sampling, "sample", sample_and_note)
+        job = self.do(
+            store, worker, session, "export", adapter_id=adapter.id, name="x", formats=["kohya"]
+        )
+        assert job.state == "done", job.message
+        assert len(drawn) == 2  # by the adapter and by the file
+        assert set(drawn) in ({"a red owl"}, {"a blue owl"})
+
     def test_an_exam_is_told_in_the_exported_file(self, store, session, worker, adapter):
         for strength, tuned in ((1.0, 3), (0.5, 2)):
             questions = [("an owl", n) for n in range(4)]

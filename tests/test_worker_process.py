@@ -231,7 +231,7 @@ def test_on_a_full_disk_a_round_waits_and_goes_on_when_there_is_room(prepared, d
                     break
         if room_left_mb:
             wait_for(lambda: "100 MB are needed" in store.round(round_.id).message, process)
-            assert store.worker_status().state == "error"
+            wait_for(lambda: store.worker_status().state == "error", process)
             done = store.round(round_.id).updates_done
             time.sleep(3)
             assert store.round(round_.id).updates_done == done

@@ -348,11 +348,6 @@ class Denoiser:
     def set_adapter_state(self, state: dict[str, Tensor]) -> None:
         set_peft_model_state_dict(self.unet, state, adapter_name=ADAPTER_NAME)
 
-    def set_strength(self, strength: float) -> None:
-        """How much of the adapter is applied: 0 is the base, 1 what was trained."""
-        if self.has_adapter:
-            self.unet.set_adapters([ADAPTER_NAME], weights=[strength])
-
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Inside, the network is the base model."""
@@ -377,16 +372,6 @@ class Denoiser:
         }
         save_file(self.adapter_state(), folder / ADAPTER_FILE)
         (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(description, indent=2), "utf-8")
-
-    def load_adapter(self, folder: Path | None) -> None:
-        """Attaches a saved adapter, or none. Raises ModelError if it is damaged or of another
-        base."""
-        if folder is None:
-            self.remove_adapter()
-            return
-        config, state = self._read_adapter(folder)
-        self._attach(config, seed=0)
-        self.set_adapter_state(state)
 
     def _read_adapter(self, folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
         try:
