@@ -15,6 +15,7 @@ from studio.trajectory import Trajectory
 if TYPE_CHECKING:
     from studio.models import Denoiser
 
+COUPLE_APART = 0x9E3779B9  # odd: torch's generator on the CPU looks at 32 bits of a seed
 STREAM_PRIME = 2_654_435_761  # sets the noise of the steps apart from the starting noise of a seed
 
 
@@ -67,13 +68,29 @@ def sample_pairs(
     denoiser: Denoiser, prompts: list[str], seeds: list[int], settings: SamplingSettings
 ) -> list[tuple[Trajectory, Trajectory]]:
     """Two chains a prompt, from the same starting noise if the settings say so."""
+    groups = sample_groups(denoiser, prompts, seeds, settings, 2)
+    return [(left, right) for left, right in groups]
+
+
+def sample_groups(
+    denoiser: Denoiser,
+    prompts: list[str],
+    seeds: list[int],
+    settings: SamplingSettings,
+    size: int,
+) -> list[list[Trajectory]]:
+    """`size` chains a prompt, from the same starting noise if the settings say so. The first two
+    do not depend on `size`."""
     starts, walks = [], []
     for seed in seeds:
-        starts += [seed, seed if settings.shared_noise else seed + 2**31]
-        walks += [2 * seed, 2 * seed + 1]
-    doubled = [prompt for prompt in prompts for _ in range(2)]
-    chains = sample(denoiser, doubled, starts, settings, walks)
-    return list(zip(chains[::2], chains[1::2], strict=True))
+        for place in range(size):
+            couple, one = divmod(place, 2)
+            apart = couple * COUPLE_APART
+            starts.append(seed if settings.shared_noise else seed + one * 2**31 + apart)
+            walks.append(2 * seed + one + apart)
+    repeated = [prompt for prompt in prompts for _ in range(size)]
+    chains = sample(denoiser, repeated, starts, settings, walks)
+    return [chains[first : first + size] for first in range(0, len(chains), size)]
 
 
 def images(denoiser: Denoiser, trajectories: list[Trajectory]) -> list[Image.Image]:

@@ -191,7 +191,8 @@ class SessionSettings(_Stored):
     training: TrainingSettings = field(default_factory=TrainingSettings)
     round_every: int = 16  # picks between automatic rounds
     live: bool = True  # start rounds by itself while the artist goes on labelling
-    queue_target: int = 8  # unlabelled pairs kept ready
+    queue_target: int = 8  # unlabelled pairs, or grids, kept ready
+    pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
 
     _nested: ClassVar[dict[str, type]] = {
         "sampling": SamplingSettings,
@@ -209,6 +210,7 @@ class SessionSettings(_Stored):
         _require(len(self.prompts) <= 1000, "A session takes at most 1000 prompts.")
         _require(2 <= self.round_every <= 1000, "A round needs between 2 and 1000 new picks.")
         _require(1 <= self.queue_target <= 64, "Between 1 and 64 pairs can be kept ready.")
+        _require(2 <= self.pictures <= 9, "Between 2 and 9 pictures can be compared at once.")
 
     @property
     def shown_prompts(self) -> tuple[str, ...]:

@@ -220,21 +220,25 @@ class Worker:
             return False
         if self.store.ask_again(session.id) is not None:
             return True
-        prompt, seed = nth_draw(session.settings, self.store.pair_count(session.id))
-        self._say("sampling", f"Drawing a pair: {prompt}")
-        denoiser = self._load(session.settings.base_model)
+        settings = session.settings
+        prompt, seed = nth_draw(settings, self.store.drawn_count(session.id))
+        what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
+        self._say("sampling", f"Drawing {what}: {prompt}")
+        denoiser = self._load(settings.base_model)
         adapter_id = session.current_adapter_id
         text = self._expand(prompt, seed)
         with self._using(denoiser, adapter_id):
-            [pair] = sampling.sample_pairs(denoiser, [text], [seed], session.settings.sampling)
-            pictures = sampling.images(denoiser, list(pair))
-        if not _fits(prompt, session.settings, self.store.session(session.id).settings):
+            [chains] = sampling.sample_groups(
+                denoiser, [text], [seed], settings.sampling, settings.pictures
+            )
+            drawn = sampling.images(denoiser, chains)
+        if not _fits(prompt, settings, self.store.session(session.id).settings):
             return True  # the artist has changed what to draw; this is not shown any more
-        left, right = (
+        pictures = [
             self._write(self._image(session, "pair", text, chain.seed, adapter_id), picture, chain)
-            for chain, picture in zip(pair, pictures, strict=True)
-        )
-        self.store.add_pair(session.id, text, left, right, adapter_id)
+            for chain, picture in zip(chains, drawn, strict=True)
+        ]
+        self.store.add_question(session.id, text, pictures, adapter_id)
         return True
 
     def _keep_pairs_ready(self) -> None:
@@ -435,8 +439,9 @@ class Worker:
         denoiser = self._load(session.settings.base_model)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
         batches = []
+        chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
         for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
-            pairs = [self._chains(picked[id_]) for id_ in pick_ids if id_ in picked]
+            pairs = [self._chains(picked[id_], chains) for id_ in pick_ids if id_ in picked]
             batches.append([pair for pair in pairs if pair is not None])
         train, held_out = batches
         left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
@@ -452,15 +457,23 @@ class Worker:
         self.store.update_round(round_.id, updates_total=training.updates)
         return Lesson(round_, training, left_out, time.monotonic())
 
-    def _chains(self, picked: PickedPair) -> tuple[Trajectory, Trajectory] | None:
-        """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken."""
+    def _chains(
+        self, picked: PickedPair, read: dict[str, Trajectory]
+    ) -> tuple[Trajectory, Trajectory] | None:
+        """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken.
+
+        Those in `read`, by image id, were read before; what is read here is added.
+        """
         sides = [picked.pair.left, picked.pair.right]
         if picked.pick.choice == "right":
             sides.reverse()
         try:
             for one in sides:
-                require_whole(self.store.trajectory_path(one), one.trajectory_sha256)
-            chosen, rejected = (trajectory.load(self.store.trajectory_path(one)) for one in sides)
+                if one.id not in read:
+                    path = self.store.trajectory_path(one)
+                    require_whole(path, one.trajectory_sha256)
+                    read[one.id] = trajectory.load(path)
+            chosen, rejected = (read[one.id] for one in sides)
         except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
             log.warning(
                 "Pick %s is left out: its files cannot be read", picked.pick.id, exc_info=True
@@ -857,8 +870,8 @@ def nth_draw(settings: SessionSettings, number: int) -> tuple[str, int]:
 
 def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
     """Whether a pair that was begun under other settings is still what the artist wants."""
-    same = (then.base_model, then.sampling) == (now.base_model, now.sampling)
-    return same and prompt in now.prompts
+    names = ("base_model", "sampling", "pictures")
+    return prompt in now.prompts and all(getattr(then, n) == getattr(now, n) for n in names)
 
 
 def preview_seed(seed: int, prompt: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from studio.settings import SamplingSettings
-from studio.store import Image, Pair, Store
+from studio.store import Image, Pair, Question, Store
 
 
 def make_image(store: Store, session_id: str, **changes: object) -> Image:
@@ -23,6 +23,12 @@ def make_image(store: Store, session_id: str, **changes: object) -> Image:
         "created_at_s": time.time(),
     }
     return Image(**values | changes)
+
+
+def make_grid(store: Store, session_id: str, size: int = 4, **changes: object) -> Question:
+    """A grid in the store, of which there are no files."""
+    pictures = [make_image(store, session_id, **changes) for _ in range(size)]
+    return store.add_question(session_id, pictures[0].prompt, pictures, pictures[0].adapter_id)
 
 
 def make_pair(store: Store, session_id: str, **changes: object) -> Pair:

@@ -250,6 +250,16 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 }
 
 
+def test_an_archive_of_version_1_knows_no_grids(archive, other):
+    def made_older(document, files):
+        document["version"] = 1
+        for row in document["tables"]["pairs"]:
+            del row["grid_id"]
+
+    made = import_session(other, rewritten(archive, made_older))
+    assert other.picked_pairs(made.id)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_archive_is_a_sentence_and_leaves_nothing(archive, other, name):
     change, sentence = HOSTILE[name]

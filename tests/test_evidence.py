@@ -44,7 +44,7 @@ def test_one_pair_in_ten_comes_back_with_its_sides_swapped(store, session, add_p
     assert (again.repeat_of, again.prompt) == (before.id, before.prompt)
     assert (again.left, again.right) == (before.right, before.left)
     assert store.waiting_pairs(session.id) == [again]
-    assert store.pair_count(session.id) == ASK_AGAIN_EVERY  # or a prompt would miss its turn
+    assert store.drawn_count(session.id) == ASK_AGAIN_EVERY  # or a prompt would miss its turn
     assert store.pair(again.id) == again
     assert store.ask_again(session.id) is None  # until there are ten more
     more = add_pairs(ASK_AGAIN_EVERY)

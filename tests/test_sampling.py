@@ -59,6 +59,20 @@ def test_a_pair_shares_its_starting_noise_unless_told_otherwise(
     assert not torch.equal(left.latents[-1], right.latents[-1])
 
 
+def test_a_grid_begins_as_the_pair_of_its_seed_and_no_two_pictures_share_noise(
+    denoiser: Denoiser,
+) -> None:
+    (pair,) = sampling.sample_pairs(denoiser, ["a cat"], [5], SETTINGS)
+    grids = sampling.sample_groups(denoiser, ["a cat", "a dog"], [5, 6], SETTINGS, 4)
+    assert [len(chains) for chains in grids] == [4, 4]
+    for one, other in zip(pair, grids[0], strict=False):
+        torch.testing.assert_close(one.latents, other.latents)
+    apart = replace(SETTINGS, shared_noise=False)
+    (loose,) = sampling.sample_groups(denoiser, ["a cat"], [5], apart, 4)
+    assert len({chain.latents[0].numpy().tobytes() for chain in loose}) == 4
+    assert len({chain.latents[-1].numpy().tobytes() for chain in grids[0]}) == 4
+
+
 def test_a_trajectory_survives_its_file(denoiser: Denoiser, tmp_path: Path) -> None:
     (chain,) = sampling.sample(denoiser, ['a "cat", naïve'], [2**40], SETTINGS)
     trajectory.save(tmp_path / "t.safetensors", chain)

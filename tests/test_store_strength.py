@@ -46,7 +46,7 @@ def test_a_changed_pick_says_all_anew(store, session, add_pairs):
     assert holding(store, session) == {pair.id: changed}
     for _ in range(2):
         store.undo_pick("u", session.id)
-        assert store.undone_pick("u") == changed
+        assert [one.pick for one in store.undone("u").picked] == [changed]
     assert holding(store, session) == {}
 
 
@@ -90,15 +90,13 @@ def test_the_filmstrip_pages_from_the_newest_pick(store, session, add_pairs):
     store.add_pick("again", pairs[2].id, "right")
     expected = [pairs[n].id for n in (2, 6, 5, 4, 3, 1, 0)]
     seen, before = [], None
-    while page := store.recent_picks(session.id, before=before, limit=3):
-        seen += [one.pair.id for one in page]
-        before = page[-1].pick.id
+    while page := store.recent_answers(session.id, before=before, limit=3):
+        seen += [one.question.id for one in page]
+        before = page[-1].id
     assert seen == expected
     # The pick that the next page is asked from may have been changed meanwhile.
-    assert [one.pair.id for one in store.recent_picks(session.id, before="p-" + pairs[2].id)] == [
-        pairs[1].id,
-        pairs[0].id,
-    ]
+    older = store.recent_answers(session.id, before=f"p-{pairs[2].id}")
+    assert [one.question.id for one in older] == [pairs[1].id, pairs[0].id]
 
 
 def test_favourites_are_pictures_and_can_be_looked_through(store, session, add_pairs):
@@ -110,10 +108,8 @@ def test_favourites_are_pictures_and_can_be_looked_through(store, session, add_p
             store.set_favourite(image.id, True)
         assert store.pair(pair.id) != pair
     store.set_favourite(second.left.id, False)
-    found = store.recent_picks(session.id, favourites=True)
-    assert [one.pair for one in found] == [
-        replace(first, right=replace(first.right, favourite=True))
-    ]
+    [found] = store.recent_answers(session.id, favourites=True)
+    assert found.question.pairs == (replace(first, right=replace(first.right, favourite=True)),)
     with pytest.raises(StoreError, match="picture does not exist"):
         store.set_favourite("none", True)
 
@@ -170,5 +166,5 @@ def test_a_store_of_the_second_schema_opens(home):
     assert (one.pick.choice, one.pick.much_better, one.pick.reason) == ("left", False, None)
     assert (one.pair.note, one.pair.left.favourite) == ("", False)
     store.add_pick("q", "pair", "right", much_better=True)
-    assert store.recent_picks("s")[0].pick.much_better
+    assert store.recent_answers("s")[0].picked[0].pick.much_better
     store.close()

@@ -138,13 +138,13 @@ class TestPairs:
     def test_what_the_artist_no_longer_wants_is_not_shown(
         self, store, session, worker, settings, monkeypatch
     ):
-        sample_pairs = sampling.sample_pairs
+        sample_groups = sampling.sample_groups
 
         def change_and_sample(*arguments):  # the artist does so while the first pair is drawn
             store.update_settings(session.id, replace(settings, prompts=("a fox",)))
-            return sample_pairs(*arguments)
+            return sample_groups(*arguments)
 
-        monkeypatch.setattr(sampling, "sample_pairs", change_and_sample)
+        monkeypatch.setattr(sampling, "sample_groups", change_and_sample)
         finish_all(worker)
         waiting = store.waiting_pairs(session.id, 100)
         assert [pair.prompt for pair in waiting] == ["a fox"] * 6
@@ -170,6 +170,25 @@ class TestPairs:
         # the fixed pictures go by the line of the list, so that a strip can follow it
         [preview] = store.images(session.id, "preview")
         assert preview.prompt == prompts[0]
+
+    def test_more_pictures_at_a_time_are_drawn_as_a_grid_and_learned_from_once_each(
+        self, store, session, worker, settings
+    ):
+        store.update_settings(session.id, replace(settings, pictures=4, queue_target=2))
+        finish_all(worker)
+        asked, _ = store.waiting(session.id)
+        chains = [trajectory.load(store.trajectory_path(image)) for image in asked.images]
+        assert len(chains) == 4
+        assert all(torch.equal(one.latents[0], chains[0].latents[0]) for one in chains)
+        ends = {one.latents[-1].numpy().tobytes() for one in chains}
+        assert len(ends) == 4
+        store.add_ranking("a", asked.id, [image.id for image in asked.images])
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker._lesson is not None)
+        learned = worker._lesson.training.pairs
+        assert (len(learned), len(learned.latents)) == (6, 4)
+        assert [len(group) for group in learned.groups()] == [6]
+        work_until(worker, lambda: store.round(round_.id).state == "done")
 
     def test_a_list_that_is_gone_is_said_and_waited_for(self, store, session, worker, settings):
         store.update_settings(session.id, replace(settings, prompts=("a __ghost__",)))

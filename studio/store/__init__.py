@@ -17,6 +17,7 @@ from studio.store.files import free_bytes, write_atomically
 from studio.store.lock import StudioLock
 from studio.store.rows import (
     Adapter,
+    Answer,
     Exam,
     ExamPair,
     Export,
@@ -28,6 +29,7 @@ from studio.store.rows import (
     Pick,
     PickCounts,
     PickedPair,
+    Question,
     Round,
     Session,
     WorkerStatus,
@@ -48,6 +50,7 @@ class Store(Exams):
 
 __all__ = [
     "Adapter",
+    "Answer",
     "ArchiveError",
     "Exam",
     "ExamPair",
@@ -61,6 +64,7 @@ __all__ = [
     "Pick",
     "PickCounts",
     "PickedPair",
+    "Question",
     "Round",
     "Session",
     "Snapshot",

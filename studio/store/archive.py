@@ -1,16 +1,16 @@
 """A session as one file, to keep or to go on with on another machine.
 
-An archive is a zip, version 1 of which holds
+An archive is a zip, version 2 of which holds
 
     session.json                      the rows, and of each file its size and SHA-256
     images/ID.png  display/ID.jpg  trajectories/ID.safetensors
     adapters/ID/...  exports/ID/...   the files, as they lie in the session's folder
 
-`session.json` is {"format": "d3po-studio-session", "version": 1, "studio": VERSION, "tables":
+`session.json` is {"format": "d3po-studio-session", "version": 2, "studio": VERSION, "tables":
 {TABLE: [ROW, ...]}, "files": {NAME: {"bytes": N, "sha256": HEX}}}, a row being {COLUMN: VALUE} with
 all columns but `place`, in the order of `place`. Checkpoints are left out: a round that was under
 way begins anew, and comes to the same adapter. What was asked of the worker and is not done is left
-out too.
+out too. Version 1 is the same without the column `grid_id` of pairs.
 
 An archive may come from anybody. So nothing in it is a path: every file is one that a row owns, and
 is written under an id that is made here; rows are taken only if the studio could have written them
@@ -52,7 +52,8 @@ from studio.store.jobs import Jobs
 from studio.store.rows import OPEN_JOB_STATES, Session
 from studio.store.sessions import read_session
 
-FORMAT, VERSION = "d3po-studio-session", 1
+FORMAT, VERSION = "d3po-studio-session", 2
+READABLE_VERSIONS = (1, 2)  # 1 knew no grids
 ROWS_NAME = "session.json"
 LARGEST_ROWS_BYTES = 64_000_000
 LARGEST_RATIO = 200  # of a file to what it takes in the archive; pictures and weights hardly shrink
@@ -292,7 +293,7 @@ def _read_document(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> d
     document = json.loads(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ArchiveError("This is no archive of a session.")
-    if document.get("version") != VERSION:
+    if document.get("version") not in READABLE_VERSIONS:
         raise ArchiveError(
             f"The archive was written by another version of the studio (format "
             f"{str(document.get('version'))[:20]}; this one reads {VERSION}). Update the studio."
@@ -304,6 +305,8 @@ def _read_document(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> d
         raise ArchiveError("The archive has other tables than it should.")
     if not all(isinstance(found, list) for found in tables.values()):
         raise ArchiveError("The archive's session.json is not whole.")
+    if document["version"] == 1:
+        tables["pairs"] = [{"grid_id": None} | dict(row) for row in tables["pairs"]]
     return document
 
 

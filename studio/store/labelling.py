@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,18 @@ import sqlalchemy as sa
 from studio.settings import CHOICES, MAX_NOTE_CHARACTERS, REASONS, Choice, Reason
 from studio.store.database import read
 from studio.store.errors import StoreError
-from studio.store.rows import Habits, Image, Pair, Pick, PickCounts, PickedPair, Purpose
-from studio.store.schema import images, pairs, picks, rounds
+from studio.store.rows import (
+    Answer,
+    Habits,
+    Image,
+    Pair,
+    Pick,
+    PickCounts,
+    PickedPair,
+    Purpose,
+    Question,
+)
+from studio.store.schema import images, pairs, picks, question_id, rounds
 from studio.store.sessions import Sessions, discard_waiting, read_session, waiting_ids
 
 LOSSLESS_UP_TO_PX = 512  # larger pictures have a smaller copy for the screen
@@ -83,13 +95,16 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
 
 
 def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
-    """How many picks of a session hold, by what they say."""
+    """How many answers of a session hold, by what they say."""
     holding = connection.execute(
-        sa.select(picks.c.choice, pairs.c.repeat_of)
+        sa.select(picks.c.id, picks.c.choice, pairs.c.repeat_of, question_id.label("question_id"))
         .join(pairs, picks.c.pair_id == pairs.c.id)
         .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
     ).all()
-    choices = [row.choice for row in holding]
+    said: dict[str, set[str]] = {}
+    for row in holding:
+        said.setdefault(row.question_id, set()).add(row.choice)
+    answers = list(said.values())
     first_asked = [row.choice for row in holding if row.repeat_of is None]
     last_round = connection.execute(
         sa.select(rounds.c.train_pick_ids, rounds.c.held_out_pick_ids)
@@ -98,14 +113,25 @@ def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
         .limit(1)
     ).first()
     used = {pick_id for ids in last_round or () for pick_id in ids}
+    # Of a grid that is held out a round asks about one pick only; the rest of it is not new.
+    known = {row.question_id for row in holding if row.id in used}
+    used |= {row.id for row in holding if row.question_id in known}
     return PickCounts(
-        total=len(choices),
+        total=len(answers),
         usable=first_asked.count("left") + first_asked.count("right"),
-        ties=choices.count("tie"),
-        both_bad=choices.count("both_bad"),
-        skipped=choices.count("skip"),
+        ties=answers.count({"tie"}),
+        both_bad=answers.count({"both_bad"}),
+        skipped=answers.count({"skip"}),
         new=len(set(learnable_pick_ids(connection, session_id)) - used),
     )
+
+
+def read_question(connection: sa.Connection, id_: str) -> Question:
+    """A question, or a StoreError."""
+    found = connection.execute(_pair_columns().where(question_id == id_).order_by(pairs.c.place))
+    if not (read := tuple(map(_read_pair, found))):
+        raise StoreError("This pair does not exist.")
+    return Question(read)
 
 
 class Labelling(Sessions):
@@ -181,20 +207,35 @@ class Labelling(Sessions):
         self, session_id: str, prompt: str, left: Image, right: Image, adapter_id: str | None
     ) -> Pair:
         """Keep a pair and its two images, whose files are already on the disk."""
-        pair = Pair(
-            id=uuid.uuid4().hex,
-            session_id=session_id,
-            prompt=prompt,
-            left=left,
-            right=right,
-            adapter_id=adapter_id,
-            created_at_s=time.time(),
+        return self.add_question(session_id, prompt, [left, right], adapter_id).pairs[0]
+
+    def add_question(
+        self, session_id: str, prompt: str, pictures: Sequence[Image], adapter_id: str | None
+    ) -> Question:
+        """Keep two images as a pair, or more as a grid; their files are already on the disk."""
+        sides = list(combinations(pictures, 2))
+        ids = [uuid.uuid4().hex for _ in sides]
+        asked = Question(
+            tuple(
+                Pair(
+                    id=id_,
+                    session_id=session_id,
+                    prompt=prompt,
+                    left=left,
+                    right=right,
+                    adapter_id=adapter_id,
+                    created_at_s=time.time(),
+                    grid_id=ids[0] if len(ids) > 1 else None,
+                )
+                for id_, (left, right) in zip(ids, sides, strict=True)
+            )
         )
         with self._writing() as connection:
             read_session(connection, session_id)
-            connection.execute(sa.insert(images), [vars(left), vars(right)])
-            self._insert_pair(connection, pair)
-        return pair
+            connection.execute(sa.insert(images), [vars(picture) for picture in pictures])
+            for pair in asked.pairs:
+                self._insert_pair(connection, pair)
+        return asked
 
     def ask_again(self, session_id: str) -> Pair | None:
         """Put a pair that was picked some time ago into the queue once more, sides swapped.
@@ -208,11 +249,12 @@ class Labelling(Sessions):
                     pairs.c.session_id == session_id, pairs.c.repeat_of.is_not(None)
                 )
             )
-            first = [
-                one.pair
-                for one in read_picked_pairs(connection, session_id)
-                if one.pick.choice in ("left", "right") and one.pair.repeat_of is None
-            ]
+            # One pair of a grid stands for it: an answer is one opinion.
+            answered: dict[str, Pair] = {}
+            for one in read_picked_pairs(connection, session_id):
+                if one.pick.choice in ("left", "right") and one.pair.repeat_of is None:
+                    answered.setdefault(one.pair.question_id, one.pair)
+            first = list(answered.values())
             if len(first) < (asked + 1) * ASK_AGAIN_EVERY:
                 return None
             before = first[asked * ASK_AGAIN_EVERY + ASK_AGAIN_EVERY // 2]
@@ -224,6 +266,7 @@ class Labelling(Sessions):
                 created_at_s=time.time(),
                 repeat_of=before.id,
                 note="",
+                grid_id=None,
             )
             self._insert_pair(connection, again)
         return again
@@ -234,16 +277,14 @@ class Labelling(Sessions):
             one for one in self.picked_pairs(session_id) if one.pick.choice in ("left", "right")
         ]
 
-        def chosen(one: PickedPair) -> str:
-            return (one.pair.left if one.pick.choice == "left" else one.pair.right).id
-
-        first = {one.pair.id: chosen(one) for one in picked}
+        first = {one.pair.id: one.chosen.id for one in picked}
         again = [one for one in picked if one.pair.repeat_of in first]
+        alone = [one.pick.choice for one in picked if one.pair.grid_id is None]
         return Habits(
             asked_again=len(again),
-            same_again=sum(first[one.pair.repeat_of] == chosen(one) for one in again),
-            picked=len(picked),
-            left=sum(one.pick.choice == "left" for one in picked),
+            same_again=sum(first[one.pair.repeat_of] == one.chosen.id for one in again),
+            picked=len(alone),
+            left=alone.count("left"),
         )
 
     def pair(self, pair_id: str) -> Pair:
@@ -251,23 +292,33 @@ class Labelling(Sessions):
         with self._reading() as connection:
             return self._pair(connection, pair_id)
 
-    def waiting_pairs(self, session_id: str, limit: int = 8) -> list[Pair]:
-        """Pairs that wait for a pick: those withdrawn last come first, then the oldest."""
+    def waiting(self, session_id: str, limit: int = 8) -> list[Question]:
+        """What waits for an answer: those withdrawn last come first, then the oldest."""
         with self._reading() as connection:
             ids = connection.scalars(waiting_ids(session_id).limit(limit)).all()
-            found = connection.execute(_pair_columns().where(pairs.c.id.in_(ids)))
-            by_id = {pair.id: pair for pair in map(_read_pair, found)}
-        return [by_id[pair_id] for pair_id in ids]
+            found = connection.execute(
+                _pair_columns().where(question_id.in_(ids)).order_by(pairs.c.place)
+            )
+            asked: dict[str, list[Pair]] = {id_: [] for id_ in ids}
+            for pair in map(_read_pair, found):
+                asked[pair.question_id].append(pair)
+        return [Question(tuple(of_it)) for of_it in asked.values()]
+
+    def waiting_pairs(self, session_id: str, limit: int = 8) -> list[Pair]:
+        """The pairs of what waits for an answer, in that order."""
+        return [pair for asked in self.waiting(session_id, limit) for pair in asked.pairs]
 
     def waiting_count(self, session_id: str) -> int:
-        """How many pairs wait for a pick."""
+        """How many pairs or grids wait for an answer."""
         with self._reading() as connection:
             return _count(connection, waiting_ids(session_id))
 
-    def pair_count(self, session_id: str) -> int:
-        """How many pairs were ever drawn for a session; one that is asked again is not drawn."""
-        drawn = sa.select(pairs).where(
-            pairs.c.session_id == session_id, pairs.c.repeat_of.is_(None)
+    def drawn_count(self, session_id: str) -> int:
+        """How many pairs or grids were ever drawn for a session; what is asked again is not."""
+        drawn = (
+            sa.select(question_id)
+            .distinct()
+            .where(pairs.c.session_id == session_id, pairs.c.repeat_of.is_(None))
         )
         with self._reading() as connection:
             return _count(connection, drawn)
@@ -301,72 +352,129 @@ class Labelling(Sessions):
             known = connection.execute(sa.select(picks).where(picks.c.id == pick_id)).first()
             if known is not None:
                 return read(Pick, known, picks)
-            self._pair(connection, pair_id)
+            if self._pair(connection, pair_id).grid_id is not None:
+                raise StoreError("The pictures of a grid are answered together.")
             return self._insert_pick(connection, pick_id, pair_id, choice, much_better, reason)
 
-    def undo_pick(self, undo_id: str, session_id: str) -> Pair | None:
-        """Withdraw the newest pick that holds; its pair is the next one waiting.
+    def add_ranking(
+        self,
+        answer_id: str,
+        grid_id: str,
+        ranking: Sequence[str],
+        otherwise: Choice = "skip",
+        *,
+        reason: Reason | None = None,
+    ) -> None:
+        """Keep what the artist said about a grid; it supersedes what was said about it before.
 
-        Returns that pair, or None when there is no pick. Doing it again with the same `undo_id`
-        changes nothing and returns the same pair.
+        ranking: ids of its pictures, the best first. One that is not named is worse than each that
+        is; about two that are not named nothing was said, and `otherwise` (skip, tie or both_bad)
+        is kept. Doing it again with the same `answer_id` changes nothing.
+        """
+        if otherwise not in ("skip", "tie", "both_bad"):
+            raise StoreError("What is not put in order is skipped, just as good, or no good.")
+        if reason is not None and (reason not in REASONS or not ranking):
+            raise StoreError(f"A reason is one of {', '.join(REASONS)}, for what is better.")
+        place = {image_id: number for number, image_id in enumerate(ranking)}
+        with self._writing() as connection:
+            if connection.scalar(sa.select(picks.c.id).where(picks.c.id == answer_id)):
+                return
+            asked = read_question(connection, grid_id)
+            if len(place) != len(ranking) or not place.keys() <= {i.id for i in asked.images}:
+                raise StoreError("An order names pictures of its grid, each of them once.")
+            for number, pair in enumerate(asked.pairs):
+                left, right = (place.get(i.id, len(place)) for i in (pair.left, pair.right))
+                choice = otherwise if left == right else "left" if left < right else "right"
+                why = None if left == right else reason
+                self._insert_pick(connection, _nth(answer_id, number), pair.id, choice, False, why)
+
+    def undo_pick(self, undo_id: str, session_id: str) -> Question | None:
+        """Withdraw the newest answer that holds; its question is the next one waiting.
+
+        Returns that question, or None when there is no answer. Doing it again with the same
+        `undo_id` changes nothing and returns the same question.
         """
         with self._writing() as connection:
-            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == undo_id))
-            if pair_id is None:
-                pair_id = connection.scalar(
-                    sa.select(picks.c.pair_id)
-                    .join(pairs, picks.c.pair_id == pairs.c.id)
-                    .where(
-                        pairs.c.session_id == session_id,
-                        _not_superseded,
-                        picks.c.choice.is_not(None),
-                    )
-                    .order_by(picks.c.place.desc())
-                    .limit(1)
+            done = sa.select(picks.c.pair_id).where(picks.c.id == undo_id)
+            newest = (
+                sa.select(picks.c.pair_id)
+                .join(pairs, picks.c.pair_id == pairs.c.id)
+                .where(
+                    pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None)
                 )
-                if pair_id is None:
-                    return None
-                self._insert_pick(connection, undo_id, pair_id, None)
+                .order_by(picks.c.place.desc())
+                .limit(1)
+            )
+            before = connection.scalar(done)
+            pair_id = before or connection.scalar(newest)
+            if pair_id is None:
+                return None
+            asked = read_question(connection, self._pair(connection, pair_id).question_id)
+            if before is None:
+                for number, pair in enumerate(asked.pairs):
+                    self._insert_pick(connection, _nth(undo_id, number), pair.id, None)
                 # The artist asked to see it again, whatever has happened to the queue since.
                 connection.execute(
-                    sa.update(pairs).where(pairs.c.id == pair_id).values(stale_at_s=None)
+                    sa.update(pairs).where(question_id == asked.id).values(stale_at_s=None)
                 )
-            return self._pair(connection, pair_id)
+            return asked
 
-    def undone_pick(self, undo_id: str) -> Pick:
-        """The pick that an undo withdrew."""
-        undone = sa.select(picks.c.supersedes).where(picks.c.id == undo_id).scalar_subquery()
+    def undone(self, undo_id: str) -> Answer:
+        """The answer that an undo withdrew."""
         with self._reading() as connection:
-            found = connection.execute(sa.select(picks).where(picks.c.id == undone)).first()
-        if found is None:
-            raise StoreError("This undo does not exist.")
-        return read(Pick, found, picks)
+            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == undo_id))
+            if pair_id is None:
+                raise StoreError("This undo does not exist.")
+            asked = read_question(connection, self._pair(connection, pair_id).question_id)
+            undone = picks.alias()
+            ids = [_nth(undo_id, number) for number in range(len(asked.pairs))]
+            found = connection.execute(
+                sa.select(picks)
+                .join(undone, undone.c.supersedes == picks.c.id)
+                .where(undone.c.id.in_(ids))
+            )
+            by_pair = {row.pair_id: read(Pick, row, picks) for row in found}
+        return Answer(tuple(PickedPair(pair, by_pair[pair.id]) for pair in asked.pairs))
 
     def picked_pairs(self, session_id: str) -> list[PickedPair]:
         """The pairs with the picks that hold, in the order of picking."""
         with self._reading() as connection:
             return read_picked_pairs(connection, session_id)
 
-    def recent_picks(
+    def recent_answers(
         self,
         session_id: str,
         *,
         before: str | None = None,
         favourites: bool = False,
         limit: int = 40,
-    ) -> list[PickedPair]:
-        """The picks that hold, the newest first; `before` the pick of that id, which may be gone.
+    ) -> list[Answer]:
+        """What holds, the newest first; `before` the answer of that id, which may be gone.
 
-        With `favourites`, only pairs with a favourite picture.
+        With `favourites`, only those with a favourite picture.
         """
-        query = _holding(session_id).order_by(picks.c.place.desc()).limit(limit)
+        newest = (
+            sa.select(question_id.label("question_id"))
+            .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
+            .where(pairs.c.session_id == session_id, _not_superseded, picks.c.choice.is_not(None))
+            .group_by(question_id)
+            .order_by(sa.func.max(picks.c.place).desc())
+            .limit(limit)
+        )
         if before is not None:
             place = sa.select(picks.c.place).where(picks.c.id == before).scalar_subquery()
-            query = query.where(picks.c.place < place)
+            newest = newest.where(picks.c.place < place)
         if favourites:
-            query = query.where(_left.c.favourite | _right.c.favourite)
+            newest = newest.having(sa.func.max(_left.c.favourite | _right.c.favourite))
         with self._reading() as connection:
-            return [_read_picked_pair(row) for row in connection.execute(query)]
+            ids = connection.scalars(newest).all()
+            found = connection.execute(
+                _holding(session_id).where(question_id.in_(ids)).order_by(pairs.c.place)
+            )
+            picked: dict[str, list[PickedPair]] = {id_: [] for id_ in ids}
+            for one in map(_read_picked_pair, found):
+                picked[one.pair.question_id].append(one)
+        return [Answer(tuple(of_it)) for of_it in picked.values()]
 
     def set_favourite(self, image_id: str, favourite: bool) -> None:
         """Mark a picture as a favourite, or not any more."""
@@ -426,6 +534,11 @@ class Labelling(Sessions):
         )
         connection.execute(sa.insert(picks).values(vars(pick)))
         return pick
+
+
+def _nth(answer_id: str, number: int) -> str:
+    """The id of the pick of the `number`-th pair of a question: the first has the answer's own."""
+    return f"{answer_id}-{number}" if number else answer_id
 
 
 def _count(connection: sa.Connection, query: sa.Select[Any]) -> int:

@@ -14,7 +14,7 @@ from studio.store.database import changed, read
 from studio.store.errors import StoreError
 from studio.store.labelling import Labelling, count_picks, learnable_pick_ids, read_picked_pairs
 from studio.store.rows import OPEN_ROUND_STATES, Adapter, Metric, PickedPair, Round
-from studio.store.schema import adapters, metrics, pairs, picks, rounds, sessions
+from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds, sessions
 from studio.store.sessions import read_session, use_adapter
 
 FEWEST_PICKS = 4
@@ -281,25 +281,31 @@ def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Ro
 def _split(
     connection: sa.Connection, usable: list[PickedPair], earlier: list[Round], fraction: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the picks to train on and of those to hold out, by pair and in order of picking."""
+    """Ids of the picks to train on and of those to hold out, in order of picking.
 
-    def pairs_of(pick_ids: set[str]) -> set[str]:
+    A grid is split as one. Of a grid that is held out one pick is asked about and none is learned
+    from: its pairs share their pictures, and would count the same opinion several times.
+    """
+
+    def questions_of(pick_ids: set[str]) -> set[str]:
         found = connection.execute(
-            sa.select(picks.c.id, picks.c.pair_id)
+            sa.select(picks.c.id, question_id.label("question_id"))
             .join(pairs, picks.c.pair_id == pairs.c.id)
             .where(pairs.c.session_id == usable[0].pair.session_id)
         )
-        return {row.pair_id for row in found if row.id in pick_ids}
+        return {row.question_id for row in found if row.id in pick_ids}
 
-    trained_before = pairs_of({pick for round_ in earlier for pick in round_.train_pick_ids})
-    held_before = pairs_of({pick for round_ in earlier for pick in round_.held_out_pick_ids})
+    trained_before = questions_of({pick for round_ in earlier for pick in round_.train_pick_ids})
+    held_before = questions_of({pick for round_ in earlier for pick in round_.held_out_pick_ids})
+    questions: dict[str, list[str]] = {}
+    for one in usable:
+        questions.setdefault(one.pair.question_id, []).append(one.pick.id)
     train: list[str] = []
     held_out: list[str] = []
-    for number, one in enumerate(usable, start=1):
+    for number, (question, pick_ids) in enumerate(questions.items(), start=1):
         due = len(held_out) + 1 <= fraction * number + 1e-9  # one in five, not one in six
-        new = one.pair.id not in trained_before
-        if one.pair.id in held_before or (new and due):
-            held_out.append(one.pick.id)
+        if question in held_before or (question not in trained_before and due):
+            held_out.append(pick_ids[0])
         else:
-            train.append(one.pick.id)
+            train += pick_ids
     return tuple(train), tuple(held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +67,28 @@ class Pair:
     created_at_s: float
     repeat_of: str | None = None  # the pair that this one asks again, with its sides swapped
     note: str = ""  # what the artist wrote about it
+    grid_id: str | None = None  # the first pair of the grid that it is one of
+
+    @property
+    def question_id(self) -> str:
+        """Pairs of the same question are asked at once."""
+        return self.grid_id or self.id
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the artist is asked at once: a pair; or a grid, which is all pairs of its pictures."""
+
+    pairs: tuple[Pair, ...]
+
+    @property
+    def id(self) -> str:
+        return self.pairs[0].question_id
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """As they are shown."""
+        return tuple({i.id: i for pair in self.pairs for i in (pair.left, pair.right)}.values())
 
 
 @dataclass(frozen=True)
@@ -87,15 +110,47 @@ class Pick:
 
 @dataclass(frozen=True)
 class PickedPair:
-    """A pair and the pick that holds for it."""
+    """A pair and a pick of it, in most places the one that holds."""
 
     pair: Pair
     pick: Pick
 
+    @property
+    def chosen(self) -> Image:
+        """The better picture, of a pick of left or right."""
+        return self.pair.left if self.pick.choice == "left" else self.pair.right
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said at once: the picks of all pairs of a question."""
+
+    picked: tuple[PickedPair, ...]
+
+    @property
+    def id(self) -> str:
+        return self.picked[0].pick.id
+
+    @property
+    def question(self) -> Question:
+        return Question(tuple(one.pair for one in self.picked))
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """Ids of the pictures that are better than others, the best first. Those it does not name
+        are worse than all it names."""
+        better = [one for one in self.picked if one.pick.choice in ("left", "right")]
+        wins = Counter(one.chosen.id for one in better)
+        ranking = tuple(image_id for image_id, _ in wins.most_common())
+        names_all_but_one = len(better) == len(self.picked) > 1
+        last = [image.id for image in self.question.images if image.id not in wins]
+        return ranking + tuple(last) if names_all_but_one else ranking
+
 
 @dataclass(frozen=True)
 class PickCounts:
-    """How many picks hold. `usable` are left or right, on pairs that were not asked before.
+    """How many answers hold. `total`, `ties`, `both_bad` and `skipped` count questions answered,
+    the others pairs: `usable` are left or right, on pairs that were not asked before.
 
     `new` are those that the next round would learn from and the newest one, however it ended, has
     not: when they reach the session's `round_every`, a live session begins a round.
@@ -114,7 +169,8 @@ class Habits:
     """What the picks say about the picking: both are counts of picks of left or right.
 
     asked_again: pairs that were shown a second time, sides swapped; same_again: those of them in
-    which the same picture was chosen both times. picked, left: all such picks, and those of left.
+    which the same picture was chosen both times. picked, left: all such picks on pairs that stood
+    alone, and those of left.
     """
 
     asked_again: int

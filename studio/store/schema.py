@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    func,
 )
 
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
@@ -109,7 +110,10 @@ pairs = _entity(
     Column("stale_at_s", Float),  # set: kept, but not shown any more
     Column("repeat_of", ForeignKey("pairs.id")),  # set: that pair asked again, sides swapped
     Column("note", String, nullable=False),
+    # Set: one of the pairs of a grid, all of which are asked at once; the first of them names it.
+    Column("grid_id", ForeignKey("pairs.id"), index=True),
 )
+question_id = func.coalesce(pairs.c.grid_id, pairs.c.id)  # what is asked at once: a pair or a grid
 
 # The picks of a pair form one chain: a single first one, and each superseded at most once.
 picks = _entity(

@@ -14,7 +14,7 @@ from studio.store.database import Database, get_value, read, set_value
 from studio.store.errors import StoreError
 from studio.store.files import set_aside
 from studio.store.rows import OPEN_JOB_STATES, OPEN_ROUND_STATES, Session
-from studio.store.schema import adapters, jobs, pairs, picks, rounds, sessions
+from studio.store.schema import adapters, jobs, pairs, picks, question_id, rounds, sessions
 
 MAX_NAME_CHARACTERS = 200
 READY_PAIRS_KEPT = 2  # by a new adapter: the artist goes on while fresh pairs are being sampled
@@ -31,7 +31,8 @@ def read_session(connection: sa.Connection, session_id: str) -> Session:
 
 
 def waiting_ids(session_id: str) -> sa.Select[tuple[str]]:
-    """The ids of the pairs that wait for a pick: those withdrawn last come first, then by age."""
+    """The ids of the questions that wait for an answer: those withdrawn last come first, then by
+    age."""
     later = picks.alias()
     tip = (
         sa.select(picks.c.pair_id, picks.c.place, picks.c.choice)
@@ -39,25 +40,27 @@ def waiting_ids(session_id: str) -> sa.Select[tuple[str]]:
         .subquery()
     )
     return (
-        sa.select(pairs.c.id)
+        sa.select(question_id)
+        .select_from(pairs)
         .outerjoin(tip, tip.c.pair_id == pairs.c.id)
         .where(
             pairs.c.session_id == session_id,
             pairs.c.stale_at_s.is_(None),
             tip.c.choice.is_(None),
         )
-        .order_by(tip.c.place.desc().nulls_last(), pairs.c.place)
+        .group_by(question_id)
+        .order_by(sa.func.max(tip.c.place).desc().nulls_last(), sa.func.min(pairs.c.place))
     )
 
 
 def discard_waiting(
     connection: sa.Connection, session_id: str, *, keep: int = 0, unless_prompt_in: tuple = ()
 ) -> None:
-    """Mark waiting pairs as stale, except for the first `keep` and those of the prompts given."""
+    """Mark what waits as stale, except for the first `keep` and those of the prompts given."""
     ids = connection.scalars(waiting_ids(session_id)).all()[keep:]
     connection.execute(
         sa.update(pairs)
-        .where(pairs.c.id.in_(ids), pairs.c.prompt.not_in(unless_prompt_in))
+        .where(question_id.in_(ids), pairs.c.prompt.not_in(unless_prompt_in))
         .values(stale_at_s=time.time())
     )
 
@@ -159,6 +162,7 @@ class Sessions(Database):
             same_pictures = (
                 settings.base_model == before.settings.base_model
                 and settings.sampling == before.settings.sampling
+                and settings.pictures == before.settings.pictures
             )
             kept = settings.prompts if same_pictures else ()
             discard_waiting(connection, session_id, unless_prompt_in=kept)

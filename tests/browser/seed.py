@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from dataclasses import replace
 
 from PIL import Image as Pictures
 from PIL import ImageDraw
 
-from studio.store import Adapter, Image, Pair, Session, Store, WorkerStatus
+from studio.store import Adapter, Image, Pair, Question, Session, Store, WorkerStatus
 
 COLOURS = ("#f2c14e", "#e07a5f", "#81b29a", "#3d5a80", "#98c1d9", "#b56576", "#355070", "#eeeeee")
 
@@ -57,6 +58,18 @@ def add_pairs(
         prompt = session.settings.prompts[place % len(session.settings.prompts)]
         two = (image(store, session, "pair", prompt, adapter_id=adapter) for _ in range(2))
         made.append(store.add_pair(session.id, prompt, *two, adapter))
+    return made
+
+
+def add_grids(store: Store, session: Session, number: int, size: int = 4) -> list[Question]:
+    """Grids that wait for an answer; a session that asks for so many pictures at a time."""
+    settings = replace(session.settings, pictures=size)
+    store.update_settings(session.id, settings)
+    made = []
+    for _ in range(number):
+        prompt = settings.prompts[len(made) % len(settings.prompts)]
+        pictures = [image(store, session, "pair", prompt) for _ in range(size)]
+        made.append(store.add_question(session.id, prompt, pictures, None))
     return made
 
 

@@ -388,7 +388,7 @@ def test_any_pick_is_opened_again_and_changed(open_page, store, labelling):
     expect_pair(page, pairs[3])
     expect_saved(page, store, labelling, 3)
     assert rows_of_picks(store) == 4
-    newest = store.recent_picks(labelling.id)[0]
+    [newest] = store.recent_answers(labelling.id)[0].picked
     assert (newest.pair.id, newest.pick.choice, newest.pick.reason) == (
         pairs[0].id,
         "right",

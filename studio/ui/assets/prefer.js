@@ -1,11 +1,14 @@
-/* Picking between two pictures, without ever waiting for the server.
+/* Picking between pictures of one prompt, without ever waiting for the server.
  *
- * `line` holds the pairs to come, the first one on the screen, the next ones decoded. A pick swaps
- * the pictures at once and goes into the outbox, which sends one thing at a time, in order, under
- * an id of its own, until the store has it: sending twice counts once.
+ * What is asked at once is a pair, or a grid of more. `line` holds what is to come, the first one on
+ * the screen, the next ones decoded. A pick swaps the pictures at once and goes into the outbox,
+ * which sends one thing at a time, in order, under an id of its own, until the store has it:
+ * sending twice counts once.
  *
- * An answer is { choice, much_better, reason }. prefer_view.js zooms and flips, prefer_strip.js
- * shows what was picked, prefer_keys.js knows the keys.
+ * An answer is { choice, much_better, reason, ranking }: the choice of a grid is "ranked", or what
+ * all of its pictures are; ranking holds the ids of its better pictures, the best first.
+ * prefer_grid.js puts pictures in order, prefer_view.js zooms and flips, prefer_strip.js shows what
+ * was picked, prefer_keys.js knows the keys.
  */
 const DECODED_AHEAD = 4;
 const FIRST_WAIT_MS = 300; // before a lost answer is asked for again
@@ -13,12 +16,8 @@ const part = (name) => element.querySelector('[data-part="' + name + '"]');
 const every = (selector) => element.querySelectorAll(selector);
 const act = (name) => element.querySelector('[data-act="' + name + '"]');
 const pairBox = part("pair");
-const frames = {
-  left: element.querySelector('[data-choice="left"] .frame'),
-  right: element.querySelector('[data-choice="right"] .frame'),
-};
 const SAID = { left: "Left", right: "Right", tie: "Just as good", both_bad: "Neither", skip: "Skipped" };
-const isBetter = (choice) => choice === "left" || choice === "right";
+const isBetter = (choice) => choice === "left" || choice === "right" || choice === "ranked";
 
 studio.preferLife?.abort(); // the page may build this component again
 studio.preferLife = new AbortController();
@@ -26,8 +25,8 @@ const life = { signal: studio.preferLife.signal };
 
 let state = props.value || {};
 let line = [];
-let answered = new Map(); // pair id -> answer, of this page's life
-let behind = []; // pairs answered here, for undo
+let answered = new Map(); // id -> answer, of this page's life
+let behind = []; // what was answered here, for undo
 let outbox = [];
 let sending = false;
 let onScreen = null;
@@ -52,11 +51,12 @@ function picture(url, alt) {
 }
 function prefetch() {
   const near = [...behind.slice(-2), ...line.slice(0, DECODED_AHEAD + 1)];
-  const wanted = new Set(near.flatMap((pair) => [pair.left, pair.right]));
+  const wanted = new Set(near.flatMap((asked) => asked.pictures.map((one) => one.url)));
   for (const url of pictures.keys()) if (!wanted.has(url)) pictures.delete(url);
-  for (const pair of near) for (const side of ["left", "right"]) picture(pair[side], side + " picture: " + pair.prompt);
+  for (const asked of near)
+    sidesOf(asked).forEach((side, place) => picture(asked.pictures[place].url, pictureName(side) + ": " + asked.prompt));
 }
-const isReady = (pair) => pair && pictures.get(pair.left)?.ready && pictures.get(pair.right)?.ready;
+const isReady = (asked) => asked?.pictures.every((one) => pictures.get(one.url)?.ready);
 
 /* --- what is on the screen -------------------------------------------------------------------- */
 const shown = () => (line[0] && onScreen === line[0].id ? line[0] : null);
@@ -65,44 +65,46 @@ function refresh() {
   const next = line[0];
   if (isReady(next)) {
     if (onScreen !== next.id) {
-      for (const side of ["left", "right"]) frames[side].replaceChildren(pictures.get(next[side]).img);
+      lay(next);
       pairBox.style.setProperty("--ratio", next.width_px / next.height_px);
       onScreen = next.id;
       reason = answered.get(next.id)?.reason || null;
-      showSide("left");
+      showSide(sidesOf(next)[0]);
     }
   } else if (!next) onScreen = null;
-  const pair = shown();
-  pairBox.hidden = !pair;
-  part("empty").hidden = Boolean(pair);
-  if (!pair) explain(next);
-  const before = pair && answered.get(pair.id);
+  const asked = shown();
+  pairBox.hidden = !asked;
+  part("empty").hidden = Boolean(asked);
+  if (!asked) explain(next);
+  const before = asked && answered.get(asked.id);
   for (const button of every("[data-choice]")) {
-    button.disabled = !pair;
+    button.disabled = !asked;
     const was = before?.choice === button.dataset.choice;
     button.classList.toggle("was", was && (!("much" in button.dataset) || before.much_better));
   }
-  for (const button of every("[data-reason], .star, [data-act=note], .looking button")) button.disabled = !pair;
+  for (const button of every("[data-reason], .star, [data-act=note], .looking button:not([data-size])")) button.disabled = !asked;
   for (const button of every("[data-reason]")) button.ariaPressed = String(button.dataset.act === reason);
-  for (const side of ["left", "right"]) act("star_" + side).ariaPressed = String(Boolean(pair?.[side + "_favourite"]));
-  part("note-act").textContent = pair?.note ? "Note •" : "Note";
-  act("note").title = pair?.note || "";
-  part("reopened").hidden = !pair?.reopened;
+  for (const star of every(".star")) star.ariaPressed = String(Boolean(pictureAt(asked, sideOf(star))?.favourite));
+  for (const button of every("[data-size]")) button.ariaPressed = String(Number(button.dataset.size) === state.pictures);
+  part("note-act").textContent = asked?.note ? "Note •" : "Note";
+  act("note").title = asked?.note || "";
+  part("reopened").hidden = !asked?.reopened;
   showPrompt();
+  paintOrder();
   paintView();
   count();
 }
 
 function showPrompt() {
-  const pair = shown();
-  part("prompt").textContent = pair && !hidesPrompt ? pair.prompt : "";
+  const asked = shown();
+  part("prompt").textContent = asked && !hidesPrompt ? asked.prompt : "";
   part("prompt-act").textContent = hidesPrompt ? "Show prompt" : "Hide prompt";
   act("prompt").ariaPressed = String(hidesPrompt);
 }
 
 function explain(loading) {
   const empty = loading
-    ? { title: "One moment", text: "The next pair is being fetched.", working: true }
+    ? { title: "One moment", text: "The next pictures are being fetched.", working: true }
     : state.empty || { title: "One moment", text: "", working: true };
   part("empty").classList.toggle("working", Boolean(empty.working));
   part("empty-title").textContent = empty.title;
@@ -114,11 +116,10 @@ function explain(loading) {
 }
 
 function count() {
-  const unsent = outbox.filter((entry) => entry.call === "pick" && !entry.pair.reopened);
+  const unsent = outbox.filter((entry) => entry.call === "pick" && !entry.asked.reopened);
   const counts = state.counts || { total: 0, new: 0 };
   const total = counts.total + unsent.length;
-  const learnable = unsent.filter((entry) => !entry.pair.again && isBetter(entry.payload.choice));
-  const fresh = counts.new + learnable.length;
+  const fresh = unsent.reduce((sum, { asked, payload }) => sum + (asked.again ? 0 : decided(asked, payload)), counts.new);
   part("total").textContent = total;
   part("noun").textContent = total === 1 ? "pick" : "picks";
   const left = Math.max(0, state.round_every - fresh);
@@ -134,9 +135,9 @@ function count() {
 
 /* --- the outbox ------------------------------------------------------------------------------- */
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-function send(call, payload, pair = null) {
+function send(call, payload, asked = null) {
   return new Promise((resolve) => {
-    outbox.push({ call, payload, pair, resolve });
+    outbox.push({ call, payload, asked, resolve });
     if (!sending) drain();
   });
 }
@@ -181,13 +182,15 @@ function accept(news) {
   // An answer to an earlier pick knows nothing of the later ones, which are still on their way.
   const counts = outbox.length && state.counts ? state.counts : news.counts;
   const gone = new Set(outbox.filter((entry) => entry.call === "pick").map((entry) => entry.payload.pair_id));
-  for (const pair of behind) gone.add(pair.id);
+  for (const asked of behind) gone.add(asked.id);
   state = { ...news, counts: sending ? news.counts : counts };
-  const waiting = (news.pairs || []).filter((pair) => !gone.has(pair.id));
-  // The pair one is looking at is not taken away, unless nobody is looking.
+  // Until the store knows how many pictures are wanted at a time, it tells of those before.
+  const isOutdated = outbox.some((entry) => entry.call === "size");
+  const waiting = isOutdated ? [] : (news.waiting || []).filter((asked) => !gone.has(asked.id));
+  // What one is looking at is not taken away, unless nobody is looking.
   const looking = shown() && element.offsetParent !== null;
   line = looking
-    ? [line[0], ...waiting.filter((pair) => pair.id !== line[0].id)]
+    ? [line[0], ...waiting.filter((asked) => asked.id !== line[0].id)]
     : waiting;
   prefetch();
   refresh();
@@ -196,27 +199,33 @@ function accept(news) {
 
 /* --- what the artist does ---------------------------------------------------------------------- */
 function choose(choice, much_better = false) {
-  const pair = shown();
-  if (!pair) return;
+  const asked = shown();
+  if (!asked) return;
   const better = isBetter(choice);
-  const answer = { choice, much_better: better && much_better, reason: better ? reason : null };
-  const before = answered.get(pair.id);
-  if (pair.reopened && Object.keys(answer).every((name) => answer[name] === before[name])) return leave();
-  line.shift();
-  behind = [...behind.filter((one) => one.id !== pair.id), pair];
-  answered.set(pair.id, answer);
-  say(inWords(answer) + (pair.reopened ? ". Changed." : "."));
-  const pick_id = crypto.randomUUID();
-  // What is sent is told whether it was reopened; the pair itself is an ordinary one from now on.
-  send("pick", { pick_id, pair_id: pair.id, session_id: state.session_id, ...answer }, { ...pair });
-  pair.reopened = false;
-  prefetch();
-  refresh();
-  putOnStrip({ pick_id, pair, answer });
+  if (isGrid(asked) && !(choice in SAID && !better)) return chooseOfGrid(choice);
+  const ranking = better ? [pictureAt(asked, choice).image_id] : [];
+  give(asked, { choice, much_better: better && much_better, reason: better ? reason : null, ranking });
 }
 
-function inWords({ choice, much_better, reason }) {
+function give(asked, answer) {
+  const before = answered.get(asked.id);
+  if (asked.reopened && Object.keys(answer).every((name) => String(answer[name]) === String(before[name]))) return leave();
+  line.shift();
+  behind = [...behind.filter((one) => one.id !== asked.id), asked];
+  answered.set(asked.id, answer);
+  say(inWords(answer, asked) + (asked.reopened ? ". Changed." : "."));
+  const pick_id = crypto.randomUUID();
+  // What is sent is told whether it was reopened; the question itself is an ordinary one from now on.
+  send("pick", { pick_id, pair_id: asked.id, is_grid: isGrid(asked), session_id: state.session_id, ...answer }, { ...asked });
+  asked.reopened = false;
+  prefetch();
+  refresh();
+  putOnStrip({ pick_id, asked, answer });
+}
+
+function inWords({ choice, much_better, reason, ranking }, asked) {
   if (!isBetter(choice)) return SAID[choice];
+  if (choice === "ranked") return rankingInWords(ranking, asked) + (reason ? ": " + reason : "");
   return SAID[choice] + (much_better ? " is much better" : " is better") + (reason ? ": " + reason : "");
 }
 
@@ -224,37 +233,40 @@ async function undo() {
   if (shown()?.reopened) return leave();
   const here = behind.pop();
   if (here) {
-    line = [here, ...line.filter((pair) => pair.id !== here.id)];
+    line = [here, ...line.filter((asked) => asked.id !== here.id)];
     takeOffStrip(here.id);
     prefetch();
     refresh();
   }
-  say("Back to the pair before.");
+  say("Back to the one before.");
   const answer = await send("undo", { undo_id: crypto.randomUUID(), session_id: state.session_id });
   if (!answer.ok) return;
-  if (!answer.pair) return say("There is nothing to undo.");
-  const known = answered.get(answer.pair.id) || answer.answer;
-  answered.set(answer.pair.id, known);
-  if (here?.id !== answer.pair.id) {
+  if (!answer.asked) return say("There is nothing to undo.");
+  const known = answered.get(answer.asked.id) || answer.answer;
+  answered.set(answer.asked.id, known);
+  if (here?.id !== answer.asked.id) {
     // Picked in another window, or before this page was loaded.
-    takeOffStrip(answer.pair.id);
-    behind = behind.filter((pair) => pair.id !== answer.pair.id);
+    takeOffStrip(answer.asked.id);
+    behind = behind.filter((asked) => asked.id !== answer.asked.id);
     if (!outbox.length) {
-      line = [answer.pair, ...line.filter((pair) => pair.id !== answer.pair.id)];
+      line = [answer.asked, ...line.filter((asked) => asked.id !== answer.asked.id)];
       prefetch();
     }
-    if (shown()?.id === answer.pair.id) reason = known.reason;
+    if (shown()?.id === answer.asked.id) {
+      reason = known.reason;
+      lay(shown());
+    }
   }
   refresh();
 }
 
-/* A pair that was answered before comes first, until it is answered anew or left. */
-function reopen({ pair, answer }) {
-  answered.set(pair.id, answer);
-  line = [{ ...pair, reopened: true }, ...line.filter((one) => !one.reopened && one.id !== pair.id)];
+/* What was answered before comes first, until it is answered anew or left. */
+function reopen({ asked, answer }) {
+  answered.set(asked.id, answer);
+  line = [{ ...asked, reopened: true }, ...line.filter((one) => !one.reopened && one.id !== asked.id)];
   prefetch();
   refresh();
-  say("Before: " + inWords(answer) + ".");
+  say("Before: " + inWords(answer, asked) + ".");
 }
 
 function leave() {
@@ -265,6 +277,16 @@ function leave() {
   say("Left as it was.");
 }
 
+/* So many pictures at a time from now on; what waits is of the number before. */
+function setSize(pictures) {
+  if (pictures === state.pictures) return;
+  state = { ...state, pictures };
+  line = line.filter((asked) => asked.reopened);
+  refresh();
+  say(pictures + " pictures at a time.");
+  send("size", { session_id: state.session_id, pictures });
+}
+
 function sayWhy(why) {
   if (!shown()) return;
   reason = reason === why ? null : why;
@@ -273,25 +295,27 @@ function sayWhy(why) {
 
 /* What is known of a picture or a pair is known of every copy of it on this page. */
 function tell(change) {
-  for (const pair of [...line, ...behind, ...(strip || []).map((entry) => entry.pair)]) change(pair);
+  for (const asked of [...line, ...behind, ...(strip || []).map((entry) => entry.asked)]) change(asked);
   refresh();
   drawStrip();
 }
 
 function star(side) {
-  const pair = shown();
-  if (!pair) return;
-  const image_id = pair[side + "_image_id"];
-  const favourite = !pair[side + "_favourite"];
+  const asked = shown();
+  if (!asked) return;
+  const starred = pictureAt(asked, side);
+  if (!starred) return;
+  const { image_id } = starred;
+  const favourite = !starred.favourite;
   tell((one) => {
-    for (const its of ["left", "right"]) if (one[its + "_image_id"] === image_id) one[its + "_favourite"] = favourite;
+    for (const its of one.pictures) if (its.image_id === image_id) its.favourite = favourite;
   });
-  say(favourite ? "The " + side + " picture is a favourite." : "No favourite any more.");
+  say(favourite ? pictureName(side) + " is a favourite." : "No favourite any more.");
   send("favourite", { image_id, favourite });
 }
 
 const noteCard = part("note-card");
-let noted = null; // the pair that the card is about
+let noted = null; // what the card is about
 function openNote() {
   noted = shown();
   if (!noted) return;
@@ -303,7 +327,7 @@ noteCard.addEventListener("close", () => {
   const note = part("note-text").value.trim();
   if (noteCard.returnValue !== "save" || note === noted.note) return;
   const { id } = noted;
-  tell((pair) => { if (pair.id === id) pair.note = note; });
+  tell((asked) => { if (asked.id === id) asked.note = note; });
   say("Noted.");
   send("note", { pair_id: id, note });
 });
@@ -315,9 +339,9 @@ function say(words) { part("said").textContent = words; }
 
 const ACTS = {
   undo, flip, leave, note: openNote, strip: toggleStrip, favourites: filterStrip, older: () => fetchStrip(true),
-  keys: () => openKeys(), usual: () => usualKeys(), "note-leave": () => noteCard.close(),
+  order: toggleOrder, keys: () => openKeys(), usual: () => usualKeys(), "note-leave": () => noteCard.close(),
   zoom_in: () => zoomBy(ZOOM_STEP), zoom_out: () => zoomBy(1 / ZOOM_STEP), fit, apart,
-  star_left: () => star("left"), star_right: () => star("right"),
+  star_left: () => star("left"), star_right: () => star("right"), // keys; a pointer says which
   composition: () => sayWhy("composition"), detail: () => sayWhy("detail"),
   colour: () => sayWhy("colour"), subject: () => sayWhy("subject"),
   prompt: () => {
@@ -332,7 +356,9 @@ element.addEventListener("click", (event) => {
   if (!button) return;
   // The hand goes back to the keys: Space must not press again what the pointer pressed.
   if (event.detail && !button.closest("dialog")) button.blur();
-  if (button.dataset.choice) choose(button.dataset.choice, "much" in button.dataset || event.shiftKey);
+  if (button.dataset.size) setSize(Number(button.dataset.size));
+  else if (button.classList.contains("star")) star(sideOf(button));
+  else if (button.dataset.choice) choose(button.dataset.choice, "much" in button.dataset || event.shiftKey);
   else ACTS[button.dataset.act]?.();
 });
 

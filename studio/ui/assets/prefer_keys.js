@@ -6,7 +6,7 @@
 const USUAL_KEYS = {
   left: ["1", "ArrowLeft"], right: ["2", "ArrowRight"],
   tie: ["ArrowDown", "3"], both_bad: ["0"], skip: ["s"], undo: ["z"],
-  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"],
+  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"],
   flip: ["Space"], zoom_in: ["+", "="], zoom_out: ["-"],
   prompt: ["p"], star_left: ["f"], star_right: ["g"], note: ["n"], strip: ["h"], keys: ["?"],
 };
@@ -16,7 +16,8 @@ const MEANS = {
   skip: "skip, no opinion", undo: "undo, back to the pair before",
   composition: "better for its composition", detail: "better for its detail",
   colour: "better for its colour", subject: "better for its subject",
-  flip: "flip: both in one place, in turns", zoom_in: "zoom in, both pictures", zoom_out: "zoom out",
+  order: "put more than two pictures in order; again: keep the order",
+  flip: "flip: all in one place, in turns", zoom_in: "zoom in, all pictures", zoom_out: "zoom out",
   prompt: "hide or show the prompt", star_left: "the left picture is a favourite",
   star_right: "the right picture is a favourite", note: "a note on this pair",
   strip: "what you picked, to change it", keys: "this card",
@@ -24,6 +25,7 @@ const MEANS = {
 // Not to be changed: what they add to other keys, and what they mean everywhere.
 const FIXED = [
   ["Shift + choice", "much better"],
+  ["1 … 9", "of more than two pictures: this one is the best, or the next in order"],
   ["Alt + ← ↑ ↓ →", "move the pictures when they are zoomed; or drag them"],
   ["Esc", "back to the whole pictures, side by side"],
 ];
@@ -87,11 +89,10 @@ function changeButton(what) {
 
 function showKeys() {
   for (const mark of every("[data-key]")) mark.textContent = sign(keys[mark.dataset.key][0]);
-  for (const button of every(".choice"))
-    button.ariaLabel = button.dataset.says + " (key " + keys[button.dataset.choice].map(sign).join(" or ") + ")";
+  nameChoices();
   const rows = Object.keys(USUAL_KEYS).map((what) => row(keys[what].map(sign), MEANS[what], changeButton(what)));
-  rows.splice(2, 0, row([FIXED[0][0]], FIXED[0][1]));
-  part("keys").replaceChildren(...rows, ...FIXED.slice(1).map(([key, words]) => row([key], words)));
+  rows.splice(2, 0, ...FIXED.slice(0, 2).map(([key, words]) => row([key], words)));
+  part("keys").replaceChildren(...rows, ...FIXED.slice(2).map(([key, words]) => row([key], words)));
   act("usual").disabled = keys === USUAL_KEYS;
 }
 
@@ -166,9 +167,11 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     if (!stepBack()) return;
   } else {
-    const what = meaning(keyOf(event));
+    const key = keyOf(event);
+    const isPlace = shown() && isGrid(line[0]) && /^[1-9]$/.test(key);
+    const what = isPlace ? key : meaning(key);
     if (!what || (event.repeat && !what.startsWith("zoom"))) return;
-    if (what in SAID) choose(what, event.shiftKey);
+    if (what in SAID || isPlace) choose(what, event.shiftKey);
     else ACTS[what]();
   }
   event.preventDefault();

@@ -2,7 +2,7 @@
  *
  * It follows what this page does by itself, and is fetched anew when the store knows of more.
  */
-let strip = null; // entries { pick_id, pair, answer }; null until they are fetched
+let strip = null; // entries { pick_id, asked, answer }; null until they are fetched
 let stripTotal = 0; // how many picks there were when it was fetched, and since
 let stripMore = false; // older ones are in the store
 let stripOpen = studio.recall("strip") === "open";
@@ -47,8 +47,8 @@ async function fetchStrip(older = false) {
     part("strip-said").textContent = answer?.sentence || "The studio does not answer. Close this and open it again.";
     return;
   }
-  const known = new Set(before ? strip.map((entry) => entry.pair.id) : []);
-  strip = [...(before ? strip : []), ...answer.picks.filter((entry) => !known.has(entry.pair.id))];
+  const known = new Set(before ? strip.map((entry) => entry.asked.id) : []);
+  strip = [...(before ? strip : []), ...answer.picks.filter((entry) => !known.has(entry.asked.id))];
   stripMore = answer.more;
   stripTotal = answer.total;
   drawStrip();
@@ -61,15 +61,15 @@ function followStrip() {
 
 function putOnStrip(entry) {
   if (!strip) return;
-  takeOffStrip(entry.pair.id);
+  takeOffStrip(entry.asked.id);
   stripTotal += 1;
   strip.unshift(entry);
-  if (!onlyFavourites || isFavourite(entry.pair)) part("strip-list").prepend(cell(entry));
+  if (!onlyFavourites || isFavourite(entry.asked)) part("strip-list").prepend(cell(entry));
   tidyStrip();
 }
 
 function takeOffStrip(pair_id) {
-  const found = strip?.findIndex((entry) => entry.pair.id === pair_id) ?? -1;
+  const found = strip?.findIndex((entry) => entry.asked.id === pair_id) ?? -1;
   if (found < 0) return;
   strip.splice(found, 1);
   stripTotal -= 1;
@@ -77,10 +77,10 @@ function takeOffStrip(pair_id) {
   tidyStrip();
 }
 
-const isFavourite = (pair) => pair.left_favourite || pair.right_favourite;
+const isFavourite = (asked) => asked.pictures.some((one) => one.favourite);
 
 function drawStrip() {
-  const visible = (strip || []).filter((entry) => !onlyFavourites || isFavourite(entry.pair));
+  const visible = (strip || []).filter((entry) => !onlyFavourites || isFavourite(entry.asked));
   part("strip-list").replaceChildren(...visible.map(cell));
   tidyStrip();
 }
@@ -96,33 +96,35 @@ function tidyStrip() {
 }
 
 function cell(entry) {
-  const { pair, answer } = entry;
+  const { asked, answer } = entry;
   const item = document.createElement("div");
   item.setAttribute("role", "listitem");
-  item.dataset.pair = pair.id;
+  item.dataset.pair = asked.id;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "strip-pick";
-  button.style.setProperty("--ratio", pair.width_px / pair.height_px);
-  button.ariaLabel = inWords(answer) + ". " + pair.prompt + ". Open it again";
-  button.title = inWords(answer) + (pair.note ? "\n" + pair.note : "");
-  for (const side of ["left", "right"]) {
+  button.style.setProperty("--ratio", asked.width_px / asked.height_px);
+  button.classList.toggle("grid", isGrid(asked));
+  button.ariaLabel = inWords(answer, asked) + ". " + asked.prompt + ". Open it again";
+  button.title = inWords(answer, asked) + (asked.note ? "\n" + asked.note : "");
+  for (const one of asked.pictures) {
     const half = document.createElement("span");
     const img = document.createElement("img");
-    img.src = pair[side + "_thumbnail"];
+    img.src = one.thumbnail;
     img.alt = "";
     img.loading = "lazy";
     img.decoding = "async";
     half.append(img);
-    half.classList.toggle("chosen", answer.choice === side);
-    half.classList.toggle("much", answer.choice === side && answer.much_better);
-    half.classList.toggle("other", isBetter(answer.choice) && answer.choice !== side);
-    half.classList.toggle("favourite", Boolean(pair[side + "_favourite"]));
+    const isBest = answer.ranking[0] === one.image_id;
+    half.classList.toggle("chosen", isBest);
+    half.classList.toggle("much", isBest && answer.much_better);
+    half.classList.toggle("other", isBetter(answer.choice) && !isBest);
+    half.classList.toggle("favourite", one.favourite);
     button.append(half);
   }
   const mark = document.createElement("i");
   mark.textContent = { tie: "=", both_bad: "×", skip: "…" }[answer.choice] || "";
-  if (pair.note) mark.textContent += " •";
+  if (asked.note) mark.textContent += " •";
   button.append(mark);
   button.addEventListener("click", () => reopen(entry));
   item.append(button);

@@ -1,6 +1,6 @@
-/* Looking closely: both pictures side by side or in one place, zoomed and moved in step.
+/* Looking closely: the pictures side by side or in one place, zoomed and moved in step.
  *
- * The view belongs to neither picture, and stays when the next pair comes. x and y say how far the
+ * The view belongs to no picture, and stays when the next ones come. x and y say how far the
  * middle of a picture lies from the middle of its frame, in frames.
  */
 const ZOOM_STEP = 1.5;
@@ -15,12 +15,13 @@ function paintView() {
   pairBox.style.setProperty("--zoom", view.zoom);
   pairBox.style.setProperty("--x", 100 * view.x + "%");
   pairBox.style.setProperty("--y", 100 * view.y + "%");
-  pairBox.dataset.flip = view.flip || "";
+  pairBox.classList.toggle("flipping", Boolean(view.flip));
+  for (const box of pairBox.children) box.classList.toggle("behind", Boolean(view.flip) && box.dataset.side !== view.flip);
   act("apart").hidden = !view.flip;
   part("zoom").textContent = (view.zoom < 10 ? Math.round(10 * view.zoom) / 10 : Math.round(view.zoom)) + "×";
   let large = false;
   if (view.zoom > 1 && shown()) {
-    const covered = (frames[view.flip || "left"].offsetWidth / line[0].width_px) * view.zoom;
+    const covered = (boxOf(view.flip || sidesOf(line[0])[0]).offsetWidth / line[0].width_px) * view.zoom;
     large = covered * devicePixelRatio >= LARGE_PX;
   }
   pairBox.classList.toggle("pixels", large);
@@ -43,13 +44,13 @@ function zoomBy(factor, x = 0, y = 0) {
 function panBy(x, y) { moveTo(view.zoom, view.x + x, view.y + y); }
 function fit() { moveTo(1, 0, 0); }
 
-/* --- two pictures in one place ----------------------------------------------------------------- */
+/* --- all pictures in one place ----------------------------------------------------------------- */
 function flip() {
   if (!shown()) return;
-  if (!view.flip) view.flip = "left";
-  else view.flip = view.flip === "left" ? "right" : "left";
+  const sides = sidesOf(line[0]);
+  view.flip = sides[(sides.indexOf(view.flip) + 1) % sides.length];
   paintView();
-  say("Showing the " + view.flip + " picture.");
+  say("Showing " + pictureName(view.flip).toLowerCase() + ".");
 }
 function apart() {
   view.flip = null;
@@ -63,6 +64,7 @@ function stepBack() {
   if (shown()?.reopened) leave();
   else if (view.flip) apart();
   else if (view.zoom > 1) fit();
+  else if (shown() && ordering) leaveOrder();
   else return false;
   return true;
 }

@@ -1,29 +1,29 @@
-"""Prefer: two pictures, which one is better? One component holds the next pairs."""
+"""Prefer: which of these pictures is better? One component holds the next ones."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from studio.store import Pair, Pick, StoreError
+from studio.store import Answer, Question, StoreError
 from studio.ui import words
 from studio.ui.images import image_url, thumbnail_url
 from studio.ui.page import Look, Page
 
 log = logging.getLogger("studio.web")
 
-PAIRS_SENT = 64  # all that ever wait: nobody is held up by a slow answer. Four are decoded
+QUESTIONS_SENT = 64  # all that ever wait: nobody is held up by a slow answer. Four are decoded
 PICKS_SENT = 40  # of the filmstrip, at a time
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 # One script: the files share what they name, and the first begins when the others have been read.
-_SCRIPTS = ("prefer.js", "prefer_view.js", "prefer_strip.js", "prefer_keys.js")
+_SCRIPTS = ("prefer.js", "prefer_grid.js", "prefer_view.js", "prefer_strip.js", "prefer_keys.js")
 
 
 def build(page: Page) -> None:
@@ -31,22 +31,29 @@ def build(page: Page) -> None:
     store = page.store
 
     def pick(payload: dict[str, Any]) -> dict[str, Any]:
-        store.add_pick(
-            payload["pick_id"],
-            payload["pair_id"],
-            payload["choice"],
-            much_better=payload["much_better"],
-            reason=payload["reason"],
-        )
+        id_, choice, reason = payload["pick_id"], payload["choice"], payload["reason"]
+        if payload["is_grid"]:
+            otherwise = "skip" if choice == "ranked" else choice
+            ranking = payload["ranking"]
+            store.add_ranking(id_, payload["pair_id"], ranking, otherwise, reason=reason)
+        else:
+            much_better = payload["much_better"]
+            store.add_pick(id_, payload["pair_id"], choice, much_better=much_better, reason=reason)
         return {"state": state(Look(store))}
 
     def undo(payload: dict[str, Any]) -> dict[str, Any]:
-        pair = store.undo_pick(payload["undo_id"], payload["session_id"])
+        asked = store.undo_pick(payload["undo_id"], payload["session_id"])
         return {
-            "pair": pair and pair_value(pair),
-            "answer": pair and answer_value(store.undone_pick(payload["undo_id"])),
+            "asked": asked and question_value(asked),
+            "answer": asked and answer_value(store.undone(payload["undo_id"])),
             "state": state(Look(store)),
         }
+
+    def size(payload: dict[str, Any]) -> dict[str, Any]:
+        session = store.session(payload["session_id"])
+        settings = replace(session.settings, pictures=payload["pictures"])
+        store.update_settings(session.id, settings)
+        return {"state": state(Look(store))}
 
     def favourite(payload: dict[str, Any]) -> dict[str, Any]:
         store.set_favourite(payload["image_id"], payload["favourite"])
@@ -59,7 +66,7 @@ def build(page: Page) -> None:
     def picked(payload: dict[str, Any]) -> dict[str, Any]:
         """A page of the filmstrip; it changes nothing."""
         session_id = payload["session_id"]
-        found = store.recent_picks(
+        found = store.recent_answers(
             session_id,
             before=payload["before"],
             favourites=payload["favourites"],
@@ -68,9 +75,9 @@ def build(page: Page) -> None:
         return {
             "picks": [
                 {
-                    "pick_id": one.pick.id,
-                    "pair": pair_value(one.pair),
-                    "answer": answer_value(one.pick),
+                    "pick_id": one.id,
+                    "asked": question_value(one.question),
+                    "answer": answer_value(one),
                 }
                 for one in found[:PICKS_SENT]
             ],
@@ -78,11 +85,12 @@ def build(page: Page) -> None:
             "total": store.pick_counts(session_id).total,
         }
 
+    calls = (pick, undo, size, favourite, note, picked)
     component = gr.HTML(
         value=None,
         html_template=(_ASSETS / "prefer.html").read_text(encoding="utf-8"),
         js_on_load="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
-        server_functions=[answered(call, page) for call in (pick, undo, favourite, note, picked)],
+        server_functions=[answered(call, page) for call in calls],
         apply_default_css=False,
         elem_id="prefer",
     )
@@ -108,12 +116,13 @@ def answered(call: Callable[..., dict[str, Any]], page: Page) -> Callable[..., d
 
 def state(look: Look) -> dict[str, Any]:
     """What the component shows."""
-    waiting = look.store.waiting_pairs(look.session.id, limit=PAIRS_SENT)
+    waiting = look.store.waiting(look.session.id, limit=QUESTIONS_SENT)
     round_ = look.open_round
     is_learning = round_ is not None and round_.state == "running"
     return {
         "session_id": look.session.id,
-        "pairs": [pair_value(pair) for pair in waiting],
+        "waiting": [question_value(asked) for asked in waiting],
+        "pictures": look.settings.pictures,
         "counts": asdict(look.counts),
         "live": look.settings.live,
         "round_every": look.settings.round_every,
@@ -124,32 +133,38 @@ def state(look: Look) -> dict[str, Any]:
     }
 
 
-def pair_value(pair: Pair) -> dict[str, Any]:
-    """A pair as the browser knows it."""
+def question_value(asked: Question) -> dict[str, Any]:
+    """What is asked, as the browser knows it."""
+    first = asked.pairs[0]
     return {
-        "id": pair.id,
-        "prompt": pair.prompt,
-        "left": image_url(pair.left.id),
-        "right": image_url(pair.right.id),
-        "width_px": pair.left.sampling.width_px,
-        "height_px": pair.left.sampling.height_px,
-        "again": pair.repeat_of is not None,
-        "note": pair.note,
-        **{
-            f"{side}_{name}": value
-            for side, image in (("left", pair.left), ("right", pair.right))
-            for name, value in (
-                ("image_id", image.id),
-                ("favourite", image.favourite),
-                ("thumbnail", thumbnail_url(image.id)),
-            )
-        },
+        "id": asked.id,
+        "prompt": first.prompt,
+        "width_px": first.left.sampling.width_px,
+        "height_px": first.left.sampling.height_px,
+        "again": first.repeat_of is not None,
+        "note": first.note,
+        "pictures": [
+            {
+                "image_id": image.id,
+                "url": image_url(image.id),
+                "thumbnail": thumbnail_url(image.id),
+                "favourite": image.favourite,
+            }
+            for image in asked.images
+        ],
     }
 
 
-def answer_value(pick: Pick) -> dict[str, Any]:
-    """What was said about a pair, as the browser knows it."""
-    return {"choice": pick.choice, "much_better": pick.much_better, "reason": pick.reason}
+def answer_value(answer: Answer) -> dict[str, Any]:
+    """What was said about it, as the browser knows it."""
+    picks = [one.pick for one in answer.picked]
+    is_ranked = len(picks) > 1 and answer.ranking
+    return {
+        "choice": "ranked" if is_ranked else picks[0].choice,
+        "much_better": picks[0].much_better,
+        "reason": next((pick.reason for pick in picks if pick.reason), None),
+        "ranking": list(answer.ranking),
+    }
 
 
 def round_line(look: Look) -> str:
@@ -201,8 +216,9 @@ def empty(look: Look) -> dict[str, Any]:
             "text": f"New pairs come when this round is done.{until}",
             "working": True,
         }
+    what = "pair is" if look.settings.pictures == 2 else "pictures are"
     return {
-        "title": "The next pair is being drawn",
+        "title": f"The next {what} being drawn",
         "text": "You were faster than the painter. It appears here by itself.",
         "working": True,
     }
