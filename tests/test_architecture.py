@@ -30,6 +30,7 @@ EVERYTHING_BUT_UI = {
     "settings",
     "starter",
     "store",
+    "styles",
     "supervisor",
     "training",
     "trajectory",
@@ -50,13 +51,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
     "prompts": {"settings"},
+    "styles": {"settings"},  # text in, text out
     "trajectory": {"settings"},
     "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {"store", "settings", "evidence", "parameters", "pictures", "prompts", "report"},
+    "ui": {
+        "store",
+        "settings",
+        "evidence",
+        "parameters",
+        "pictures",
+        "prompts",
+        "report",
+        "styles",
+    },
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything

@@ -205,6 +205,11 @@ class Sessions(Database):
         """The folder of the artist's own lists, that `__names__` in prompts stand for."""
         return self.home / "wildcards"
 
+    @property
+    def styles_path(self) -> Path:
+        """The file of the artist's styles; there is none until one is saved."""
+        return self.home / "styles.csv"
+
     def _set_session_aside(self, session_id: str) -> None:
         folder = self.session_path(session_id)
         try:

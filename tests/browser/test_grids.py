@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from studio.store import Question, Store
 from tests.browser import seed
+from tests.browser.test_look import RULES
 from tests.browser.test_pages import addresses, expect_pair, expect_saved, wait_for
 
 pytestmark = pytest.mark.browser
@@ -84,6 +86,16 @@ def test_an_order_by_keys_with_a_reason(open_page, store, labelling):
     page.keyboard.press("z")
     expect_grid(page, second)
     assert ranks(page) == ["", "1st", "", "2nd"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_kept_out_of_a_grid(open_page, store, labelling, scheme):
+    [asked] = seed.add_grids(store, labelling, 1, 6)
+    page = open_page("prefer", color_scheme=scheme)
+    expect_grid(page, asked)
+    for key in ("o", "4", "2"):
+        page.keyboard.press(key)
+    assert Axe().run(page, options=RULES).response["violations"] == []
 
 
 def test_an_order_by_dragging(open_page, store, labelling):

@@ -661,3 +661,30 @@ def test_a_deleted_session_in_another_window_does_no_harm(open_page, store, labe
     expect(page.locator(".session-name")).to_have_text("Second")
     expect(page.get_by_label("Prompts").first).to_have_value("a whale")
     assert store.last_session_id() == second.id
+
+
+def test_a_style_is_kept_used_and_deleted(open_page, store, labelling):
+    page = open_page("prompt")
+    page.get_by_role("button", name="Styles").click()
+    page.locator("#use-style").click()
+    expect(page.locator("#notice-area")).to_contain_text("Choose a style first")
+    page.get_by_label("New style").fill("Poster")
+    page.get_by_label("Words").fill("{prompt}, flat style")
+    page.locator("#keep-style").click()
+    expect(page.locator("#notice-area")).to_contain_text("“Poster” is kept")
+    assert "Poster" in store.styles_path.read_text("utf-8")
+    page.locator("#use-style").click()  # what was kept is chosen
+    expect(page.locator("#prompts textarea")).to_have_value(
+        re.compile(r"^a red apple, flat style\n")
+    )
+    assert store.session(labelling.id).settings.prompts[1] == "a lion, flat style"
+    page.reload()
+    page.get_by_role("button", name="Styles").click()
+    page.locator("#style input").fill("Post")
+    page.keyboard.press("Enter")
+    page.locator("#delete-style").click()
+    expect(page.locator("#notice-area")).to_contain_text("“Poster” is deleted")
+    assert "Poster" not in store.styles_path.read_text("utf-8")
+    store.styles_path.write_text("nothing,of,this\n1,2,3\n")
+    page.locator("#use-style").click()
+    expect(page.locator("#notice-area")).to_contain_text("styles.csv is not read")

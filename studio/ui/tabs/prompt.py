@@ -9,10 +9,13 @@ from typing import Any
 
 import gradio as gr
 
+from studio import styles
 from studio.parameters import Parameters
 from studio.prompts import expand
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
+from studio.store import write_atomically
 from studio.store.rows import Image, Job, Session
+from studio.styles import Style, styled
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
@@ -50,6 +53,8 @@ def build(page: Page) -> None:
                 lambda session, found: _restore(page, session, found),
                 refill=True,
             )
+            with gr.Accordion("Styles", open=False, elem_id="styles"):
+                _styles(page)
             with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
                 _sampling(page)
             with gr.Accordion("Model", open=False, elem_id="model"):
@@ -208,6 +213,92 @@ def pack_chips(settings: SessionSettings) -> str:
 def _chip(theme: str, prompt: str | None, label: str) -> str:
     wanted = "" if prompt is None else f" data-add='{escape(prompt, quote=True)}'"
     return f"<button type='button' class='chip' data-theme='{theme}'{wanted}>{label}</button>"
+
+
+# --- styles --------------------------------------------------------------------------------------
+
+
+def _styles(page: Page) -> None:
+    path = page.store.styles_path
+    chosen = gr.Dropdown([], label="Style", info="Words that you keep.", elem_id="style")
+    with gr.Row():
+        use = gr.Button("Add to all prompts", elem_id="use-style", size="sm", min_width=120)
+        forget = gr.Button("Delete", elem_id="delete-style", size="sm", min_width=120)
+    new_name = gr.Textbox(label="New style", info="Its name.", elem_id="style-name")
+    new_words = gr.Textbox(
+        label="Words",
+        info="They come after the prompt, or around it: {prompt} is its place.",
+        placeholder="flat style, on a blue background",
+        elem_id="style-words",
+    )
+    keep = gr.Button("Keep this style", elem_id="keep-style", size="sm")
+    gr.HTML(
+        "<p class='soft'>The negative prompt above is kept with it. Your styles are in "
+        f"<code>{escape(str(path))}</code>, in the form of A1111’s: put your own there.</p>",
+        apply_default_css=False,
+        elem_classes="under-field",
+    )
+
+    def kept() -> dict[str, Style]:
+        try:
+            return styles.parse(path.read_text("utf-8")) if path.exists() else {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}.") from error
+
+    def write(now: dict[str, Style]) -> None:
+        write_atomically(path, lambda to: to.write_text(styles.written(now.values()), "utf-8"))
+
+    def known(wanted: str | None) -> Style:
+        found = kept().get(wanted or "")
+        if found is None:
+            raise SettingsError("Choose a style first, or keep one under a name.")
+        return found
+
+    def on_use(session: Session, wanted: str | None) -> str:
+        before = session.settings
+        draw_preview(
+            page, before, page.store.update_settings(session.id, with_style(before, known(wanted)))
+        )
+        return f"The prompts have the words of “{wanted}”."
+
+    def on_keep(session: Session, name: str, words: str) -> tuple[Values, str]:
+        negative = session.settings.sampling.negative_prompt
+        made = Style(" ".join(name.split()), " ".join(words.split()), negative)
+        if not made.name or not (made.prompt or negative):
+            raise SettingsError("A style needs a name, and words to keep.")
+        now = kept()
+        write(now | {made.name: made})
+        said = "is now what you wrote" if made.name in now else "is kept"
+        choices = gr.update(choices=sorted(now.keys() | {made.name}), value=made.name)
+        return {chosen: choices, new_name: "", new_words: ""}, f"“{made.name}” {said}."
+
+    def on_forget(session: Session, wanted: str | None) -> tuple[Values, str]:
+        gone = known(wanted)
+        now = {n: style for n, style in kept().items() if n != gone.name}
+        write(now)
+        return {chosen: gr.update(choices=sorted(now), value=None)}, f"“{gone.name}” is deleted."
+
+    page.hears(use.click, on_use, inputs=[chosen], outputs=[], refill=True)
+    page.hears(
+        keep.click, on_keep, inputs=[new_name, new_words], outputs=[chosen, new_name, new_words]
+    )
+    page.hears(forget.click, on_forget, inputs=[chosen], outputs=[chosen])
+    # A file that cannot be read is said when it is used.
+    page.fills(
+        lambda look: {chosen: gr.update(choices=sorted(page.tries(kept)[0] or {}))}, [chosen]
+    )
+
+
+def with_style(settings: SessionSettings, style: Style) -> SessionSettings:
+    """The settings with a style's words in every prompt that has not got them."""
+    if not settings.prompts and style.prompt:
+        raise SettingsError("There is no prompt to add the words to: write one first.")
+    prompts = tuple(dict.fromkeys(styled(one, style.prompt) for one in settings.prompts))
+    negative = settings.sampling.negative_prompt
+    words = style.negative_prompt
+    if words and words not in negative:
+        negative = f"{negative}, {words}" if negative else words
+    return _sampled(replace(settings, prompts=prompts), negative_prompt=negative)
 
 
 # --- how pictures are made -----------------------------------------------------------------------
