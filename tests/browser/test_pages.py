@@ -680,8 +680,11 @@ def test_a_style_is_kept_used_and_deleted(open_page, store, labelling):
     assert store.session(labelling.id).settings.prompts[1] == "a lion, flat style"
     page.reload()
     page.get_by_role("button", name="Styles").click()
-    page.locator("#style input").fill("Post")
+    page.locator("#style input").click()
+    expect(page.get_by_role("option", name="Poster")).to_be_visible()
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
+    expect(page.locator("#style input")).to_have_value("Poster")
     page.locator("#delete-style").click()
     expect(page.locator("#notice-area")).to_contain_text("“Poster” is deleted")
     assert "Poster" not in store.styles_path.read_text("utf-8")
