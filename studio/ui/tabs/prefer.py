@@ -216,9 +216,9 @@ def empty(look: Look) -> dict[str, Any]:
             "text": f"New pairs come when this round is done.{until}",
             "working": True,
         }
-    what = "pair is" if look.settings.pictures == 2 else "pictures are"
+    is_pair = look.settings.pictures == 2
     return {
-        "title": f"The next {what} being drawn",
-        "text": "You were faster than the painter. It appears here by itself.",
+        "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
+        "text": "You were faster than the painter. What comes next appears here by itself.",
         "working": True,
     }
