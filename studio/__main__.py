@@ -129,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
         help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
         "and does not show in the list of processes",
     )
+    parser.add_argument(
+        "--gpus",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="learn on so many at once; 0: you start the worker yourself, as with `accelerate "
+        "launch -m studio.worker --home FOLDER`",
+    )
     commands = parser.add_subparsers(title="commands, each with --help", metavar="COMMAND")
 
     one = _command(commands, "generate", generate, "draw pictures from prompts, as PNG files")
@@ -232,6 +240,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("a whole number is needed")
+    return int(text)
+
+
 def _at_least_one(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError("a whole number from 1 upwards is needed")
@@ -281,14 +295,15 @@ def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
     from studio import logs
     from studio.store import Store, StudioLock
-    from studio.supervisor import Supervisor
+    from studio.supervisor import Supervisor, worker_command
 
-    home = home_folder(arguments)
+    home, gpus = home_folder(arguments), arguments.gpus
+    worker = Supervisor(home, worker_command(home, gpus)) if gpus else contextlib.nullcontext()
     address = "0.0.0.0" if arguments.listen else "127.0.0.1"
     _end_on_sigterm()
     with StudioLock(home), _bound_socket(address, arguments.port) as door:
         logs.set_up(home, "web")
-        with contextlib.closing(Store.open(home)) as store, Supervisor(home):
+        with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
                 _serve_pages(store, door, credentials(arguments), not arguments.no_browser)

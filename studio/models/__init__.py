@@ -54,7 +54,7 @@ def best_device() -> str:
 
 def frozen_dtype(device: str) -> torch.dtype:
     """The type of the frozen base weights: half the memory where the device is made for it."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float32
 
