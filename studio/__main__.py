@@ -38,6 +38,7 @@ BENCHMARKS = (
     "clicks-latency",
     "curves",
     "faults",
+    "full-size",
     "readers",
     "sample",
     "train",

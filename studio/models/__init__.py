@@ -59,13 +59,16 @@ def frozen_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
-def load(base_model: str, device: str | None = None) -> Denoiser:
-    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence."""
+def load(base_model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Denoiser:
+    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence.
+
+    dtype: of its weights; default: what is best for the device.
+    """
     info = inspect(base_model)
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
-        parts = read(info, frozen_dtype(device))
+        parts = read(info, dtype or frozen_dtype(device))
         _require_numbers(info, parts)
         return Denoiser(parts, info, weights_hash(info.path), device)
     except ModelError as error:
