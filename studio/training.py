@@ -185,7 +185,7 @@ class Training:
         if not len(self._steps) and settings.loss == "d3po":
             raise TrainingFailed(
                 "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
-                "from them. Draw new pairs with eta 1."
+                "from them. Learn from the finished pictures, or draw new pairs with eta 1."
             )
         self._groups = pairs.groups()
         self._at_once = settings.micro_batch_pairs * self._latents_of(pairs, self._groups)

@@ -19,9 +19,11 @@ EVERYTHING_BUT_UI = {
     "ddim",
     "emphasis",
     "evidence",
+    "exchange",
     "export",
     "following",
     "logs",
+    "lora",
     "memory",
     "models",
     "objectives",
@@ -59,6 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {"trajectory", "ddim", "objectives", "settings", "crew", "memory"},  # likewise
+    "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
+    "lora": {"export", "models"},
     "following": {"crew", "models", "settings", "training", "trajectory"},
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show

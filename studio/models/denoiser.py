@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -229,6 +230,16 @@ class Denoiser:
             pixels = self.vae.decode(scaled).sample.float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+    @torch.no_grad()
+    def encode(self, pictures: list[Image.Image]) -> Tensor:
+        """Latents (B, C, h, w) of pictures of one size, whose sides are multiples of `shrink`."""
+        pixels = [torch.from_numpy(np.array(picture.convert("RGB"))) for picture in pictures]
+        scaled = torch.stack(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        with self._at_work(self.vae):
+            given = scaled.to(self.device, self.vae.dtype)
+            latents = self.vae.encode(given).latent_dist.mode().float()
+        return latents * self.vae.config.scaling_factor
 
     # --- memory ---
 
