@@ -38,11 +38,13 @@ BENCHMARKS = (
     "clicks-latency",
     "curves",
     "faults",
+    "full-size",
     "readers",
     "sample",
     "train",
 )
 FORMATS = ("kohya", "diffusers")
+PICK_FORMS = ("pickapic", "d3po")
 PRECISIONS = ("float32", "float16", "bfloat16")
 POLL_S = 0.3
 MOST_DEATHS = 5  # of a worker in a row, before a command gives up
@@ -129,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
         "and does not show in the list of processes",
     )
+    parser.add_argument(
+        "--gpus",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="learn on so many at once; 0: you start the worker yourself, as with `accelerate "
+        "launch -m studio.worker --home FOLDER`",
+    )
     commands = parser.add_subparsers(title="commands, each with --help", metavar="COMMAND")
 
     one = _command(commands, "generate", generate, "draw pictures from prompts, as PNG files")
@@ -185,6 +195,56 @@ def _parser() -> argparse.ArgumentParser:
     _add_home(action)
     action.add_argument("archive", type=Path, metavar="FILE")
 
+    one = _command(commands, "picks", picks, "give the picks to other programs, or take theirs")
+    _add_home(one)
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = actions.add_parser("export", help="write a session's picks, with the pictures")
+    _add_home(action)
+    _add_session(action)
+    action.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    action.add_argument(
+        "--as",
+        dest="form",
+        choices=PICK_FORMS,
+        default=PICK_FORMS[0],
+        help="pickapic: a folder for `datasets` with Pick-a-Pic's columns (default); d3po: the "
+        "files of D3PO's published code",
+    )
+    action = actions.add_parser(
+        "import",
+        help="make a session of picks from elsewhere",
+        description="Make a session of picks from elsewhere: parquet files with Pick-a-Pic's "
+        "columns, D3PO's files, or the folders chosen and rejected with pictures of the same names "
+        "and their prompts in text files beside them.",
+    )
+    _add_home(action)
+    action.add_argument("path", type=Path, metavar="PATH", help="a folder, or a parquet file")
+    action.add_argument("--name", help="of the session; default: that of the folder")
+    action.add_argument("--model", default="starter", help="to be taught; default: the starter")
+    action.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's")
+    action.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+
+    one = _command(
+        commands, "lora", lora, "blend LoRA files, change their rank, merge into a model"
+    )
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = actions.add_parser("blend", help="one file that does what several do together")
+    action.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    action.add_argument(
+        "--strengths", nargs="+", type=float, metavar="S", help="one for each; default: 1"
+    )
+    _add_lora_out(action)
+    action.add_argument("--rank", type=_at_least_one, help="default: their ranks together")
+    action = actions.add_parser("resize", help="the nearest LoRA of another rank")
+    action.add_argument("file", type=Path, metavar="FILE")
+    action.add_argument("--rank", type=_at_least_one, required=True)
+    _add_lora_out(action)
+    action = actions.add_parser("merge", help="a copy of a base model with the LoRA in it")
+    action.add_argument("file", type=Path, metavar="FILE")
+    action.add_argument("--model", required=True, help="a checkpoint, or a diffusers folder")
+    action.add_argument("--strength", type=float, default=1.0, help="default 1")
+    action.add_argument("--out", type=Path, required=True, help="new, and of the model's kind")
+
     one = _command(commands, "doctor", doctor, "look at everything that is kept, and repair it")
     _add_home(one)
     one.add_argument(
@@ -226,9 +286,22 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--session", required=True, metavar="NAME", help="its name or id")
 
 
+def _add_lora_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 2**16):
         raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("a whole number is needed")
     return int(text)
 
 
@@ -281,14 +354,15 @@ def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
     from studio import logs
     from studio.store import Store, StudioLock
-    from studio.supervisor import Supervisor
+    from studio.supervisor import Supervisor, worker_command
 
-    home = home_folder(arguments)
+    home, gpus = home_folder(arguments), arguments.gpus
+    worker = Supervisor(home, worker_command(home, gpus)) if gpus else contextlib.nullcontext()
     address = "0.0.0.0" if arguments.listen else "127.0.0.1"
     _end_on_sigterm()
     with StudioLock(home), _bound_socket(address, arguments.port) as door:
         logs.set_up(home, "web")
-        with contextlib.closing(Store.open(home)) as store, Supervisor(home):
+        with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
                 _serve_pages(store, door, credentials(arguments), not arguments.no_browser)
@@ -465,6 +539,90 @@ def sessions(arguments: argparse.Namespace) -> int:
         else:
             for session in store.sessions():
                 print(f"{session.id}  {session.name}")
+    return 0
+
+
+def picks(arguments: argparse.Namespace) -> int:
+    """Picks as other people's programs keep them: see `studio.exchange` for the forms."""
+    from studio import exchange
+
+    with _store(arguments) as store:
+        if arguments.action == "export":
+            session = _session(store, arguments.session)
+            out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
+            done, left_out = exchange.write(out, arguments.form, picked, store.image_path)
+            print(f"{done} picks are in {arguments.out}.")
+        else:
+            done, left_out = _take_picks_in(arguments, store)
+    if left_out:
+        print(f"{left_out} could not be used and were left out.", file=sys.stderr)
+    return 0
+
+
+def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
+    from studio import exchange, models
+
+    path = arguments.path.absolute()
+    given = exchange.read(path)  # what it is, before a model is loaded
+    native_px = models.inspect(arguments.model).size_px
+    denoiser = models.load(arguments.model, arguments.device)
+    taken = exchange.take_in(
+        store,
+        denoiser,
+        arguments.model,
+        arguments.name or path.stem,
+        given,
+        arguments.size or (native_px, native_px),
+        lambda done: _progress(f"{done} picks"),
+    )
+    _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
+    print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    return taken.picks, taken.left_out
+
+
+def lora(arguments: argparse.Namespace) -> int:
+    """Operations on LoRA files, of the studio or of anybody."""
+    import torch
+
+    from studio import lora
+
+    if arguments.action == "merge":
+        return _merge(arguments)
+    kept = 1.0
+    if arguments.action == "blend":
+        strengths = arguments.strengths or [1.0] * len(arguments.files)
+        if len(strengths) != len(arguments.files):
+            raise CommandError(
+                f"There are {len(arguments.files)} files and {len(strengths)} strengths: give one "
+                "for each."
+            )
+        made = lora.blend([lora.read(path) for path in arguments.files], strengths)
+    else:
+        made = lora.read(arguments.file)
+    if arguments.rank:
+        made, kept = lora.resize(made, arguments.rank)
+    lora.write(arguments.out, made, getattr(torch, arguments.precision))
+    print(arguments.out)
+    print(f"{len(made.modules)} layers of rank {made.rank}.")
+    if kept < 1 - 1e-6:
+        print(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from studio import lora, models
+
+    denoiser = models.load(arguments.model, "cpu")
+    count = lora.merge(
+        lora.read(arguments.file),
+        arguments.strength,
+        denoiser.info.path,
+        denoiser.info.family,
+        denoiser.layer_shapes,
+        arguments.out,
+    )
+    print(arguments.out)
+    print(f"{count} layers were changed.")
     return 0
 
 

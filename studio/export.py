@@ -237,11 +237,11 @@ def _require_layers(adapter: Mapping[str, Module], layers: Mapping[str, tuple[in
 def kohya_name(module: str, family: str) -> str:
     """`lora_unet_` and the module's name; for SDXL its name in the original checkpoint."""
     if FAMILIES[family].original_names:
-        module = _original_name(module)
+        module = original_name(module)
     return "lora_unet_" + module.replace(".", "_")
 
 
-def _original_name(module: str) -> str:
+def original_name(module: str) -> str:
     """diffusers' name of an SDXL attention module as the original checkpoint has it."""
     match = re.fullmatch(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?attentions\.(\d+)\.(.+)", module)
     if match is None:

@@ -28,8 +28,13 @@ STEADY_S = 60.0  # a worker that lived this long was well: the delays begin anew
 LEAVE_S = 20.0  # for a worker to end by itself, before it is killed
 
 
-def worker_command(home: Path) -> list[str]:
-    return [sys.executable, "-m", "studio.worker", "--home", str(home)]
+def worker_command(home: Path, processes: int = 1) -> list[str]:
+    """Of several processes each has a device of its own; accelerate starts and ends them."""
+    worker = ["-m", "studio.worker", "--home", str(home)]
+    if processes == 1:
+        return [sys.executable, *worker]
+    options = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, *worker]
 
 
 def when_supervisor_leaves(stop: Callable[[], object]) -> None:

@@ -5,18 +5,26 @@
         ...                           # stop, show, or save training.state() between any two
 
 Every random draw belongs to (seed, update), so a run continued from a state is the run itself.
+
+With a crew of several processes each takes a part of the pairs of every update, and all make the
+update with the sum of their gradients. Where the memory runs out, the same update is made again
+with a smaller preset (`studio.memory`).
 """
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from studio import memory
+from studio.crew import ALONE, Crew, CrewLost
 from studio.ddim import log_prob, output_weight
 from studio.objectives import d3po_loss, diffusion_dpo_loss
 from studio.settings import SamplingSettings, TrainingSettings
@@ -27,7 +35,9 @@ if TYPE_CHECKING:
 
 HELD_OUT_CHECKS = 8  # times in a round that agreement with the held-out picks is measured
 HELD_OUT_STEPS = 4  # denoising steps a held-out pair is judged at
-REFERENCE_BATCH = 64  # latents in one forward pass of the reference
+MORE_WITHOUT_GRADIENT = 4  # times as many latents go through the network at once without it
+
+Done = TypeVar("Done")
 
 
 class TrainingFailed(Exception):
@@ -104,17 +114,19 @@ def _predicted_noise(
 
 
 @torch.no_grad()
-def reference_log_probs(denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings) -> Tensor:
+def reference_log_probs(
+    denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings, at_once: int = 64
+) -> Tensor:
     """(M, T) of every stored step of every picture under the base model, adapter off.
 
-    Steps without noise are left at 0; they are never drawn.
+    Steps without noise are left at 0; they are never drawn. at_once: latents in a forward pass.
     """
     stochastic = denoiser.schedule(batch.settings.steps).stochastic_steps(batch.settings.eta).cpu()
     result = torch.zeros(len(batch.latents), len(batch.timesteps))
     rows = [(picture, int(step)) for picture in range(len(result)) for step in stochastic]
     with denoiser.adapter_off():
-        for start in range(0, len(rows), REFERENCE_BATCH):
-            part = rows[start : start + REFERENCE_BATCH]
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
             latents = torch.stack([batch.latents[p, step : step + 2] for p, step in part])
             prompts = [batch.prompts[picture] for picture, _ in part]
             steps = torch.tensor([step for _, step in part])
@@ -122,6 +134,11 @@ def reference_log_probs(denoiser: Denoiser, batch: PairBatch, settings: Training
             for row, value in zip(part, values, strict=True):
                 result[row] = value
     return result
+
+
+def _on_cpu(tree: Any) -> Any:
+    """A copy of all tensors in lists and dictionaries, on the CPU."""
+    return tree_map(lambda value: value.detach().to("cpu", copy=True), tree)
 
 
 def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor:
@@ -140,7 +157,8 @@ class Training:
     """One round: a fresh adapter, `updates` updates over the pairs.
 
     Attaches the adapter to the denoiser and leaves it there. Raises TrainingFailed when a loss or
-    gradient is not a number.
+    gradient is not a number, or when there is not even memory enough for the smallest preset. In a
+    crew, all of its processes make the same calls of `step`; the held-out pairs are the leader's.
     """
 
     def __init__(
@@ -149,6 +167,8 @@ class Training:
         pairs: PairBatch,
         settings: TrainingSettings,
         held_out: PairBatch | None = None,
+        preset: memory.Preset = memory.PRESETS[0],
+        crew: Crew = ALONE,
     ) -> None:
         if pairs.base_hash != denoiser.base_hash:
             raise TrainingFailed("The picks were made with another base model than the one loaded.")
@@ -156,18 +176,22 @@ class Training:
         self.pairs = pairs
         self.settings = settings
         self.held_out = held_out
+        self.crew = crew
         self.updates = settings.updates(len(pairs))
         self.update = 0
         denoiser.new_adapter(settings)
-        denoiser.set_gradient_checkpointing(settings.gradient_checkpointing)
         schedule = denoiser.schedule(pairs.settings.steps)
         self._steps = schedule.stochastic_steps(pairs.settings.eta).cpu()
         if not len(self._steps) and settings.loss == "d3po":
             raise TrainingFailed(
                 "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
-                "from them. Draw new pairs with eta 1."
+                "from them. Learn from the finished pictures, or draw new pairs with eta 1."
             )
         self._groups = pairs.groups()
+        self._at_once = settings.micro_batch_pairs * self._latents_of(pairs, self._groups)
+        self._checkpointing = settings.gradient_checkpointing
+        self.note = ""  # what the artist should know of the memory
+        self._use(preset)
         self._references: dict[str, Tensor] = {}
         self._parameters = denoiser.adapter_parameters()
         self._optimiser = torch.optim.AdamW(
@@ -197,27 +221,14 @@ class Training:
 
     def step(self) -> Metrics:
         """One update over `batch_pairs` groups of pairs, most of which are a single pair."""
-        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
-        groups = self._groups_of_update()
-        # all at once, so that micro-batches draw the same
-        draws = self._draws(len(groups), self.pairs, draw)
-        count = sum(len(group) for group in groups) * draws[0].shape[1]
-        losses, margins = [], []
-        self._optimiser.zero_grad()
-        for start in range(0, len(groups), self.settings.micro_batch_pairs):
-            part = slice(start, start + self.settings.micro_batch_pairs)
-            loss, margin = self._losses(groups[part], *(drawn[part] for drawn in draws))
-            (loss.sum() / count).backward()
-            losses.append(loss.detach())
-            margins.append(margin.detach())
+        loss, margin = self._gradient_of_all()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm)
-        loss, margin = torch.cat(losses), torch.cat(margins)
         if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):
             raise TrainingFailed(
                 "The round met a value that is not a number and was stopped; the last good adapter "
                 "is kept. Try a gentler strength or a smaller learning rate."
             )
-        self._optimiser.step()
+        self._while_memory_lasts(self._change_adapter)
         self.update += 1
         return Metrics(
             update=self.update,
@@ -226,8 +237,138 @@ class Training:
             margin=self.settings.beta * float(margin.mean()),
             accuracy=float((margin > 0).float().mean()),
             grad_norm=float(grad_norm),
-            held_out_agreement=self._held_out_agreement() if self._is_check() else None,
+            held_out_agreement=self._while_memory_lasts(self._held_out_agreement)
+            if self._is_check()
+            else None,
         )
+
+    def _gradient_of_all(self) -> tuple[Tensor, Tensor]:
+        """Leaves the update's gradient in the parameters; gives its losses and margins, flat.
+
+        A process that fails says so to the others, which would wait for it for ever.
+        """
+        mine: tuple[Tensor, Tensor] | None = None
+        failure: Exception | None = None
+        try:
+            mine = self._while_memory_lasts(self._own_gradient)
+        except CrewLost:
+            raise
+        except Exception as error:
+            failure = error
+        shares = self.crew.gathered(str(failure) if mine is None else mine)
+        if failure is not None:
+            raise failure
+        for share in shares:
+            if isinstance(share, str):
+                raise TrainingFailed(f"Another of the processes could not go on. {share}")
+        self.crew.add_up([parameter.grad for parameter in self._parameters])
+        loss, margin = (torch.cat(values) for values in zip(*shares, strict=True))
+        return loss, margin
+
+    def _own_gradient(self) -> tuple[Tensor, Tensor]:
+        """The part of this process: what it adds to the gradient, with its losses and margins."""
+        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
+        groups = self._groups_of_update()
+        # all at once, so that every part draws the same
+        draws = self._draws(len(groups), self.pairs, draw)
+        count = sum(len(group) for group in groups) * draws[0].shape[1]
+        mine = self.crew.share(groups)
+        draws = tuple(self.crew.share(drawn) for drawn in draws)
+        losses, margins = [torch.zeros(0)], [torch.zeros(0)]
+        self._optimiser.zero_grad()
+        for part, columns in self._parts(self.pairs, mine, draws[0].shape[1], self._at_once):
+            loss, margin = self._losses(mine[part], *(drawn[part, columns] for drawn in draws))
+            (loss.sum() / count).backward()
+            losses.append(loss.detach().cpu())
+            margins.append(margin.detach().cpu())
+        for parameter in self._parameters:  # of a process that had no pair to look at
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return torch.cat(losses), torch.cat(margins)
+
+    def _change_adapter(self) -> None:
+        """The optimiser's step: as a whole, or as if it had never begun."""
+        state = self._optimiser.state
+        before = _on_cpu([(value, dict(state[value])) for value in self._parameters])
+        try:
+            self._optimiser.step()
+        except Exception:
+            # into what is there already: this is no moment to ask for memory
+            with torch.no_grad():
+                for parameter, (value, known) in zip(self._parameters, before, strict=True):
+                    parameter.copy_(value)
+                    if not known:
+                        del state[parameter]
+                    for name, moment in known.items():
+                        state[parameter][name].copy_(moment)
+            raise
+
+    # --- memory ---
+
+    def _while_memory_lasts(self, work: Callable[[], Done]) -> Done:
+        """Do `work`; where the memory runs out, again with a smaller preset."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not memory.has_run_out(error):
+                    raise
+            # out of the clause above, whose error holds on to all that was in use
+            self._step_down()
+
+    def _step_down(self) -> None:
+        least = self._latents_of(self.pairs, self._groups, steps=1)
+        if self.preset == memory.PRESETS[-1] and self._checkpointing and self._at_once <= least:
+            raise TrainingFailed(
+                "There is not enough memory for this round, even with the settings for "
+                f"{self.preset.gb} GB. Close other programs that use the device, or draw smaller "
+                "pictures; the last good adapter is kept."
+            )
+        self._checkpointing = True  # once it has run out, no more is kept than must be
+        self._at_once = max(least, self._at_once // 2)
+        self._use(memory.smaller(self.preset))
+        self.note = (
+            f"The memory ran out at update {self.update + 1}, which was made again with the "
+            f"settings for {self.preset.gb} GB: fewer pictures at a time, and slower. What is "
+            "learned is the same."
+        )
+
+    def _use(self, preset: memory.Preset) -> None:
+        self.preset = preset
+        denoiser = self.denoiser
+        one = memory.cost(1, math.prod(self.pairs.latents.shape[-2:]), denoiser.unet.dtype.itemsize)
+        if self._at_once * one > preset.latents_kept:
+            self._checkpointing = True
+        self._at_once = min(self._at_once, max(1, int(preset.latents / one)))
+        denoiser.set_gradient_checkpointing(self._checkpointing)
+        denoiser.save_memory(preset.parts_away, preset.tiled_vae)
+        gc.collect()
+        memory.give_back(denoiser.device)
+
+    def _latents_of(
+        self, batch: PairBatch, groups: list[list[int]], steps: int | None = None
+    ) -> int:
+        """How many latents the largest of the groups sends through the network, at so many steps
+        (default: all that an update looks at)."""
+        settings = self.settings
+        if steps is None:
+            steps = settings.steps_per_pair or len(self._steps)
+        sides = (batch.chosen, batch.rejected)
+        pictures = max(len({int(side[p]) for side in sides for p in group}) for group in groups)
+        return pictures * steps * (2 if settings.guided else 1)
+
+    def _parts(
+        self, batch: PairBatch, groups: list[list[int]], steps: int, at_once: int
+    ) -> Iterator[tuple[slice, slice]]:
+        """Which groups, and which columns of their draws, go through the network together."""
+        if not groups:
+            return
+        of_one = self._latents_of(batch, groups, steps=1)
+        count = max(1, at_once // (of_one * steps))
+        columns = min(steps, max(1, at_once // of_one))
+        for start in range(0, len(groups), count):
+            for first in range(0, steps, columns):
+                yield slice(start, start + count), slice(first, first + columns)
 
     def _groups_of_update(self) -> list[list[int]]:
         """The groups in shuffled order, again and again, as many as an update takes."""
@@ -297,7 +438,9 @@ class Training:
         """(M, T), computed when it is first asked for: it never changes."""
         key = "train" if batch is self.pairs else "held out"
         if key not in self._references:
-            self._references[key] = reference_log_probs(self.denoiser, batch, self.settings)
+            self._references[key] = reference_log_probs(
+                self.denoiser, batch, self.settings, self._at_once * MORE_WITHOUT_GRADIENT
+            )
         return self._references[key]
 
     def _log_probs(self, batch: PairBatch, pictures: list[int], steps: Tensor) -> Tensor:
@@ -358,7 +501,12 @@ class Training:
             timesteps = (spread * count).long().expand(len(groups), -1)
             draw = torch.Generator().manual_seed(self.settings.seed)
             draws = timesteps, _noise(timesteps, held_out, draw)
-        policy, reference = self._chosen_and_rejected(held_out, groups, *draws)
-        gained = policy - reference if self.settings.loss == "d3po" else reference - policy
-        margins = (gained[0] - gained[1]).view(len(held_out), -1).sum(1)
+        margins = torch.zeros(len(held_out))
+        at_once = self._at_once * MORE_WITHOUT_GRADIENT
+        for part, columns in self._parts(held_out, groups, HELD_OUT_STEPS, at_once):
+            drawn = (values[part, columns] for values in draws)
+            policy, reference = self._chosen_and_rejected(held_out, groups[part], *drawn)
+            gained = policy - reference if self.settings.loss == "d3po" else reference - policy
+            pairs = [pair for group in groups[part] for pair in group]
+            margins[pairs] += (gained[0] - gained[1]).view(len(pairs), -1).sum(1).cpu()
         return float((margins > 0).float().mean())

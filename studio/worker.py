@@ -1,6 +1,7 @@
 """The process that owns the device: it takes work from the store and does it.
 
     python -m studio.worker --home HOME
+    accelerate launch -m studio.worker --home HOME      on all GPUs: see `studio.crew`
 
 The main loop is `Worker.run`, and `Worker.work` is the order in which work is urgent. Nothing is
 kept here that may not be lost: a worker that is killed, by whatever, is started again and goes on
@@ -36,7 +37,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from studio import brake, logs, models, prompts, sampling, trajectory
+from studio import brake, crew, following, logs, memory, models, prompts, sampling, trajectory
+from studio.crew import ALONE, Crew, CrewLost
 from studio.evidence import Tally, tallies
 from studio.export import ExportError, ExportInfo, export_lora
 from studio.settings import SamplingSettings, SessionSettings, SettingsError
@@ -119,12 +121,14 @@ class Anchors:
 class Worker:
     """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
 
-    def __init__(self, store: Store, device: str | None = None) -> None:
+    def __init__(self, store: Store, device: str | None = None, crew: Crew = ALONE) -> None:
         self.store = store
+        self.crew = crew  # which this one leads
         self.device = device or models.best_device()
         self.stopping = threading.Event()
         self._base_model = ""
         self._denoiser: models.Denoiser | None = None
+        self._preset = memory.PRESETS[0]
         self._lesson: Lesson | None = None
         self._anchors: Anchors | None = None
         self._snapshot_due_s = 0.0
@@ -149,6 +153,9 @@ class Worker:
                 if self.work():
                     continue
                 self._say("idle", "Ready.")
+            except CrewLost:
+                self._put_down_lesson()
+                raise
             except Exception as error:
                 self._say("error", self._sentence(error))
                 version = self.store.version()  # that was no news
@@ -182,7 +189,7 @@ class Worker:
             try:
                 if piece():
                     return True
-            except StoreError:
+            except (StoreError, CrewLost):
                 raise  # a full disk, say: nothing else would fare better
             except Exception as error:
                 failure = failure or error
@@ -358,7 +365,15 @@ class Worker:
             self._say("starting", f"Loading {name}.")
             self._denoiser = models.load(base_model, self.device)
             self._base_model = base_model
+            self._use(memory.preset_for(memory.free_gb(self._denoiser.device)))
         return self._denoiser
+
+    def _use(self, preset: memory.Preset) -> None:
+        """Fit into the memory there is, and show by what settings."""
+        assert self._denoiser is not None
+        self._preset = preset
+        self._denoiser.save_memory(preset.parts_away, preset.tiled_vae)
+        self._status = replace(self._status, device=f"{self.device}, settings for {preset.gb} GB")
 
     @contextlib.contextmanager
     def _using(
@@ -406,7 +421,7 @@ class Worker:
         self._say("training", "Getting ready to learn.")
         try:
             self._lesson = self._prepare(round_)
-        except StoreFull:
+        except (StoreFull, CrewLost):
             raise
         except Exception as error:
             self._end_round(round_, "failed", self._sentence(error))
@@ -421,7 +436,7 @@ class Worker:
             case "running":
                 try:
                     self._train_for_a_moment(lesson)
-                except StoreError:
+                except (StoreError, CrewLost):
                     self._put_down_lesson()
                     raise
                 except Exception as error:
@@ -452,8 +467,11 @@ class Worker:
             PairBatch.of(train),
             round_.settings,
             PairBatch.of(held_out) if held_out else None,
+            self._preset,
+            self.crew,
         )
         self._restore(round_, training)
+        following.begin(self.crew, session.settings.base_model, training)
         self.store.update_round(round_.id, updates_total=training.updates)
         return Lesson(round_, training, left_out, time.monotonic())
 
@@ -484,12 +502,15 @@ class Worker:
     def _train_for_a_moment(self, lesson: Lesson) -> None:
         training = lesson.training
         self._say("training", "Learning.")
-        if self.store.round(lesson.round.id).message:  # of waiting, which is over
-            self.store.update_round(lesson.round.id, message="")
+        if self.store.round(lesson.round.id).message != training.note:  # of waiting, say
+            self.store.update_round(lesson.round.id, message=training.note)
         until_s = time.monotonic() + SLICE_S
         while training.update < training.updates:
             started_s = time.monotonic()
+            self.crew.told(following.UPDATE)
             metrics = training.step()
+            if training.preset != self._preset:
+                self._use(training.preset)  # for what comes after the round, too
             values = {**metrics.values(), "seconds": time.monotonic() - started_s}
             self.store.add_metric(lesson.round.id, metrics.update, values)
             if self.stopping.is_set() or time.monotonic() > until_s:
@@ -537,6 +558,8 @@ class Worker:
             log.warning("Round %d is held back: %s", round_.number, checks)
         if lesson.left_out:
             message += f" Learned without {lesson.left_out} of the picks: their files are missing."
+        if lesson.training.note:
+            message += f" {lesson.training.note}"
         self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
         self._forget_round(round_)
         for prompt, (first, *_) in zip(anchors.prompts, anchors.pictures, strict=True):
@@ -832,10 +855,10 @@ class Worker:
             sentence = str(error)
         elif is_full(error):
             sentence = full_sentence(self.store.home)
-        elif isinstance(error, torch.OutOfMemoryError):
+        elif memory.has_run_out(error):
             sentence = (
-                "The device ran out of memory. Smaller pictures, smaller micro-batches or "
-                "gradient checkpointing need less."
+                "The device ran out of memory. Smaller pictures need less; so do other programs "
+                "that are closed."
             )
         else:
             where = logs.log_path(self.store.home, "worker")
@@ -850,6 +873,7 @@ class Worker:
 
 # Errors whose message is a sentence for the artist already.
 SENTENCES = (
+    CrewLost,
     ExportError,
     MixedSettingsError,
     SettingsError,
@@ -947,20 +971,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True, help="the folder of the studio")
     parser.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
     arguments = parser.parse_args(argv)
+    device = crew.device_here(arguments.device or models.best_device())
     try:
-        store = Store.open(arguments.home)
-        logs.set_up(store.home, "worker")
-        with FileLock(store.home / "worker.lock", timeout=HANDOVER_S), contextlib.closing(store):
-            worker = Worker(store, arguments.device)
-            signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
-            if stat.S_ISFIFO(os.fstat(0).st_mode):  # a supervisor holds the other end
-                when_supervisor_leaves(worker.stopping.set)
-            worker.run()
-    except (StoreError, Timeout) as error:
+        with crew.joined() as all_of_us:
+            if all_of_us.leads:
+                _lead(arguments.home, device, all_of_us)
+            else:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leader says when to leave
+                following.follow(all_of_us, device)
+    except (StoreError, Timeout, CrewLost) as error:
         log.error("The worker ends", exc_info=error)
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _lead(home: Path, device: str, all_of_us: Crew) -> None:
+    """The work itself, and the only one of several processes that writes."""
+    try:
+        store = Store.open(home)
+        logs.set_up(store.home, "worker")
+        with FileLock(store.home / "worker.lock", timeout=HANDOVER_S), contextlib.closing(store):
+            worker = Worker(store, device, all_of_us)
+            signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
+            if stat.S_ISFIFO(os.fstat(0).st_mode):  # a supervisor holds the other end
+                when_supervisor_leaves(worker.stopping.set)
+            worker.run()
+    finally:
+        with contextlib.suppress(CrewLost):
+            all_of_us.told(following.LEAVE)
 
 
 if __name__ == "__main__":

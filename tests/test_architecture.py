@@ -15,11 +15,16 @@ STUDIO = Path(__file__).resolve().parent.parent / "studio"
 EVERYTHING_BUT_UI = {
     "bench",
     "brake",
+    "crew",
     "ddim",
     "emphasis",
     "evidence",
+    "exchange",
     "export",
+    "following",
     "logs",
+    "lora",
+    "memory",
     "models",
     "objectives",
     "parameters",
@@ -44,6 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objectives": set(),
     "logs": set(),
     "report": {"logs"},
+    "crew": set(),  # knows processes, not what they work on
+    "memory": set(),
     "brake": set(),  # pictures in, figures out
     "evidence": set(),
     "parameters": set(),  # text in, text out
@@ -55,7 +62,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trajectory": {"settings"},
     "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
-    "training": {"trajectory", "ddim", "objectives", "settings"},  # likewise
+    "training": {"trajectory", "ddim", "objectives", "settings", "crew", "memory"},  # likewise
+    "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
+    "lora": {"export", "models"},
+    "following": {"crew", "models", "settings", "training", "trajectory"},
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
     "ui": {

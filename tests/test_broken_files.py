@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
 from studio import models
+from studio.bench.families import make_pipeline, write_checkpoint
 from studio.models import ModelError, files
-from tests.families import make_pipeline, write_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -281,6 +281,46 @@ def test_train_and_export_without_a_browser(home, picked, tmp_path):
     assert "has no adapter 7; it has 1" in sentence(typed(*export, "--adapter", 7, "--name", "x"))
 
 
+@pytest.mark.slow
+def test_picks_go_out_and_come_in_as_a_session(home, picked, tiny_model, tmp_path):
+    out = tmp_path / "picks"
+    exported = typed("picks", "export", "--home", home, "--session", picked.id, "--out", out)
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert exported.stdout == f"6 picks are in {out}.\n"
+    given = ["picks", "import", out, "--home", home, "--model", tiny_model]
+    taken = typed(*given, "--name", "Mine", "--size", "64x64", "--device", "cpu")
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    assert "Mine: 6 picks" in taken.stdout
+    assert "D3PO cannot" in taken.stdout
+    with contextlib.closing(Store.open(home)) as store:
+        [mine] = [one for one in store.sessions() if one.name == "Mine"]
+        choices = [one.pick.choice for one in store.picked_pairs(mine.id)]
+        assert choices == [one.pick.choice for one in store.picked_pairs(picked.id)]
+    assert "holds no picks" in sentence(typed("picks", "import", home / "logs", "--home", home))
+
+
+def test_loras_are_blended_and_resized(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    for name in ("a", "b"):
+        halves = {"x.lora_down.weight": torch.eye(2, 4), "x.lora_up.weight": torch.eye(3, 2)}
+        save_file(halves, tmp_path / f"{name}.safetensors")
+    files, out = (
+        [tmp_path / "a.safetensors", tmp_path / "b.safetensors"],
+        tmp_path / "c.safetensors",
+    )
+    assert "2 files and 1 strengths" in sentence(
+        typed("lora", "blend", *files, "--strengths", "1", "--out", out)
+    )
+    blended = typed("lora", "blend", *files, "--strengths", "1", "2", "--out", out)
+    assert blended.returncode == 0, blended.stderr
+    assert "1 layers of rank 4" in blended.stdout
+    resized = typed("lora", "resize", out, "--rank", 1, "--out", tmp_path / "d.safetensors")
+    assert "keeps 70.7 % of its change" in resized.stdout
+    assert "already" in sentence(typed("lora", "resize", out, "--rank", 1, "--out", out))
+
+
 def test_a_session_that_is_not_there_is_answered_with_those_that_are(home):
     with contextlib.closing(Store.open(home)) as store:
         store.create_session("One", SessionSettings(prompts=("a cat",)))

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio import models, sampling
+from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.export import ExportError, ExportInfo, export_lora
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
 from studio.training import Training
 from studio.trajectory import PairBatch
-from tests.families import FAMILIES, make_pipeline, write_checkpoint
 
 SETTINGS = SamplingSettings(steps=3, width_px=64, height_px=72, guidance=3.0, eta=0.0)
 PROMPT = "a red apple, on a café's table"

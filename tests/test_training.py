@@ -1,6 +1,8 @@
 """Rounds on a real, small Stable Diffusion folder."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from studio import models, sampling
+from studio.memory import PRESETS
 from studio.models import Denoiser
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
@@ -159,6 +162,121 @@ def test_micro_batches_give_the_same_adapter_to_rounding(
     list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
     for name, value in denoiser.adapter_state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+PHASES = ("forward", "backward", "optimiser")
+
+
+@contextmanager
+def running_out(phase: str, calls: range) -> Iterator[None]:
+    """Memory runs out at these calls of a phase; of an optimiser's step when all is changed."""
+    place, name = {
+        "forward": (Denoiser, "predict_noise"),
+        "backward": (torch.Tensor, "backward"),
+        "optimiser": (torch.optim.AdamW, "step"),
+    }[phase]
+    whole, made = getattr(place, name), []
+
+    def fails(*arguments: object, **options: object) -> object:
+        made.append(name)
+        if len(made) - 1 not in calls:
+            return whole(*arguments, **options)
+        if phase == "optimiser":
+            whole(*arguments, **options)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(place, name, fails)
+        yield
+
+
+@both_kinds
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings, phase: str
+) -> None:
+    """To the bit the adapter of a round that was changed to the smaller settings at that update;
+    to rounding, that of the round as it was asked for."""
+    whole = Training(denoiser, pairs, short)
+    kept = 3 if phase == "optimiser" else 2  # its gradient is there, and is not computed again
+    for _ in range(kept):
+        whole.step()
+    state = copy.deepcopy(whole.state())
+    list(whole)
+    asked_for = denoiser.adapter_state()
+    less = replace(short, micro_batch_pairs=2, gradient_checkpointing=True)
+    changed = Training(denoiser, pairs, less)
+    changed.load_state(state)
+    list(changed)
+    expected = denoiser.adapter_state()
+
+    training = Training(denoiser, pairs, short)
+    for _ in range(2):
+        training.step()
+    with running_out(phase, range(1)):
+        list(training)
+    assert training.preset == PRESETS[1]
+    assert "at update 3" in training.note
+    for name, value in denoiser.adapter_state().items():
+        assert torch.equal(value, expected[name])
+        torch.testing.assert_close(value, asked_for[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_it_comes_down_to_a_pair_at_a_step_and_then_gives_up_with_a_sentence(
+    denoiser: Denoiser, pairs: PairBatch, phase: str
+) -> None:
+    settings = replace(SHORT_DPO, learning_rate=1e-4)
+    list(Training(denoiser, pairs, settings))
+    expected = denoiser.adapter_state()
+    training = Training(denoiser, pairs, settings)
+    with running_out(phase, range(4)):
+        list(training)
+    assert (training.preset, training._at_once) == (PRESETS[-1], 2)
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+    training = Training(denoiser, pairs, settings)
+    with running_out(phase, range(1000)), pytest.raises(TrainingFailed, match="not enough memory"):
+        training.step()
+    assert training.update == 0
+
+
+def test_looking_at_the_held_out_pairs_may_run_out_of_memory_and_changes_no_update(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    whole = [metrics.held_out_agreement for metrics in Training(denoiser, pairs, SHORT, pairs)]
+    expected = denoiser.adapter_state()
+    training = Training(denoiser, pairs, SHORT, pairs)
+    training.step()
+    training._reference(pairs)
+    with running_out("forward", range(1, 2)):  # the first is the update's
+        training.step()
+    assert training.preset == PRESETS[1]
+    assert [metrics.held_out_agreement for metrics in training] == whole[2:]
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_preset_says_how_much_of_large_pictures_goes_through_the_network_at_once(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    large = replace(pairs, latents=torch.zeros(12, 5, 4, 64, 64))  # 512 px, in float32
+    sizes = []
+    for preset in PRESETS:
+        training = Training(denoiser, large, replace(SHORT_DPO, steps_per_pair=2), preset=preset)
+        parts = list(training._parts(large, large.groups(), 2, training._at_once))
+        covered = {
+            (group, step)
+            for groups, steps in parts
+            for group in range(6)[groups]
+            for step in range(2)[steps]
+        }
+        assert len(covered) == 12
+        groups, steps = parts[0]
+        sizes.append(2 * len(range(6)[groups]) * len(range(2)[steps]))
+        assert denoiser.unet.is_gradient_checkpointing
+    assert sizes == [16, 8, 4, 2, 2]
 
 
 def ranked(denoiser: Denoiser) -> list[tuple[Trajectory, Trajectory]]:

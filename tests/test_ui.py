@@ -650,6 +650,21 @@ def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session:
     assert "could not be finished" in train.round_card(Look(store))
 
 
+def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_done(
+    store: Store, session: Session, add_pairs
+):
+    for number, pair in enumerate(add_pairs(4)):
+        store.add_pick(f"pick{number}", pair.id, "left")
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    note = "The memory ran out at update 2."
+    store.update_round(round_.id, message=note)
+    assert note in train.round_card(Look(store))
+    store.update_round(round_.id, state="done", message=f"Done. {note}")
+    assert note in train.round_card(Look(store))
+    assert "Done." not in train.round_card(Look(store))
+
+
 def test_habits_are_said_with_what_they_mean():
     said = dict(train.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
     assert "You chose the same again in 3 of 4 pairs shown twice" in said

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from studio import models, sampling, trajectory
 from studio.export import ExportError
+from studio.models import ADAPTER_FILE
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError
 from studio.worker import Worker, WorkerError, nth_draw, preview_seed, same_picture
@@ -344,7 +345,7 @@ class TestRounds:
         assert store.adapters(session.id) == []
 
     @pytest.mark.parametrize("phase", ["forward", "backward", "optimiser"])
-    def test_out_of_memory_at_any_phase_is_a_sentence_and_changes_nothing(
+    def test_never_enough_memory_at_any_phase_is_a_sentence_and_changes_nothing(
         self, store, session, worker, monkeypatch, phase
     ):
         store.request_round(session.id)
@@ -369,14 +370,46 @@ class TestRounds:
         work_until(worker, lambda: worker._lesson is not None)
         with monkeypatch.context() as patched:
             patched.setattr(place, name, fails)
-            worker.continue_round()
+            while store.round(round_.id).state == "running":
+                worker.continue_round()
         failed = store.round(round_.id)
         assert failed.state == "failed"
-        assert "ran out of memory" in failed.message
+        assert "not enough memory" in failed.message
         assert store.adapters(session.id) == [good]
         assert store.session(session.id).current_adapter_id == good.id
         finish_all(worker)  # pairs and pictures are drawn again, from what was good
         assert adapter_bytes(store, session) == before
+
+    def test_a_round_that_runs_out_of_memory_is_finished_with_less_and_says_so(
+        self, store, session, worker, home, monkeypatch
+    ):
+        store.close()
+        other = Store.open(shutil.copytree(home, f"{home}-copy"))
+        other.request_round(session.id)
+        finish_all(Worker(other, "cpu"))
+        whole = load_file(other.adapter_path(*other.adapters(session.id)) / ADAPTER_FILE)
+        other.close()
+
+        backward, calls = torch.Tensor.backward, []
+
+        def fails_once(*arguments, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            return backward(*arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, "backward", fails_once)
+        round_ = store.request_round(session.id)
+        finish_all(worker)
+        done = store.round(round_.id)
+        assert done.state == "done"
+        assert done.message.startswith("Done. The memory ran out at update 2")
+        preset = worker._preset
+        assert f"settings for {preset.gb} GB" in done.message
+        assert store.worker_status().device == f"cpu, settings for {preset.gb} GB"
+        found = load_file(store.adapter_path(*store.adapters(session.id)) / ADAPTER_FILE)
+        for name, value in found.items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=1e-4)
 
     def test_weights_that_are_no_numbers_never_become_an_adapter(
         self, store, session, worker, monkeypatch

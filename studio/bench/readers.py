@@ -39,6 +39,7 @@ from torch import Tensor
 
 from studio import export
 from studio.bench import timing
+from studio.bench.families import make_unet
 from studio.export import ExportError, ExportInfo, Module
 from studio.models.denoiser import ATTENTION_LAYERS
 
@@ -59,27 +60,8 @@ Reader = Callable[[Path, str], Found]  # of a file, for a family
 
 def true_unet(family: str) -> UNet2DConditionModel:
     """The UNet of a family at its true size, without weights."""
-    is_xl, is_sd1 = family == "sdxl", family == "sd1"
-    plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
-    down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
-    widths = (320, 640, 1280) if is_xl else (320, 640, 1280, 1280)
-    options = {
-        "transformer_layers_per_block": (1, 2, 10),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    }
     with init_empty_weights():
-        return UNet2DConditionModel(
-            sample_size=128 if is_xl else 64,
-            block_out_channels=widths,
-            down_block_types=down,
-            up_block_types=[name.replace("Down", "Up") for name in reversed(down)],
-            cross_attention_dim={"sd1": 768, "sd2": 1024, "sdxl": 2048}[family],
-            attention_head_dim=8 if is_sd1 else [width // 64 for width in widths],
-            use_linear_projection=not is_sd1,
-            **(options if is_xl else {}),
-        )
+        return make_unet(family, narrow=False)
 
 
 def make_adapter(family: str) -> dict[str, Module]:

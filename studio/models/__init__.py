@@ -54,18 +54,21 @@ def best_device() -> str:
 
 def frozen_dtype(device: str) -> torch.dtype:
     """The type of the frozen base weights: half the memory where the device is made for it."""
-    if device == "cuda":
+    if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float32
 
 
-def load(base_model: str, device: str | None = None) -> Denoiser:
-    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence."""
+def load(base_model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Denoiser:
+    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence.
+
+    dtype: of its weights; default: what is best for the device.
+    """
     info = inspect(base_model)
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
-        parts = read(info, frozen_dtype(device))
+        parts = read(info, dtype or frozen_dtype(device))
         _require_numbers(info, parts)
         return Denoiser(parts, info, weights_hash(info.path), device)
     except ModelError as error:

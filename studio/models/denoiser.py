@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -83,6 +84,7 @@ class Denoiser:
         self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
         self._zero_unprompted = self.is_xl and parts.zero_unprompted
         self._embeddings: dict[str, Text] = {}
+        self._parts_away = False
 
     @property
     def is_xl(self) -> bool:
@@ -122,11 +124,12 @@ class Denoiser:
             ids = tokenizer(
                 plain, padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids.to(self.device)
-            output = encoder(ids, output_hidden_states=self.is_xl)
-            if any(weight != 1 for _, weight in parts):
-                states.append(self._weighted_states(tokenizer, encoder, parts))
-            else:  # SDXL reads the states before the last layer
-                states.append(output.hidden_states[-2] if self.is_xl else output[0])
+            with self._at_work(encoder):
+                output = encoder(ids, output_hidden_states=self.is_xl)
+                if any(weight != 1 for _, weight in parts):
+                    states.append(self._weighted_states(tokenizer, encoder, parts))
+                else:  # SDXL reads the states before the last layer
+                    states.append(output.hidden_states[-2] if self.is_xl else output[0])
             pooled = output[0] if self.is_xl else None  # of the second encoder, which comes last
         return Text(torch.cat(states, dim=-1), pooled)
 
@@ -223,9 +226,41 @@ class Denoiser:
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of final latents (B, C, h, w)."""
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        pixels = self.vae.decode(scaled).sample.float()
+        with self._at_work(self.vae):
+            pixels = self.vae.decode(scaled).sample.float()
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+    @torch.no_grad()
+    def encode(self, pictures: list[Image.Image]) -> Tensor:
+        """Latents (B, C, h, w) of pictures of one size, whose sides are multiples of `shrink`."""
+        pixels = [torch.from_numpy(np.array(picture.convert("RGB"))) for picture in pictures]
+        scaled = torch.stack(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+        with self._at_work(self.vae):
+            given = scaled.to(self.device, self.vae.dtype)
+            latents = self.vae.encode(given).latent_dist.mode().float()
+        return latents * self.vae.config.scaling_factor
+
+    # --- memory ---
+
+    def save_memory(self, parts_away: bool, tiled_vae: bool) -> None:
+        """With `parts_away` the text encoders and the VAE stay in the memory of the CPU and are on
+        the device only while they work. A tiled VAE decodes large pictures piece by piece."""
+        self._parts_away = parts_away
+        for part in (self.vae, *self.text_encoders):
+            part.to("cpu" if parts_away else self.device)
+        self.vae.use_slicing = parts_away  # one picture of a batch after the other
+        self.vae.use_tiling = tiled_vae
+
+    @contextmanager
+    def _at_work(self, part: torch.nn.Module) -> Iterator[None]:
+        """Inside, a text encoder or the VAE is on the device."""
+        part.to(self.device)
+        try:
+            yield
+        finally:
+            if self._parts_away:
+                part.to("cpu")
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         if on:

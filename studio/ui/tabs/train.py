@@ -118,7 +118,10 @@ def round_card(look: Look) -> str:
     """What is going on, in a heading, a bar and a sentence."""
     round_ = look.open_round
     if round_ is None:
-        return _card(*_no_round(look))
+        title, text = _no_round(look)
+        if look.rounds and look.rounds[-1].state == "done":
+            text += look.rounds[-1].message.removeprefix("Done.")
+        return _card(title, text)
     picks = words.count(len(round_.train_pick_ids), "pick")
     share = words.share_done(round_)
     match round_.state:
@@ -127,6 +130,8 @@ def round_card(look: Look) -> str:
             left_s = words.seconds_left(round_, look.metrics)
             left = f"{words.duration(left_s)} left" if left_s is not None else "getting ready"
             text = f"{words.per_cent(share)} · {left}. Go on picking meanwhile."
+            if round_.message:
+                text += f" {round_.message}"
         case "paused":
             title = f"Round {round_.number} is paused at {words.per_cent(share)}"
             text = "It goes on from here whenever you like, after a restart too."

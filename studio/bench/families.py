@@ -1,5 +1,5 @@
-"""Models of every family with random weights: all module names are the true ones, the widths are
-small. And the same models as single files in the original layout.
+"""Models of every family with random weights: all module names are the true ones, and the widths
+are too, or small. And the same models as single files in the original layout.
 
 The renaming here goes the other way than diffusers' and is written by hand from the layout's own
 rules, so that the two check each other; `bench readers` compares its names with other programs'.
@@ -29,8 +29,10 @@ TEXT_WIDTH = 64
 XL_WIDTHS = (64, 128)  # of SDXL's two text encoders
 
 
-def make_pipeline(family: str) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """A whole model, seeded."""
+def make_pipeline(
+    family: str, narrow: bool = True
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """A whole model, seeded; with `narrow=False` of the true size, which is gigabytes."""
     torch.manual_seed(len(family))
     is_xl = family == "sdxl"
     scheduler = DDIMScheduler(
@@ -43,17 +45,17 @@ def make_pipeline(family: str) -> StableDiffusionPipeline | StableDiffusionXLPip
         prediction_type="v_prediction" if family == "sd2_v" else "epsilon",
     )
     common = {
-        "unet": make_unet(family).eval(),
-        "vae": make_vae(is_xl).eval(),
+        "unet": make_unet(family, narrow).eval(),
+        "vae": make_vae(is_xl, narrow).eval(),
         "scheduler": scheduler,
-        "text_encoder": make_clip(family).eval(),
+        "text_encoder": make_clip(family, narrow).eval(),
         "tokenizer": tokenizer.build(pad="!" if family.startswith("sd2") else tokenizer.END),
         "feature_extractor": None,
     }
     if is_xl:
         pipeline = StableDiffusionXLPipeline(
             **common,
-            text_encoder_2=make_open_clip().eval(),
+            text_encoder_2=make_open_clip(narrow).eval(),
             tokenizer_2=tokenizer.build(pad="!"),
         )
     else:
@@ -65,7 +67,7 @@ def make_pipeline(family: str) -> StableDiffusionPipeline | StableDiffusionXLPip
 
 
 def make_unet(family: str, narrow: bool = True) -> UNet2DConditionModel:
-    """With `narrow=False` of the true size: on the meta device, for its names and shapes."""
+    """With `narrow=False` of the true size."""
     is_xl, is_sd1 = family == "sdxl", family == "sd1"
     plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
     down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
@@ -98,33 +100,37 @@ def make_unet(family: str, narrow: bool = True) -> UNet2DConditionModel:
     )
 
 
-def make_vae(is_xl: bool) -> AutoencoderKL:
+def make_vae(is_xl: bool, narrow: bool = True) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(32, 32, 32, 32),
+        block_out_channels=(32, 32, 32, 32) if narrow else (128, 256, 512, 512),
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=64,
+        sample_size=64 if narrow else 1024 if is_xl else 512,
         scaling_factor=0.13025 if is_xl else 0.18215,
         force_upcast=is_xl,
     )
 
 
-def make_clip(family: str) -> CLIPTextModel:
+def make_clip(family: str, narrow: bool = True) -> CLIPTextModel:
     """SD 1's and SDXL's first encoder, or SD 2's."""
     is_open = family.startswith("sd2")
-    return CLIPTextModel(_text_config(TEXT_WIDTH, 23 if is_open else 3, is_open))
+    width = TEXT_WIDTH if narrow else 1024 if is_open else 768
+    layers = 23 if is_open else 3 if narrow else 12
+    return CLIPTextModel(_text_config(width, layers, is_open))
 
 
-def make_open_clip() -> CLIPTextModelWithProjection:
-    return CLIPTextModelWithProjection(_text_config(XL_WIDTHS[1], 3, True))
+def make_open_clip(narrow: bool = True) -> CLIPTextModelWithProjection:
+    """SDXL's second encoder."""
+    width, layers = (XL_WIDTHS[1], 3) if narrow else (1280, 32)
+    return CLIPTextModelWithProjection(_text_config(width, layers, True))
 
 
 def _text_config(width: int, layers: int, is_open: bool) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=width,
-        intermediate_size=2 * width,
+        intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
         hidden_act="gelu" if is_open else "quick_gelu",

@@ -1,0 +1,288 @@
+"""Picks out to other people's forms, and in from them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from studio import exchange, models, parameters, pictures
+from studio.exchange import ExchangeError, Given
+from studio.settings import OBJECTIVES, TrainingSettings
+from studio.store import Session, Store, write_atomically
+from studio.worker import Worker
+
+SAID = [
+    ("left", {"much_better": True, "reason": "colour"}),
+    ("right", {}),
+    ("tie", {}),
+    ("both_bad", {}),
+    ("skip", {}),
+    ("right", {"reason": "detail"}),
+]
+
+
+def png(number: int, form: str = "PNG", px: int = 64) -> bytes:
+    """A picture that is like no other."""
+    pixels = np.random.default_rng(number).integers(0, 256, (px, px, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picked(store: Store, session: Session, add_pairs: Callable) -> list:
+    """Picks of every kind, their pictures on the disk, and one pair that was asked again."""
+    for number, (pair, (choice, more)) in enumerate(zip(add_pairs(len(SAID)), SAID, strict=True)):
+        for place, side in enumerate((pair.left, pair.right)):
+            content = png(2 * number + place)
+            write_atomically(store.image_path(side), lambda path, c=content: path.write_bytes(c))
+        store.add_pick(f"pick{number}", pair.id, choice, **more)
+    [first, *rest] = store.picked_pairs(session.id)
+    again = replace(first, pair=replace(first.pair, id="again", repeat_of=first.pair.id))
+    return [first, *rest, again]
+
+
+def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_path):
+    out = tmp_path / "picks"
+    assert exchange.write(out, "pickapic", picked, store.image_path) == (6, 0)
+    table = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
+    rows = table.to_pylist()
+    assert [row["choice"] for row in rows] == [choice for choice, _ in SAID]
+    assert [row["has_label"] for row in rows] == [True, True, True, False, False, True]
+    labels = [(1, 0), (0, 1), (0.5, 0.5), (None, None), (None, None), (0, 1)]
+    assert [(row["label_0"], row["label_1"]) for row in rows] == labels
+    assert [row["strength"] for row in rows] == [
+        "much better",
+        "better",
+        None,
+        None,
+        None,
+        "better",
+    ]
+    assert [row["reason"] for row in rows] == ["colour", None, None, None, None, "detail"]
+    for number, row in enumerate(rows):
+        assert (row["jpg_0"], row["jpg_1"]) == (png(2 * number), png(2 * number + 1))
+        assert row["caption"] == "a red apple"
+        assert (row["seed_0"], row["num_example_per_prompt"]) == (7, 6)
+    assert rows[0]["best_image_uid"] == rows[0]["image_0_uid"] == picked[0].pair.left.id
+    assert rows[2]["best_image_uid"] == "tie"
+    assert table.schema.field("created_at").type == pa.timestamp("ns")
+    assert "data/train-*" in (out / "README.md").read_text("utf-8")
+    with pytest.raises(ExchangeError, match="already"):
+        exchange.write(out, "pickapic", picked, store.image_path)
+
+
+def test_what_went_out_comes_in_again(store, picked, tmp_path):
+    exchange.write(tmp_path / "picks", "pickapic", picked, store.image_path)
+    expected = [
+        Given("a red apple", png(2 * n), png(2 * n + 1), choice, **more)
+        for n, (choice, more) in enumerate(SAID)
+    ]
+    assert list(exchange.read(tmp_path / "picks")) == expected
+    [table] = (tmp_path / "picks").rglob("*.parquet")
+    assert list(exchange.read(table)) == expected
+
+
+def test_the_files_of_d3po_go_out_and_in(store, picked, tmp_path):
+    out = tmp_path / "d3po"
+    assert exchange.write(out, "d3po", picked, store.image_path) == (5, 1)
+    assert json.loads((out / "preference.json").read_text()) == [
+        [1, 0],
+        [0, 1],
+        [1, 1],
+        [0, 0],
+        [0, 1],
+    ]
+    assert json.loads((out / "prompt.json").read_text()) == ["a red apple"] * 5
+    found = list(exchange.read(out))
+    assert [one.choice for one in found] == ["left", "right", "tie", "tie", "right"]
+    assert [one.left for one in found] == [png(n) for n in (0, 2, 4, 6, 10)]
+
+
+def test_a_picture_that_is_missing_leaves_its_pick_out(store, picked, tmp_path):
+    store.image_path(picked[1].pair.left).unlink()
+    assert exchange.write(tmp_path / "picks", "pickapic", picked, store.image_path) == (5, 1)
+
+
+def test_the_votes_of_several_people_on_seven_pictures_count_together(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(14):
+        (tmp_path / "images" / f"{number:05}.png").write_bytes(png(number))
+    (tmp_path / "prompt.json").write_text(json.dumps(["a hand", "a foot", "one more"]))
+    (tmp_path / "ann.json").write_text(json.dumps([[1, 0, 0, 0, 0, 0, 0], [0] * 7]))
+    (tmp_path / "ben.json").write_text(json.dumps([[0, 1, 0, 0, 0, 0, 1], [0] * 7, [1] * 7]))
+    found = list(exchange.read(tmp_path))
+    assert len(found) == 2 * 21
+    chosen = [one for one in found if one.choice != "tie"]
+    assert {one.prompt for one in chosen} == {"a hand"}
+    winners = {one.left if one.choice == "left" else one.right for one in chosen}
+    assert winners == {png(0), png(1), png(6)}
+    assert len(chosen) == 3 * 4
+
+
+def test_rows_of_pick_a_pic_itself(tmp_path):
+    """Its labels, pictures as JPEG, and pictures as the datasets library keeps them."""
+    rows = [
+        {"caption": "a cat", "jpg_0": png(0, "JPEG"), "jpg_1": png(1, "JPEG")} | label
+        for label in (
+            {"label_0": 0.0, "label_1": 1.0, "has_label": True},
+            {"label_0": 0.5, "label_1": 0.5, "has_label": True},
+            {"label_0": 1.0, "label_1": 0.0, "has_label": False},
+        )
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "plain.parquet")
+    assert [one.choice for one in exchange.read(tmp_path)] == ["right", "tie"]
+    nested = [{**row, "jpg_0": {"bytes": row["jpg_0"], "path": None}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(nested), tmp_path / "plain.parquet")
+    assert next(exchange.read(tmp_path)).left == png(0, "JPEG")
+
+
+def own_pairs(folder: Path) -> Path:
+    """Three pairs: with a text file on either side, and with the prompt in the picture."""
+    for side in ("chosen", "rejected"):
+        (folder / side).mkdir(parents=True)
+    for number, name in enumerate(("a", "b", "c")):
+        (folder / "chosen" / f"{name}.png").write_bytes(png(2 * number))
+        (folder / "rejected" / f"{name}.jpg").write_bytes(png(2 * number + 1, "JPEG", 96))
+    (folder / "chosen" / "a.txt").write_text("a cat\n", "utf-8")
+    (folder / "rejected" / "b.txt").write_text("a café", "utf-8")
+    text = parameters.write(parameters.Parameters(prompt="a fish", steps=4, sampler="DDIM", seed=1))
+    path = folder / "chosen" / "c.png"
+    path.write_bytes(pictures.png_with_text(path, text))
+    return folder
+
+
+def test_a_folder_of_own_pairs(tmp_path):
+    found = list(exchange.read(own_pairs(tmp_path)))
+    assert [one.prompt for one in found] == ["a cat", "a café", "a fish"]
+    assert [one.choice for one in found] == ["left", "right", "left"]  # no side is favoured
+    assert found[0].left == png(0)
+    assert found[1].right == png(2)
+    assert found[1].left == png(3, "JPEG", 96)
+
+
+def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
+    store, tiny_model, tmp_path
+):
+    denoiser = models.load(str(tiny_model), "cpu")
+    base = str(tiny_model)
+    pairs = [*exchange.read(own_pairs(tmp_path / "own"))] * 2
+    pairs += [Given("no picture", b"", png(1), "left"), Given(" ", png(0), png(1), "left")]
+    told: list[int] = []
+    taken = exchange.take_in(store, denoiser, base, "Mine", pairs, (64, 64), told.append)
+    assert (taken.picks, taken.left_out, told) == (6, 2, [1, 2, 3, 4, 5, 6])
+    session = taken.session
+    assert session.settings.prompts == ("a cat", "a café", "a fish")
+    [first, *_] = store.picked_pairs(session.id)
+    with PIL.Image.open(store.image_path(first.pair.left)) as picture:
+        assert np.array_equal(np.array(picture), np.array(PIL.Image.open(io.BytesIO(png(0)))))
+    with PIL.Image.open(store.image_path(first.pair.right)) as picture:
+        assert picture.size == (64, 64)
+
+    worker = Worker(store, "cpu")
+    training = TrainingSettings(rank=2, updates_base=2, updates_per_pick=0)
+    for objective, state in (("diffusion_dpo", "done"), ("d3po_balanced", "failed")):
+        wanted = replace(
+            OBJECTIVES[objective],
+            **{
+                name: getattr(training, name)
+                for name in ("rank", "updates_base", "updates_per_pick")
+            },
+        )
+        store.update_settings(session.id, replace(session.settings, training=wanted))
+        round_ = store.request_round(session.id)
+        while store.round(round_.id).state in ("queued", "running"):
+            assert worker.work()
+        ended = store.round(round_.id)
+        assert ended.state == state, ended.message
+    assert "D3PO cannot learn from them" in ended.message
+
+
+def test_encoding_and_decoding_is_the_picture_again():
+    """The starter's VAE is trained: what it decodes is near what it encoded."""
+    denoiser = models.load("starter", "cpu")
+    from studio import sampling
+    from studio.settings import SamplingSettings
+
+    chains = sampling.sample(denoiser, ["a red apple"], [3], SamplingSettings(steps=10))
+    [picture] = sampling.images(denoiser, chains)
+    latents = denoiser.encode([picture])
+    torch.testing.assert_close(latents, chains[0].latents[None, -1], rtol=0.2, atol=0.5)
+    [again] = denoiser.decode(latents)
+    difference = np.abs(np.array(again, dtype=float) - np.array(picture, dtype=float)).mean()
+    assert difference < 6
+
+
+def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
+    denoiser = models.load(str(tiny_model), "cpu")
+
+    def breaks():
+        yield Given("a cat", png(0), png(1), "left")
+        raise ExchangeError("It ends in the middle.")
+
+    for pairs, said in (([Given("", b"", b"", "left")], "None of these"), (breaks(), "middle")):
+        with pytest.raises(ExchangeError, match=said):
+            exchange.take_in(store, denoiser, str(tiny_model), "Mine", pairs, (64, 64))
+        assert store.sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "holds no picks"),
+        ({"x.parquet": b"PAR1 no"}, "no parquet file"),
+        ({"prompt.json": b"[]"}, "no file with the scores"),
+        ({"prompt.json": b"[]", "s.json": b"[[1, 0]]"}, "fewer prompts"),
+        ({"prompt.json": b'["a"]', "s.json": b"[[1, 0], [1]]"}, "fewer prompts"),
+        ({"prompt.json": b'["a", "b"]', "s.json": b"[[1, 0], [1]]"}, "not rows of as many numbers"),
+        ({"prompt.json": b'["a"]', "s.json": b"[[1, NaN]]"}, "not rows"),
+        ({"prompt.json": b'["a"]', "s.json": b'[[1, "x"]]'}, "not rows"),
+        ({"prompt.json": b'["a"]', "s.json": b'{"a": 1}'}, "does not hold a list"),
+        ({"prompt.json": b'["a"]', "s.json": b"[" * 100_000}, "cannot be read as JSON"),
+        ({"prompt.json": b"\xff"}, "cannot be read as JSON"),
+    ],
+)
+def test_what_is_not_what_it_should_be_gets_a_sentence(files, said, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExchangeError, match=said):
+        list(exchange.read(tmp_path))
+    with pytest.raises(ExchangeError, match="no folder"):
+        exchange.read(tmp_path / "nothing")
+
+
+def test_columns_that_are_missing_are_named(tmp_path):
+    pq.write_table(pa.table({"caption": ["a"], "jpg_0": [b""]}), tmp_path / "t.parquet")
+    with pytest.raises(ExchangeError, match="jpg_1, label_0, label_1 is missing"):
+        list(exchange.read(tmp_path))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompts=anything, scores=anything)
+def test_whatever_the_json_says_it_is_picks_or_a_sentence(tmp_path, prompts, scores):
+    (tmp_path / "prompt.json").write_text(json.dumps(prompts))
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    with contextlib.suppress(ExchangeError):
+        for one in exchange.read(tmp_path):
+            assert one.choice in ("left", "right", "tie")
+            assert isinstance(one.prompt, str)

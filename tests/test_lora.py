@@ -1,0 +1,224 @@
+"""Blending, resizing and merging of LoRA files, on models of every family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from studio import lora, models, sampling
+from studio.bench.families import make_pipeline, write_checkpoint
+from studio.export import ExportInfo, Module, export_lora
+from studio.lora import Lora, LoraError
+from studio.models import Denoiser, ModelError
+from studio.settings import OBJECTIVES, SamplingSettings
+
+SETTINGS = SamplingSettings(steps=2, width_px=64, height_px=64, eta=0.0)
+
+
+class Made:
+    """A model of a family in both forms, and two LoRAs for it in both forms."""
+
+    def __init__(self, family: str, root: Path) -> None:
+        self.family, self.root = family, root
+        pipeline = make_pipeline(family)
+        pipeline.save_pretrained(root / "folder")
+        self.file = write_checkpoint(root / "model.safetensors", pipeline, family)
+        self.folder = root / "folder"
+        self.denoiser = models.load(str(self.file), "cpu")
+        info = ExportInfo(family, "made here", picks=0, trained_at_s=0.0)
+        for name, rank, alpha in (("one", 2, 1.0), ("two", 3, 6.0)):
+            wanted = replace(OBJECTIVES["diffusion_dpo"], rank=rank, alpha=alpha)
+            self.denoiser.new_adapter(wanted)
+            draw = torch.Generator().manual_seed(rank)
+            with torch.no_grad():
+                for parameter in self.denoiser.adapter_parameters():
+                    parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
+            export_lora(root, name, self.denoiser.adapter_state(), rank, alpha, info)
+        self.denoiser.remove_adapter()
+
+    def lora(self, name: str, form: str = "kohya") -> Path:
+        return self.root / f"{name}{'' if form == 'kohya' else '-diffusers'}.safetensors"
+
+
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def drawn(denoiser: Denoiser) -> torch.Tensor:
+    return sampling.sample(denoiser, ["a red apple"], [1], SETTINGS)[0].latents[-1]
+
+
+def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, torch.Tensor]:
+    """What diffusers' own loader makes of a file: the change of every layer."""
+    with denoiser.using_file(path):
+        return {
+            name: strength
+            * module.scaling["guest"]
+            * (module.lora_B["guest"].weight @ module.lora_A["guest"].weight).detach()
+            for name, module in denoiser.unet.named_modules()
+            if "guest" in getattr(module, "lora_A", {})
+        }
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_blend_changes_a_model_as_both_together(made: Made, form: str, tmp_path: Path) -> None:
+    paths = [made.lora(name, form) for name in ("one", "two")]
+    blended = lora.blend([lora.read(path) for path in paths], [0.7, -0.4])
+    assert blended.rank == 5
+    out = tmp_path / "both.safetensors"
+    lora.write(out, blended)
+    one, two = (
+        weights(made.denoiser, path, strength)
+        for path, strength in zip(paths, (0.7, -0.4), strict=True)
+    )
+    found = weights(made.denoiser, out)
+    assert found.keys() == one.keys() == two.keys()
+    for name, change in found.items():
+        torch.testing.assert_close(change, one[name] + two[name], rtol=1e-4, atol=1e-5)
+    with safe_open(out, "pt") as file:
+        said = file.metadata()
+    assert said["modelspec.title"] == "both"
+    assert said["modelspec.architecture"]
+    if form == "kohya":
+        assert (said["ss_network_dim"], said["ss_output_name"]) == ("5", "both")
+    with pytest.raises(LoraError, match="already"):
+        lora.write(out, blended)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_resized_lora_is_the_nearest_of_its_rank(
+    made: Made, precision: torch.dtype, tmp_path: Path
+) -> None:
+    given_ = lora.read(made.lora("two"))
+    larger, kept = lora.resize(given_, 8)
+    assert kept == pytest.approx(1.0)
+    smaller, kept = lora.resize(given_, 2)
+    assert 0.3 < kept < 1
+    for name, module in given_.modules.items():
+        torch.testing.assert_close(
+            larger.modules[name].change(), module.change(), rtol=1e-4, atol=1e-5
+        )
+        values = torch.linalg.svdvals(module.change())
+        left = (module.change() - smaller.modules[name].change()).norm()
+        torch.testing.assert_close(left, values[2:].norm(), rtol=1e-3, atol=1e-4)
+    lora.write(tmp_path / "small.safetensors", smaller, precision)
+    assert len(weights(made.denoiser, tmp_path / "small.safetensors")) == len(given_.modules)
+    for rank in (0, 5000):
+        with pytest.raises(LoraError, match="lies between"):
+            lora.resize(given_, rank)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
+    made: Made, form: str, kind: str, tmp_path: Path
+) -> None:
+    model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
+    count = lora.merge(
+        lora.read(made.lora("two", form)),
+        0.5,
+        model,
+        made.family,
+        made.denoiser.layer_shapes,
+        out,
+    )
+    assert count == len(lora.read(made.lora("two")).modules)
+    merged = models.load(str(out), "cpu")
+    base = models.load(str(model), "cpu")
+    with base.using_file(made.lora("two", form), 0.5):
+        expected = drawn(base)
+    torch.testing.assert_close(drawn(merged), expected, rtol=1e-3, atol=1e-3)
+    assert (drawn(base) - expected).norm() > 0.01 * expected.norm()
+    if kind == "file":
+        before, after = load_file(model), load_file(out)
+        changed = {key for key in before if not torch.equal(before[key], after[key])}
+        assert before.keys() == after.keys()
+        assert len(changed) == count
+    with pytest.raises(LoraError, match="already"):
+        lora.merge(lora.read(made.lora("two")), 1.0, model, "sd1", {}, out)
+
+
+def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: Path) -> None:
+    one = lora.read(made.lora("one"))
+    with pytest.raises(LoraError, match="of one form"):
+        lora.blend([one, lora.read(made.lora("one", "diffusers"))], [1, 1])
+    other = replace(one, metadata={"ss_base_model_version": "another"})
+    with pytest.raises(LoraError, match="different kinds of model"):
+        lora.blend([one, other], [1, 1])
+    name, module = next(iter(one.modules.items()))
+    wider = replace(one, modules={name: replace(module, up=torch.zeros(7, 2))}, metadata={})
+    with pytest.raises(LoraError, match="different models"):
+        lora.blend([one, wider], [1, 1])
+    out = tmp_path / "merged.safetensors"
+    layers = made.denoiser.layer_shapes
+    text = replace(one, modules={"lora_te_text_model_x": module})
+    for wrong, said in ((wider, "another kind of model"), (text, "attention of the UNet")):
+        with pytest.raises(LoraError, match=said):
+            lora.merge(wrong, 1.0, made.file, made.family, layers, out)
+    with pytest.raises(LoraError, match="too large"):
+        lora.merge(one, 1e39, made.file, made.family, layers, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"weight": torch.zeros(2)}, "is not a LoRA"),
+        ({"a.lora_down.weight": torch.zeros(2, 4)}, "not a plain LoRA"),
+        (
+            {
+                "a.lora_down.weight": torch.zeros(2, 4),
+                "a.lora_up.weight": torch.zeros(4, 2),
+                "a.dora_scale": torch.zeros(1),
+            },
+            "not a plain LoRA",
+        ),
+        (
+            {"a.lora_down.weight": torch.zeros(2, 4), "a.lora_up.weight": torch.zeros(4, 3)},
+            "do not fit together",
+        ),
+        (
+            {
+                "a.lora_down.weight": torch.full((2, 4), float("nan")),
+                "a.lora_up.weight": torch.zeros(4, 2),
+            },
+            "not numbers",
+        ),
+    ],
+)
+def test_files_that_are_no_plain_loras_get_a_sentence(tensors, said, tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(LoraError, match=said):
+        lora.read(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"\x80\x04 pickle")
+    with pytest.raises(ModelError, match="pickle"):
+        lora.read(tmp_path / "x.safetensors")
+
+
+sizes = st.integers(1, 6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rank=sizes, width=sizes, height=sizes, wanted=sizes, alpha=st.floats(0.1, 10), conv=sizes)
+def test_any_module_can_be_resized(rank, width, height, wanted, alpha, conv):
+    draw = torch.Generator().manual_seed(rank)
+    kernel = (3, 3) if conv > 3 else ()
+    module = Module(
+        torch.randn(rank, width, *kernel, generator=draw),
+        torch.randn(height, rank, *((1, 1) if kernel else ()), generator=draw),
+        alpha,
+    )
+    made, kept = lora.resize(Lora("kohya", {"a": module}, {}), wanted)
+    found = made.modules["a"]
+    assert found.down.shape == (wanted, width, *kernel)
+    assert found.up.shape[:2] == (height, wanted)
+    whole = module.change().norm()
+    assert (found.change() - module.change()).norm() <= ((1 - kept**2) ** 0.5 + 1e-3) * whole + 1e-5
