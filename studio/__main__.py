@@ -40,6 +40,7 @@ BENCHMARKS = (
     "faults",
     "readers",
     "sample",
+    "soak",
     "train",
 )
 FORMATS = ("kohya", "diffusers")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -108,7 +110,9 @@ def server(
 ) -> uvicorn.Server:
     """A server that is not started yet."""
     # What gradio keeps for itself is for this run alone.
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="d3po-studio-"))
+    temporary = tempfile.mkdtemp(prefix="d3po-studio-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ.setdefault("GRADIO_TEMP_DIR", temporary)
     config = uvicorn.Config(
         build(store, auth),
         host=host,
