@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.bench.faults import damage, disks, kills, rounds
+from studio.bench.faults import damage, disks, hostile, kills, rounds
 from studio.bench.faults.operations import make_homes
 from studio.bench.faults.trial import Row
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         homes = make_homes(Path(place))
-        for part in (kills, disks, damage, rounds):
+        for part in (kills, disks, damage, hostile, rounds):
             for row in part.rows(homes, Path(place), arguments.quick, with_strace, wanted):
                 rows.append(row)
                 _write(arguments.json, rows)
