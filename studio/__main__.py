@@ -281,7 +281,7 @@ def home_folder(arguments: argparse.Namespace) -> Path:
 def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
     from studio import logs
-    from studio.store import Store, StudioLock
+    from studio.store import Store, StudioLock, home_warning
     from studio.supervisor import Supervisor
 
     home = home_folder(arguments)
@@ -289,6 +289,9 @@ def serve(arguments: argparse.Namespace) -> int:
     _end_on_sigterm()
     with StudioLock(home), _bound_socket(address, arguments.port) as door:
         logs.set_up(home, "web")
+        if sentence := home_warning(home):
+            log.warning("%s", sentence)
+            print(sentence)
         with contextlib.closing(Store.open(home)) as store, Supervisor(home):
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
@@ -475,6 +478,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         StudioLock,
         database_complaints,
         differing_rows,
+        home_warning,
         restore,
         snapshots,
     )
@@ -490,6 +494,8 @@ def doctor(arguments: argparse.Namespace) -> int:
             print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
             print(f"Newer rows that could still be read there, and were carried over: {carried}.")
         complaints = database_complaints(database) if database.exists() else ["it is missing"]
+        if sentence := home_warning(home):
+            print(sentence)
         print(f"Database: {'DAMAGED' if complaints else 'sound'}")
         _print_list(complaints)
         kept = snapshots(home)

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 
 from studio.report import report
 from studio.store import Store
-from studio.ui import header, images
+from studio.ui import archives, header, images
 from studio.ui.guard import LOOPBACK_NAMES, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
@@ -37,6 +37,7 @@ def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, auth=auth)
     app.include_router(images.routes(store))
+    app.include_router(archives.routes(store))
 
     @app.get("/studio/{name}")
     def own(name: str) -> FileResponse:
