@@ -38,6 +38,7 @@ BENCHMARKS = (
     "clicks-latency",
     "curves",
     "faults",
+    "protections",
     "readers",
     "sample",
     "soak",

@@ -8,11 +8,11 @@ ten seconds. Memory is bounded by the system: what asks for more than its share 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
 import pickle
-import resource
 import signal
 import struct
 import tempfile
@@ -93,6 +93,8 @@ def rows(
 
 def in_a_process(call: Callable[[], Found]) -> Found:
     """What `call` gives, from a process that it may bring down."""
+    import resource  # there is none on Windows, where this file is imported too
+
     with tempfile.TemporaryFile() as answer:
         pid = os.fork()
         if pid == 0:
@@ -100,6 +102,7 @@ def in_a_process(call: Callable[[], Found]) -> Found:
                 signal.alarm(int(ROW_LIMIT_S))
                 nothing = os.open(os.devnull, os.O_RDWR)
                 os.dup2(nothing, 2)  # libraries complain there
+                faulthandler.disable()
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf(
                     "SC_PAGE_SIZE"
                 )
