@@ -76,6 +76,9 @@ class Tab:
             tuple(target): one for one in config["dependencies"] for target in one["targets"]
         }
         self._name = uuid.uuid4().hex
+        # Kept open as the browser does: by its end the server knows that the page is gone.
+        beat = self.http.build_request("GET", f"/gradio_api/heartbeat/{self._name}")
+        self._heartbeat = self.http.send(beat, stream=True)
         self._timer = next(id_ for id_, event in self._events if event == "tick")
         self._send(next(one for (_, event), one in self._events.items() if event == "load"))
 
@@ -108,6 +111,7 @@ class Tab:
         self.http.get(url).raise_for_status()
 
     def close(self) -> None:
+        self._heartbeat.close()
         self.http.close()
 
     def _send(
