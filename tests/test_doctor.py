@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -249,3 +250,13 @@ class TestCommand:
         assert process.stdout.readline() == "held\n"
         assert main(["doctor", "--home", str(home)]) == 2
         process.communicate()
+
+
+@pytest.mark.parametrize("changed", ['"guidanca"', '"guidance": "x", "x"'])
+def test_settings_with_another_letter_are_damage(store, session, home, changed):
+    """SQLite notices nothing, and it is no setting that the artist could have chosen."""
+    with contextlib.closing(sqlite3.connect(home / "studio.sqlite")) as connection, connection:
+        before = "UPDATE sessions SET settings = replace(settings, '\"guidance\"', ?)"
+        assert connection.execute(before, (changed,)).rowcount == 1
+    with pytest.raises(StoreDamaged, match=r"launch\.py doctor"):
+        store.sessions()

@@ -104,7 +104,7 @@ def labelling(store: Store) -> Session:
 
 @pytest.fixture
 def pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the real pages, served over `store`; there is no worker, and none is missed."""
+    """The address of the real pages over `store`; there is no worker, and none is missed."""
     monkeypatch.setattr(words, "SILENT_AFTER_S", 7200.0)
     serving = server(store, "127.0.0.1", 0)
     thread = threading.Thread(target=serving.run, daemon=True)
