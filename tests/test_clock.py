@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from dataclasses import replace
 
 import pytest
 
-from studio.settings import SessionSettings
-from studio.store import WorkerStatus, snapshots, take_daily_snapshot
-from studio.store.snapshots import DAY_S
+from studio.store import WorkerStatus
 from studio.ui import words
 
 HOUR_S = 3600.0
@@ -51,13 +48,3 @@ def test_a_worker_that_spoke_before_the_clock_was_set_back_is_not_taken_for_aliv
     assert words.is_silent(status, now_s)
     assert not words.is_silent(replace(status, heartbeat_at_s=now_s), now_s)
     assert words.worker_line(status, None, [])[0] == "bad"
-
-
-def test_snapshots_go_on_when_the_clock_is_set_back(store, home):
-    store.create_session("A", SessionSettings())
-    first = take_daily_snapshot(home)
-    assert take_daily_snapshot(home) is None
-    later_s = time.time() + 2 * DAY_S  # when the first one says that it was taken
-    os.utime(first, (later_s, later_s))
-    assert take_daily_snapshot(home) is not None
-    assert len(snapshots(home)) >= 1

@@ -4,7 +4,7 @@
 
 The studio and its tests are copied, a protection is taken out of the copy, and the tests that stand
 beside it in the table are run there. A protection whose tests stay green protects nobody: then the
-command fails. First all of the tests are run on the copy as it is, where they have to be green.
+command fails. First all of them are run on the copy as it is, where they have to be green.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PROTECTIONS = (
         "studio/ui/guard.py",
         "\"script-src 'self' 'unsafe-eval' blob:{scripts}\"",
         "\"script-src 'self' 'unsafe-eval' 'unsafe-inline' blob:\"",
-        "tests/test_ui.py",
+        "tests/test_ui.py::test_a_page_runs_only_the_scripts_that_it_was_served_with",
     ),
     Protection(
         "a file is on the disk before it has its name",
@@ -72,21 +72,21 @@ PROTECTIONS = (
         "studio/store/files.py",
         "    if expected and sha256(path) != expected:\n",
         "    if False:\n",
-        "tests/test_doctor.py",
+        "tests/test_doctor.py::test_files_are_compared_and_the_damaged_set_aside",
     ),
     Protection(
         "a pick that is sent twice counts once",
         "studio/store/labelling.py",
         "            if known is not None:\n                return read(Pick, known, picks)\n",
         '            if known is not None:\n                pick_id += "again"\n',
-        "tests/test_store_picks.py tests/test_store_strength.py",
+        "tests/test_store_strength.py::test_sent_twice_is_kept_once_with_its_first_strength",
     ),
     Protection(
         "the brake on what is no number, while it learns",
         "studio/training.py",
         "        if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):\n",
         "        if False:\n",
-        "tests/test_training.py",
+        "tests/test_training.py::test_an_exploding_round_is_stopped_with_a_sentence",
     ),
     Protection(
         "the brake on what is no number, when it has learned",
@@ -94,7 +94,8 @@ PROTECTIONS = (
         "        if not all(bool(value.isfinite().all()) "
         "for value in denoiser.adapter_state().values()):\n",
         "        if False:\n",
-        "tests/test_worker.py -k number",
+        "tests/test_worker.py::TestRounds"
+        "::test_weights_that_are_no_numbers_never_become_an_adapter",
     ),
     Protection(
         "the lock against a second studio",
@@ -108,14 +109,15 @@ PROTECTIONS = (
         "studio/store/archive.py",
         "        if not _is_plain(name):\n",
         "        if False:\n",
-        "tests/test_archive.py",
+        "tests/test_archive.py::test_a_hostile_archive_is_a_sentence_and_leaves_nothing",
     ),
     Protection(
         "an adapter fits before memory is asked for it",
         "studio/models/denoiser.py",
         "        if not state or not all(_fits(",
         "        if False and not all(_fits(",
-        "tests/test_hostile.py",
+        "tests/test_hostile.py"
+        "::test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it",
     ),
 )
 
@@ -137,10 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 shutil.copytree(ROOT / name, copy / name)
             else:
                 shutil.copy(ROOT / name, copy / name)
-        for test in dict.fromkeys(one.test for one in asked):
-            if failed := first_red(copy, test):
-                print(f"{failed} is red as it is: nothing is known then.", file=sys.stderr)
-                return 1
+        if failed := first_red(copy, *dict.fromkeys(one.test for one in asked)):
+            print(f"{failed} is red as it is: nothing is known then.", file=sys.stderr)
+            return 1
         for one in asked:
             red[one] = without(copy, one)
             print(f"{one.what}: {red[one] or 'NO TEST TURNS RED'}", flush=True)
@@ -163,10 +164,10 @@ def without(copy: Path, one: Protection) -> str:
         path.write_text(code, encoding="utf-8")
 
 
-def first_red(copy: Path, test: str) -> str:
+def first_red(copy: Path, *tests: str) -> str:
     """The first of some tests that fails; nothing if none does. They find the copy, not us."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *test.split()],
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -177,5 +178,5 @@ def first_red(copy: Path, test: str) -> str:
         return ""
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     if done.returncode != 1 or not failed:
-        raise RuntimeError(f"The tests {test} could not be run:\n{done.stdout[-2000:]}")
+        raise RuntimeError(f"{tests} could not be run:\n{done.stdout[-2000:]}")
     return failed[0].split()[1]
