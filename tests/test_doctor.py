@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from studio.__main__ import main
 from studio.store import (
@@ -27,9 +25,8 @@ from studio.store import (
     take_daily_snapshot,
     take_snapshot,
 )
-from studio.store.database import MIGRATIONS, Database
 from studio.store.files import read_sealed, require_whole, sha256, write_sealed
-from tests.factories import make_image
+from tests.factories import make_image, open_at
 
 
 def picked(store: Store, session_id: str) -> list[str]:
@@ -67,18 +64,6 @@ class TestChecksums:
         path.write_bytes(b"x" * 5)
         with pytest.raises(StoreDamaged):
             read_sealed(path)
-
-
-def open_at(home: Path, revision: str) -> None:
-    """A store as an earlier studio left it."""
-    home.mkdir()
-    old = Database(home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    old.close()
 
 
 def test_a_store_of_0002_is_migrated_with_all_it_holds_and_a_snapshot_before(home, store):

@@ -44,12 +44,15 @@ def rows(
         dice = random.Random(0)
         for number in range(QUICK_STOPS if quick else STOPS):
             after_s = dice.uniform(0, whole_s)
-            row.tried += 1
             try:
                 found = _learned(home, place / "stopped", session_id, after_s)
             except TimeoutError:
+                row.tried += 1
                 row.hung += 1
                 continue
+            except KeyboardInterrupt:  # this takes the longest: what was tried so far counts
+                break
+            row.tried += 1
             if found != expected:
                 row.torn += 1
                 row.problems.append(f"stop {number}, after {after_s:.2f} s: {found}")
