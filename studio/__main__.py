@@ -39,8 +39,10 @@ BENCHMARKS = (
     "curves",
     "faults",
     "full-size",
+    "protections",
     "readers",
     "sample",
+    "soak",
     "train",
 )
 FORMATS = ("kohya", "diffusers")
@@ -353,7 +355,7 @@ def home_folder(arguments: argparse.Namespace) -> Path:
 def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
     from studio import logs
-    from studio.store import Store, StudioLock
+    from studio.store import Store, StudioLock, home_warning
     from studio.supervisor import Supervisor, worker_command
 
     home, gpus = home_folder(arguments), arguments.gpus
@@ -362,6 +364,9 @@ def serve(arguments: argparse.Namespace) -> int:
     _end_on_sigterm()
     with StudioLock(home), _bound_socket(address, arguments.port) as door:
         logs.set_up(home, "web")
+        if sentence := home_warning(home):
+            log.warning("%s", sentence)
+            print(sentence)
         with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
@@ -632,6 +637,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         StudioLock,
         database_complaints,
         differing_rows,
+        home_warning,
         restore,
         snapshots,
     )
@@ -647,6 +653,8 @@ def doctor(arguments: argparse.Namespace) -> int:
             print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
             print(f"Newer rows that could still be read there, and were carried over: {carried}.")
         complaints = database_complaints(database) if database.exists() else ["it is missing"]
+        if sentence := home_warning(home):
+            print(sentence)
         print(f"Database: {'DAMAGED' if complaints else 'sound'}")
         _print_list(complaints)
         kept = snapshots(home)

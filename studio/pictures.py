@@ -16,17 +16,48 @@ MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more i
 MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more
 TEXT_NAME = "parameters"  # where A1111 keeps the settings
 
+OWN_FORMATS = ("PNG", "JPEG")  # of what the studio draws; Pillow opens many more, some by programs
+
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
+def read_picture(path: Path, coarse_px: int | None = None) -> Image.Image:
+    """The picture of one of the studio's files, which may have come with an archive of anybody's.
+
+    coarse_px: a JPEG may be read at any size from there on, which is quick. Raises OSError for
+    whatever is no picture of ours.
+    """
+    try:
+        with Image.open(path, formats=OWN_FORMATS) as picture:
+            if coarse_px is not None:
+                picture.draft("RGB", (coarse_px, coarse_px))
+            picture.load()
+            return picture
+    except OSError:
+        raise
+    except Exception as error:  # of any kind, as the formats have it
+        raise OSError(f"{path.name} is not a picture that can be read") from error
+
+
+def thumbnail(path: Path, size_px: int) -> bytes:
+    """A small JPEG of a picture, `size_px` along its longer side. Raises OSError."""
+    small = read_picture(path, 2 * size_px).convert("RGB")
+    small.thumbnail((size_px, size_px))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
 def png_with_text(path: Path, text: str) -> bytes:
-    """The picture at `path` as a PNG that carries `text`; its pixels stay as they are."""
+    """The picture at `path` as a PNG that carries `text`; its pixels stay as they are.
+
+    Raises OSError.
+    """
     notes = PngImagePlugin.PngInfo()
     notes.add_text(TEXT_NAME, text)
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
-        picture.save(buffer, "PNG", pnginfo=notes)
+    read_picture(path).save(buffer, "PNG", pnginfo=notes)
     return buffer.getvalue()
 
 
@@ -119,8 +150,7 @@ def _cell_px(rows: Sequence[Row]) -> int:
     """As large as the largest picture, doubled as long as it is tiny, and within bounds."""
     longest = 64
     for path in (path for _, paths in rows for path in paths if path is not None):
-        with Image.open(path) as picture:
-            longest = max(longest, *picture.size)
+        longest = max(longest, *read_picture(path).size)
     while longest < CELL_PX // 2:
         longest *= 2
     return min(longest, CELL_PX)
@@ -129,10 +159,10 @@ def _cell_px(rows: Sequence[Row]) -> int:
 def _paste(whole: Image.Image, path: Path | None, corner: tuple[int, int], cell_px: int) -> None:
     if path is None:
         return
-    with Image.open(path) as picture:
-        grows = max(picture.size) < cell_px
-        way = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
-        fitted = ImageOps.contain(picture.convert("RGB"), (cell_px, cell_px), way)
+    picture = read_picture(path)
+    grows = max(picture.size) < cell_px
+    way = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
+    fitted = ImageOps.contain(picture.convert("RGB"), (cell_px, cell_px), way)
     x, y = ((cell_px - length) // 2 for length in fitted.size)
     whole.paste(fitted, (corner[0] + x, corner[1] + y))
 

@@ -85,6 +85,9 @@ SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day 
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
+# Times the adapter that a round writes: itself, and what it goes on from (the weights and two
+# moments of each), the new beside the old.
+FILES_OF_A_ROUND = 1 + 2 * 3
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
 HANDOVER_S = 30.0  # how long the worker before this one may still take to end
 
@@ -203,13 +206,15 @@ class Worker:
             if self.store.version() != version or time.monotonic() > until_s:
                 return
 
-    def _require_room(self) -> None:
+    def _require_room(self, needed_bytes: int = 0) -> None:
+        """Raise StoreFull unless so much can be written, and still be room to end in order."""
         free_mb = free_bytes(self.store.home) // 1_000_000
-        if free_mb >= ROOM_MB:
+        needed_mb = ROOM_MB + needed_bytes // 1_000_000
+        if free_mb >= needed_mb:
             return
         sentence = (
             f"The disk that holds {self.store.home} is nearly full: {free_mb} MB are free, and "
-            f"{ROOM_MB} MB are needed. It goes on by itself as soon as there is room."
+            f"{needed_mb} MB are needed. It goes on by itself as soon as there is room."
         )
         if self._lesson is not None:
             self.store.update_round(self._lesson.round.id, message=f"Waiting. {sentence}")
@@ -421,7 +426,11 @@ class Worker:
         self._say("training", "Getting ready to learn.")
         try:
             self._lesson = self._prepare(round_)
-        except (StoreFull, CrewLost):
+        except StoreFull as error:
+            self.store.release_round(round_.id)  # waiting for room is no attempt
+            self.store.update_round(round_.id, message=f"Waiting. {error}")
+            raise
+        except CrewLost:
             raise
         except Exception as error:
             self._end_round(round_, "failed", self._sentence(error))
@@ -470,6 +479,13 @@ class Worker:
             self._preset,
             self.crew,
         )
+        weights = denoiser.adapter_parameters()
+        adapter_bytes = sum(one.numel() * one.element_size() for one in weights)
+        try:
+            self._require_room(adapter_bytes * FILES_OF_A_ROUND)
+        except StoreFull:
+            denoiser.remove_adapter()
+            raise
         self._restore(round_, training)
         following.begin(self.crew, session.settings.base_model, training)
         self.store.update_round(round_.id, updates_total=training.updates)
@@ -792,7 +808,14 @@ class Worker:
             checks={},
             created_at_s=time.time(),
         )
-        state = load_file(self._whole_adapter(adapter.id) / models.ADAPTER_FILE)
+        weights = self._whole_adapter(adapter.id) / models.ADAPTER_FILE
+        needed_bytes = weights.stat().st_size * len(job.payload["formats"])
+        if needed_bytes + ROOM_MB * 1_000_000 > free_bytes(self.store.home):
+            raise StoreFull(
+                f"An export of this LoRA takes {needed_bytes // 1_000_000} MB, and the disk that "
+                f"holds {self.store.home} has no room for it: make some, and export again."
+            )
+        state = load_file(weights)
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self._preview(session, prompt, adapter.id)
         with self._using(denoiser, adapter.id):

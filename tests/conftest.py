@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from studio.settings import SessionSettings
 from studio.store import Pair, Session, Store
 from tests.factories import make_pair
+
+# Nothing is timed: a machine that is busy elsewhere is no fault.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture

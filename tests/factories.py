@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
 
 from studio.settings import SamplingSettings
 from studio.store import Image, Pair, Question, Store
+from studio.store.database import MIGRATIONS
 
 
 def make_image(store: Store, session_id: str, **changes: object) -> Image:
@@ -35,3 +40,15 @@ def make_pair(store: Store, session_id: str, **changes: object) -> Pair:
     """A pair in the store, of which there are no files."""
     left, right = (make_image(store, session_id, **changes) for _ in range(2))
     return store.add_pair(session_id, left.prompt, left, right, left.adapter_id)
+
+
+def open_at(home: Path, revision: str) -> None:
+    """A store as an earlier studio left it, with nothing in it."""
+    home.mkdir()
+    old = Store(home)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with old._writing(counts=False) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    old.close()

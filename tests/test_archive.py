@@ -24,6 +24,7 @@ from studio.store import (
     Session,
     Store,
     StoreError,
+    StoreFull,
     examine_files,
     export_session,
     import_session,
@@ -148,6 +149,15 @@ def test_an_archive_is_never_written_over(store, session, archive):
     with pytest.raises(StoreError, match="choose another name"):
         export_session(store, session.id, archive)
     assert archive.read_bytes() == before
+
+
+def test_an_archive_for_which_there_is_no_room_is_not_begun(
+    store, session, archive, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("studio.store.archive.free_bytes", lambda folder: 100_000_000)
+    with pytest.raises(StoreFull, match="has room for 100 MB"):
+        export_session(store, session.id, tmp_path / "second.zip")
+    assert not (tmp_path / "second.zip").exists()
 
 
 def test_on_the_command_line(store, session, archive, tmp_path, capsys):

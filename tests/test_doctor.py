@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -12,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from studio.__main__ import main
 from studio.store import (
@@ -26,9 +25,8 @@ from studio.store import (
     take_daily_snapshot,
     take_snapshot,
 )
-from studio.store.database import MIGRATIONS, Database
 from studio.store.files import read_sealed, require_whole, sha256, write_sealed
-from tests.factories import make_image
+from tests.factories import make_image, open_at
 
 
 def picked(store: Store, session_id: str) -> list[str]:
@@ -66,18 +64,6 @@ class TestChecksums:
         path.write_bytes(b"x" * 5)
         with pytest.raises(StoreDamaged):
             read_sealed(path)
-
-
-def open_at(home: Path, revision: str) -> None:
-    """A store as an earlier studio left it."""
-    home.mkdir()
-    old = Database(home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    old.close()
 
 
 def test_a_store_of_0002_is_migrated_with_all_it_holds_and_a_snapshot_before(home, store):
@@ -249,3 +235,13 @@ class TestCommand:
         assert process.stdout.readline() == "held\n"
         assert main(["doctor", "--home", str(home)]) == 2
         process.communicate()
+
+
+@pytest.mark.parametrize("changed", ['"guidanca"', '"guidance": "x", "x"'])
+def test_settings_with_another_letter_are_damage(store, session, home, changed):
+    """SQLite notices nothing, and it is no setting that the artist could have chosen."""
+    with contextlib.closing(sqlite3.connect(home / "studio.sqlite")) as connection, connection:
+        before = "UPDATE sessions SET settings = replace(settings, '\"guidance\"', ?)"
+        assert connection.execute(before, (changed,)).rowcount == 1
+    with pytest.raises(StoreDamaged, match=r"launch\.py doctor"):
+        store.sessions()

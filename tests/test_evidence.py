@@ -6,13 +6,11 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from studio.evidence import leans, wilson
 from studio.store import Store, StoreError
-from studio.store.database import MIGRATIONS
 from studio.store.labelling import ASK_AGAIN_EVERY
+from tests.factories import open_at
 from tests.test_store import finish, pick
 
 
@@ -123,15 +121,8 @@ def test_picks_taken_back_after_a_round_are_known(store, session, add_pairs):
 
 def test_a_store_of_the_first_schema_opens(home):
     """With its rows, which are given what they lack."""
-    home.mkdir()
     path = home / "studio.sqlite"
-    old = Store(home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    old.close()
+    open_at(home, "0001")
     with sqlite3.connect(path) as connection:
         connection.execute(
             "INSERT INTO sessions (id, name, settings, updated_at_s, created_at_s) "

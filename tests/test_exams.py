@@ -8,16 +8,13 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from studio.evidence import Tally, exam_sentence, recommended_strength, tallies, wilson
 from studio.store import Store, StoreError
-from studio.store.database import MIGRATIONS
-from tests.factories import make_image
+from tests.factories import make_image, open_at
 from tests.test_store import finish, pick
 
 QUESTIONS = [("a snail", 1), ("a fox", 2), ("a snail", 3), ("an owl", 4)]
@@ -165,14 +162,7 @@ def test_what_was_trained_on_is_known(store, session, add_pairs):
 
 
 def test_a_store_from_before_the_exams_opens(home):
-    home.mkdir()
-    old = Store(home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-    old.close()
+    open_at(home, "0002")
     with sqlite3.connect(home / "studio.sqlite") as connection:
         connection.execute(
             "INSERT INTO sessions (id, name, settings, updated_at_s, created_at_s) "

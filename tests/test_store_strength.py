@@ -6,12 +6,10 @@ import sqlite3
 from dataclasses import replace
 
 import pytest
-from alembic import command
-from alembic.config import Config
 
 from studio.settings import MAX_NOTE_CHARACTERS, REASONS, SamplingSettings
 from studio.store import Store, StoreError
-from studio.store.database import MIGRATIONS
+from tests.factories import open_at
 
 
 def holding(store, session):
@@ -135,14 +133,7 @@ def test_a_pair_asked_again_does_not_remind_of_its_note(store, session, add_pair
 
 def test_a_store_of_the_second_schema_opens(home):
     """Its picks are plain ones, its pictures no favourites, its pairs without a note."""
-    home.mkdir()
-    old = Store(home)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0002")
-    old.close()
+    open_at(home, "0002")
     with sqlite3.connect(home / "studio.sqlite") as connection:
         connection.execute(
             "INSERT INTO sessions (id, name, settings, updated_at_s, created_at_s) "

@@ -385,8 +385,13 @@ def a_round(**changes: object) -> Round:
     return Round(**values | changes)
 
 
-def a_status(state: str = "idle", age_s: float = -3600.0, message: str = "") -> WorkerStatus:
-    return WorkerStatus(1, state, message, "cpu", time.time() - age_s)
+def a_status(state: str = "idle", age_s: float = 0.0, message: str = "") -> WorkerStatus:
+    """Said so many seconds before it is looked at."""
+    return WorkerStatus(1, state, message, "cpu", -age_s)
+
+
+def said_now(status: WorkerStatus) -> WorkerStatus:
+    return replace(status, heartbeat_at_s=time.time() + status.heartbeat_at_s)
 
 
 METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in range(1, 41)]
@@ -407,7 +412,7 @@ METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in ran
     ],
 )
 def test_the_workers_line(status, round_, said):
-    assert words.worker_line(status, round_, METRICS) == said
+    assert words.worker_line(status and said_now(status), round_, METRICS) == said
 
 
 def test_a_curve_is_drawn_within_its_frame_and_says_its_newest_value():
@@ -567,7 +572,7 @@ def test_an_empty_queue_says_why(store: Store, status, prompts, title):
     session = store.create_session("Empty", SessionSettings(prompts=prompts))
     store.set_last_session(session.id)
     if status is not None:
-        store.set_worker_status(status)
+        store.set_worker_status(said_now(status))
     assert prefer.state(Look(store))["empty"]["title"] == title
 
 

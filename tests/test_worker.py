@@ -21,7 +21,7 @@ from studio import models, sampling, trajectory
 from studio.export import ExportError
 from studio.models import ADAPTER_FILE
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
-from studio.store import Session, Store, StoreError
+from studio.store import Session, Store, StoreError, StoreFull
 from studio.worker import Worker, WorkerError, nth_draw, preview_seed, same_picture
 
 PROMPTS = ("a cat", "a dog", "a fish")
@@ -332,6 +332,21 @@ class TestRounds:
         assert store.round(round_.id).state == "queued"
         done = store.round(round_.id).updates_done
         work_until(worker, lambda: store.round(round_.id).updates_done > done)
+
+    def test_a_round_waits_for_the_room_that_it_needs_and_begins_by_itself(
+        self, store, session, worker, monkeypatch
+    ):
+        round_ = store.request_round(session.id)
+        with monkeypatch.context() as full:
+            full.setattr("studio.worker.FILES_OF_A_ROUND", 100_000)
+            full.setattr("studio.worker.free_bytes", lambda home: 150_000_000)
+            for _ in range(5):  # more often than a round may fail
+                with pytest.raises(StoreFull, match=r"150 MB are free, and \d+ MB are needed"):
+                    worker.begin_round()
+            assert store.round(round_.id).state == "queued"
+            assert store.round(round_.id).message.startswith("Waiting. The disk that holds")
+        finish_all(worker)
+        assert store.round(round_.id).state == "done"
 
     def test_a_value_that_is_not_a_number_is_a_sentence_and_no_adapter(
         self, store, session, worker, settings
@@ -849,6 +864,17 @@ class TestJobs:
             "low_95": 0.15,
             "high_95": 0.85,
         }
+
+    def test_an_export_for_which_there_is_no_room_is_a_sentence(
+        self, store, session, worker, adapter, monkeypatch
+    ):
+        monkeypatch.setattr("studio.worker.free_bytes", lambda home: 100_000_000)
+        payload = {"adapter_id": adapter.id, "name": "Blue", "formats": ["kohya"]}
+        job = store.add_job(session.id, "export", payload)
+        worker.run_job()
+        assert store.job(job.id).state == "failed"
+        assert "has no room for it" in store.job(job.id).message
+        assert store.exports(session.id) == []
 
     def test_export_of_a_damaged_adapter_is_a_sentence(self, store, session, worker, adapter):
         (store.adapter_path(adapter) / "adapter_model.safetensors").write_bytes(b"broken")

@@ -17,6 +17,7 @@ import pytest
 
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
+from studio.ui import words
 from studio.worker import Worker
 
 UPDATES = 100
@@ -124,6 +125,21 @@ def test_a_round_that_is_killed_again_and_again_ends_in_the_same_adapter(
     assert store.round(round_.id).state == "done"
     assert [one.update for one in store.metrics(round_.id)] == list(range(1, UPDATES + 1))
     assert adapter_bytes(store, session_id) == expected
+
+
+def test_a_machine_that_sleeps_wakes_up_and_goes_on(store, session_id, home):
+    """Stopped and let go on, a process finds an hour gone, as it does when a lid is closed."""
+    round_ = store.request_round(session_id)
+    with running(home) as process:
+        wait_for(lambda: store.round(round_.id).updates_done, process)
+        process.send_signal(signal.SIGSTOP)
+        status = store.worker_status()
+        assert words.is_silent(status, status.heartbeat_at_s + 3600)
+        process.send_signal(signal.SIGCONT)
+        wait_for(lambda: store.worker_status().heartbeat_at_s > status.heartbeat_at_s, process)
+        assert not words.is_silent(store.worker_status())
+        wait_for(lambda: store.adapters(session_id), process)
+    assert store.round(round_.id).state == "done"
 
 
 def test_killed_while_drawing_it_leaves_no_row_without_its_files(store, session_id, home):

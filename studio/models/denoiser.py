@@ -15,7 +15,6 @@ import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -297,9 +296,12 @@ class Denoiser:
             return
         config, state = self._read_adapter(folder)
         with self._guest():
-            self.unet.add_adapter(config, GUEST_NAME)
-            set_peft_model_state_dict(self.unet, state, adapter_name=GUEST_NAME)
-            self.unet.set_adapters([GUEST_NAME], weights=[strength])
+            try:
+                self.unet.add_adapter(config, GUEST_NAME)
+                set_peft_model_state_dict(self.unet, state, adapter_name=GUEST_NAME)
+                self.unet.set_adapters([GUEST_NAME], weights=[strength])
+            except Exception as error:  # of any kind, as everywhere in the libraries
+                raise ModelError(_damaged(folder)) from error
             yield
 
     @contextmanager
@@ -352,6 +354,8 @@ class Denoiser:
         finally:
             if GUEST_NAME in getattr(self.unet, "peft_config", {}):
                 self.unet.delete_adapters(GUEST_NAME)
+            elif not hasattr(self.unet, "peft_config"):  # one that failed to come in leaves this
+                self.unet._hf_peft_config_loaded = False
             if was_attached:
                 self.unet.set_adapter(ADAPTER_NAME)
 
@@ -409,18 +413,38 @@ class Denoiser:
         (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(description, indent=2), "utf-8")
 
     def _read_adapter(self, folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+        """Nothing of what the files say is asked of peft before it fits: they may have come with an
+        archive of anybody's, and a rank of a billion takes all the memory there is."""
         try:
             description = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
             state = load_file(folder / ADAPTER_FILE)
+            rank = int(description["r"])
             config = LoraConfig(
-                r=description["r"],
-                lora_alpha=description["lora_alpha"],
-                target_modules=description["target_modules"],
+                r=rank,
+                lora_alpha=float(description["lora_alpha"]),
+                target_modules=[str(name) for name in description["target_modules"]],
             )
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise ModelError(f"The adapter in {folder} is missing or damaged.") from error
+        except Exception as error:  # JSON of any kind, and what the libraries make of it
+            raise ModelError(_damaged(folder)) from error
+        layers = self.layer_shapes
+        if not state or not all(_fits(name, state[name], rank, layers) for name in state):
+            raise ModelError(_damaged(folder))
         if description.get("base_hash") != self.base_hash:
             raise ModelError("This adapter was trained on another base model.")
         if not all(bool(torch.isfinite(value).all()) for value in state.values()):
             raise ModelError(f"The adapter in {folder} holds values that are not numbers.")
         return config, state
+
+
+def _fits(name: str, value: Tensor, rank: int, layers: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a tensor of an adapter's is one half of a layer of the network, at that rank."""
+    layer, _, half = name.rpartition(".lora_")
+    shape = layers.get(layer, ())
+    if value.ndim != len(shape) or value.ndim < 2:
+        return False
+    sides = {"A.weight": (rank, shape[1]), "B.weight": (shape[0], rank)}
+    return tuple(value.shape[:2]) == sides.get(half)
+
+
+def _damaged(folder: Path) -> str:
+    return f"The adapter in {folder} is missing or damaged."

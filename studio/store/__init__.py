@@ -9,12 +9,18 @@ picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worke
 `exams`, on `database` (transactions, migrations). What it returns is in `rows`.
 """
 
-from studio.store.archive import ArchiveError, export_session, import_session
+from studio.store.archive import (
+    ArchiveError,
+    export_session,
+    import_session,
+    outgoing_archive,
+)
 from studio.store.doctor import FileReport, examine_files, restore
 from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
 from studio.store.exams import Exams
 from studio.store.files import free_bytes, write_atomically
 from studio.store.lock import StudioLock
+from studio.store.place import warning as home_warning
 from studio.store.rows import (
     Adapter,
     Answer,
@@ -81,7 +87,9 @@ __all__ = [
     "examine_files",
     "export_session",
     "free_bytes",
+    "home_warning",
     "import_session",
+    "outgoing_archive",
     "restore",
     "snapshots",
     "take_daily_snapshot",

@@ -30,6 +30,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,13 +92,47 @@ class ArchiveError(StoreError):
 # --- out -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Outgoing:
+    """An archive that is about to be written.
+
+    needed_bytes: about what it takes. missing: how many files that rows name are not there.
+    parts: its content, from the first byte to the last; to be gone through once.
+    """
+
+    needed_bytes: int
+    missing: int
+    parts: Iterator[bytes]
+
+
 def export_session(store: Jobs, session_id: str, path: Path) -> int:
     """Write a session into a new archive; returns how many files that rows name were missing.
 
-    Raises `StoreError` when there is a file at `path` already, or it cannot be written.
+    Raises `StoreError` when there is a file at `path` already, or it cannot be written, and
+    `StoreFull` before anything is written when there is no room for it.
     """
     if path.exists():
         raise StoreError(f"There is a file at {path} already: choose another name.")
+    outgoing = outgoing_archive(store, session_id)
+    folder = next((one for one in path.absolute().parents if one.exists()), path)
+    free = free_bytes(folder)
+    if outgoing.needed_bytes + SPARE_BYTES > free:
+        raise StoreFull(
+            f"The archive takes {outgoing.needed_bytes // 1_000_000} MB, and {folder} has room for "
+            f"{free // 1_000_000} MB, of which {SPARE_BYTES // 1_000_000} are kept free. Make some "
+            "room, or choose another disk."
+        )
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:
+            file.writelines(outgoing.parts)
+
+    write_atomically(path, write)
+    return outgoing.missing
+
+
+def outgoing_archive(store: Jobs, session_id: str) -> Outgoing:
+    """A session as an archive, as it is now. Raises `StoreError` when there is no such session."""
     with store._reading() as connection:
         read_session(connection, session_id)
         tables = {table.name: _rows_of(connection, table, session_id) for table in TABLES}
@@ -106,10 +141,32 @@ def export_session(store: Jobs, session_id: str, path: Path) -> int:
     names = [name for name in owned if (folder / name).is_file()]
     needed = [name for name in owned if not name.startswith("display/")]  # small pictures have none
     missing = len(set(needed) - set(names))
-    files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-        for name in names
-    }
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    return Outgoing(sum(sizes.values()), missing, _parts(folder, sizes, tables))
+
+
+class _Pipe:
+    """What is written into it is taken out of it, and nothing is kept."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        taken, self._written = bytes(self._written), bytearray()
+        return taken
+
+
+def _parts(
+    folder: Path, sizes: dict[str, int], tables: dict[str, list[dict[str, Any]]]
+) -> Iterator[bytes]:
+    files = {name: {"bytes": size, "sha256": sha256(folder / name)} for name, size in sizes.items()}
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -117,16 +174,18 @@ def export_session(store: Jobs, session_id: str, path: Path) -> int:
         "tables": tables,
         "files": files,
     }
-
-    def write(draft: Path) -> None:
-        with zipfile.ZipFile(draft, "w") as archive:
-            text = json.dumps(document, ensure_ascii=False)
-            archive.writestr(ROWS_NAME, text, zipfile.ZIP_DEFLATED)
-            for name in names:
-                archive.write(folder / name, name)  # pictures and weights do not shrink
-
-    write_atomically(path, write)
-    return missing
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w") as archive:  # type: ignore[call-overload]
+        text = json.dumps(document, ensure_ascii=False)
+        archive.writestr(ROWS_NAME, text, zipfile.ZIP_DEFLATED)
+        for name in sizes:
+            entry = zipfile.ZipInfo.from_file(folder / name, name)  # pictures do not shrink
+            with archive.open(entry, "w") as sink, (folder / name).open("rb") as source:
+                for chunk in _chunks(source):
+                    sink.write(chunk)
+                    yield pipe.take()
+            yield pipe.take()
+    yield pipe.take()
 
 
 def _rows_of(connection: sa.Connection, table: sa.Table, session_id: str) -> list[dict[str, Any]]:

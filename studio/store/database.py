@@ -158,7 +158,7 @@ class Database:
         """Turn what SQLite says into what an artist can act on."""
         try:
             yield
-        except json.JSONDecodeError as error:  # a column that was JSON when it was written
+        except (json.JSONDecodeError, schema.Unreadable) as error:
             raise StoreDamaged(self._damaged()) from error
         except sa.exc.DBAPIError as error:
             if "Could not decode to UTF-8" in str(error.orig):

@@ -31,6 +31,10 @@ from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 metadata = MetaData()
 
 
+class Unreadable(ValueError):
+    """A column does not hold what was written into it."""
+
+
 class Settings(TypeDecorator[Any]):
     """A settings dataclass, kept as JSON."""
 
@@ -45,7 +49,10 @@ class Settings(TypeDecorator[Any]):
         return value.to_dict()
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return self.kind.from_dict(value)
+        try:
+            return self.kind.from_dict(value)
+        except (TypeError, ValueError) as error:  # one letter of it is another
+            raise Unreadable(str(error)) from error
 
 
 class Tuple(TypeDecorator[tuple[str, ...]]):
@@ -55,6 +62,8 @@ class Tuple(TypeDecorator[tuple[str, ...]]):
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise Unreadable("not a list")
         return tuple(value)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 
 from studio.report import report
 from studio.store import Store
-from studio.ui import header, images
+from studio.ui import archives, header, images
 from studio.ui.guard import LOOPBACK_NAMES, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
@@ -35,6 +37,7 @@ def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, auth=auth)
     app.include_router(images.routes(store))
+    app.include_router(archives.routes(store))
 
     @app.get("/studio/{name}")
     def own(name: str) -> FileResponse:
@@ -108,7 +111,9 @@ def server(
 ) -> uvicorn.Server:
     """A server that is not started yet."""
     # What gradio keeps for itself is for this run alone.
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="d3po-studio-"))
+    temporary = tempfile.mkdtemp(prefix="d3po-studio-")
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ.setdefault("GRADIO_TEMP_DIR", temporary)
     config = uvicorn.Config(
         build(store, auth),
         host=host,

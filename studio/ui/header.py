@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.store import home_warning
 from studio.store.rows import Session
 from studio.ui import words
 from studio.ui.page import Look, Page, Values, begin_session
@@ -64,8 +65,11 @@ def build(page: Page) -> None:
         elem_id="studio-header",
     )
 
+    warned = _warning(home_warning(page.store.home))
+
     def view(look: Look) -> Values:
-        return {bar: f"{BRAND}{_menu(look)}<span class='grow'></span>{_status(look)}{THEME_BUTTON}"}
+        parts = (BRAND, _menu(look), "<span class='grow'></span>", warned, _status(look))
+        return {bar: "".join((*parts, THEME_BUTTON))}
 
     page.shows(view, [bar])
     _hear(page, bar)
@@ -109,10 +113,28 @@ def _menu(look: Look) -> str:
     <h2>Sessions</h2>
     <ul>{rows}</ul>
     <button type="button" class="button wide" data-act="new">New session</button>
+    <button type="button" class="button wide quiet" data-act="take"
+      title="A file that was saved here, or on another machine"
+      >Open a session from a file</button>
     <button type="button" class="button wide quiet" data-act="report"
       title="The last errors, versions and device; no prompts, names or paths"
       >Copy a report for help</button>
   </div>
+</div>"""
+
+
+def _warning(sentence: str) -> str:
+    """A sign that opens what is to be said about where the home lies; nothing if it lies well."""
+    if not sentence:
+        return ""
+    return f"""
+<button type="button" class="button quiet icon home-sign" popovertarget="home-warning"
+  aria-label="Your work may not be safe where it is kept" title="Where your work is kept">
+  <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 3 18 16.5H2zM10 8v4M10 14v.5"/></svg>
+</button>
+<div id="home-warning" class="menu" popover>
+  <h2>Where your work is kept</h2>
+  <p>{escape(sentence)}</p>
 </div>"""
 
 
@@ -134,6 +156,7 @@ def _row(session: Session, is_open: bool) -> str:
         f"<b>{escape(session.name)}</b><small>{prompts} · {when}</small></button>"
         + small("rename", "Rename", "M4 16l1-4 8.5-8.5 3 3L8 15z")
         + small("duplicate", "Duplicate", "M7 7V3h10v10h-4M3 7h10v10H3z")
+        + small("save", "Save as a file", "M10 3v9M6 8.5l4 4 4-4M4 16.5h12")
         + small("delete", "Delete", "M4 6h12M8 6V3.5h4V6M6 6l.7 10.5h6.6L14 6")
         + "</li>"
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
-from PIL import Image as Pictures
 
 from studio import __version__
 from studio.parameters import Parameters, ParametersError, read, write
-from studio.pictures import MOST_BYTES, animation, png_with_text, sheet, text_of_png
+from studio.pictures import (
+    MOST_BYTES,
+    animation,
+    png_with_text,
+    sheet,
+    text_of_png,
+    thumbnail,
+)
 from studio.store import Image, Store, StoreError
 
 THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
@@ -40,10 +45,11 @@ def routes(store: Store) -> APIRouter:
         return _file(lambda: store.image_path(store.image(image_id)), FOREVER)
 
     @router.get("/images/{image_id}/thumbnail")
-    def thumbnail(image_id: str) -> Response:
+    def small(image_id: str) -> Response:
         try:
-            small = _thumbnail(store.display_path(store.image(image_id)))
-            return Response(small, headers=FOREVER, media_type="image/jpeg")
+            path = store.display_path(store.image(image_id))
+            data = thumbnail(path, THUMBNAIL_PX)
+            return Response(data, headers=FOREVER, media_type="image/jpeg")
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         except OSError as error:  # gone, or not a picture any more
@@ -58,7 +64,11 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404, str(error)) from error
         if not path.is_file():
             raise HTTPException(404, "This file is missing from the studio's folder.")
-        return as_download(png_with_text(path, write(made)), "image/png", f"{file_stem(image)}.png")
+        try:
+            data = png_with_text(path, write(made))
+        except OSError as error:
+            raise HTTPException(404, "This picture cannot be read.") from error
+        return as_download(data, "image/png", f"{file_stem(image)}.png")
 
     @router.post("/parameters")
     async def parameters(request: Request) -> dict[str, object]:
@@ -133,17 +143,6 @@ def _file(
     if not path.is_file():
         raise HTTPException(404, "This file is missing from the studio's folder.")
     return FileResponse(path, headers=headers, filename=download)
-
-
-def _thumbnail(path: Path) -> bytes:
-    """A small JPEG of a picture."""
-    with Pictures.open(path) as picture:
-        picture.draft("RGB", (2 * THUMBNAIL_PX, 2 * THUMBNAIL_PX))  # a large JPEG is read coarsely
-        small = picture.convert("RGB")
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    made = io.BytesIO()
-    small.save(made, "JPEG", quality=85)
-    return made.getvalue()
 
 
 def image_url(image_id: str) -> str:

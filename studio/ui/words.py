@@ -47,9 +47,12 @@ def share_done(round_: Round) -> float:
 
 
 def is_silent(status: WorkerStatus | None, now_s: float | None = None) -> bool:
-    """Whether the worker has stopped: it would have said something by now."""
+    """Whether the worker has stopped: it would have said something by now.
+
+    What it says in the future it said before the clock was set back.
+    """
     now_s = time.time() if now_s is None else now_s
-    return status is not None and now_s - status.heartbeat_at_s > SILENT_AFTER_S
+    return status is not None and abs(now_s - status.heartbeat_at_s) > SILENT_AFTER_S
 
 
 def worker_line(

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from studio.settings import SessionSettings
 from studio.store import Session, Store
+from studio.ui import words
 from studio.ui.app import server
 from tests.browser import seed
 
@@ -102,8 +103,9 @@ def labelling(store: Store) -> Session:
 
 
 @pytest.fixture
-def pages(store: Store) -> Iterator[str]:
-    """The address of the real pages, served over `store`; there is no worker."""
+def pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the real pages over `store`; there is no worker, and none is missed."""
+    monkeypatch.setattr(words, "SILENT_AFTER_S", 7200.0)
     serving = server(store, "127.0.0.1", 0)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()

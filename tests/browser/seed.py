@@ -116,6 +116,6 @@ def add_previews(store: Store, session: Session, adapter_id: str | None = None) 
         store.add_image(image(store, session, "preview", prompt, adapter_id=adapter_id))
 
 
-def say(store: Store, state: str = "idle", message: str = "", age_s: float = -3600.0) -> None:
-    """What the worker says of itself; by default it goes on saying so for an hour."""
-    store.set_worker_status(WorkerStatus(1, state, message, "cpu", time.time() - age_s))
+def say(store: Store, state: str = "idle", message: str = "") -> None:
+    """What the worker says of itself; there is none, so `pages` waits long for its next word."""
+    store.set_worker_status(WorkerStatus(1, state, message, "cpu", time.time()))

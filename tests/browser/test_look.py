@@ -10,6 +10,7 @@ side of the page.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -17,7 +18,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Session, Store
 from tests.browser import seed
-from tests.browser.conftest import ARTEFACTS
+from tests.browser.conftest import ARTEFACTS, snap
 
 WIDTHS_PX = (390, 1280, 2560)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
@@ -90,3 +91,32 @@ def test_every_tab(
             if cut := page.evaluate(CUT_TABS):
                 found.append(f"{name} at {width_px} px: no room for the tabs {cut}")
     assert not found, "\n".join(found)
+
+
+@pytest.fixture
+def synchronised(home: Path) -> None:
+    """The home lies in a folder that Dropbox looks after."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    (home.parent / ".dropbox").touch()
+
+
+def test_the_menus_of_the_header(
+    synchronised: None, open_page: Callable[..., Page], store: Store, labelling: Session
+) -> None:
+    page = open_page("prompt")
+    sign, tab = (page.locator(one).bounding_box() for one in (".home-sign", "#tab-export-button"))
+    assert tab["x"] + tab["width"] <= sign["x"]
+    for opens, menu in ((".session-open", "#session-menu"), (".home-sign", "#home-warning")):
+        page.locator(opens).focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(menu)).to_be_visible()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            for width_px in (390, 1280):
+                page.set_viewport_size({"width": width_px, "height": 800})
+                snap(page, f"{menu[1:]}-{scheme}-{width_px}")
+                assert not page.evaluate("() => document.documentElement.scrollWidth > innerWidth")
+            found = Axe().run(page, context=menu, options=RULES).response["violations"]
+            assert not found, found
+        page.keyboard.press("Escape")
+        expect(page.locator(menu)).to_be_hidden()

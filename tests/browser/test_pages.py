@@ -388,6 +388,37 @@ def test_deleting_can_be_left(open_page, store, labelling):
     assert [session.id for session in store.sessions()] == [labelling.id]
 
 
+def test_a_session_is_saved_as_a_file_and_opened_from_one(open_page, store, labelling, tmp_path):
+    store.add_pick("one", store.waiting_pairs(labelling.id)[0].id, "left")
+    page = open_page("prompt")
+    page.locator(".session-open").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Save as a file Blue things").focus()
+    with page.expect_download() as saving:
+        page.keyboard.press("Enter")
+    assert saving.value.suggested_filename == "Blue things.zip"
+    saving.value.save_as(tmp_path / "taste.zip")
+    store.rename_session(labelling.id, "The first one")
+    expect(page.locator(".session-name")).to_have_text("The first one")
+
+    def open_file(content: bytes, name: str) -> None:
+        page.locator(".session-open").click()
+        with page.expect_file_chooser() as choosing:
+            page.get_by_role("button", name="Open a session from a file").click()
+        file = {"name": name, "mimeType": "application/zip", "buffer": content}
+        choosing.value.set_files(file)
+
+    open_file(b"not a session", "holiday.zip")
+    expect(page.locator("#notice-area")).to_contain_text("no archive of a session")
+    open_file((tmp_path / "taste.zip").read_bytes(), "taste.zip")
+    expect(page.locator(".session-name")).to_have_text("Blue things")
+    expect(page.locator("#notice-area")).to_contain_text("“Blue things” is here, and open.")
+    assert len(store.sessions()) == 2
+    made = store.last_session_id()
+    assert made != labelling.id
+    assert [one.pick.choice for one in store.picked_pairs(made)] == ["left"]
+
+
 # --- Train ---------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.bench.faults import damage, disks, kills, rounds
+from studio.bench.faults import damage, disks, hostile, kills, rounds
 from studio.bench.faults.operations import make_homes
 from studio.bench.faults.trial import Row
 
@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a sample of every kind, in minutes")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--only", metavar="WORD", default="", help="rows whose name has this word")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep the rows that stand in the --json file already"
+    )
     arguments = parser.parse_args(argv)
     started_s = time.monotonic()
     if sys.platform != "linux":
@@ -48,21 +51,38 @@ def main(argv: list[str] | None = None) -> int:
     with_strace = shutil.which("strace") is not None
     if not with_strace:
         print(f"strace is missing, so its rows are left out ({HOW_TO_GET_STRACE}).")
-    rows: list[Row] = []
+    rows = _rows_of(arguments.json) if arguments.go_on and arguments.json else []
+    known = {row.fault for row in rows}
+
+    def wanted(fault: str) -> bool:
+        return arguments.only in fault and fault not in known
+
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         homes = make_homes(Path(place))
-        for part in (kills, disks, damage, rounds):
-            for row in part.rows(homes, Path(place), arguments.quick, with_strace, arguments.only):
+        for part in (kills, disks, damage, hostile, rounds):
+            for row in part.rows(homes, Path(place), arguments.quick, with_strace, wanted):
                 rows.append(row)
+                _write(arguments.json, rows)
                 print(line(row), flush=True)
                 for problem in row.problems[:5]:
                     print(f"    {problem}", flush=True)
     print(f"\n{table(rows)}\n\n{(time.monotonic() - started_s) / 60:.1f} minutes.")
-    if arguments.json:
+    return 0 if rows and all(row.is_clean for row in rows) else 1
+
+
+def _rows_of(path: Path) -> list[Row]:
+    """Those that an earlier run wrote, in the same form or another."""
+    if not path.exists():
+        return []
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
+def _write(path: Path | None, rows: list[Row]) -> None:
+    """After every row, so that a long run that is broken off has not been for nothing."""
+    if path is not None:
         machine = f"{platform.system()} {platform.machine()}"
         document = {"machine": machine, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    return 0 if rows and all(row.is_clean for row in rows) else 1
+        path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def line(row: Row) -> str:

@@ -48,13 +48,17 @@ def cut(content: bytes, dice: random.Random) -> bytes:
 
 
 def rows(
-    homes: dict[str, Home], place: Path, quick: bool, with_strace: bool, only: str
+    homes: dict[str, Home],
+    place: Path,
+    quick: bool,
+    with_strace: bool,
+    wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
     home = homes["new"]
     for what, pattern in FILES.items():
         for verb, change in (("a bit flips in", flip), ("cut short:", cut)):
             row = Row(f"{verb} {what}")
-            if only in row.fault:
+            if wanted(row.fault):
                 look = _database if what == "the database" else _file
                 dice = random.Random(row.fault)
                 for _ in range(QUICK_TIMES if quick else TIMES):

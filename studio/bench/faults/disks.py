@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from studio.bench.faults.operations import SHORT, Home, home_for
@@ -29,14 +29,18 @@ FAILURES = (
 
 
 def rows(
-    homes: dict[str, Home], place: Path, quick: bool, with_strace: bool, only: str
+    homes: dict[str, Home],
+    place: Path,
+    quick: bool,
+    with_strace: bool,
+    wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
     for operation in SHORT if with_strace else ():
         home = home_for(operation, homes)
         calls = None
         for fault, names, error in FAILURES:
             row = Row(f"{fault} {operation}")
-            if only not in row.fault:
+            if not wanted(row.fault):
                 continue
             calls = calls or calls_of(home, operation, place)
             places = [one for one in calls if one[0] in names]
@@ -47,7 +51,7 @@ def rows(
                     tally(row, f"{call} {number}", home, copy, done)
             yield row
     row = Row(f"a disk of {SMALL_DISK_MB} MB runs full")
-    if only in row.fault:
+    if wanted(row.fault):
         yield from _small_disk(row, homes["new"], place)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from studio.bench.faults.operations import SHORT, Home, home_for
@@ -24,11 +24,15 @@ LONGEST_S = 1.5  # that the scripted hour is let run
 
 
 def rows(
-    homes: dict[str, Home], place: Path, quick: bool, with_strace: bool, only: str
+    homes: dict[str, Home],
+    place: Path,
+    quick: bool,
+    with_strace: bool,
+    wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
     for operation in SHORT if with_strace else ():
         row = Row(f"killed at a system call of {operation}")
-        if only not in row.fault:
+        if not wanted(row.fault):
             continue
         home = home_for(operation, homes)
         for call, number in sample(calls_of(home, operation, place), quick, QUICK_PLACES):
@@ -39,7 +43,7 @@ def rows(
                 tally(row, f"{call} {number}", home, copy, done)
         yield row
     row = Row("killed at random moments of a scripted hour")
-    if only not in row.fault:
+    if not wanted(row.fault):
         return
     home, dice = homes["new"], random.Random(0)
     for number in range(QUICK_MOMENTS if quick else MOMENTS):

@@ -31,6 +31,7 @@ from studio.store import (
 from studio.store.files import read_sealed, sha256
 
 LIMIT_S = 60.0  # an operation of milliseconds that takes longer hangs, on any machine
+OPENED_S = 5.0  # in which the store has to be open again, whatever happened to it
 REFUSED, FAILED = 3, 4  # exit statuses: with a sentence, or with a traceback
 
 # Every system call by which a file or a folder changes; "?": not every processor has each of them.
@@ -204,6 +205,12 @@ def tally(row: Row, what: str, home: Home, copy: Path, done: Run) -> None:
         row.problems.append(f"{what}: it hung")
     if done.status == FAILED:
         row.problems.append(f"{what}: no sentence, but {done.traceback.strip()[-600:]}")
+    started_s = time.monotonic()
+    with contextlib.suppress(StoreError):  # what it says is looked at next
+        Store.open(copy).close()
+    if time.monotonic() - started_s > OPENED_S:
+        row.hung += 1
+        row.problems.append(f"{what}: it took {time.monotonic() - started_s:.1f} s to open again")
     lost, torn = look(home, copy, done.said)
     row.lost += len(lost)
     row.torn += len(torn)

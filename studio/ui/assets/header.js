@@ -30,12 +30,36 @@ const copyReport = async () => {
   }
 };
 
+/* A session as a file: the browser saves it as it comes, and sends one as it is read. */
+const save = (id, name) => {
+  const link = document.createElement("a");
+  link.href = "/sessions/" + encodeURIComponent(id) + ".zip";
+  link.download = "";
+  link.click();
+  studio.notify("good", "Saving “" + name + "” with all its pictures and LoRAs as one file.");
+};
+const take = async (file) => {
+  if (!file) return;
+  studio.notify("good", "Taking in " + file.name + " …");
+  const sent = fetch("/sessions", { method: "POST", body: file });
+  const reply = await sent.then((answer) => answer.json()).catch(() => null);
+  if (!reply) studio.notify("bad", "The studio did not take the file. Try again in a moment.");
+  else studio.notify(reply.ok ? "good" : "bad", reply.sentence);
+};
+// Not a part of the bar, which is drawn anew while the artist looks for the file.
+const chooser = document.createElement("input");
+chooser.type = "file";
+chooser.accept = ".zip,application/zip";
+chooser.addEventListener("change", () => { take(chooser.files[0]); chooser.value = ""; });
+
 element.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-act]");
   if (!button) return;
   const { act, id = "", name = "" } = button.dataset;
   if (act === "theme") return studio.flipTheme();
   menu()?.hidePopover();
+  if (act === "take") return chooser.click();
+  if (act === "save") return save(id, name);
   if (act === "report") return copyReport();
   const answer = questions[act] ? await studio.ask(questions[act](name)) : true;
   if (answer !== null) trigger("session", { act, id, name: answer === true ? name : answer });

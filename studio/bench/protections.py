@@ -1,0 +1,182 @@
+"""Every protection switched off in the code, one at a time: does a test turn red?
+
+    python launch.py bench protections
+
+The studio and its tests are copied, a protection is taken out of the copy, and the tests that stand
+beside it in the table are run there. A protection whose tests stay green protects nobody: then the
+command fails. First all of them are run on the copy as it is, where they have to be green.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("studio", "tests", "assets", "launch.py", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What to replace in which file, so that it protects no more, and what turns red then."""
+
+    what: str
+    file: str
+    code: str
+    without: str
+    test: str
+
+
+PROTECTIONS = (
+    Protection(
+        "the guard around every route",
+        "studio/ui/app.py",
+        "    app.add_middleware(Guard, auth=auth)\n",
+        "",
+        "tests/test_ui.py::test_any_other_host_is_refused",
+    ),
+    Protection(
+        "no script in a page but its own",
+        "studio/ui/guard.py",
+        "\"script-src 'self' 'unsafe-eval' blob:{scripts}\"",
+        "\"script-src 'self' 'unsafe-eval' 'unsafe-inline' blob:\"",
+        "tests/test_ui.py::test_a_page_runs_only_the_scripts_that_it_was_served_with",
+    ),
+    Protection(
+        "a file is on the disk before it has its name",
+        "studio/store/files.py",
+        '        for path_of_it in (*temporary.rglob("*"), temporary):\n'
+        "            _sync(path_of_it)\n"
+        "        os.replace(temporary, path)\n",
+        "        os.replace(temporary, path)\n"
+        '        for path_of_it in (*path.rglob("*"), path):\n'
+        "            _sync(path_of_it)\n",
+        "tests/test_store_faults.py::TestFiles",
+    ),
+    Protection(
+        "the name is on the disk before a row is",
+        "studio/store/files.py",
+        "        os.replace(temporary, path)\n        _sync(path.parent)\n",
+        "        os.replace(temporary, path)\n",
+        "tests/test_store_faults.py::TestFiles",
+    ),
+    Protection(
+        "the checksum of what is read",
+        "studio/store/files.py",
+        "    if expected and sha256(path) != expected:\n",
+        "    if False:\n",
+        "tests/test_doctor.py::test_files_are_compared_and_the_damaged_set_aside",
+    ),
+    Protection(
+        "a pick that is sent twice counts once",
+        "studio/store/labelling.py",
+        "            if known is not None:\n                return read(Pick, known, picks)\n",
+        '            if known is not None:\n                pick_id += "again"\n',
+        "tests/test_store_strength.py::test_sent_twice_is_kept_once_with_its_first_strength",
+    ),
+    Protection(
+        "the brake on what is no number, while it learns",
+        "studio/training.py",
+        "        if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):\n",
+        "        if False:\n",
+        "tests/test_training.py::test_an_exploding_round_is_stopped_with_a_sentence",
+    ),
+    Protection(
+        "the brake on what is no number, when it has learned",
+        "studio/worker.py",
+        "        if not all(bool(value.isfinite().all()) "
+        "for value in denoiser.adapter_state().values()):\n",
+        "        if False:\n",
+        "tests/test_worker.py::TestRounds"
+        "::test_weights_that_are_no_numbers_never_become_an_adapter",
+    ),
+    Protection(
+        "the lock against a second studio",
+        "studio/store/lock.py",
+        "            self._lock.acquire(timeout=0)\n",
+        "",
+        "tests/test_store_faults.py::TestLock",
+    ),
+    Protection(
+        "an archive writes only where its rows say",
+        "studio/store/archive.py",
+        "        if not _is_plain(name):\n",
+        "        if False:\n",
+        "tests/test_archive.py::test_a_hostile_archive_is_a_sentence_and_leaves_nothing",
+    ),
+    Protection(
+        "an adapter fits before memory is asked for it",
+        "studio/models/denoiser.py",
+        "        if not state or not all(_fits(",
+        "        if False and not all(_fits(",
+        "tests/test_hostile.py"
+        "::test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it",
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="launch.py bench protections",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", metavar="WORD", default="", help="what has this word in it")
+    arguments = parser.parse_args(argv)
+    asked = [one for one in PROTECTIONS if arguments.only in one.what]
+    red = {}
+    with tempfile.TemporaryDirectory(prefix="protections-") as place:
+        copy = Path(place)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name)
+            else:
+                shutil.copy(ROOT / name, copy / name)
+        if failed := first_red(copy, *dict.fromkeys(one.test for one in asked)):
+            print(f"{failed} is red as it is: nothing is known then.", file=sys.stderr)
+            return 1
+        for one in asked:
+            red[one] = without(copy, one)
+            print(f"{one.what}: {red[one] or 'NO TEST TURNS RED'}", flush=True)
+    print("\n| protection, switched off | turns red |\n|---|---|")
+    for one, test in red.items():
+        print(f"| {one.what} | {f'`{test}`' if test else '**nothing**'} |")
+    return 0 if all(red.values()) else 1
+
+
+def without(copy: Path, one: Protection) -> str:
+    """The first test that fails without a protection; nothing if none does."""
+    path = copy / one.file
+    code = path.read_text(encoding="utf-8")
+    if code.count(one.code) != 1:
+        raise RuntimeError(f"{one.file} has changed: where is “{one.what}” in it now?")
+    path.write_text(code.replace(one.code, one.without), encoding="utf-8")
+    try:
+        return first_red(copy, one.test)
+    finally:
+        path.write_text(code, encoding="utf-8")
+
+
+def first_red(copy: Path, *tests: str) -> str:
+    """The first of some tests that fails; nothing if none does. They find the copy, not us."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=copy,
+        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return ""
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if done.returncode != 1 or not failed:
+        raise RuntimeError(f"{tests} could not be run:\n{done.stdout[-2000:]}")
+    return failed[0].split()[1]

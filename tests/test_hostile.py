@@ -1,0 +1,86 @@
+"""Files and texts of somebody's making: a value or a sentence, and nothing else.
+
+`bench faults` gives ten thousand examples to the same readers; here are a few of each kind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from studio import models
+from studio.bench.faults import hostile
+from studio.bench.faults.hostile import NAMES, Found, Kind, kinds_of
+from studio.bench.faults.operations import make_homes
+from studio.settings import TrainingSettings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they are tried in forks, on Linux")
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
+    place = tmp_path_factory.mktemp("hostile")
+    return {kind.what: kind for kind in kinds_of(make_homes(place)["new"], place)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_others_made_is_a_value_or_a_sentence(kinds, name):
+    number = int(30 * kinds[name].share)
+    found = hostile.in_a_process(lambda: hostile.tries(kinds[name], number))
+    assert found.problems == []
+    assert (found.tried, found.torn, found.hung) == (number, 0, 0)
+    assert found.taken, "none of them was taken: they prove nothing"
+
+
+def careless(text: str) -> bool:
+    return bool(text.index("{") + 1)
+
+
+def greedy(text: str) -> bool:
+    return bool(bytearray(2 * hostile.MEMORY_BYTES))
+
+
+def deadly(text: str) -> bool:
+    import ctypes
+
+    return bool(ctypes.string_at(0))
+
+
+def endless(text: str) -> bool:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("reader", "problem"),
+    [(careless, "ValueError"), (greedy, "MemoryError"), (deadly, "died"), (endless, "died")],
+)
+def test_a_reader_that_does_harm_is_noticed(kinds, monkeypatch, reader, problem):
+    monkeypatch.setattr(hostile, "ROW_LIMIT_S", 5.0)
+    kind = Kind("prompts", hostile.templates, reader)
+    found = hostile.in_a_process(lambda: hostile.tries(kind, 3))
+    assert found.torn
+    assert problem in found.problems[0]
+
+
+def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(tmp_path):
+    """As an archive can bring it in: the weights are small, and their description is not."""
+    denoiser = models.load("starter", "cpu")
+    denoiser.new_adapter(TrainingSettings(rank=2))
+    denoiser.save_adapter(tmp_path)
+    denoiser.remove_adapter()
+    path = tmp_path / models.ADAPTER_CONFIG_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5000}))
+
+    def apply() -> Found:
+        import resource  # there is none on Windows
+
+        before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(models.ModelError, match="damaged"), denoiser.using(tmp_path):
+            pass
+        grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
+        return Found(problems=[f"{grown_kb} kB"] if grown_kb > 100_000 else [])
+
+    assert hostile.in_a_process(apply) == Found()
