@@ -582,7 +582,7 @@ def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
     store.add_pick("p1", pairs[0].id, "left")
     store.add_pick("p2", pairs[1].id, "tie")
     shown = prefer.state(Look(store))
-    assert [pair["id"] for pair in shown["pairs"]] == [pairs[2].id]
+    assert [pair["id"] for pair in shown["waiting"]] == [pairs[2].id]
     assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
 
 

@@ -163,7 +163,7 @@ class Artist:
                 self.tab.look_at(f"/images/{side.id}")
             pick_id = uuid.uuid4().hex
             choice = self.dice.choice(("left", "left", "left", "right", "right", "tie", "skip"))
-            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice}
+            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice, "is_grid": False}
             self.tab.call("prefer", "pick", **about, much_better=False, reason=None)
             self.acknowledged[pick_id] = choice
             self.done["picks"] += 1
@@ -171,15 +171,15 @@ class Artist:
     def undo(self) -> None:
         undo_id = uuid.uuid4().hex
         answer = self.tab.call("prefer", "undo", undo_id=undo_id, session_id=self.session_id)
-        if answer["pair"]:
-            del self.acknowledged[self.store.undone_pick(undo_id).id]
+        if answer["asked"]:
+            del self.acknowledged[self.store.undone(undo_id).id]
             self.done["undos"] += 1
 
     def leaf(self) -> None:
         about = {"session_id": self.session_id, "before": None, "favourites": False}
         found = self.tab.call("prefer", "picked", **about)
         for one in found["picks"][:12]:
-            self.tab.look_at(f"{one['pair']['left']}/thumbnail")
+            self.tab.look_at(one["asked"]["pictures"][0]["thumbnail"])
 
     def compare(self) -> None:
         adapter_id = self.store.session(self.session_id).current_adapter_id
