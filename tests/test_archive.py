@@ -234,6 +234,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a file of nobody": (with_file("images/unknown.png"), "of no picture"),
     "a pickle of nobody": (with_file("checkpoints/x.pt"), "of no picture"),
     "another format": (lambda d, f: d.update(format="other"), "no archive of a session"),
+    "rows that are none": (
+        lambda d, f: d.update(version=1) or d["tables"].update(pairs=[1, "a"]),
+        "not a set of named values",
+    ),
     "another version": (lambda d, f: d.update(version=99), "another version"),
     "no tables": (lambda d, f: d.pop("tables"), "not whole"),
     "a table that is none": (lambda d, f: d["tables"].update(evil=[]), "other tables"),

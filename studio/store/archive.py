@@ -365,7 +365,8 @@ def _read_document(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> d
     if not all(isinstance(found, list) for found in tables.values()):
         raise ArchiveError("The archive's session.json is not whole.")
     if document["version"] == 1:
-        tables["pairs"] = [{"grid_id": None} | dict(row) for row in tables["pairs"]]
+        for row in filter(lambda row: isinstance(row, dict), tables["pairs"]):
+            row.setdefault("grid_id", None)
     return document
 
 
