@@ -129,9 +129,10 @@ def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
 def read_question(connection: sa.Connection, id_: str) -> Question:
     """A question, or a StoreError."""
     found = connection.execute(_pair_columns().where(question_id == id_).order_by(pairs.c.place))
-    if not (read := tuple(map(_read_pair, found))):
+    of_it = tuple(map(_read_pair, found))
+    if not of_it:
         raise StoreError("This pair does not exist.")
-    return Question(read)
+    return Question(of_it)
 
 
 class Labelling(Sessions):
