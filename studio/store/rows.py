@@ -12,14 +12,22 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect"]
+JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "fit"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "exam", "grid", "export", "inspect")
+JOB_KINDS: tuple[JobKind, ...] = (
+    "preview",
+    "compare",
+    "exam",
+    "grid",
+    "export",
+    "inspect",
+    "fit",
+)
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
@@ -242,6 +250,7 @@ class Job:
 
 
 CHECK_PICTURE = "-check.png"  # how the name of what a LoRA file was seen to draw ends
+USE_WITH = "use together with"  # among the checks of an export that another LoRA belongs to
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ from pathlib import Path
 import PIL.Image
 
 from studio import memory, models, prompts, sampling, trajectory
+from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
 from studio.store.files import require_whole, sha256
 from studio.store.rows import Purpose
 from studio.trajectory import Trajectory
 from studio.worker.errors import WorkerError
 from studio.worker.voice import Voice
+
+Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
 
 class Easel:
@@ -32,24 +35,28 @@ class Easel:
         self.store = store
         self.device = device
         self.preset = memory.PRESETS[0]  # what the settings are that the memory allows
-        self.base_model = ""  # which is loaded
+        self.base: Base = ("", None)  # what is loaded
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
+        self._start_stamp: tuple[int, int] | None = None
         self._voice = voice
 
     # --- the model -------------------------------------------------------------------------------
 
-    def load(self, base_model: str) -> models.Denoiser:
-        """The base model, loaded if it is not; the one that was is let go of."""
-        if self.denoiser is None or self.base_model != base_model:
+    def load(self, base: Base) -> models.Denoiser:
+        """The base model with the LoRA that the session starts from, loaded if it is not; what was
+        is let go of. A LoRA file that has changed since is another model."""
+        base_model, start = base
+        stamp = _stamp(start)
+        if self.denoiser is None or self.base != base or stamp not in (None, self._start_stamp):
             self.before_unloading()
             if self.denoiser is not None:
                 self.denoiser = None
                 gc.collect()  # a model is a web of references; its memory is needed now
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._voice.say("starting", f"Loading {name}.")
-            self.denoiser = models.load(base_model, self.device)
-            self.base_model = base_model
+            self.denoiser = models.load(base_model, self.device, start=start)
+            self.base, self._start_stamp = base, stamp
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 
@@ -62,11 +69,11 @@ class Easel:
 
     def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
         """The session's model, if it is the one that the adapter was made with."""
-        denoiser = self.load(session.settings.base_model)
+        denoiser = self.load(session.settings.base)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
-                "This adapter was made with another base model than the session uses now. "
-                "Choose that model again to use it."
+                "This adapter was made with another base model, or started from another LoRA, than "
+                "the session uses now. Choose that again to use it."
             )
         return denoiser
 
@@ -114,7 +121,7 @@ class Easel:
             adapter_id=adapter_id,
             strength=strength,
             sampling=session.settings.sampling,
-            base_hash=self.load(session.settings.base_model).base_hash,
+            base_hash=self.load(session.settings.base).base_hash,
             created_at_s=time.time(),
         )
 
@@ -163,6 +170,17 @@ class Easel:
         where = self.store.trajectory_path(image)
         write_atomically(where, lambda path: trajectory.save(path, chain))
         return replace(image, trajectory_sha256=sha256(where))
+
+
+def _stamp(start: StartLora | None) -> tuple[int, int] | None:
+    """By which a file is known not to have changed; None where there is none."""
+    if start is None:
+        return None
+    try:
+        status = Path(start.path).expanduser().stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def preview_seed(seed: int, prompt: str) -> int:

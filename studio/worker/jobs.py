@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from studio import models
 from studio.evidence import Tally, tallies
-from studio.export import ExportError, ExportInfo, export_lora
+from studio.export import ExportError, ExportInfo, StartedFrom, export_lora
 from studio.store import Export, Job, Session, Store, StoreFull, free_bytes, write_atomically
-from studio.store.rows import CHECK_PICTURE
+from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
@@ -51,6 +51,7 @@ class Jobs:
             "grid": self._do_grid,
             "export": self._do_export,
             "inspect": self._do_inspect,
+            "fit": self._do_fit,
         }[job.kind]
         try:
             result = do(job, self.store.session(job.session_id))
@@ -79,7 +80,7 @@ class Jobs:
         """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
         now, and what of all prompts the model does not read."""
         shown = job.payload["prompts"]
-        denoiser = self.easel.load(session.settings.base_model)
+        denoiser = self.easel.load(session.settings.base)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
         ends = {prompt: denoiser.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
@@ -155,6 +156,7 @@ class Jobs:
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
             base_hash=adapter.base_hash,
+            start=denoiser.start and StartedFrom(*denoiser.start.said),
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
@@ -209,14 +211,21 @@ class Jobs:
         checked = folder / f"{report.name}{CHECK_PICTURE}"
         write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
         files = (*(path.name for path in report.files), checked.name)
-        self.store.add_export(replace(made, files=files, checks=report.checks))
-        return {"export_id": made.id, "files": list(files), "checks": report.checks}
+        checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
+        self.store.add_export(replace(made, files=files, checks=checks))
+        return {"export_id": made.id, "files": list(files), "checks": checks}
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → what kind of model it is, without loading its weights."""
         self.voice.say("starting", "Looking at a model.")
         info = models.inspect(job.payload["path"])
         return {"name": info.name, "family": info.words, "size_px": info.size_px}
+
+    def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
+        self.voice.say("starting", "Looking at a LoRA.")
+        found = self.easel.load(session.settings.base).fit(Path(job.payload["path"]).expanduser())
+        return {"name": found.name, "words": found.words}
 
 
 def _lora_family(denoiser: models.Denoiser) -> str:

@@ -164,7 +164,7 @@ class Rounds:
 
     def _prepare(self, round_: Round) -> Lesson:
         session = self.store.session(round_.session_id)
-        denoiser = self.easel.load(session.settings.base_model)
+        denoiser = self.easel.load(session.settings.base)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
@@ -191,7 +191,7 @@ class Rounds:
             denoiser.remove_adapter()
             raise
         self._restore(round_, training)
-        following.begin(self.crew, session.settings.base_model, training)
+        following.begin(self.crew, session.settings.base, training)
         self.store.update_round(round_.id, updates_total=training.updates)
         return Lesson(round_, training, left_out, time.monotonic())
 

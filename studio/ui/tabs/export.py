@@ -13,7 +13,7 @@ import gradio as gr
 
 from studio.evidence import tallies
 from studio.settings import SettingsError
-from studio.store.rows import CHECK_PICTURE, Export, Job, Session
+from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
 from studio.ui.page import Look, Page, Values
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.exam import best_strength
@@ -276,11 +276,22 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
     return f"""
 <article class="card export">
   <header><h2>{escape(export.name)}</h2><p class="soft">Round {number} · {when}</p></header>
-  {_pictures(export, folder)}
+  {_together(export)}{_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
   <footer><code title="The folder of these files">{escape(str(folder))}</code>{show}</footer>
 </article>"""
+
+
+def _together(export: Export) -> str:
+    """That it is only the difference, where the session started from another LoRA."""
+    start = export.checks.get(USE_WITH)
+    if start is None:
+        return ""
+    return (
+        f"<p>Taught on top of the LoRA <b>{escape(str(start))}</b>: in other tools, use both "
+        "together.</p>"
+    )
 
 
 def _pictures(export: Export, folder: Path) -> str:
