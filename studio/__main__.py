@@ -574,11 +574,11 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
     taken = exchange.take_in(
         store,
         denoiser,
-        arguments.model,
+        (arguments.model, None),
         arguments.name or path.stem,
         given,
         arguments.size or (native_px, native_px),
-        lambda done: _progress(f"{done} picks"),
+        lambda _, done: _progress(f"{done} picks"),
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
     print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")

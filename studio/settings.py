@@ -191,7 +191,7 @@ class StartLora(_Stored):
         _require(bool(self.path.strip()), "Write the path of a LoRA file first.")
         _require(
             0 < abs(self.strength) <= 2,
-            "The strength of the LoRA to start from lies between -2 and 2, and is not 0.",
+            "The strength of a LoRA file lies between -2 and 2, and is not 0.",
         )
 
 

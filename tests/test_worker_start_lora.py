@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from studio import models
 from studio.settings import SamplingSettings, SessionSettings, StartLora, TrainingSettings
-from studio.store import Session, Store
+from studio.store import Job, Session, Store
 from studio.ui.images import made_with
 from studio.ui.page import Look
 from studio.ui.tabs import export as export_page
@@ -193,3 +194,44 @@ def test_looking_at_a_file_says_how_it_fits(store, session, worker, lora, tmp_pa
     (tmp_path / "<b>.safetensors").write_bytes(b"<!doctype html>")
     said = looked_at(tmp_path / "<b>.safetensors")
     assert "&lt;b&gt;.safetensors is a web page" in said
+
+
+def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lora, tmp_path):
+    finish_all(worker)
+    pick_all(store, session)
+    store.request_round(session.id)
+    finish_all(worker)
+    [adapter] = store.adapters(session.id)
+
+    def compare(other: StartLora) -> Job:
+        payload = {"prompts": ["a cat"], "seeds": [1], "adapter_id": adapter.id, "strength": 1.0}
+        job = store.add_job(session.id, "compare", payload | {"other": other.to_dict()})
+        worker.jobs.run_next()
+        return store.job(job.id)
+
+    before = worker.easel.denoiser.unet.state_dict()
+    before = {key: value.clone() for key, value in before.items() if "lora" not in key}
+    job = compare(StartLora(str(lora), 0.5))
+    assert job.state == "done", job.message
+    assert job.result["fit"].endswith("layers of the image network, rank 2.")
+    [cell] = job.result["cells"]
+    pictures = [store.image(cell[side]) for side in ("base", "tuned", "other")]
+    assert len({store.image_path(one).read_bytes() for one in pictures}) == 3
+    base, _, other = pictures
+    assert (other.adapter_id, other.strength) == (None, 1.0)
+    assert other.base_hash != base.base_hash
+    after = worker.easel.denoiser.unet.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    # it is what a session draws that starts from it
+    start(store, session, StartLora(str(lora), 0.5))
+    finish_all(worker)
+    assert worker.easel.denoiser.base_hash == other.base_hash
+    drawn = worker.easel.picture(other)
+    assert drawn.tobytes() == PIL.Image.open(store.image_path(other)).convert("RGB").tobytes()
+    start(store, session, None)
+    # drawn once; another strength is another picture
+    assert compare(StartLora(str(lora), 0.5)).result["cells"] == [cell]
+    assert compare(StartLora(str(lora), 0.6)).result["cells"] != [cell]
+    (tmp_path / "x.safetensors").write_bytes(b"not a lora at all, but text")
+    job = compare(StartLora(str(tmp_path / "x.safetensors")))
+    assert (job.state, job.message) == ("failed", "x.safetensors is a text, not a model.")

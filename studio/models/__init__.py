@@ -17,7 +17,8 @@ from studio.models.checkpoint import load_checkpoint
 from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, Text
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo, base_path, inspect
-from studio.models.loras import Fused
+from studio.models.loras import Fused, LoraFile, hash_with
+from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
 from studio.settings import StartLora
 
@@ -26,14 +27,17 @@ __all__ = [
     "ADAPTER_FILE",
     "Denoiser",
     "Fused",
+    "LoraFile",
     "ModelError",
     "ModelInfo",
     "Text",
     "base_path",
     "best_device",
     "frozen_dtype",
+    "hash_with",
     "inspect",
     "load",
+    "read_lora",
     "weights_hash",
 ]
 
@@ -75,7 +79,7 @@ def load(
     weights, so that it is a part of the base model from now on.
     """
     info = inspect(base_model)
-    file = loras.read(Path(start.path).expanduser()) if start else None
+    file = read_lora(Path(start.path).expanduser()) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
@@ -85,7 +89,8 @@ def load(
         if file is None or start is None:
             return Denoiser(parts, info, base_hash, device)
         fused = loras.fuse(file, start.strength, parts.unet, parts.text_encoders)
-        return Denoiser(parts, info, loras.hash_with(base_hash, fused), device, fused)
+        base_hash = hash_with(base_hash, file.sha256, start.strength)
+        return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error
     except torch.OutOfMemoryError as error:

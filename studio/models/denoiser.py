@@ -23,7 +23,7 @@ from studio.emphasis import weighted
 from studio.models import files, loras
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
-from studio.models.loras import Fused
+from studio.models.loras import Fused, LoraFile
 from studio.models.parts import Parts
 from studio.settings import SamplingSettings, TrainingSettings
 
@@ -353,26 +353,25 @@ class Denoiser:
             self.unet.set_adapters([GUEST_NAME], weights=[strength])
             yield
 
-    def fit(self, path: Path) -> Fused:
+    def fit(self, file: LoraFile) -> Fused:
         """How a LoRA file would fit, as `with_lora` puts it in. Raises ModelError."""
-        return loras.fitting(loras.read(path), self.unet, self.text_encoders)
+        return loras.fitting(file, self.unet, self.text_encoders)
 
     @contextmanager
-    def with_lora(self, path: Path, strength: float = 1.0) -> Iterator[Fused]:
+    def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
         """Inside, this is the base model with a LoRA file in its weights, text encoders included,
         and no adapter; afterwards it is what it was, to the last bit.
 
         Raises ModelError for a file that is no LoRA for this model.
         """
-        file = loras.read(path)
         base_hash, embeddings = self.base_hash, self._embeddings
         with (
             self.adapter_off(),
-            loras.fused_for_now(file, strength, self.unet, self.text_encoders) as fused,
+            loras.fused_for_now(file, strength, self.unet, self.text_encoders),
         ):
-            self.base_hash, self._embeddings = loras.hash_with(base_hash, fused), {}
+            self.base_hash, self._embeddings = loras.hash_with(base_hash, file.sha256, strength), {}
             try:
-                yield fused
+                yield
             finally:
                 self.base_hash, self._embeddings = base_hash, embeddings
 

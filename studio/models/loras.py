@@ -254,22 +254,22 @@ def fitting(file: LoraFile, unet: nn.Module, texts: Sequence[nn.Module]) -> Fuse
     return fused
 
 
-def hash_with(base_hash: str, fused: Fused) -> str:
-    """The hash of a model with the LoRA in it: another file or strength, another model."""
-    return hashlib.sha256(f"{base_hash} {fused.sha256} {fused.strength!r}".encode()).hexdigest()
+def hash_with(base_hash: str, lora_sha256: str, strength: float) -> str:
+    """The hash of a model with a LoRA in it: another file or strength, another model."""
+    return hashlib.sha256(f"{base_hash} {lora_sha256} {strength!r}".encode()).hexdigest()
 
 
 @contextmanager
 def fused_for_now(
     file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
-) -> Iterator[Fused]:
+) -> Iterator[None]:
     """Inside, the LoRA is in the weights; afterwards they are what they were, to the last bit."""
-    fused, places = _placed(file, strength, unet, texts)
+    _, places = _placed(file, strength, unet, texts)
     weights = {id(weight): weight for _, weight in places}
     before = {key: weight.detach().cpu().clone() for key, weight in weights.items()}
     try:
         _add(file, places, strength)
-        yield fused
+        yield
     finally:
         for key, weight in weights.items():
             weight.data.copy_(before[key])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from studio.settings import Choice, Reason, SamplingSettings, SessionSettings, TrainingSettings
 
@@ -12,14 +12,7 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "fit"]
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-ExamChoice = Literal["left", "right", "tie"]
-WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
-
-OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
-OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = (
+JobKind = Literal[
     "preview",
     "compare",
     "exam",
@@ -27,7 +20,16 @@ JOB_KINDS: tuple[JobKind, ...] = (
     "export",
     "inspect",
     "fit",
-)
+    "give_picks",
+    "take_picks",
+]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ExamChoice = Literal["left", "right", "tie"]
+WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
+
+OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
+OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
+JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 

@@ -125,6 +125,13 @@ class Easel:
             created_at_s=time.time(),
         )
 
+    def image_with(
+        self, session: Session, prompt: str, seed: int, lora: models.LoraFile, strength: float
+    ) -> Image:
+        """What the base model draws with somebody's LoRA in it: another model, by its hash."""
+        base = self.image(session, "compare", prompt, seed, None)
+        return replace(base, base_hash=models.hash_with(base.base_hash, lora.sha256, strength))
+
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
         """One of the fixed prompts."""
         seed = preview_seed(session.settings.sampling.seed, prompt)
@@ -138,13 +145,22 @@ class Easel:
         found = self.store.find_image(wanted)
         return found if found is not None and self.store.image_path(found).exists() else None
 
-    def draw(self, wanted: Image) -> Image:
-        """The picture `wanted` describes: drawn, unless there is one already."""
+    def draw(self, wanted: Image, with_lora: tuple[models.LoraFile, float] | None = None) -> Image:
+        """The picture `wanted` describes: drawn, unless there is one already.
+
+        with_lora: what `image_with` was asked for.
+        """
         found = self.drawn_before(wanted)
         if found is not None:
             return found
         self._voice.say("rendering", f"Drawing: {wanted.prompt}")
-        with self.using(wanted.adapter_id, wanted.strength):
+        assert self.denoiser is not None
+        using = (
+            self.denoiser.with_lora(*with_lora)
+            if with_lora
+            else self.using(wanted.adapter_id, wanted.strength)
+        )
+        with using:
             picture = self.picture(wanted)
         return self.store.add_image(self.write(wanted, picture))
 

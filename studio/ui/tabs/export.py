@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from html import escape
 from pathlib import Path
@@ -14,7 +12,9 @@ import gradio as gr
 from studio.evidence import tallies
 from studio.settings import SettingsError
 from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
+from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values
+from studio.ui.tabs import picks
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.exam import best_strength
 
@@ -35,6 +35,8 @@ def build(page: Page, is_local: bool = True) -> None:
     with gr.Row(elem_classes="export-columns", equal_height=False):
         with gr.Column(scale=2, min_width=320):
             _form(page)
+            with gr.Accordion("The picks themselves", open=False, elem_id="picks-fold"):
+                picks.build(page, is_local)
         with gr.Column(scale=3, min_width=320):
             _made(page, is_local)
 
@@ -202,22 +204,6 @@ def _made(page: Page, is_local: bool) -> None:
         return f"The folder is {path}."
 
     page.hears(made.folder, folder, with_event=True)
-
-
-def show_folder(path: Path) -> bool:
-    """Open a folder in the system's file manager; False when there is none."""
-    command = {"darwin": "open", "win32": "explorer"}.get(sys.platform, "xdg-open")
-    try:
-        process = subprocess.Popen(
-            [command, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-    except OSError:
-        return False
-    try:
-        # A file manager that stays open has worked; explorer's exit status says nothing.
-        return process.wait(timeout=2) == 0 or command == "explorer"
-    except subprocess.TimeoutExpired:
-        return True
 
 
 def exports(look: Look, is_local: bool) -> str:
