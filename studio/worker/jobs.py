@@ -183,12 +183,12 @@ class Jobs:
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self.easel.preview(session, prompt, adapter.id)
         with self.easel.using(adapter.id):
-            expected = self.easel.picture(denoiser, wanted)
+            expected = self.easel.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
         def look(path: Path, form: str) -> dict[str, str]:
             with denoiser.using_file(path):
-                drawn[form] = self.easel.picture(denoiser, wanted)
+                drawn[form] = self.easel.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
         folder = self.store.export_path(session.id, made.id)
