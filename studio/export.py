@@ -402,7 +402,7 @@ def _modelspec(
         "license": info.licence,
         "prediction_type": "v" if info.prediction_type.startswith("v") else info.prediction_type,
         "resolution": f"{info.width_px}x{info.height_px}",
-        "thumbnail": _data_url(thumbnail) if thumbnail is not None else "",
+        "thumbnail": thumbnail_url(thumbnail) if thumbnail is not None else "",
     }
     own = {
         "d3po_studio.picks": str(info.picks),
@@ -461,7 +461,8 @@ def _encoded(picture: Image.Image, form: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _data_url(picture: Image.Image) -> str:
+def thumbnail_url(picture: Image.Image) -> str:
+    """A picture as `modelspec.thumbnail` holds it, small."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return (
