@@ -35,7 +35,7 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
-from studio.training import Training
+from studio.training import Training, TrainingFailed
 from studio.trajectory import PairBatch, Trajectory
 from studio.worker.asking import Asking
 from studio.worker.easel import Easel, preview_seed
@@ -355,6 +355,8 @@ class Rounds:
             log.warning("Round %d begins anew: what it had written is damaged", round_.number)
             set_aside(self.store.home, path)
             return
+        except TrainingFailed:
+            raise
         except Exception as error:
             raise WorkerError("What this round had learned so far cannot be read.") from error
         log.info("Round %d goes on after update %d", round_.number, training.update)
