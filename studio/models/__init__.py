@@ -14,7 +14,7 @@ import torch
 
 from studio.models import loras
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, Text
+from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, ReadAdapter, Text
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo, base_path, inspect
 from studio.models.loras import Fused, LoraFile, hash_with
@@ -30,6 +30,7 @@ __all__ = [
     "LoraFile",
     "ModelError",
     "ModelInfo",
+    "ReadAdapter",
     "Text",
     "base_path",
     "best_device",
