@@ -109,11 +109,11 @@ def build(page: Page) -> None:
         count: float,
         chosen: str | None,
         strength: float,
-        path: str,
+        path: str | None,
         path_strength: float,
     ) -> None:
         payload = comparison_payload(text, first, count, chosen, strength)
-        if path.strip():
+        if path and path.strip():
             named = StartLora(path.strip().strip("\"'"), float(path_strength))
             payload["other"] = named.to_dict()
         page.store.add_job(session.id, "compare", payload)
