@@ -25,6 +25,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
+MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 
 
@@ -41,9 +42,17 @@ class _Stored:
     """`to_dict` and `from_dict` for frozen dataclasses whose nested settings are of known types."""
 
     _nested: ClassVar[dict[str, type]] = {}
+    # Fields that came later are written only where they are not what they were before they came:
+    # the store compares what was written then with what is written now.
+    _later: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values: dict[str, Any] = {}
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if one.name not in self._later or value != one.default:
+                values[one.name] = value.to_dict() if isinstance(value, _Stored) else value
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -72,6 +81,10 @@ class SamplingSettings(_Stored):
     negative_prompt: str = ""
     eta: float = 1.0
     shared_noise: bool = True  # both images of a pair start from the same noise
+    # Of the text encoder's layers, which is read last: 1 the last, 2 the one before; as in A1111.
+    clip_skip: int = 1
+
+    _later: ClassVar[tuple[str, ...]] = ("clip_skip",)
 
     def __post_init__(self) -> None:
         _require(2 <= self.steps <= 150, "Steps must be between 2 and 150.")
@@ -86,6 +99,10 @@ class SamplingSettings(_Stored):
         _require(
             len(self.negative_prompt) <= MAX_PROMPT_CHARACTERS,
             f"The negative prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
+        )
+        _require(
+            1 <= self.clip_skip <= MOST_CLIP_SKIP,
+            f"Clip skip must be between 1 and {MOST_CLIP_SKIP}.",
         )
 
 

@@ -189,6 +189,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         width_px=image.sampling.width_px,
         height_px=image.sampling.height_px,
         eta=image.sampling.eta,
+        clip_skip=image.sampling.clip_skip,
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
         lora=lora,
