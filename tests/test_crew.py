@@ -22,7 +22,7 @@ from studio.store import Store
 from studio.supervisor import worker_command
 from studio.training import Training, TrainingFailed
 from studio.trajectory import PairBatch
-from studio.worker import Worker
+from studio.worker.loop import Worker
 from tests.test_worker_process import wait_for
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)

@@ -22,7 +22,7 @@ from studio import exchange, models, parameters, pictures
 from studio.exchange import ExchangeError, Given
 from studio.settings import OBJECTIVES, TrainingSettings
 from studio.store import Session, Store, write_atomically
-from studio.worker import Worker
+from studio.worker.loop import Worker
 
 SAID = [
     ("left", {"much_better": True, "reason": "colour"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from studio.settings import OBJECTIVES, SessionSettings, SettingsError, Training
 from studio.starter.data import CONCEPTS_PATH
 from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
 from studio.ui import curves, guard, words
-from studio.ui.app import build, serve
+from studio.ui.app import build, serve, server
 from studio.ui.images import THUMBNAIL_PX
 from studio.ui.page import Look, begin_session, open_session
 from studio.ui.starter_pack import first_settings, starter_packs
@@ -265,6 +266,17 @@ def test_a_page_runs_only_the_scripts_that_it_was_served_with(client):
 def test_listening_to_others_without_a_password_is_refused(store):
     with pytest.raises(ValueError, match="password"):
         serve(store, host="0.0.0.0", port=0)
+
+
+def test_what_a_killed_studio_left_unfinished_is_gone(store, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # as it was, afterwards
+    monkeypatch.delenv("GRADIO_TEMP_DIR")
+    left = store.home / "temporary" / "half a file"
+    left.parent.mkdir()
+    left.touch()
+    server(store, "127.0.0.1", 0)
+    assert not left.exists()
+    assert Path(os.environ["GRADIO_TEMP_DIR"]) == left.parent
 
 
 def test_gradios_own_doors_are_shut(client):

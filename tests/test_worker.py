@@ -22,7 +22,11 @@ from studio.export import ExportError
 from studio.models import ADAPTER_FILE
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
-from studio.worker import Worker, WorkerError, nth_draw, preview_seed, same_picture
+from studio.worker.asking import nth_draw
+from studio.worker.easel import preview_seed
+from studio.worker.errors import WorkerError
+from studio.worker.jobs import same_picture
+from studio.worker.loop import Worker
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -185,8 +189,8 @@ class TestPairs:
         assert len(ends) == 4
         store.add_ranking("a", asked.id, [image.id for image in asked.images])
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker._lesson is not None)
-        learned = worker._lesson.training.pairs
+        work_until(worker, lambda: worker.rounds.lesson is not None)
+        learned = worker.rounds.lesson.training.pairs
         assert (len(learned), len(learned.latents)) == (6, 4)
         assert [len(group) for group in learned.groups()] == [6]
         work_until(worker, lambda: store.round(round_.id).state == "done")
@@ -296,7 +300,7 @@ class TestRounds:
                 break  # a quick machine: it was done before
             worker.work()
             assert store.checkpoint_path(round_).exists()
-            assert worker._lesson is None
+            assert worker.rounds.lesson is None
             store.resume_round(round_.id)
         finish_all(worker)
         assert store.round(round_.id).state == "done"
@@ -338,11 +342,11 @@ class TestRounds:
     ):
         round_ = store.request_round(session.id)
         with monkeypatch.context() as full:
-            full.setattr("studio.worker.FILES_OF_A_ROUND", 100_000)
-            full.setattr("studio.worker.free_bytes", lambda home: 150_000_000)
+            full.setattr("studio.worker.rounds.FILES_OF_A_ROUND", 100_000)
+            full.setattr("studio.worker.room.free_bytes", lambda home: 150_000_000)
             for _ in range(5):  # more often than a round may fail
                 with pytest.raises(StoreFull, match=r"150 MB are free, and \d+ MB are needed"):
-                    worker.begin_round()
+                    worker.rounds.begin()
             assert store.round(round_.id).state == "queued"
             assert store.round(round_.id).message.startswith("Waiting. The disk that holds")
         finish_all(worker)
@@ -382,11 +386,11 @@ class TestRounds:
             return whole(*arguments, **options)
 
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker._lesson is not None)
+        work_until(worker, lambda: worker.rounds.lesson is not None)
         with monkeypatch.context() as patched:
             patched.setattr(place, name, fails)
             while store.round(round_.id).state == "running":
-                worker.continue_round()
+                worker.rounds.go_on()
         failed = store.round(round_.id)
         assert failed.state == "failed"
         assert "not enough memory" in failed.message
@@ -419,7 +423,7 @@ class TestRounds:
         done = store.round(round_.id)
         assert done.state == "done"
         assert done.message.startswith("Done. The memory ran out at update 2")
-        preset = worker._preset
+        preset = worker.easel.preset
         assert f"settings for {preset.gb} GB" in done.message
         assert store.worker_status().device == f"cpu, settings for {preset.gb} GB"
         found = load_file(store.adapter_path(*store.adapters(session.id)) / ADAPTER_FILE)
@@ -473,9 +477,9 @@ class TestRounds:
         finish_all(Worker(other, "cpu"))
 
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker._lesson is not None)
-        worker._lesson.training.step()
-        worker._put_down_lesson()
+        work_until(worker, lambda: worker.rounds.lesson is not None)
+        worker.rounds.lesson.training.step()
+        worker.rounds.put_down()
         path = store.checkpoint_path(round_)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1  # one bit: in the weights, where torch notices nothing
@@ -573,26 +577,26 @@ class TestBrake:
         for image in shown:
             with PIL.Image.open(store.image_path(image)) as picture:
                 pixels = np.asarray(picture).astype(int)
-            with worker._using(worker._denoiser, adapter.id):
+            with worker.easel.using(adapter.id):
                 chains = sampling.sample(
-                    worker._denoiser, [image.prompt], [image.seed], image.sampling
+                    worker.easel.denoiser, [image.prompt], [image.seed], image.sampling
                 )
-                [again] = sampling.images(worker._denoiser, chains)
+                [again] = sampling.images(worker.easel.denoiser, chains)
             assert np.abs(np.asarray(again).astype(int) - pixels).max() <= 1
 
     def test_told_to_end_while_looking_the_round_is_taken_up_again(
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker._draw_anchors
+        look = worker.rounds._draw_anchors
 
         def ended(*arguments):
             worker.stopping.set()
             return look(*arguments)
 
-        monkeypatch.setattr(worker, "_draw_anchors", ended)
+        monkeypatch.setattr(worker.rounds, "_draw_anchors", ended)
         work_until(worker, worker.stopping.is_set)
-        worker._put_down_lesson()
+        worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"
         assert not store.adapters(session.id)
         after = Worker(store, "cpu")
@@ -710,22 +714,22 @@ class TestJobs:
     def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
         questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
         exam = store.add_exam(session.id, adapter.id, 0.5, questions)
-        draw = worker._draw
+        draw = worker.easel.draw
 
         def draw_and_end(wanted):  # the studio is closed while the second pair is drawn
             if wanted.prompt == "a fox":
                 worker.stopping.set()
             return draw(wanted)
 
-        worker._draw = draw_and_end
-        worker.run_job()
+        worker.easel.draw = draw_and_end
+        worker.jobs.run_next()
         drawn = [pair.is_drawn for pair in store.exam(exam.id).pairs]
         assert drawn == [True, True, False]
         store.answer_exam("a", exam.pairs[0].id, "left")  # it is asked as soon as it is there
         settings = replace(session.settings.sampling, steps=9)
         store.update_settings(session.id, replace(session.settings, sampling=settings))
         after = Worker(store, "cpu")
-        after.run_job()
+        after.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert (job.state, job.progress) == ("done", 1.0)
         for (prompt, seed), pair in zip(questions, store.exam(exam.id).pairs, strict=True):
@@ -741,8 +745,8 @@ class TestJobs:
 
     def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
         exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
-        worker._load(session.settings.base_model).base_hash = "another"
-        worker.run_job()
+        worker.easel.load(session.settings.base_model).base_hash = "another"
+        worker.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert job.state == "failed"
         assert "another base model" in job.message
@@ -762,14 +766,14 @@ class TestJobs:
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
         )
-        draw = worker._draw
+        draw = worker.easel.draw
 
         def draw_and_cancel(wanted):  # the artist presses Cancel while the first one is drawn
             store.cancel_job(job.id)
             return draw(wanted)
 
-        worker._draw = draw_and_cancel
-        worker.run_job()
+        worker.easel.draw = draw_and_cancel
+        worker.jobs.run_next()
         assert store.job(job.id).state == "cancelled"
         assert len(store.images(session.id, "preview")) == 1
 
@@ -830,7 +834,7 @@ class TestJobs:
         for strength, tuned in ((1.0, 3), (0.5, 2)):
             questions = [("an owl", n) for n in range(4)]
             exam = store.add_exam(session.id, adapter.id, strength, questions)
-            worker.run_job()
+            worker.jobs.run_next()
             for number, pair in enumerate(exam.pairs):
                 base_side = "left" if pair.tuned_side == "right" else "right"
                 choice = pair.tuned_side if number < tuned else base_side
@@ -868,10 +872,10 @@ class TestJobs:
     def test_an_export_for_which_there_is_no_room_is_a_sentence(
         self, store, session, worker, adapter, monkeypatch
     ):
-        monkeypatch.setattr("studio.worker.free_bytes", lambda home: 100_000_000)
+        monkeypatch.setattr("studio.worker.jobs.free_bytes", lambda home: 100_000_000)
         payload = {"adapter_id": adapter.id, "name": "Blue", "formats": ["kohya"]}
         job = store.add_job(session.id, "export", payload)
-        worker.run_job()
+        worker.jobs.run_next()
         assert store.job(job.id).state == "failed"
         assert "has no room for it" in store.job(job.id).message
         assert store.exports(session.id) == []
@@ -914,7 +918,7 @@ class TestJobs:
 
 def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
     round_ = store.request_round(session.id)
-    work_until(worker, lambda: worker._lesson is not None)
+    work_until(worker, lambda: worker.rounds.lesson is not None)
     adapters = store.session_path(session.id) / "adapters"
     adapters.write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="cannot be written"):

@@ -18,7 +18,7 @@ import pytest
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
 from studio.ui import words
-from studio.worker import Worker
+from studio.worker.loop import Worker
 
 UPDATES = 100
 PATIENCE_S = 180  # a wait that takes longer has failed, even on a machine that is busy elsewhere

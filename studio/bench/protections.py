@@ -90,7 +90,7 @@ PROTECTIONS = (
     ),
     Protection(
         "the brake on what is no number, when it has learned",
-        "studio/worker.py",
+        "studio/worker/rounds.py",
         "        if not all(bool(value.isfinite().all()) "
         "for value in denoiser.adapter_state().values()):\n",
         "        if False:\n",

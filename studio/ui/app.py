@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import gradio as gr
@@ -110,10 +108,10 @@ def server(
     store: Store, host: str, port: int, auth: tuple[str, str] | None = None
 ) -> uvicorn.Server:
     """A server that is not started yet."""
-    # What gradio keeps for itself is for this run alone.
-    temporary = tempfile.mkdtemp(prefix="d3po-studio-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    os.environ.setdefault("GRADIO_TEMP_DIR", temporary)
+    # What gradio keeps for itself is for this run alone; one that was killed has left its own.
+    temporary = store.home / "temporary"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(temporary))
     config = uvicorn.Config(
         build(store, auth),
         host=host,

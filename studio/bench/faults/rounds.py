@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from studio import worker
 from studio.bench.faults.operations import Home, things
 from studio.bench.faults.trial import Row
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
 from studio.store.files import sha256
+from studio.worker import rounds as training_rounds
+from studio.worker.__main__ import main as work
+from studio.worker.asking import READY_PAIRS
+from studio.worker.loop import Worker
 
 QUICK_STOPS, STOPS = 2, 100
 LIMIT_S = 600.0
@@ -34,8 +37,9 @@ def rows(
     row = Row("the worker killed in a round that goes on")
     if not wanted(row.fault):
         return
-    usual = worker.SLICE_S, worker.CHECKPOINT_S
-    worker.SLICE_S = worker.CHECKPOINT_S = SAVED_EVERY_S  # in the workers that are forked from here
+    usual = training_rounds.SLICE_S, training_rounds.CHECKPOINT_S
+    # In the workers that are forked from here.
+    training_rounds.SLICE_S = training_rounds.CHECKPOINT_S = SAVED_EVERY_S
     try:
         home, session_id = _prepare(place)
         started_s = time.monotonic()
@@ -57,7 +61,7 @@ def rows(
                 row.torn += 1
                 row.problems.append(f"stop {number}, after {after_s:.2f} s: {found}")
     finally:
-        worker.SLICE_S, worker.CHECKPOINT_S = usual
+        training_rounds.SLICE_S, training_rounds.CHECKPOINT_S = usual
     yield row
 
 
@@ -81,8 +85,8 @@ def _prepare(place: Path) -> tuple[Path, str]:
         )
         session = store.create_session("Learning", settings)
         store.set_last_session(session.id)
-        draws = worker.Worker(store, "cpu")
-        while store.waiting_count(session.id) < 4 + worker.READY_PAIRS:
+        draws = Worker(store, "cpu").asking
+        while store.waiting_count(session.id) < 4 + READY_PAIRS:
             draws.add_pair()
         for number, pair in enumerate(store.waiting_pairs(session.id, 4)):
             store.add_pick(f"pick{number}", pair.id, "left" if number % 2 else "right")
@@ -125,7 +129,7 @@ def _worker(home: Path) -> Iterator[int]:
             nothing = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(nothing, stream)
-            status = worker.main(["--home", str(home), "--device", "cpu"])
+            status = work(["--home", str(home), "--device", "cpu"])
         finally:
             os._exit(status)
     try:

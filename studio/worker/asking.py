@@ -1,0 +1,107 @@
+"""What the artist is asked: pairs and grids kept ready, and the fixed prompts drawn."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from studio import sampling
+from studio.settings import SessionSettings
+from studio.store import Session, Store, StoreError
+from studio.worker.easel import Easel
+from studio.worker.voice import Voice
+
+log = logging.getLogger("studio.worker")
+
+READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
+
+
+class Asking:
+    """Draws what the open session waits for."""
+
+    def __init__(self, store: Store, easel: Easel, voice: Voice) -> None:
+        self.store, self.easel, self.voice = store, easel, voice
+
+    def add_pair(self, fewer_than: int | None = None) -> bool:
+        """Draw a pair for the open session, if fewer wait than there should; False if not."""
+        session = self._open_session()
+        if session is None or not session.settings.prompts:
+            return False
+        wanted = session.settings.queue_target if fewer_than is None else fewer_than
+        if self.store.waiting_count(session.id) >= wanted:
+            return False
+        if self.store.ask_again(session.id) is not None:
+            return True
+        settings = session.settings
+        prompt, seed = nth_draw(settings, self.store.drawn_count(session.id))
+        what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
+        self.voice.say("sampling", f"Drawing {what}: {prompt}")
+        denoiser = self.easel.load(settings.base_model)
+        adapter_id = session.current_adapter_id
+        text = self.easel.expand(prompt, seed)
+        with self.easel.using(adapter_id):
+            [chains] = sampling.sample_groups(
+                denoiser, [text], [seed], settings.sampling, settings.pictures
+            )
+            drawn = sampling.images(denoiser, chains)
+        if not _fits(prompt, settings, self.store.session(session.id).settings):
+            return True  # the artist has changed what to draw; this is not shown any more
+        pictures = [
+            self.easel.write(
+                self.easel.image(session, "pair", text, chain.seed, adapter_id), picture, chain
+            )
+            for chain, picture in zip(chains, drawn, strict=True)
+        ]
+        self.store.add_question(session.id, text, pictures, adapter_id)
+        return True
+
+    def keep_pairs_ready(self) -> None:
+        """Draw a pair if hardly any wait: an errand, whose failure is not that of the main work."""
+        session = self._open_session()
+        if session is None or session.settings.base_model != self.easel.base_model:
+            return  # the main work needs the model that is loaded
+        try:
+            self.add_pair(fewer_than=READY_PAIRS)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.warning("No pair was drawn: %s", self.voice.sentence(error))
+
+    def draw_tuned_preview(self) -> bool:
+        """Draw one of the fixed prompts with the current adapter; False when all are drawn."""
+        session = self._open_session()
+        if session is None or session.current_adapter_id is None:
+            return False
+        return self._draw_missing_preview(session, session.current_adapter_id)
+
+    def draw_base_preview(self) -> bool:
+        """Draw one of the fixed prompts with the base model; False when all are drawn."""
+        session = self._open_session()
+        return session is not None and self._draw_missing_preview(session, None)
+
+    def _draw_missing_preview(self, session: Session, adapter_id: str | None) -> bool:
+        for prompt in session.settings.shown_prompts:
+            wanted = self.easel.preview(session, prompt, adapter_id)
+            if not self.easel.drawn_before(wanted):
+                self.easel.draw(wanted)
+                self.keep_pairs_ready()
+                return True
+        return False
+
+    def _open_session(self) -> Session | None:
+        session_id = self.store.last_session_id()
+        return None if session_id is None else self.store.session(session_id)
+
+
+def nth_draw(settings: SessionSettings, number: int) -> tuple[str, int]:
+    """Prompt and seed of a session's pair: the prompts take turns, shuffled anew for each turn."""
+    seed = settings.sampling.seed
+    turn, place = divmod(number, len(settings.prompts))
+    prompts = random.Random(f"{seed} turn {turn}").sample(settings.prompts, len(settings.prompts))
+    return prompts[place], random.Random(f"{seed} pair {number}").getrandbits(31)
+
+
+def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
+    """Whether a pair that was begun under other settings is still what the artist wants."""
+    names = ("base_model", "sampling", "pictures")
+    return prompt in now.prompts and all(getattr(then, n) == getattr(now, n) for n in names)

@@ -1,0 +1,170 @@
+"""The model that is loaded, and the pictures that are drawn with it.
+
+One base model is held at a time. An adapter is on it only while something is drawn with it, or
+while a round trains its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import PIL.Image
+
+from studio import memory, models, prompts, sampling, trajectory
+from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
+from studio.store.files import require_whole, sha256
+from studio.store.rows import Purpose
+from studio.trajectory import Trajectory
+from studio.worker.errors import WorkerError
+from studio.worker.voice import Voice
+
+
+class Easel:
+    """Draws for one store, and puts on its disk what was drawn."""
+
+    def __init__(self, store: Store, device: str, voice: Voice) -> None:
+        self.store = store
+        self.device = device
+        self.preset = memory.PRESETS[0]  # what the settings are that the memory allows
+        self.base_model = ""  # which is loaded
+        self.denoiser: models.Denoiser | None = None
+        self.before_unloading: Callable[[], None] = lambda: None
+        self._voice = voice
+
+    # --- the model -------------------------------------------------------------------------------
+
+    def load(self, base_model: str) -> models.Denoiser:
+        """The base model, loaded if it is not; the one that was is let go of."""
+        if self.denoiser is None or self.base_model != base_model:
+            self.before_unloading()
+            if self.denoiser is not None:
+                self.denoiser = None
+                gc.collect()  # a model is a web of references; its memory is needed now
+            name = "the starter model" if base_model == "starter" else Path(base_model).name
+            self._voice.say("starting", f"Loading {name}.")
+            self.denoiser = models.load(base_model, self.device)
+            self.base_model = base_model
+            self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
+        return self.denoiser
+
+    def use_preset(self, preset: memory.Preset) -> None:
+        """Fit into the memory there is, and show by what settings."""
+        assert self.denoiser is not None
+        self.preset = preset
+        self.denoiser.save_memory(preset.parts_away, preset.tiled_vae)
+        self._voice.show_device(f"{self.device}, settings for {preset.gb} GB")
+
+    def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
+        """The session's model, if it is the one that the adapter was made with."""
+        denoiser = self.load(session.settings.base_model)
+        if adapter.base_hash != denoiser.base_hash:
+            raise WorkerError(
+                "This adapter was made with another base model than the session uses now. "
+                "Choose that model again to use it."
+            )
+        return denoiser
+
+    @contextlib.contextmanager
+    def using(self, adapter_id: str | None, strength: float = 1.0) -> Iterator[models.Denoiser]:
+        """Inside, an adapter of the store is applied, or none, whatever is being trained."""
+        assert self.denoiser is not None
+        folder = None if adapter_id is None else self.whole_adapter(adapter_id)
+        with self.denoiser.using(folder, strength):
+            yield self.denoiser
+
+    def whole_adapter(self, adapter_id: str) -> Path:
+        """The folder of an adapter, which is what was learned, to the last bit."""
+        adapter = self.store.adapter(adapter_id)
+        folder = self.store.adapter_path(adapter)
+        try:
+            require_whole(folder / models.ADAPTER_FILE, adapter.sha256)
+            require_whole(folder / models.ADAPTER_CONFIG_FILE, adapter.config_sha256)
+        except (OSError, StoreDamaged) as error:
+            raise WorkerError(
+                f"The files of the LoRA of round {adapter.number} are missing or damaged. Use "
+                "another round on the Train tab, or train again; `python launch.py doctor` looks "
+                "at all files."
+            ) from error
+        return folder
+
+    # --- pictures --------------------------------------------------------------------------------
+
+    def image(
+        self,
+        session: Session,
+        purpose: Purpose,
+        prompt: str,
+        seed: int,
+        adapter_id: str | None,
+        strength: float = 1.0,
+    ) -> Image:
+        """What a picture is, before it is drawn."""
+        return Image(
+            id=self.store.new_image_id(),
+            session_id=session.id,
+            purpose=purpose,
+            prompt=prompt,
+            seed=seed,
+            adapter_id=adapter_id,
+            strength=strength,
+            sampling=session.settings.sampling,
+            base_hash=self.load(session.settings.base_model).base_hash,
+            created_at_s=time.time(),
+        )
+
+    def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
+        """One of the fixed prompts."""
+        seed = preview_seed(session.settings.sampling.seed, prompt)
+        return self.image(session, "preview", prompt, seed, adapter_id)
+
+    def expand(self, prompt: str, seed: int) -> str:
+        """What a prompt that leaves something open says in the picture of this seed."""
+        return prompts.expand(prompt, seed, self.store.wildcards_path)
+
+    def drawn_before(self, wanted: Image) -> Image | None:
+        found = self.store.find_image(wanted)
+        return found if found is not None and self.store.image_path(found).exists() else None
+
+    def draw(self, wanted: Image) -> Image:
+        """The picture `wanted` describes: drawn, unless there is one already."""
+        found = self.drawn_before(wanted)
+        if found is not None:
+            return found
+        self._voice.say("rendering", f"Drawing: {wanted.prompt}")
+        with self.using(wanted.adapter_id, wanted.strength):
+            picture = self.picture(wanted)
+        return self.store.add_image(self.write(wanted, picture))
+
+    def picture(self, wanted: Image) -> PIL.Image.Image:
+        """What the network, as it is switched now, draws of `wanted`."""
+        assert self.denoiser is not None
+        text = self.expand(wanted.prompt, wanted.seed)
+        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+        [picture] = sampling.images(self.denoiser, chains)
+        return picture
+
+    def write(
+        self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None
+    ) -> Image:
+        """Put the files of an image on the disk; gives the row for the caller to add."""
+        master, display = self.store.image_path(image), self.store.display_path(image)
+        write_atomically(master, lambda path: picture.save(path, "PNG"))
+        if display != master:
+            write_atomically(display, lambda path: picture.save(path, "JPEG", quality=92))
+        image = replace(image, picture_sha256=sha256(master))
+        if chain is None:
+            return image
+        where = self.store.trajectory_path(image)
+        write_atomically(where, lambda path: trajectory.save(path, chain))
+        return replace(image, trajectory_sha256=sha256(where))
+
+
+def preview_seed(seed: int, prompt: str) -> int:
+    """The seed a fixed prompt is always drawn with, whatever stands beside it."""
+    return random.Random(f"{seed} preview {prompt}").getrandbits(31)

@@ -1,0 +1,259 @@
+"""Jobs: what the artist asked for on a page, and waits to see."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageChops
+import PIL.ImageStat
+from safetensors.torch import load_file
+
+from studio import models
+from studio.evidence import Tally, tallies
+from studio.export import ExportError, ExportInfo, export_lora
+from studio.store import Export, Job, Session, Store, StoreFull, free_bytes, write_atomically
+from studio.store.rows import CHECK_PICTURE
+from studio.worker.asking import Asking
+from studio.worker.easel import Easel
+from studio.worker.errors import Cancelled
+from studio.worker.room import ROOM_MB
+from studio.worker.voice import Voice
+
+SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
+
+
+class Jobs:
+    """Does them in the order in which they were asked for."""
+
+    def __init__(
+        self, store: Store, easel: Easel, asking: Asking, voice: Voice, stopping: threading.Event
+    ) -> None:
+        self.store, self.easel, self.asking, self.voice = store, easel, asking, voice
+        self.stopping = stopping
+
+    def run_next(self) -> bool:
+        """Do the oldest job; False when there is none."""
+        self.store.requeue_running()  # what a worker before this one left undone
+        job = self.store.claim_job()
+        if job is None:
+            return False
+        do = {
+            "preview": self._do_preview,
+            "compare": self._do_compare,
+            "exam": self._do_exam,
+            "grid": self._do_grid,
+            "export": self._do_export,
+            "inspect": self._do_inspect,
+        }[job.kind]
+        try:
+            result = do(job, self.store.session(job.session_id))
+        except Cancelled:
+            return True
+        except Exception as error:
+            self.store.update_job(job.id, state="failed", message=self.voice.sentence(error))
+        else:
+            self.store.update_job(
+                job.id, state="done", progress=1.0, message="Done.", result=result
+            )
+        return True
+
+    def _report(self, job: Job, done: int, total: int, result: dict[str, Any]) -> None:
+        """Show how far a job is, between two pictures: the moment to leave it, or draw a pair."""
+        job = self.store.update_job(
+            job.id, progress=done / total, message=f"{done} of {total} drawn.", result=result
+        )
+        if self.stopping.is_set():
+            self.store.update_job(job.id, state="queued")
+        if job.state == "cancelled" or self.stopping.is_set():
+            raise Cancelled
+        self.asking.keep_pairs_ready()
+
+    def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
+        now, and what of all prompts the model does not read."""
+        shown = job.payload["prompts"]
+        denoiser = self.easel.load(session.settings.base_model)
+        written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
+        ends = {prompt: denoiser.unread(prompt) for prompt in written}
+        unread = {prompt: end for prompt, end in ends.items() if end}
+        result: dict[str, Any] = {"image_ids": [], "unread": unread}
+        for done, prompt in enumerate(shown, start=1):
+            image = self.easel.draw(self.easel.preview(session, prompt, job.payload["adapter_id"]))
+            result["image_ids"].append(image.id)
+            self._report(job, done, len(shown), result)
+        return result
+
+    def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_id", "strength"} → {"cells"}, each with base and tuned."""
+        wanted = [
+            (self.easel.expand(prompt, seed), seed)
+            for prompt in job.payload["prompts"]
+            for seed in job.payload["seeds"]
+        ]
+        adapter_id, strength = job.payload["adapter_id"], job.payload["strength"]
+        result: dict[str, Any] = {"cells": []}
+        for done, (prompt, seed) in enumerate(wanted, start=1):
+            wanted_base = self.easel.image(session, "compare", prompt, seed, None)
+            wanted_tuned = self.easel.image(session, "compare", prompt, seed, adapter_id, strength)
+            base, tuned = self.easel.draw(wanted_base), self.easel.draw(wanted_tuned)
+            cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
+            result["cells"].append(cell)
+            self._report(job, done, len(wanted), result)
+        return result
+
+    def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+
+        At strength 0 every adapter is the base model, which is drawn once.
+        """
+        axes = ("prompts", "seeds", "adapter_ids", "strengths")
+        wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        for adapter_id in job.payload["adapter_ids"]:
+            self.easel.require_base(session, self.store.adapter(adapter_id))
+        result: dict[str, Any] = {"image_ids": []}
+        for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
+            tuned = (adapter_id, strength) if strength else (None,)
+            text = self.easel.expand(prompt, seed)
+            image = self.easel.draw(self.easel.image(session, "compare", text, seed, *tuned))
+            result["image_ids"].append(image.id)
+            self._report(job, done, len(wanted), result)
+        return result
+
+    def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"exam_id"} → {}: the pictures that it still lacks; a pair is asked once it has both."""
+        exam = self.store.exam(job.payload["exam_id"])
+        self.easel.require_base(session, self.store.adapter(exam.adapter_id))
+        as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
+        for done, pair in enumerate(exam.pairs, start=1):
+            if not pair.is_drawn:
+                asked = (as_begun, "exam", pair.prompt, pair.seed)
+                base = self.easel.draw(self.easel.image(*asked, None))
+                tuned = self.easel.draw(self.easel.image(*asked, exam.adapter_id, exam.strength))
+                self.store.set_exam_pictures(pair.id, base.id, tuned.id)
+            self._report(job, done, len(exam.pairs), {})
+        return {}
+
+    def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
+        self.voice.say("exporting", f"Exporting {job.payload['name']}.")
+        adapter = self.store.adapter(job.payload["adapter_id"])
+        denoiser = self.easel.require_base(session, adapter)
+        settings = session.settings.sampling
+        strength = job.payload.get("strength", 1.0)
+        found = tallies(self.store.exams(session.id, adapter.id))
+        texts = ("trigger", "licence", "author", "notes")
+        info = ExportInfo(
+            family=_lora_family(denoiser),
+            base_model=denoiser.info.name,
+            picks=adapter.picks,
+            trained_at_s=adapter.created_at_s,
+            base_hash=adapter.base_hash,
+            prediction_type=denoiser.prediction_type,
+            width_px=settings.width_px,
+            height_px=settings.height_px,
+            strength=strength,
+            exam=_exam_words(found, strength),
+            exams=tuple(_exam_numbers(at, tally) for at, tally in found.items()),
+            **{name: job.payload.get(name, "") for name in texts},
+        )
+        made = Export(
+            id=uuid.uuid4().hex,
+            session_id=session.id,
+            adapter_id=adapter.id,
+            name=job.payload["name"],
+            files=(),
+            checks={},
+            created_at_s=time.time(),
+        )
+        weights = self.easel.whole_adapter(adapter.id) / models.ADAPTER_FILE
+        needed_bytes = weights.stat().st_size * len(job.payload["formats"])
+        if needed_bytes + ROOM_MB * 1_000_000 > free_bytes(self.store.home):
+            raise StoreFull(
+                f"An export of this LoRA takes {needed_bytes // 1_000_000} MB, and the disk that "
+                f"holds {self.store.home} has no room for it: make some, and export again."
+            )
+        state = load_file(weights)
+        [prompt, *_] = session.settings.shown_prompts or ("",)
+        wanted = self.easel.preview(session, prompt, adapter.id)
+        with self.easel.using(adapter.id):
+            expected = self.easel.picture(denoiser, wanted)
+        drawn: dict[str, PIL.Image.Image] = {}
+
+        def look(path: Path, form: str) -> dict[str, str]:
+            with denoiser.using_file(path):
+                drawn[form] = self.easel.picture(denoiser, wanted)
+            return {"picture": same_picture(path, drawn[form], expected)}
+
+        folder = self.store.export_path(session.id, made.id)
+        report = export_lora(
+            folder,
+            made.name,
+            state,
+            adapter.settings.rank,
+            adapter.settings.alpha,
+            info,
+            tuple(job.payload["formats"]),
+            expected,
+            precision=job.payload.get("precision", "float32"),
+            layers=denoiser.layer_shapes,
+            look=look,
+        )
+        # What the file draws, to be seen beside what the adapter drew: the picture of the export.
+        checked = folder / f"{report.name}{CHECK_PICTURE}"
+        write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
+        files = (*(path.name for path in report.files), checked.name)
+        self.store.add_export(replace(made, files=files, checks=report.checks))
+        return {"export_id": made.id, "files": list(files), "checks": report.checks}
+
+    def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → what kind of model it is, without loading its weights."""
+        self.voice.say("starting", "Looking at a model.")
+        info = models.inspect(job.payload["path"])
+        return {"name": info.name, "family": info.words, "size_px": info.size_px}
+
+
+def _lora_family(denoiser: models.Denoiser) -> str:
+    """By which names other tools know the layers of a LoRA for this model."""
+    is_velocity = denoiser.prediction_type == "v_prediction"
+    return "sd2_v" if denoiser.info.family == "sd2" and is_velocity else denoiser.info.family
+
+
+def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) -> str:
+    """How near the picture drawn from a LoRA file is to the adapter's own, in words; ExportError
+    if it is another one."""
+    difference = PIL.ImageChops.difference(found.convert("RGB"), expected.convert("RGB"))
+    levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
+    if levels > SAME_PICTURE_LEVELS:
+        raise ExportError(
+            f"The export was not finished: {path.name} was checked, and it draws another picture "
+            f"than the adapter does ({levels:.0f} of 255 levels apart)."
+        )
+    return (
+        f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
+    )
+
+
+def _exam_words(found: dict[float, Tally], strength: float) -> str:
+    """What the file says of its exams: the one at the strength that is recommended comes first."""
+    order = sorted(found, key=lambda at: (at != strength, at))
+    said = [f"at strength {at:g} in {found[at]}" for at in order]
+    return f"Chosen blind over the base model: {'; '.join(said)}." if said else ""
+
+
+def _exam_numbers(strength: float, tally: Tally) -> dict[str, float]:
+    low, high = tally.interval
+    return {
+        "strength": strength,
+        "tuned": tally.tuned,
+        "base": tally.base,
+        "no_difference": tally.ties,
+        "low_95": round(low, 4),
+        "high_95": round(high, 4),
+    }

@@ -1,0 +1,114 @@
+"""The main loop: `Worker.run`, and `Worker.work`, the order in which work is urgent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from studio import models
+from studio.crew import ALONE, Crew, CrewLost
+from studio.store import Store, StoreError, StoreFull, take_daily_snapshot
+from studio.worker.asking import Asking
+from studio.worker.easel import Easel
+from studio.worker.jobs import Jobs
+from studio.worker.room import require_room
+from studio.worker.rounds import Rounds
+from studio.worker.voice import Voice
+
+log = logging.getLogger("studio.worker")
+
+IDLE_S = 0.15  # between two looks whether anything has changed
+RETRY_S = 5.0  # before what failed is tried again, if nothing changes until then
+SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day old
+
+
+class Worker:
+    """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
+
+    def __init__(self, store: Store, device: str | None = None, crew: Crew = ALONE) -> None:
+        device = device or models.best_device()
+        self.store = store
+        self.stopping = threading.Event()
+        self.voice = Voice(store, device)
+        self.easel = Easel(store, device, self.voice)
+        self.asking = Asking(store, self.easel, self.voice)
+        self.rounds = Rounds(store, self.easel, self.asking, self.voice, crew, self.stopping)
+        self.jobs = Jobs(store, self.easel, self.asking, self.voice, self.stopping)
+        self._snapshot_due_s = 0.0
+
+    def run(self) -> None:
+        """Work until `stopping` is set, then leave all so that the next worker can go on."""
+        try:
+            for path in self.store.set_orphans_aside():
+                log.warning("Set aside, because no row names it: %s", path)
+        except OSError:
+            log.warning("Files that no row names could not be set aside", exc_info=True)
+        beat = threading.Thread(
+            target=self.voice.beat, args=(self.stopping,), name="heartbeat", daemon=True
+        )
+        beat.start()
+        while not self.stopping.is_set():
+            version = self.store.version()
+            try:
+                self._require_room()
+                self._keep_snapshot()
+                if self.work():
+                    continue
+                self.voice.say("idle", "Ready.")
+            except CrewLost:
+                self.rounds.put_down()
+                raise
+            except Exception as error:
+                self.voice.say("error", self.voice.sentence(error))
+                version = self.store.version()  # that was no news
+            self._wait_for_news(version)
+        self.rounds.put_down()
+
+    def _keep_snapshot(self) -> None:
+        """Once a day, a copy of the database; that it fails must not keep the artist waiting."""
+        if time.monotonic() < self._snapshot_due_s:
+            return
+        self._snapshot_due_s = time.monotonic() + SNAPSHOT_LOOK_S
+        try:
+            take_daily_snapshot(self.store.home)
+        except (OSError, StoreError):
+            log.warning("No snapshot was taken", exc_info=True)
+
+    def work(self) -> bool:
+        """Do one piece of the most urgent work; False when there is none.
+
+        What fails does not keep the rest from being done; it is raised when nothing else is left.
+        """
+        failure: Exception | None = None
+        for piece in (
+            self.jobs.run_next,
+            self.rounds.go_on,
+            self.asking.draw_tuned_preview,
+            self.rounds.begin,
+            self.asking.add_pair,
+            self.asking.draw_base_preview,
+        ):
+            try:
+                if piece():
+                    return True
+            except (StoreError, CrewLost):
+                raise  # a full disk, say: nothing else would fare better
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return False
+
+    def _wait_for_news(self, version: int) -> None:
+        until_s = time.monotonic() + RETRY_S
+        while not self.stopping.wait(IDLE_S):
+            if self.store.version() != version or time.monotonic() > until_s:
+                return
+
+    def _require_room(self) -> None:
+        try:
+            require_room(self.store.home)
+        except StoreFull as error:
+            self.rounds.say_why_it_waits(str(error))
+            raise

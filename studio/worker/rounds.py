@@ -1,0 +1,379 @@
+"""Rounds of training: taken up, gone on with a moment at a time, judged, and kept.
+
+A round that is interrupted, by whatever, is taken up where it was last written down, and ends in
+the same adapter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+import time
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import PIL.Image
+import torch
+from safetensors import SafetensorError
+
+from studio import brake, following, models, sampling, trajectory
+from studio.crew import Crew, CrewLost
+from studio.settings import SamplingSettings
+from studio.starter import recogniser
+from studio.store import (
+    Adapter,
+    PickedPair,
+    Round,
+    Session,
+    Store,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    write_atomically,
+)
+from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
+from studio.training import Training
+from studio.trajectory import PairBatch, Trajectory
+from studio.worker.asking import Asking
+from studio.worker.easel import Easel, preview_seed
+from studio.worker.errors import Cancelled, WorkerError
+from studio.worker.room import require_room
+from studio.worker.voice import Voice
+
+log = logging.getLogger("studio.worker")
+
+SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
+CHECKPOINT_S = 5.0
+ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
+# Times the adapter that a round writes: itself, and what it goes on from (the weights and two
+# moments of each), the new beside the old.
+FILES_OF_A_ROUND = 1 + 2 * 3
+
+
+@dataclass
+class Lesson:
+    """The round that is being trained."""
+
+    round: Round
+    training: Training
+    left_out: int  # picks whose files cannot be read
+    saved_at_s: float  # when it was last written down
+
+
+@dataclass
+class Anchors:
+    """Pictures of the fixed prompts, prompt by prompt, that rounds are judged by."""
+
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]  # what the prompts say in these pictures
+    sampling: SamplingSettings
+    base_hash: str
+    pictures: list[list[PIL.Image.Image]]
+
+
+class Rounds:
+    """Trains what the artist has picked, one round at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        easel: Easel,
+        asking: Asking,
+        voice: Voice,
+        crew: Crew,
+        stopping: threading.Event,
+    ) -> None:
+        self.store, self.easel, self.asking, self.voice = store, easel, asking, voice
+        self.crew = crew
+        self.stopping = stopping
+        self.lesson: Lesson | None = None
+        self._anchors: Anchors | None = None  # of the base model
+        easel.before_unloading = self.put_down  # a round is of one model
+
+    def begin(self) -> bool:
+        """Take up the round that was asked for, was left behind or is due; False if there is none.
+
+        A round that was left behind goes on from where it was last written down.
+        """
+        if self.lesson is not None:
+            return False
+        round_ = self.store.claim_round()
+        if round_ is None:
+            due = self.store.due_session()
+            if due is None:
+                return False
+            self.store.request_round(due)
+            return True  # it is claimed next
+        if round_.state == "stopping":
+            self._end(round_, "stopped", _stopped(round_.updates_done, round_.updates_total))
+            return True
+        self.voice.say("training", "Getting ready to learn.")
+        try:
+            self.lesson = self._prepare(round_)
+        except StoreFull as error:
+            self.store.release_round(round_.id)  # waiting for room is no attempt
+            self.store.update_round(round_.id, message=f"Waiting. {error}")
+            raise
+        except CrewLost:
+            raise
+        except Exception as error:
+            self._end(round_, "failed", self.voice.sentence(error))
+        return True
+
+    def go_on(self) -> bool:
+        """Train the round at hand for a moment; False when there is none."""
+        lesson = self.lesson
+        if lesson is None:
+            return False
+        match self.store.round(lesson.round.id).state:
+            case "running":
+                try:
+                    self._train_for_a_moment(lesson)
+                except (StoreError, CrewLost):
+                    self.put_down()
+                    raise
+                except Exception as error:
+                    self._end(lesson.round, "failed", self.voice.sentence(error))
+                self.asking.keep_pairs_ready()
+            case "paused":
+                self.put_down()
+            case _:
+                done, total = lesson.training.update, lesson.training.updates
+                self._end(lesson.round, "stopped", _stopped(done, total))
+        return True
+
+    def say_why_it_waits(self, sentence: str) -> None:
+        """Beside the round at hand, if there is one."""
+        if self.lesson is not None:
+            self.store.update_round(self.lesson.round.id, message=f"Waiting. {sentence}")
+
+    def put_down(self) -> None:
+        """Write the round at hand down and let go of it; it is taken up again in time."""
+        lesson = self.lesson
+        if lesson is None:
+            return
+        try:
+            self._save(lesson)
+            self.store.release_round(lesson.round.id)
+        except StoreError:
+            log.warning("A round goes on from an earlier checkpoint", exc_info=True)
+        self._drop()
+
+    def _prepare(self, round_: Round) -> Lesson:
+        session = self.store.session(round_.session_id)
+        denoiser = self.easel.load(session.settings.base_model)
+        picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
+        batches = []
+        chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
+        for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
+            pairs = [self._chains(picked[id_], chains) for id_ in pick_ids if id_ in picked]
+            batches.append([pair for pair in pairs if pair is not None])
+        train, held_out = batches
+        left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
+        if not train:
+            raise WorkerError("The files of all picks of this round are missing.")
+        training = Training(
+            denoiser,
+            PairBatch.of(train),
+            round_.settings,
+            PairBatch.of(held_out) if held_out else None,
+            self.easel.preset,
+            self.crew,
+        )
+        weights = denoiser.adapter_parameters()
+        adapter_bytes = sum(one.numel() * one.element_size() for one in weights)
+        try:
+            require_room(self.store.home, adapter_bytes * FILES_OF_A_ROUND)
+        except StoreFull:
+            denoiser.remove_adapter()
+            raise
+        self._restore(round_, training)
+        following.begin(self.crew, session.settings.base_model, training)
+        self.store.update_round(round_.id, updates_total=training.updates)
+        return Lesson(round_, training, left_out, time.monotonic())
+
+    def _chains(
+        self, picked: PickedPair, read: dict[str, Trajectory]
+    ) -> tuple[Trajectory, Trajectory] | None:
+        """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken.
+
+        Those in `read`, by image id, were read before; what is read here is added.
+        """
+        sides = [picked.pair.left, picked.pair.right]
+        if picked.pick.choice == "right":
+            sides.reverse()
+        try:
+            for one in sides:
+                if one.id not in read:
+                    path = self.store.trajectory_path(one)
+                    require_whole(path, one.trajectory_sha256)
+                    read[one.id] = trajectory.load(path)
+            chosen, rejected = (read[one.id] for one in sides)
+        except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
+            log.warning(
+                "Pick %s is left out: its files cannot be read", picked.pick.id, exc_info=True
+            )
+            return None
+        return chosen, rejected
+
+    def _train_for_a_moment(self, lesson: Lesson) -> None:
+        training = lesson.training
+        self.voice.say("training", "Learning.")
+        if self.store.round(lesson.round.id).message != training.note:  # of waiting, say
+            self.store.update_round(lesson.round.id, message=training.note)
+        until_s = time.monotonic() + SLICE_S
+        while training.update < training.updates:
+            started_s = time.monotonic()
+            self.crew.told(following.UPDATE)
+            metrics = training.step()
+            if training.preset != self.easel.preset:
+                self.easel.use_preset(training.preset)  # for what comes after the round, too
+            values = {**metrics.values(), "seconds": time.monotonic() - started_s}
+            self.store.add_metric(lesson.round.id, metrics.update, values)
+            if self.stopping.is_set() or time.monotonic() > until_s:
+                break
+        if training.update == training.updates:
+            with contextlib.suppress(Cancelled):
+                self._finish(lesson)
+        elif time.monotonic() - lesson.saved_at_s > CHECKPOINT_S:
+            self._save(lesson)
+
+    def _finish(self, lesson: Lesson) -> None:
+        round_, denoiser = lesson.round, lesson.training.denoiser
+        if not all(bool(value.isfinite().all()) for value in denoiser.adapter_state().values()):
+            raise WorkerError("The adapter came to hold values that are not numbers.")
+        adapter = Adapter(
+            id=uuid.uuid4().hex,
+            session_id=round_.session_id,
+            round_id=round_.id,
+            number=round_.number,
+            settings=round_.settings,
+            base_hash=denoiser.base_hash,
+            picks=len(round_.train_pick_ids + round_.held_out_pick_ids) - lesson.left_out,
+            sha256="",
+            created_at_s=time.time(),
+        )
+        session = self.store.session(round_.session_id)
+        anchors, checks = self._look_at_pictures(session, denoiser)
+        folder = self.store.adapter_path(adapter)
+
+        def write(path: Path) -> None:
+            path.mkdir()
+            denoiser.save_adapter(path)
+
+        write_atomically(folder, write)
+        adapter = replace(
+            adapter,
+            sha256=sha256(folder / models.ADAPTER_FILE),
+            config_sha256=sha256(folder / models.ADAPTER_CONFIG_FILE),
+            checks=checks.values() if checks else {},
+        )
+        lost = brake.what_is_lost(checks) if checks else ""
+        message = "Done."
+        if lost:
+            message = f"Held back, because {lost}. What was in use before stays in use."
+            log.warning("Round %d is held back: %s", round_.number, checks)
+        if lesson.left_out:
+            message += f" Learned without {lesson.left_out} of the picks: their files are missing."
+        if lesson.training.note:
+            message += f" {lesson.training.note}"
+        self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
+        self._forget(round_)
+        for prompt, (first, *_) in zip(anchors.prompts, anchors.pictures, strict=True):
+            # What was drawn to judge the round is what the artist sees of it.
+            wanted = self.easel.preview(session, prompt, adapter.id)
+            self.store.add_image(self.easel.write(wanted, first))
+
+    def _look_at_pictures(
+        self, session: Session, denoiser: models.Denoiser
+    ) -> tuple[Anchors, brake.Checks | None]:
+        """The fixed prompts as the trained adapter draws them, and how they compare with the
+        base's; no checks when there is no prompt."""
+        tuned = self._draw_anchors(session, denoiser)
+        if not tuned.prompts:
+            return tuned, None
+        base = self._anchors
+        made = ("texts", "sampling", "base_hash")
+        if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
+            with denoiser.adapter_off():
+                base = self._anchors = self._draw_anchors(session, denoiser)
+        known = [None, None]
+        if session.settings.base_model == "starter":
+            known = [_share_recognised(anchors) for anchors in (base, tuned)]
+        return tuned, brake.compare(base.pictures, tuned.pictures, *known)
+
+    def _draw_anchors(self, session: Session, denoiser: models.Denoiser) -> Anchors:
+        """With the network as it is switched now."""
+        settings, shown = session.settings.sampling, session.settings.shown_prompts
+        texts, pictures = [], []
+        for prompt in shown:
+            if self.stopping.is_set():
+                raise Cancelled  # the round is taken up again at its end
+            self.voice.say("training", "Looking at what it learned.")
+            first = preview_seed(settings.seed, prompt)
+            seeds = [first + place for place in range(ANCHOR_SEEDS)]
+            texts.append(self.easel.expand(prompt, first))
+            chains = sampling.sample(denoiser, texts[-1:] * ANCHOR_SEEDS, seeds, settings)
+            pictures.append(sampling.images(denoiser, chains))
+        return Anchors(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+
+    def _end(self, round_: Round, state: str, message: str) -> None:
+        """End a round without an adapter; the one from before it stays in use."""
+        self.store.update_round(round_.id, state=state, message=message)
+        self._forget(round_)
+
+    def _forget(self, round_: Round) -> None:
+        self.store.checkpoint_path(round_).unlink(missing_ok=True)
+        self._drop()
+
+    def _drop(self) -> None:
+        if self.lesson is not None:
+            self.lesson.training.denoiser.remove_adapter()
+            self.lesson = None
+
+    def _save(self, lesson: Lesson) -> None:
+        state = io.BytesIO()
+        torch.save(lesson.training.state(), state)
+        write_sealed(self.store.checkpoint_path(lesson.round), state.getvalue())
+        lesson.saved_at_s = time.monotonic()
+
+    def _restore(self, round_: Round, training: Training) -> None:
+        path = self.store.checkpoint_path(round_)
+        if not path.exists():
+            return
+        try:
+            state = io.BytesIO(read_sealed(path))
+            training.load_state(torch.load(state, map_location="cpu", weights_only=True))
+        except StoreDamaged:
+            # Every draw belongs to its update: from the beginning it comes to the same adapter.
+            log.warning("Round %d begins anew: what it had written is damaged", round_.number)
+            set_aside(self.store.home, path)
+            return
+        except Exception as error:
+            raise WorkerError("What this round had learned so far cannot be read.") from error
+        log.info("Round %d goes on after update %d", round_.number, training.update)
+
+
+def _share_recognised(anchors: Anchors) -> float | None:
+    """How many of the pictures show the object that their prompt names; None if none names one."""
+    judge = recogniser.load()
+    named = [
+        (picture, name)
+        for text, pictures in zip(anchors.texts, anchors.pictures, strict=True)
+        if (name := judge.object_in(text)) is not None
+        for picture in pictures
+    ]
+    if not named:
+        return None
+    ranks = judge.object_ranks([picture for picture, _ in named], [name for _, name in named])
+    return float((ranks == 0).float().mean())
+
+
+def _stopped(updates_done: int, updates_total: int) -> str:
+    return (
+        f"Stopped after {updates_done} of {updates_total} updates. "
+        "The adapter from before it stays in use."
+    )

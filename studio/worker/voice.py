@@ -1,0 +1,88 @@
+"""What the worker lets the artist know: what it is doing, and in a sentence what went wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from dataclasses import replace
+
+from studio import logs, memory, models
+from studio.crew import CrewLost
+from studio.export import ExportError
+from studio.settings import SettingsError
+from studio.store import Store, StoreError, WorkerStatus
+from studio.store.files import full_sentence, is_full
+from studio.store.rows import WorkerState
+from studio.training import TrainingFailed
+from studio.trajectory import MixedSettingsError
+from studio.worker.errors import WorkerError
+
+log = logging.getLogger("studio.worker")
+
+HEARTBEAT_S = 2.0
+
+
+# Errors whose message is a sentence for the artist already.
+SENTENCES = (
+    CrewLost,
+    ExportError,
+    MixedSettingsError,
+    SettingsError,
+    StoreError,
+    TrainingFailed,
+    WorkerError,
+    models.ModelError,
+)
+
+
+class Voice:
+    """The worker's status as the pages show it."""
+
+    def __init__(self, store: Store, device: str) -> None:
+        self._store = store
+        self._saying = threading.Lock()
+        self._status = WorkerStatus(os.getpid(), "starting", "Starting.", device, 0.0)
+
+    def say(self, state: WorkerState, message: str) -> None:
+        """Let the artist know what is going on."""
+        self._status = replace(self._status, state=state, message=message)
+        self._publish()
+
+    def show_device(self, words: str) -> None:
+        """What it works on; seen with what is said next."""
+        self._status = replace(self._status, device=words)
+
+    def beat(self, stopping: threading.Event) -> None:
+        """Say the same again until `stopping` is set: what is not said any more is not true."""
+        while not stopping.wait(HEARTBEAT_S):
+            self._publish()
+
+    def sentence(self, error: Exception) -> str:
+        """What the artist is told; the traceback goes to the log."""
+        if isinstance(error, SENTENCES):
+            sentence = str(error)
+        elif is_full(error):
+            sentence = full_sentence(self._store.home)
+        elif memory.has_run_out(error):
+            sentence = (
+                "The device ran out of memory. Smaller pictures need less; so do other programs "
+                "that are closed."
+            )
+        else:
+            where = logs.log_path(self._store.home, "worker")
+            sentence = (
+                f"Something went wrong that should not have ({type(error).__name__}). "
+                f"The details are in {where}."
+            )
+        if sentence != self._status.message:  # what goes wrong again and again is logged once
+            log.error("%s", sentence, exc_info=error)
+        return sentence
+
+    def _publish(self) -> None:
+        with self._saying:  # so that an older status never follows a newer one
+            try:
+                self._store.set_worker_status(replace(self._status, heartbeat_at_s=time.time()))
+            except StoreError as error:
+                log.warning("The status could not be written: %s", error)
