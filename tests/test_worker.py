@@ -892,6 +892,12 @@ class TestJobs:
     def test_inspect(self, store, session, worker, tiny_model, tmp_path):
         found = self.do(store, worker, session, "inspect", path=str(tiny_model))
         assert (found.state, found.result["size_px"]) == ("done", 64)
+        known = store.known_model(str(tiny_model))
+        assert (known.family, known.size_px, known.base_hash) == ("sd1", 64, "")
+        worker.easel.load(str(tiny_model))
+        assert store.known_model(str(tiny_model)) == replace(
+            known, base_hash=worker.easel.denoiser.base_hash
+        )
         lost = self.do(store, worker, session, "inspect", path=str(tmp_path / "nowhere"))
         assert lost.state == "failed"
         assert "There is no model at" in lost.message

@@ -30,17 +30,29 @@ __all__ = [
     "frozen_dtype",
     "inspect",
     "load",
+    "stamp",
     "weights_hash",
 ]
 
 log = logging.getLogger("studio.models")
 
 
+def _weight_files(path: Path) -> list[Path]:
+    """In the order of their names."""
+    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """(bytes, nanoseconds) of a model's weight files: their size in all, and when the newest was
+    changed. Where both are what they were, so are the weights. Raises OSError."""
+    found = [file.stat() for file in _weight_files(path)]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
 def weights_hash(path: Path) -> str:
     """SHA-256 over the weight files of a model, in the order of their names."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
+    for file in _weight_files(path):
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

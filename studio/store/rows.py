@@ -258,6 +258,21 @@ class Export:
 
 
 @dataclass(frozen=True)
+class KnownModel:
+    """What the worker found when it looked at a base model."""
+
+    base_model: str  # as it stands in a session's settings
+    name: str
+    family: str  # "sd1", "sd2" or "sdxl"; "": it cannot be used
+    words: str  # the family, as an artist would say it
+    size_px: int  # of the pictures that it was made for
+    bytes: int  # of its weight files; where these two are others now, it was changed since
+    mtime_ns: int
+    base_hash: str = ""  # of its weights; "": they were not read yet
+    problem: str = ""  # why it cannot be used, in a sentence
+
+
+@dataclass(frozen=True)
 class ExamPair:
     """One prompt and seed, drawn by the base model and by the tuned one."""
 

@@ -222,6 +222,21 @@ exam_answers = _entity(
     Column("choice", String),
 )
 
+# What the worker found when it looked at base models; nothing refers to them.
+models = Table(
+    "models",
+    metadata,
+    Column("base_model", String, primary_key=True),  # as it stands in a session's settings
+    Column("name", String, nullable=False),
+    Column("family", String, nullable=False),
+    Column("words", String, nullable=False),
+    Column("size_px", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("base_hash", String, nullable=False),
+    Column("problem", String, nullable=False),
+)
+
 # Single values of the whole store: "changes", "last_session_id", "worker".
 state = Table(
     "state",

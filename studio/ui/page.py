@@ -26,6 +26,7 @@ from studio.store.rows import (
     Export,
     Habits,
     Job,
+    KnownModel,
     Metric,
     PickCounts,
     Round,
@@ -114,6 +115,11 @@ class Look:
     def exports(self) -> list[Export]:
         """The newest first."""
         return list(self.store.exports(self.session.id))
+
+    @cached_property
+    def model(self) -> KnownModel | None:
+        """What is known of the session's base model; None until it was looked at."""
+        return self.store.known_model(self.settings.base_model)
 
     @cached_property
     def worker_line(self) -> tuple[str, str]:

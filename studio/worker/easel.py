@@ -22,6 +22,7 @@ from studio.store.files import require_whole, sha256
 from studio.store.rows import Purpose
 from studio.trajectory import Trajectory
 from studio.worker.errors import WorkerError
+from studio.worker.shelf import known
 from studio.worker.voice import Voice
 
 
@@ -50,6 +51,9 @@ class Easel:
             self._voice.say("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device)
             self.base_model = base_model
+            self.store.remember_model(
+                known(base_model, self.denoiser.info, self.denoiser.base_hash)
+            )
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 

@@ -24,6 +24,7 @@ from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
 from studio.worker.room import ROOM_MB
+from studio.worker.shelf import known
 from studio.worker.voice import Voice
 
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -158,6 +159,7 @@ class Jobs:
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
+            clip_skip=settings.clip_skip,
             strength=strength,
             exam=_exam_words(found, strength),
             exams=tuple(_exam_numbers(at, tally) for at, tally in found.items()),
@@ -213,10 +215,18 @@ class Jobs:
         return {"export_id": made.id, "files": list(files), "checks": report.checks}
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → what kind of model it is, without loading its weights."""
+        """{"path"} → what kind of model it is, without loading its weights, and the name under
+        which a session takes it."""
         self.voice.say("starting", "Looking at a model.")
         info = models.inspect(job.payload["path"])
-        return {"name": info.name, "family": info.words, "size_px": info.size_px}
+        base_model = str(info.path.absolute())
+        self.store.remember_model(known(base_model, info))
+        return {
+            "base_model": base_model,
+            "name": info.name,
+            "family": info.words,
+            "size_px": info.size_px,
+        }
 
 
 def _lora_family(denoiser: models.Denoiser) -> str:

@@ -14,12 +14,13 @@ from studio.parameters import Parameters
 from studio.prompts import expand
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
 from studio.store import write_atomically
-from studio.store.rows import Image, Job, Session
+from studio.store.rows import Image, Job, KnownModel, Session
 from studio.styles import Style, styled
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
+from studio.ui.sizes import SHAPES_JS, reads_clip_skip, shape_chips
 from studio.ui.starter_pack import starter_packs
 from studio.ui.tabs.train import previews
 
@@ -319,6 +320,7 @@ def _sampling(page: Page) -> None:
         steps = number("Steps", "More is finer and slower.", "steps", precision=0)
         guidance = number("Guidance", "How closely it follows the prompt.", "guidance")
         seed = number("Seed", "Another number, other pictures.", "seed", precision=0)
+    fitting = gr.HTML(apply_default_css=False, elem_id="shapes", js_on_load=SHAPES_JS)
     with gr.Row(elem_classes="numbers"):
         width = gr.Dropdown(
             SIZES_PX, label="Width", info="In pixels.", allow_custom_value=True, min_width=120
@@ -327,6 +329,13 @@ def _sampling(page: Page) -> None:
             SIZES_PX, label="Height", info="In pixels.", allow_custom_value=True, min_width=120
         )
         ready = number("Pairs kept ready", "Drawn ahead.", "queue-target", precision=0)
+    with gr.Column(elem_id="clip-skip-place") as clip_skip_place:
+        clip_skip = number(
+            "Clip skip",
+            "As in other tools: 1 reads all of the text encoder, 2 leaves out its last layer.",
+            "clip-skip",
+            precision=0,
+        )
     shared = gr.Checkbox(
         label="Both pictures of a pair start from the same noise",
         info="They then differ in detail rather than in everything, which teaches more.",
@@ -347,6 +356,11 @@ def _sampling(page: Page) -> None:
             ),
             Field(ready, lambda s: s.queue_target, lambda s, n: replace(s, queue_target=int(n))),
             Field(
+                clip_skip,
+                lambda s: s.sampling.clip_skip,
+                lambda s, n: _sampled(s, clip_skip=int(n)),
+            ),
+            Field(
                 shared,
                 lambda s: s.sampling.shared_noise,
                 lambda s, on: _sampled(s, shared_noise=bool(on)),
@@ -356,14 +370,25 @@ def _sampling(page: Page) -> None:
     )
 
     def view(look: Look) -> Values:
-        if not look.counts.usable:
-            return {note: ""}
-        return {
-            note: "<p class='soft'>Picks on pictures made in different ways cannot be learned "
+        settings = look.settings
+        warn = (
+            "<p class='soft'>Picks on pictures made in different ways cannot be learned "
             "together: after a change here, a round learns from the new pictures alone.</p>"
+        )
+        return {
+            fitting: shape_chips(settings.base_model, look.model, settings.sampling),
+            clip_skip_place: gr.update(visible=reads_clip_skip(look.model)),
+            note: warn if look.counts.usable else "",
         }
 
-    page.shows(view, [note])
+    page.shows(view, [fitting, clip_skip_place, note])
+
+    def choose(session: Session, event: gr.EventData) -> None:
+        width_px, _, height_px = str(event._data.get("shape")).partition("x")
+        sized = _sampled(session.settings, width_px=_px(width_px), height_px=_px(height_px))
+        draw_preview(page, session.settings, page.store.update_settings(session.id, sized))
+
+    page.hears(fitting.choose, choose, with_event=True, refill=True)
 
 
 def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
@@ -372,16 +397,18 @@ def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
 
 def _restore(page: Page, session: Session, found: Parameters) -> str:
     before = session.settings
-    settings, said = restored(before, found)
+    settings, said = restored(before, found, page.store.known_model(before.base_model))
     draw_preview(page, before, page.store.update_settings(session.id, settings))
     return said
 
 
-def restored(settings: SessionSettings, found: Parameters) -> tuple[SessionSettings, str]:
+def restored(
+    settings: SessionSettings, found: Parameters, model: KnownModel | None = None
+) -> tuple[SessionSettings, str]:
     """The settings with what a picture says of itself, and what was taken over, in a sentence.
 
-    Its prompt becomes the first one of the list. Eta stays: without noise in its steps nothing can
-    be learned from a drawing.
+    model: what is known of the session's. The picture's prompt becomes the first one of the list.
+    Eta stays: without noise in its steps nothing can be learned from a drawing.
     """
     taken, changes = [], {}
     prompt = " ".join(found.prompt.split())
@@ -403,6 +430,11 @@ def restored(settings: SessionSettings, found: Parameters) -> tuple[SessionSetti
         if value is not None:
             taken.append(said.format(value))
             changes[name] = value
+    # What says nothing of it was drawn without: so A1111 writes it.
+    clip_skip = found.clip_skip or (1 if found.steps is not None else settings.sampling.clip_skip)
+    if clip_skip != settings.sampling.clip_skip and reads_clip_skip(model):
+        taken.append(f"clip skip {clip_skip}")
+        changes["clip_skip"] = clip_skip
     settings = _sampled(replace(settings, prompts=prompts), **changes)
     sentence = f"Taken over: {', '.join(taken)}."
     if found.sampler and not found.sampler.startswith("DDIM"):
@@ -424,8 +456,8 @@ def _model(page: Page) -> None:
     card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
     path = gr.Textbox(
         label="A model on this computer",
-        info="The path of a diffusers folder or a .safetensors checkpoint (Stable Diffusion 1 "
-        "or 2).",
+        info="The path of a diffusers folder or a .safetensors checkpoint (Stable Diffusion 1, 2 "
+        "or XL).",
         placeholder="/home/me/models/my-model.safetensors",
         lines=1,
         elem_id="model-path",
@@ -452,9 +484,8 @@ def _model(page: Page) -> None:
         if job is None or job.state != "done":
             return "Look at the model first."
         size_px = int(job.result["size_px"])
-        store.update_settings(
-            session.id, using_model(session.settings, job.payload["path"], size_px)
-        )
+        base_model = job.result.get("base_model", job.payload["path"])
+        store.update_settings(session.id, using_model(session.settings, base_model, size_px))
         return "This model is in use now. The first pairs take a while: it is loaded first."
 
     for listener in (check.click, path.submit):
@@ -471,8 +502,8 @@ element.addEventListener("click", (event) => {
 
 
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
-    """Another base model, at its own size."""
-    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px)
+    """Another base model, at its own size, and read as it was made to be."""
+    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
     return replace(settings, base_model=base_model, sampling=sampling)
 
 
@@ -499,7 +530,8 @@ def model_card(look: Look) -> str:
 def inspected(look: Look) -> str:
     """What looking at a model found."""
     job = look.newest_job("inspect")
-    if job is None or job.payload.get("path") == look.settings.base_model:
+    in_use = look.settings.base_model
+    if job is None or in_use in (job.payload.get("path"), job.result.get("base_model")):
         return ""
     path = f"<code>{escape(str(job.payload.get('path')))}</code>"
     match job.state:
