@@ -8,6 +8,7 @@ store from a newer version is never half understood.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,6 +16,9 @@ from typing import Any, ClassVar, Literal, Self
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
 STARTER_SIZE_PX = 64  # of the pictures the embedded model draws
 RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
+
+# The id of a model on the Hugging Face hub; a path on this computer goes before it.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
@@ -36,6 +40,11 @@ class SettingsError(ValueError):
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise SettingsError(sentence)
+
+
+def is_hub_id(base_model: str) -> bool:
+    """Whether it is `owner/name`, and no file or folder here."""
+    return bool(HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
 
 
 class _Stored:
@@ -201,7 +210,8 @@ BASELINES: dict[str, TrainingSettings] = {
 class SessionSettings(_Stored):
     """Everything a session remembers of what the artist chose."""
 
-    base_model: str = "starter"  # "starter", or the path of a diffusers folder or checkpoint
+    # "starter", the path of a diffusers folder or checkpoint, or the hub's owner/name
+    base_model: str = "starter"
     prompts: tuple[str, ...] = ()
     preview_prompts: tuple[str, ...] = ()  # redrawn after every round; empty: the first prompts
     sampling: SamplingSettings = field(default_factory=SamplingSettings)

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from studio import models, sampling, trajectory
 from studio.export import ExportError
@@ -920,6 +920,35 @@ class TestJobs:
         store.update_settings(session.id, settings)
         finish_all(worker)
         assert store.waiting_count(session.id) == 6
+
+
+def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
+    store, session, worker, settings, tiny_model, tmp_path
+):
+    model = shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    save_file({"emb_params": torch.ones(2, 16)}, folder / "mine.safetensors")
+    prompts = ("a cat", "a (mine:1.2) cat")
+    store.update_settings(
+        session.id, replace(settings, base_model=str(model), prompts=prompts, queue_target=4)
+    )
+    finish_all(worker)
+    pairs = store.waiting_pairs(session.id, 10)
+    told = {pair.prompt: pair.left.beside for pair in pairs}
+    assert told["a cat"] == {}
+    assert told[prompts[1]]["TI hashes"].startswith("mine: ")
+    pick_all(store, session)
+    save_file({"emb_params": torch.zeros(2, 16)}, folder / "mine.safetensors")
+    round_ = store.request_round(session.id)
+    finish_all(worker)
+    done = store.round(round_.id)
+    assert done.state in ("done", "held_back")
+    assert "Learned without 2 of the picks: their files are missing or changed." in done.message
+    (folder / "mine.safetensors").write_bytes(b"broken")
+    job = store.add_job(session.id, "preview", {"prompts": [prompts[1]], "adapter_id": None})
+    worker.work()
+    assert "mine.safetensors" in store.job(job.id).message
 
 
 def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from studio.models import files, hub
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, Text
+from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, INVERSIONS, Denoiser, Text
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
@@ -21,6 +22,7 @@ from studio.models.parts import Parts, load_folder
 __all__ = [
     "ADAPTER_CONFIG_FILE",
     "ADAPTER_FILE",
+    "INVERSIONS",
     "Denoiser",
     "ModelError",
     "ModelInfo",
@@ -38,8 +40,14 @@ log = logging.getLogger("studio.models")
 
 
 def _weight_files(path: Path) -> list[Path]:
-    """In the order of their names."""
-    return sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    """In the order of their names. Other tools may put more into a folder of the hub's cache at any
+    time: of one, those that are read."""
+    if not path.is_dir():
+        return [path]
+    if path.parent.name != "snapshots":
+        return sorted(path.rglob("*.safetensors"))
+    parts = [(path / part, stem) for part, stem in hub.PARTS.items() if (path / part).is_dir()]
+    return sorted(file for folder, stem in parts for file in files.component_files(folder, stem))
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -99,4 +107,7 @@ def _require_numbers(info: ModelInfo, parts: Parts) -> None:
     for module in (parts.unet, parts.vae, *parts.text_encoders):
         for name, weight in module.named_parameters():
             if not bool(torch.isfinite(weight).all()):
-                raise ModelError(f"Its weights are not all numbers, in {name}: download it again.")
+                file = f" of {info.vae.name}" if module is parts.vae and info.vae else ""
+                raise ModelError(
+                    f"Its weights{file} are not all numbers, in {name}: download it again."
+                )

@@ -23,6 +23,7 @@ from studio.emphasis import weighted
 from studio.models import files
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
+from studio.models.inversions import Inversions
 from studio.models.parts import Parts
 from studio.settings import SamplingSettings, TrainingSettings
 
@@ -34,6 +35,7 @@ GUEST_NAME = "guest"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+INVERSIONS = "TI hashes"  # what A1111 calls what it says of them in its pictures
 LEAST_ALPHA_BAR = 2**-24
 
 
@@ -120,7 +122,11 @@ class Denoiser:
         # A last timestep without any signal would be divided by: it gets the least there is.
         self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
         self._zero_unprompted = self.is_xl and parts.zero_unprompted
-        self._embeddings: dict[tuple[str, int], Text] = {}
+        self._inversions = Inversions(info.path, self.tokenizers, self.text_encoders)
+        self._vae_beside = {}
+        if info.vae is not None:
+            self._vae_beside = {"VAE hash": files.sha256(info.vae)[:10], "VAE": info.vae.name}
+        self._embeddings: dict[tuple[str, int], Text] = {}  # by marked prompt and clip skip
         self._parts_away = False
 
     @property
@@ -135,13 +141,15 @@ class Denoiser:
         clip_skip: which of the text encoder's layers is read, counted from the last, which is 1,
         of both prompts as in A1111 (diffusers' own pipelines leave the negative one alone).
         SDXL is always read before its last layers, as it was trained and as A1111 draws it.
-        Raises ModelError when the encoder has not as many layers.
+        Raises ModelError when the encoder has not as many layers, or when a prompt names a textual
+        inversion whose file cannot be used.
         """
         clip_skip = 1 if self.is_xl else clip_skip
-        for prompt in dict.fromkeys(prompts):
-            if (prompt, clip_skip) not in self._embeddings:
-                self._embeddings[prompt, clip_skip] = self._encode(prompt, clip_skip)
-        return Text.cat([self._embeddings[prompt, clip_skip] for prompt in prompts])
+        marked = [text for text, _ in self._inversions.mark(prompts)]
+        for text in dict.fromkeys(marked):
+            if (text, clip_skip) not in self._embeddings:
+                self._embeddings[text, clip_skip] = self._encode(text, clip_skip)
+        return Text.cat([self._embeddings[text, clip_skip] for text in marked])
 
     def embed_negative(self, prompt: str, count: int, clip_skip: int = 1) -> Text:
         """The unprompted half of guidance, `count` times: what is not wanted, or nothing."""
@@ -152,12 +160,20 @@ class Denoiser:
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoders have no room for; "" if they read all."""
-        prompt = "".join(text for text, _ in weighted(prompt))
+        [(marked, _)] = self._inversions.mark([prompt])
+        prompt = "".join(text for text, _ in weighted(marked))
         ends = []
         for tokenizer in self.tokenizers:
             spans = tokenizer(prompt, truncation=True, return_offsets_mapping=True).offset_mapping
             ends.append(max(end for _, end in spans))
-        return prompt[min(ends) :].strip()
+        return self._inversions.unmark(prompt[min(ends) :]).strip()
+
+    def beside(self, prompts: list[str]) -> dict[str, str]:
+        """What else than the model draws these prompts, in A1111's words for it: the VAE that lies
+        beside it, and the textual inversions that the prompts name."""
+        used = {one for _, found in self._inversions.mark(prompts) for one in found}
+        said = ", ".join(sorted(f"{one.name}: {one.short_hash}" for one in used))
+        return self._vae_beside | ({INVERSIONS: said} if said else {})
 
     @torch.no_grad()
     def _encode(self, prompt: str, clip_skip: int) -> Text:

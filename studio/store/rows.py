@@ -12,14 +12,23 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect"]
+JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "download"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = ("preview", "compare", "exam", "grid", "export", "inspect")
+JOB_KINDS: tuple[JobKind, ...] = (
+    "preview",
+    "compare",
+    "exam",
+    "grid",
+    "export",
+    "inspect",
+    "download",
+)
+BESIDE_OTHERS: tuple[JobKind, ...] = ("download",)  # which other work does not wait for
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
@@ -52,6 +61,8 @@ class Image:
     favourite: bool = False
     picture_sha256: str = ""  # of the lossless picture, in hexadecimal; "": not known
     trajectory_sha256: str = ""  # likewise; "" also where no trajectory is kept
+    # What else than the model drew it, in A1111's words: the VAE beside it, textual inversions.
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,18 @@ class Tuple(TypeDecorator[tuple[str, ...]]):
         return tuple(value)
 
 
+class Texts(TypeDecorator[dict[str, str]]):
+    """Texts by name, kept as a JSON object."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise Unreadable("not texts by name")
+        return value
+
+
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
     """A table of things that have an id and are kept for ever."""
     return Table(
@@ -107,6 +119,7 @@ images = _entity(
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
+    Column("beside", Texts, nullable=False),
 )
 
 pairs = _entity(

@@ -194,7 +194,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         model_hash=image.base_hash[:10],
         lora=lora,
         strength=strength,
-        more={"Version": f"D3PO Studio {__version__}"},
+        more=image.beside | {"Version": f"D3PO Studio {__version__}"},
     )
 
 

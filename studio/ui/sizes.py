@@ -47,7 +47,7 @@ def shape_chips(base_model: str, known: KnownModel | None, sampling: SamplingSet
     chips = "".join(
         f"<button type='button' class='chip shape' data-shape='{width}x{height}' "
         f"aria-pressed='{str((width, height) == now).lower()}'>"
-        f"<i style='aspect-ratio: {width} / {height}' aria-hidden='true'></i>"
+        f"<i style='{_drawn(width, height)}' aria-hidden='true'></i>"
         f"{width} × {height}</button>"
         for width, height in offered
     )
@@ -56,3 +56,9 @@ def shape_chips(base_model: str, known: KnownModel | None, sampling: SamplingSet
         f"<p class='soft'>Sizes that fit {name}:</p>"
         f"<div class='chips' role='group' aria-label='Sizes that fit the model'>{chips}</div>"
     )
+
+
+def _drawn(width: int, height: int) -> str:
+    """The shape, 14 pixels along its longer side."""
+    longer = max(width, height)
+    return f"width: {14 * width / longer:.0f}px; height: {14 * height / longer:.0f}px"

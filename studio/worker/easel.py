@@ -109,6 +109,8 @@ class Easel:
         strength: float = 1.0,
     ) -> Image:
         """What a picture is, before it is drawn."""
+        denoiser = self.load(session.settings.base_model)
+        texts = [self.expand(prompt, seed), session.settings.sampling.negative_prompt]
         return Image(
             id=self.store.new_image_id(),
             session_id=session.id,
@@ -118,8 +120,9 @@ class Easel:
             adapter_id=adapter_id,
             strength=strength,
             sampling=session.settings.sampling,
-            base_hash=self.load(session.settings.base_model).base_hash,
+            base_hash=denoiser.base_hash,
             created_at_s=time.time(),
+            beside=denoiser.beside(texts),
         )
 
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:

@@ -24,7 +24,7 @@ from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
 from studio.worker.room import ROOM_MB
-from studio.worker.shelf import known
+from studio.worker.shelf import found
 from studio.worker.voice import Voice
 
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -185,12 +185,12 @@ class Jobs:
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self.easel.preview(session, prompt, adapter.id)
         with self.easel.using(adapter.id):
-            expected = self.easel.picture(denoiser, wanted)
+            expected = self.easel.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
         def look(path: Path, form: str) -> dict[str, str]:
             with denoiser.using_file(path):
-                drawn[form] = self.easel.picture(denoiser, wanted)
+                drawn[form] = self.easel.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
         folder = self.store.export_path(session.id, made.id)
@@ -218,15 +218,7 @@ class Jobs:
         """{"path"} → what kind of model it is, without loading its weights, and the name under
         which a session takes it."""
         self.voice.say("starting", "Looking at a model.")
-        info = models.inspect(job.payload["path"])
-        base_model = str(info.path.absolute())
-        self.store.remember_model(known(base_model, info))
-        return {
-            "base_model": base_model,
-            "name": info.name,
-            "family": info.words,
-            "size_px": info.size_px,
-        }
+        return found(self.store, job.payload["path"])
 
 
 def _lora_family(denoiser: models.Denoiser) -> str:

@@ -12,7 +12,7 @@ import gradio as gr
 from studio import styles
 from studio.parameters import Parameters
 from studio.prompts import expand
-from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
+from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import write_atomically
 from studio.store.rows import Image, Job, KnownModel, Session
 from studio.styles import Style, styled
@@ -455,9 +455,9 @@ def _px(value: Any) -> int:
 def _model(page: Page) -> None:
     card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
     path = gr.Textbox(
-        label="A model on this computer",
-        info="The path of a diffusers folder or a .safetensors checkpoint (Stable Diffusion 1, 2 "
-        "or XL).",
+        label="Another model",
+        info="The path of a .safetensors checkpoint or a diffusers folder, or its name on the "
+        "Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL).",
         placeholder="/home/me/models/my-model.safetensors",
         lines=1,
         elem_id="model-path",
@@ -470,21 +470,29 @@ def _model(page: Page) -> None:
 
     def inspect(session: Session, text: str) -> None:
         if not text.strip():
-            raise SettingsError("Write the path of a model first.")
+            raise SettingsError("Write the path or the name of a model first.")
         store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
 
-    def use(session: Session, event: gr.EventData) -> str:
-        """Take the model that was looked at, at the size it was made for; or the starter again."""
-        if event._data.get("starter"):
+    def use(session: Session, event: gr.EventData) -> str | None:
+        """What a button says to do with a model: take the one that was looked at, at the size it
+        was made for, or the starter again; have one of the hub's downloaded, or leave that."""
+        act, look = event._data.get("act"), Look(store)
+        asked = newest_asked(look)
+        if act == "starter":
             store.update_settings(
                 session.id, using_model(session.settings, "starter", STARTER_SIZE_PX)
             )
             return "The starter model is in use again."
-        job = Look(store).newest_job("inspect")
-        if job is None or job.state != "done":
+        if act == "download" and asked is not None:
+            store.add_job(session.id, "download", {"repo": asked_for(asked)})
+            return None
+        if act == "stop" and asked is not None:
+            store.cancel_job(asked.id)
+            return None
+        if asked is None or asked.state != "done":
             return "Look at the model first."
-        size_px = int(job.result["size_px"])
-        base_model = job.result.get("base_model", job.payload["path"])
+        size_px = int(asked.result["size_px"])
+        base_model = asked.result.get("base_model", asked_for(asked))
         store.update_settings(session.id, using_model(session.settings, base_model, size_px))
         return "This model is in use now. The first pairs take a while: it is loaded first."
 
@@ -497,7 +505,7 @@ def _model(page: Page) -> None:
 MODEL_JS = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-model]");
-  if (button) trigger("use", { starter: button.dataset.model === "starter" });
+  if (button) trigger("use", { act: button.dataset.model });
 });"""
 
 
@@ -527,26 +535,67 @@ def model_card(look: Look) -> str:
     )
 
 
+def newest_asked(look: Look) -> Job | None:
+    """What was asked about a model last: to look at it, or to download it."""
+    jobs = [job for kind in ("inspect", "download") if (job := look.newest_job(kind)) is not None]
+    return max(jobs, key=lambda job: job.created_at_s, default=None)
+
+
+def asked_for(job: Job) -> str:
+    """The path or the name of the model."""
+    return str(job.payload.get("path") or job.payload.get("repo"))
+
+
 def inspected(look: Look) -> str:
-    """What looking at a model found."""
-    job = look.newest_job("inspect")
-    in_use = look.settings.base_model
-    if job is None or in_use in (job.payload.get("path"), job.result.get("base_model")):
+    """What looking at a model found, or how far its download is."""
+    job = newest_asked(look)
+    if job is None:
         return ""
-    path = f"<code>{escape(str(job.payload.get('path')))}</code>"
+    if job.state == "done" and look.settings.base_model in (
+        asked_for(job),
+        job.result.get("base_model"),
+    ):
+        return ""
+    name = f"<code>{escape(asked_for(job))}</code>"
+    is_download = job.kind == "download"
     match job.state:
-        case "queued" | "running":
-            return f"<p class='working-line'>Looking at {path}</p>"
-        case "failed":
-            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
-        case "done":
+        case "queued" | "running" if is_download:
             return (
-                f"<p><b>{escape(model_words(job))}</b> {path}</p>"
-                "<button type='button' class='button primary' data-model='found'>"
+                f"<p class='working-line'>Downloading {name}</p>"
+                f"<p><progress value='{job.progress:.4f}' max='1'></progress> "
+                f"{escape(job.message)}</p>"
+                "<button type='button' class='button' data-model='stop'>Stop</button>"
+            )
+        case "queued" | "running":
+            return f"<p class='working-line'>Looking at {name}</p>"
+        case "cancelled" if is_download:
+            return f"<p>Stopped. What came whole of {name} is kept.</p>{_download('Go on')}"
+        case "failed" if is_download:
+            problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            return f"{problem}{_download('Try again')}"
+        case "failed":
+            problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            if not is_hub_id(asked_for(job)):
+                return problem
+            return (
+                f"{problem}<p class='soft'>It comes from huggingface.co, into the cache that other "
+                "tools share: some gigabytes. Only for such a download does the studio ask another "
+                f"machine for anything.</p>{_download('Download it')}"
+            )
+        case "done":
+            note = job.result.get("note", "")
+            return (
+                f"<p><b>{escape(model_words(job))}</b> {name}</p>"
+                + (f"<p class='soft'>{escape(note)}</p>" if note else "")
+                + "<button type='button' class='button primary' data-model='found'>"
                 "Use this model</button>"
             )
         case _:
             return ""
+
+
+def _download(label: str) -> str:
+    return f"<button type='button' class='button primary' data-model='download'>{label}</button>"
 
 
 def model_words(job: Job) -> str:
