@@ -11,10 +11,11 @@ SD 1 and 1.42 GB with SDXL; with gradient checkpointing a fifth of it or less (c
 
 from __future__ import annotations
 
-import re
+import ctypes
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
@@ -73,16 +74,7 @@ def free_gb(device: torch.device) -> float | None:
         return (free + torch.cuda.memory_reserved(device)) / 1e9
     if device.type == "mps":
         return torch.mps.recommended_max_memory() / 1e9
-    return _available_gb() if device.type == "cpu" else None
-
-
-def _available_gb(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """The memory that Linux would give to programs now; of other systems nothing is known."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text("ascii"), re.MULTILINE)
-    except (OSError, ValueError):
-        return None
-    return int(found[1]) * 1024 / 1e9 if found else None
+    return psutil.virtual_memory().available / 1e9 if device.type == "cpu" else None
 
 
 def has_run_out(error: Exception) -> bool:
@@ -93,8 +85,13 @@ def has_run_out(error: Exception) -> bool:
 
 
 def give_back(device: torch.device) -> None:
-    """Let go of what the device's allocator keeps for later."""
+    """Let go of what allocators keep for later: the device's, and glibc's, which holds on to most
+    of what a round used (`bench soak`)."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others have not
+        if trim is not None:
+            trim(0)

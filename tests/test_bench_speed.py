@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studio import models, sampling
-from studio.bench import published, sample, timing, train
+from studio.bench import flops, published, sample, timing, train
 from studio.settings import OBJECTIVES, SamplingSettings
 from studio.training import Training
 
@@ -76,6 +76,30 @@ def test_pair_steps_are_counted_by_pairs_steps_and_updates(denoiser):
 def test_the_ratio_is_the_median_of_what_ran_side_by_side():
     figures = timing.ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
     assert figures == {"ratio": 2.0, "ratio_low": 1.0, "ratio_high": 3.0}
+
+
+def test_operations_are_counted_by_hand():
+    """A linear layer of n x k by k x m is 2nkm operations; its input's and its weight's gradient
+    are as many each, and a frozen weight has none."""
+    layer = torch.nn.Linear(3, 5, bias=False)
+    given = torch.randn(7, 3, requires_grad=True)
+    assert flops.counted(lambda: layer(given)) == 2 * 7 * 3 * 5
+    assert flops.counted(lambda: layer(given).sum().backward()) == 3 * (2 * 7 * 3 * 5)
+    layer.requires_grad_(False)
+    assert flops.counted(lambda: layer(given).sum().backward()) == 2 * (2 * 7 * 3 * 5)
+    assert flops.utilisation(1e12, torch.device("cpu")) is None
+
+
+def test_a_shape_instead_of_a_model(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    few = ["--px", "64", "--narrow", "--shape", "sdxl", "--repeats", "1", "--json", str(path)]
+    assert train.main([*few, "--prompts", "1", "--preset", "6", "--dtype", "float32"]) == 0
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    assert (figures["model"], figures["preset_gb"]) == ("sdxl", 6)
+    assert figures["tflops_per_s"] > 0
+    assert figures["baseline_round_s"] > 0
+    assert sample.main([*few, "--batch", "1", "--steps", "2"]) == 0
+    assert "sdxl at 64 px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_sdxl_is_told_its_size(tmp_path: Path) -> None:
     denoiser = models.load(str(made.folder), "cpu")
     text = denoiser.embed([PROMPT, "a lion"])
     latents = torch.zeros(2, 4, 9, 8)
-    added = denoiser._added(latents, text)
+    added = denoiser.further_conditions(latents, text)
     assert added["time_ids"].tolist() == [[72, 64, 0, 0, 72, 64]] * 2
     assert added["text_embeds"].shape == text.pooled.shape == (2, 128)
     nothing = denoiser.embed_negative("", 2)

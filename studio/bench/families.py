@@ -30,9 +30,18 @@ XL_WIDTHS = (64, 128)  # of SDXL's two text encoders
 
 
 def make_pipeline(
-    family: str, narrow: bool = True
+    family: str, narrow: bool = True, dtype: torch.dtype = torch.float32
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """A whole model, seeded; with `narrow=False` of the true size, which is gigabytes."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # so that there is never a second copy in another type
+    try:
+        return _pipeline(family, narrow)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     torch.manual_seed(len(family))
     is_xl = family == "sdxl"
     scheduler = DDIMScheduler(

@@ -55,11 +55,7 @@ SAME_LEVELS = {"float32": 1.0, "bfloat16": 8.0}
 
 def write_model(folder: Path, family: str, dtype: torch.dtype, narrow: bool) -> tuple[Path, Path]:
     """A model with random weights, as a folder and as a file."""
-    torch.set_default_dtype(dtype)
-    try:
-        pipeline = make_pipeline(family, narrow)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    pipeline = make_pipeline(family, narrow, dtype)
     pipeline.save_pretrained(folder / family)
     file = write_checkpoint(folder / f"{family}.safetensors", pipeline, family)
     if family == "sd2_v":  # random weights do not tell

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.ddim import Schedule, log_prob, noise_of
-from studio.models import Denoiser
+from studio.models import Denoiser, Text
 from studio.objectives import d3po_loss
 from studio.settings import OBJECTIVES, SamplingSettings
 from studio.trajectory import PairBatch
@@ -35,7 +35,7 @@ def guided_log_prob(
     denoiser: Denoiser,
     chain: Tensor,
     step: int,
-    text: Tensor,
+    text: Text,
     schedule: Schedule,
     settings: SamplingSettings,
 ) -> Tensor:
@@ -44,7 +44,10 @@ def guided_log_prob(
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
     twice = torch.cat([latent, latent]).to(unet.dtype)
     timesteps = schedule.timesteps[step].expand(2)
-    output = unet(twice, timesteps, text.to(unet.dtype)).sample.float()
+    further = denoiser.further_conditions(twice, text)
+    output = unet(
+        twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=further
+    ).sample.float()
     noise = noise_of(output, twice, alpha_bar.expand(2), denoiser.prediction_type)
     unprompted, prompted = noise.chunk(2)
     guided = unprompted + settings.guidance * (prompted - unprompted)
@@ -65,7 +68,7 @@ def learn_pair(
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
     sides = int(batch.chosen[pair]), int(batch.rejected[pair])
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]]).states
+    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
     chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
     optimiser.zero_grad()

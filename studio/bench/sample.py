@@ -1,48 +1,66 @@
 """Drawing with every step kept, against diffusers' own pipeline on the same model.
 
     python launch.py bench sample --batch 8 --json FILE
+    python launch.py bench sample --shape sdxl --compile --json FILE       on a GPU
 
 Both draw the same number of pictures with the same DDIM steps, eta, guidance and size, from prompt
-to picture. `ratio` is how many pictures we draw while diffusers draws one.
+to picture. `ratio` is how many pictures we draw while diffusers draws one. With `--compile` the
+network of diffusers' pipeline is compiled, and ours is as it is. `utilisation` is what the networks
+compute for our pictures, as a share of the GPU's peak, where that is known.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from studio import models, sampling
-from studio.bench import timing
+from studio.bench import flops, shapes, timing
 from studio.settings import SamplingSettings
 
 
-def diffusers_pipeline(denoiser: models.Denoiser) -> StableDiffusionPipeline:
+def diffusers_pipeline(
+    denoiser: models.Denoiser,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """diffusers' pipeline over the very same modules."""
-    pipeline = StableDiffusionPipeline(
-        vae=denoiser.vae,
-        text_encoder=denoiser.text_encoders[0],
-        tokenizer=denoiser.tokenizers[0],
-        unet=denoiser.unet,
-        scheduler=denoiser.scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {
+        "vae": denoiser.vae,
+        "text_encoder": denoiser.text_encoders[0],
+        "tokenizer": denoiser.tokenizers[0],
+        "unet": denoiser.unet,
+        "scheduler": denoiser.scheduler,
+    }
+    if denoiser.info.family == "sdxl":
+        pipeline = StableDiffusionXLPipeline(
+            **parts,
+            text_encoder_2=denoiser.text_encoders[1],
+            tokenizer_2=denoiser.tokenizers[1],
+            add_watermarker=False,
+        )
+    else:
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def measure(
-    denoiser: models.Denoiser, settings: SamplingSettings, batch: int, repeats: int
-) -> dict[str, float | str]:
-    """Pictures per second of both."""
+    denoiser: models.Denoiser,
+    settings: SamplingSettings,
+    batch: int,
+    repeats: int,
+    compiled: bool = False,
+) -> dict[str, float | str | bool | None]:
+    """Pictures per second of both, and what ours take of the device."""
     prompts = [f"a red apple {number}" for number in range(batch)]
     seeds = list(range(batch))
-    pipeline = diffusers_pipeline(denoiser)
 
     def ours() -> None:
         sampling.images(denoiser, sampling.sample(denoiser, prompts, seeds, settings))
@@ -58,15 +76,26 @@ def measure(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         )
 
+    timing.forget_peak_memory(denoiser.device)
     ours()  # what is only slow the first time is not the subject
+    peak_mb = timing.peak_memory_mb(denoiser.device)
+    computed = flops.counted(ours)
+    pipeline = diffusers_pipeline(denoiser)
+    if compiled:
+        pipeline.unet = torch.compile(copy.deepcopy(denoiser.unet))
     baseline()
     ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)
     ours_per_s = [batch / s for s in ours_s]
     baseline_per_s = [batch / s for s in baseline_s]
+    flops_per_s = computed / statistics.median(ours_s)
     return {
         **timing.ratios(ours_per_s, baseline_per_s),
         "images_per_s": max(ours_per_s),
         "baseline_images_per_s": max(baseline_per_s),
+        "baseline_compiled": compiled,
+        "tflops_per_s": flops_per_s / 1e12,
+        "utilisation": flops.utilisation(flops_per_s, denoiser.device),
+        "peak_memory_mb": peak_mb,
         "batch": batch,
         "steps": settings.steps,
         "width_px": settings.width_px,
@@ -81,25 +110,27 @@ def report(figures: dict) -> str:
     return (
         f"{f['model']} at {f['width_px']} px, {f['steps']} steps, batches of {f['batch']}, "
         f"{f['device']}: {f['images_per_s']:.2f} pictures a second with every step kept, diffusers "
-        f"{f['baseline_images_per_s']:.2f}: {f['ratio']:.2f} times as fast "
-        f"({f['ratio_low']:.2f} to {f['ratio_high']:.2f})"
+        f"{'compiled ' if f['baseline_compiled'] else ''}{f['baseline_images_per_s']:.2f}: "
+        f"{f['ratio']:.2f} times as fast ({f['ratio_low']:.2f} to {f['ratio_high']:.2f})"
+        f"{timing.use(f)}"
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench sample", description=__doc__)
-    parser.add_argument("--model", default="starter", help="a folder or checkpoint")
+    shapes.add_arguments(parser)
+    parser.add_argument("--compile", action="store_true", help="diffusers' network, not ours")
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
     parser.add_argument("--steps", type=int, default=SamplingSettings().steps)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
-    size_px = models.inspect(arguments.model).size_px
-    settings = replace(
-        SamplingSettings(), steps=arguments.steps, width_px=size_px, height_px=size_px
-    )
-    denoiser = models.load(arguments.model)
-    figures = measure(denoiser, settings, arguments.batch, arguments.repeats)
+    with shapes.loaded(arguments) as (denoiser, size_px):
+        settings = replace(
+            SamplingSettings(), steps=arguments.steps, width_px=size_px, height_px=size_px
+        )
+        batch, repeats = arguments.batch, arguments.repeats
+        figures = measure(denoiser, settings, batch, repeats, arguments.compile)
     print(report(figures))
     timing.write(arguments.json, figures)
     return 0

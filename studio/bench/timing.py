@@ -57,6 +57,24 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return most / 1e6 if sys.platform == "darwin" else most / 1e3
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Of the GPU; a process's own peak is that of its whole life."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def use(figures: dict) -> str:
+    """What was taken of the device, in words, as far as it is known."""
+    said = ""
+    if figures["peak_memory_mb"] is not None:
+        said += f", at most {figures['peak_memory_mb'] / 1e3:.1f} GB"
+    if figures["tflops_per_s"] is not None:
+        said += f", {figures['tflops_per_s']:.3g} TFLOP/s"
+    if figures["utilisation"] is not None:
+        said += f" ({figures['utilisation']:.0%} of the device's)"
+    return said
+
+
 def write(path: Path | None, figures: dict | list) -> None:
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

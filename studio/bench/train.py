@@ -2,25 +2,31 @@
 
     python launch.py bench train --objective diffusion_dpo --json FILE
     python launch.py bench train --images-per-prompt 7 --prompts 2
+    python launch.py bench train --shape sdxl --preset 12 --json FILE       on a GPU
 
 A pair-step is one pair at one step of its chains, or at one timestep for Diffusion-DPO. Ours is a
 whole round as the studio runs it, with all that it does before its first update; the baseline is
 `published.py`. `ratio` is how many pair-steps we learn from while the baseline learns from one.
 More than two images of a prompt are taken as ranked: each with each is a pair, and ours sends every
 picture through the network once for all its pairs, the baseline once for each of them.
+
+`peak_memory_mb` is that of our round alone, before there is a baseline. `tflops_per_s` counts what
+the network computes in our updates, and `utilisation` is its share of the GPU's peak, where that is
+known; what gradient checkpointing computes twice counts twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from studio import models, sampling
-from studio.bench import published, timing
+from studio import memory, models, sampling
+from studio.bench import flops, published, shapes, timing
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import Training
 from studio.trajectory import PairBatch
@@ -51,17 +57,27 @@ def pair_steps(training: Training) -> int:
 
 
 def measure(
-    denoiser: models.Denoiser, pairs: PairBatch, settings: TrainingSettings, repeats: int
-) -> dict[str, float | str]:
-    """Pair-steps per second of both."""
-    done = 0
+    denoiser: models.Denoiser,
+    pairs: PairBatch,
+    settings: TrainingSettings,
+    repeats: int,
+    preset: memory.Preset,
+) -> dict[str, float | str | None]:
+    """Pair-steps per second of both, and what our round takes of the device."""
 
-    def ours() -> None:
-        nonlocal done
-        training = Training(denoiser, pairs, settings)
+    def ours() -> Training:
+        training = Training(denoiser, pairs, settings, preset=preset)
         for _ in training:
             pass
-        done = pair_steps(training)
+        return training
+
+    timing.forget_peak_memory(denoiser.device)
+    training = ours()
+    peak_mb = timing.peak_memory_mb(denoiser.device)
+    done = pair_steps(training)
+    training.update = 0
+    computed = training.updates * flops.counted(training.step)
+    del training
 
     reference = published.deep_copied_reference(denoiser)
     steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
@@ -77,10 +93,17 @@ def measure(
     ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)
     ours_per_s = [done / s for s in ours_s]
     baseline_per_s = [steps / s for s in baseline_s]
+    flops_per_s = computed / statistics.median(ours_s)
     return {
         **timing.ratios(ours_per_s, baseline_per_s),
         "pair_steps_per_s": max(ours_per_s),
         "baseline_pair_steps_per_s": max(baseline_per_s),
+        "round_s": statistics.median(ours_s),
+        "baseline_round_s": statistics.median(baseline_s) * len(pairs),
+        "tflops_per_s": flops_per_s / 1e12,
+        "utilisation": flops.utilisation(flops_per_s, denoiser.device),
+        "peak_memory_mb": peak_mb,
+        "preset_gb": preset.gb,
         "objective": settings.objective,
         "pairs": len(pairs),
         "images": len(pairs.latents),
@@ -98,28 +121,37 @@ def report(figures: dict) -> str:
         f"{f['pairs']} pairs of {f['images']} images, {f['device']}: "
         f"{f['pair_steps_per_s']:.1f} pair-steps a second, D3PO as published "
         f"{f['baseline_pair_steps_per_s']:.1f}: {f['ratio']:.1f} times as fast "
-        f"({f['ratio_low']:.1f} to {f['ratio_high']:.1f})"
+        f"({f['ratio_low']:.1f} to {f['ratio_high']:.1f}). A round takes {f['round_s']:.0f} s, as "
+        f"published {f['baseline_round_s']:.0f} s; settings for {f['preset_gb']} GB"
+        f"{timing.use(f)}."
     )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench train", description=__doc__)
-    parser.add_argument("--model", default="starter", help="a folder or checkpoint")
+    shapes.add_arguments(parser)
     parser.add_argument(
         "--objective", choices=tuple(OBJECTIVES), default=TrainingSettings().objective
     )
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--images-per-prompt", type=int, default=2)
+    parser.add_argument(
+        "--preset",
+        type=int,
+        choices=[preset.gb for preset in memory.PRESETS],
+        help="settings for so many GB; default: for the memory that is free",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     if arguments.prompts < 1 or arguments.images_per_prompt < 2:
         parser.error("at least one prompt and two images of it are needed")
-    size_px = models.inspect(arguments.model).size_px
-    settings = replace(SamplingSettings(), width_px=size_px, height_px=size_px)
-    denoiser = models.load(arguments.model)
-    pairs = draw_pairs(denoiser, arguments.prompts, arguments.images_per_prompt, settings)
-    figures = measure(denoiser, pairs, OBJECTIVES[arguments.objective], arguments.repeats)
+    with shapes.loaded(arguments) as (denoiser, size_px):
+        settings = replace(SamplingSettings(), width_px=size_px, height_px=size_px)
+        pairs = draw_pairs(denoiser, arguments.prompts, arguments.images_per_prompt, settings)
+        preset = memory.preset_for(arguments.preset or memory.free_gb(denoiser.device))
+        objective = OBJECTIVES[arguments.objective]
+        figures = measure(denoiser, pairs, objective, arguments.repeats, preset)
     print(report(figures))
     timing.write(arguments.json, figures)
     return 0

@@ -234,11 +234,11 @@ class Denoiser:
             latents.to(dtype),
             timesteps,
             text.states.to(dtype),
-            added_cond_kwargs=self._added(latents, text),
+            added_cond_kwargs=self.further_conditions(latents, text),
         ).sample.float()
         return noise_of(output, latents, self._alphas[timesteps], self.prediction_type)
 
-    def _added(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
+    def further_conditions(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
         """SDXL's further conditioning: the pooled text, and the size of the picture.
 
         Six numbers: the original's height and width, where it was cropped (nowhere), and the

@@ -24,6 +24,7 @@ from studio.store.rows import (
     WorkerStatus,
 )
 from studio.store.schema import adapters, exports, images, jobs, rounds, sessions
+from studio.store.sending import send, tool_folder
 from studio.store.sessions import read_session
 
 MOST_ATTEMPTS = 2  # times a job is begun, before it is given up as one that kills the worker
@@ -120,6 +121,26 @@ class Jobs(Rounds):
     def export_path(self, session_id: str, export_id: str) -> Path:
         """The folder of an export's files."""
         return self.session_path(session_id) / "exports" / export_id
+
+    def lora_folder(self) -> str:
+        """Where another tool of the artist keeps its LoRAs; "" when none was named."""
+        with self._reading() as connection:
+            return get_value(connection, "lora_folder") or ""
+
+    def set_lora_folder(self, written: str) -> None:
+        """Remember it; raises StoreError with a sentence when there is no such folder."""
+        folder = str(tool_folder(written)) if written.strip() else ""
+        with self._writing() as connection:
+            set_value(connection, "lora_folder", folder)
+
+    def send_export(self, session_id: str, export_id: str) -> Path:
+        """Copy an export into that folder, beside what is there; gives the path of the LoRA."""
+        found = {one.id: one for one in self.exports(session_id)}
+        if export_id not in found:
+            raise StoreError("This export is not there any more.")
+        names = (Path(file).stem for file in found[export_id].files if file.endswith(".json"))
+        name = next(names, "")
+        return send(self.export_path(session_id, export_id), name, tool_folder(self.lora_folder()))
 
     def set_worker_status(self, status: WorkerStatus) -> None:
         """Say what the worker does. A mere heartbeat leaves `version` as it was."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
+import torch
 
 from studio import memory, models, prompts, sampling, trajectory
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
@@ -47,6 +48,7 @@ class Easel:
             if self.denoiser is not None:
                 self.denoiser = None
                 gc.collect()  # a model is a web of references; its memory is needed now
+                self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._voice.say("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device)
@@ -63,6 +65,10 @@ class Easel:
         self.preset = preset
         self.denoiser.save_memory(preset.parts_away, preset.tiled_vae)
         self._voice.show_device(f"{self.device}, settings for {preset.gb} GB")
+
+    def give_memory_back(self) -> None:
+        """What larger work has used and does not need any more."""
+        memory.give_back(torch.device(self.device))
 
     def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
         """The session's model, if it is the one that the adapter was made with."""

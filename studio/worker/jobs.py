@@ -63,6 +63,7 @@ class Jobs:
             self.store.update_job(
                 job.id, state="done", progress=1.0, message="Done.", result=result
             )
+        self.easel.give_memory_back()
         return True
 
     def _report(self, job: Job, done: int, total: int, result: dict[str, Any]) -> None:

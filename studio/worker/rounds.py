@@ -144,6 +144,9 @@ class Rounds:
             case _:
                 done, total = lesson.training.update, lesson.training.updates
                 self._end(lesson.round, "stopped", _stopped(done, total))
+        if self.lesson is None:
+            del lesson  # what it held is for others now
+            self.easel.give_memory_back()
         return True
 
     def say_why_it_waits(self, sentence: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from studio.settings import OBJECTIVES, STARTER_SIZE_PX, SessionSettings
+from studio.store import Export
 from tests.browser import seed
 from tests.browser.conftest import PATIENCE_MS
 
@@ -629,6 +630,31 @@ def test_an_export_that_fails_says_why(open_page, store, labelling, tuned):
     assert (job.payload["name"], job.payload["adapter_id"]) == ("Blue & more", tuned.id)
     store.update_job(job.id, state="failed", message="The disk is full.")
     expect(page.locator("#exports")).to_contain_text("The disk is full.")
+
+
+def test_an_export_is_sent_to_the_folder_of_another_tool(
+    open_page, store, labelling, tuned, tmp_path
+):
+    names = ("Blue.safetensors", "Blue.json")
+    folder = store.export_path(labelling.id, "e")
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text(name)
+    store.add_export(Export("e", labelling.id, tuned.id, "Blue", names, {}, time.time()))
+    page = open_page("export")
+    made, field = page.locator("#exports"), page.locator("#export-tool input")
+    expect(made.get_by_role("button", name="Show folder")).to_be_visible()
+    expect(made.get_by_role("button", name="Send to the tool")).to_have_count(0)
+    field.fill(str(tmp_path / "nowhere"))
+    field.press("Enter")
+    expect(page.locator("#notice-area")).to_contain_text("There is no folder")
+    field.fill(str(tmp_path))
+    field.press("Enter")
+    made.get_by_role("button", name="Send to the tool").click()
+    expect(page.locator("#notice-area")).to_contain_text(f"Blue.safetensors is in {tmp_path} now")
+    assert (tmp_path / "Blue.safetensors").read_text() == "Blue.safetensors"
+    page.reload()
+    expect(field).to_have_value(str(tmp_path))
 
 
 # --- the page as a whole -------------------------------------------------------------------------

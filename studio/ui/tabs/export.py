@@ -180,28 +180,59 @@ def export_payload(
 
 # --- what was exported ---------------------------------------------------------------------------
 
+ONLY_HERE = "Folders can be reached only on the machine the studio runs on."
+
 MADE_JS = """
 element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-folder]");
-  if (button) trigger("folder", { export_id: button.dataset.folder });
+  const button = event.target.closest("[data-export]");
+  if (!button) return;
+  const about = { export_id: button.dataset.export };
+  if (button.dataset.does === "send") trigger("send", about);
+  else trigger("folder", about);
 });"""
 
 
 def _made(page: Page, is_local: bool) -> None:
+    tool = gr.Textbox(
+        label="LoRA folder of your other tool",
+        info="Such as models/Lora of A1111 and Forge, or models/loras of ComfyUI: the whole path.",
+        max_lines=1,
+        max_length=1000,
+        elem_id="export-tool",
+        visible=is_local,
+    )
     made = gr.HTML(apply_default_css=False, elem_id="exports", js_on_load=MADE_JS)
+    page.fills(lambda look: {tool: look.store.lora_folder()}, [tool])
     page.shows(lambda look: {made: exports(look, is_local)}, [made])
+
+    def remember(session: Session, written: str) -> str | None:
+        if not is_local:
+            raise SettingsError(ONLY_HERE)
+        if written.strip() == page.store.lora_folder():
+            return None
+        page.store.set_lora_folder(written)
+        return "Exports can be sent there now." if written.strip() else None
 
     def folder(session: Session, event: gr.EventData) -> str:
         known = {export.id for export in page.store.exports(session.id)}
         export_id = str(event._data.get("export_id"))
         if not is_local or export_id not in known:
-            raise SettingsError("Folders open only on the machine the studio runs on.")
+            raise SettingsError(ONLY_HERE)
         path = page.store.export_path(session.id, export_id)
         if not show_folder(path):
             raise SettingsError(f"The folder could not be opened. It is {path}.")
         return f"The folder is {path}."
 
+    def send(session: Session, event: gr.EventData) -> str:
+        if not is_local:
+            raise SettingsError(ONLY_HERE)
+        path = page.store.send_export(session.id, str(event._data.get("export_id")))
+        return f"{path.name} is in {path.parent} now. Have the tool look for new LoRAs."
+
+    for listener in (tool.blur, tool.submit):
+        page.hears(listener, remember, inputs=[tool])
     page.hears(made.folder, folder, with_event=True)
+    page.hears(made.send, send, with_event=True)
 
 
 def show_folder(path: Path) -> bool:
@@ -268,10 +299,13 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
         f"<li><b>{escape(str(what))}</b> {escape(str(found))}</li>"
         for what, found in export.checks.items()
     )
-    show = (
-        f"<button type='button' class='button small' data-folder='{export.id}'>Show folder</button>"
+    does = {"send": "Send to the tool"} if look.store.lora_folder() else {}
+    does |= {"folder": "Show folder"}
+    buttons = "".join(
+        f"<button type='button' class='button small' data-does='{what}' data-export='{export.id}'>"
+        f"{words}</button>"
+        for what, words in does.items()
         if is_local
-        else ""
     )
     return f"""
 <article class="card export">
@@ -279,7 +313,7 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
   {_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
-  <footer><code title="The folder of these files">{escape(str(folder))}</code>{show}</footer>
+  <footer><code title="The folder of these files">{escape(str(folder))}</code>{buttons}</footer>
 </article>"""
 
 
