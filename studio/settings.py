@@ -220,7 +220,9 @@ class SessionSettings(_Stored):
     live: bool = True  # start rounds by itself while the artist goes on labelling
     queue_target: int = 8  # unlabelled pairs, or grids, kept ready
     pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
+    model_hash: str = ""  # of the base model's weights as they were when it was first used
 
+    _later: ClassVar[tuple[str, ...]] = ("model_hash",)
     _nested: ClassVar[dict[str, type]] = {
         "sampling": SamplingSettings,
         "training": TrainingSettings,

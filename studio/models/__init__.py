@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from studio.models import files, hub
 from studio.models.checkpoint import load_checkpoint
 from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, INVERSIONS, Denoiser, Text
 from studio.models.errors import ModelError
-from studio.models.inspecting import ModelInfo, base_path, inspect
+from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
 
 __all__ = [
     "ADAPTER_CONFIG_FILE",
     "ADAPTER_FILE",
     "INVERSIONS",
+    "VAE_ENDING",
     "Denoiser",
     "ModelError",
     "ModelInfo",
@@ -90,7 +92,8 @@ def load(base_model: str, device: str | None = None, dtype: torch.dtype | None =
     try:
         parts = read(info, dtype or frozen_dtype(device))
         _require_numbers(info, parts)
-        return Denoiser(parts, info, weights_hash(info.path), device)
+        info = replace(info, weights_hash=weights_hash(info.path))
+        return Denoiser(parts, info, info.weights_hash, device)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error
     except torch.OutOfMemoryError as error:

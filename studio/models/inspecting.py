@@ -59,6 +59,7 @@ class ModelInfo:
     size_px: int  # of the images it was made for
     zero_snr: bool = False  # its last timestep is noise alone
     vae: Path | None = None  # a file beside a checkpoint, whose VAE takes the place of its own
+    weights_hash: str = ""  # "": its weights were not read
     note: str = ""  # what else the artist should know of it, in a sentence
 
     @property

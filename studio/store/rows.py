@@ -12,7 +12,7 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "download"]
+JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "download", "library"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
 WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
@@ -27,6 +27,7 @@ JOB_KINDS: tuple[JobKind, ...] = (
     "export",
     "inspect",
     "download",
+    "library",
 )
 BESIDE_OTHERS: tuple[JobKind, ...] = ("download",)  # which other work does not wait for
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
@@ -281,6 +282,7 @@ class KnownModel:
     mtime_ns: int
     base_hash: str = ""  # of its weights; "": they were not read yet
     problem: str = ""  # why it cannot be used, in a sentence
+    preview: str = ""  # the path of a picture of it, as other tools keep it
 
 
 @dataclass(frozen=True)

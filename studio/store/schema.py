@@ -248,6 +248,7 @@ models = Table(
     Column("mtime_ns", BigInteger, nullable=False),
     Column("base_hash", String, nullable=False),
     Column("problem", String, nullable=False),
+    Column("preview", String, nullable=False),
 )
 
 # Single values of the whole store: "changes", "last_session_id", "worker".

@@ -122,6 +122,11 @@ class Look:
         return self.store.known_model(self.settings.base_model)
 
     @cached_property
+    def library(self) -> list[KnownModel]:
+        """All models that can be chosen, by name."""
+        return self.store.usable_models()
+
+    @cached_property
     def worker_line(self) -> tuple[str, str]:
         return words.worker_line(self.worker, self.open_round, self.metrics)
 

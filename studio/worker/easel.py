@@ -53,11 +53,22 @@ class Easel:
             self._voice.say("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device)
             self.base_model = base_model
-            self.store.remember_model(
-                known(base_model, self.denoiser.info, self.denoiser.base_hash)
-            )
+            self.store.remember_model(known(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
+
+    def model_of(self, session: Session) -> models.Denoiser:
+        """The base model of a session, if it is the one that the session was begun with."""
+        denoiser = self.load(session.settings.base_model)
+        expected, found = session.settings.model_hash, denoiser.info.weights_hash
+        if not expected:
+            self.store.remember_model_of(session.id, session.settings.base_model, found)
+        elif found != expected:
+            raise WorkerError(
+                f"{denoiser.info.name} is not the model any more that this session was begun with: "
+                "its file has changed. Open Model on the Prompt tab to say how to go on."
+            )
+        return denoiser
 
     def use_preset(self, preset: memory.Preset) -> None:
         """Fit into the memory there is, and show by what settings."""
@@ -72,7 +83,7 @@ class Easel:
 
     def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
         """The session's model, if it is the one that the adapter was made with."""
-        denoiser = self.load(session.settings.base_model)
+        denoiser = self.model_of(session)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
                 "This adapter was made with another base model than the session uses now. "
@@ -115,7 +126,7 @@ class Easel:
         strength: float = 1.0,
     ) -> Image:
         """What a picture is, before it is drawn."""
-        denoiser = self.load(session.settings.base_model)
+        denoiser = self.model_of(session)
         texts = [self.expand(prompt, seed), session.settings.sampling.negative_prompt]
         return Image(
             id=self.store.new_image_id(),

@@ -24,7 +24,7 @@ from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
 from studio.worker.room import ROOM_MB
-from studio.worker.shelf import found
+from studio.worker.shelf import found, look_through
 from studio.worker.voice import Voice
 
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -52,6 +52,7 @@ class Jobs:
             "grid": self._do_grid,
             "export": self._do_export,
             "inspect": self._do_inspect,
+            "library": self._do_library,
         }[job.kind]
         try:
             result = do(job, self.store.session(job.session_id))
@@ -66,10 +67,12 @@ class Jobs:
         self.easel.give_memory_back()
         return True
 
-    def _report(self, job: Job, done: int, total: int, result: dict[str, Any]) -> None:
+    def _report(
+        self, job: Job, done: int, total: int, result: dict[str, Any], did: str = "drawn"
+    ) -> None:
         """Show how far a job is, between two pictures: the moment to leave it, or draw a pair."""
         job = self.store.update_job(
-            job.id, progress=done / total, message=f"{done} of {total} drawn.", result=result
+            job.id, progress=done / total, message=f"{done} of {total} {did}.", result=result
         )
         if self.stopping.is_set():
             self.store.update_job(job.id, state="queued")
@@ -81,7 +84,7 @@ class Jobs:
         """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
         now, and what of all prompts the model does not read."""
         shown = job.payload["prompts"]
-        denoiser = self.easel.load(session.settings.base_model)
+        denoiser = self.easel.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
         ends = {prompt: denoiser.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
@@ -220,6 +223,13 @@ class Jobs:
         which a session takes it."""
         self.voice.say("starting", "Looking at a model.")
         return found(self.store, job.payload["path"])
+
+    def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
+        """{} → {"models", "others", "problems"}: what there is in the artist's folders."""
+        self.voice.say("starting", "Looking for models.")
+        return look_through(
+            self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "looked at")
+        )
 
 
 def _lora_family(denoiser: models.Denoiser) -> str:

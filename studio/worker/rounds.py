@@ -168,7 +168,7 @@ class Rounds:
 
     def _prepare(self, round_: Round) -> Lesson:
         session = self.store.session(round_.session_id)
-        denoiser = self.easel.load(session.settings.base_model)
+        denoiser = self.easel.model_of(session)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs

@@ -16,6 +16,7 @@ from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_
 from studio.store import write_atomically
 from studio.store.rows import Image, Job, KnownModel, Session
 from studio.styles import Style, styled
+from studio.ui import library
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
@@ -464,9 +465,38 @@ def _model(page: Page) -> None:
     )
     check = gr.Button("Look at this model", elem_id="model-check")
     found = gr.HTML(apply_default_css=False, elem_id="model-found", js_on_load=MODEL_JS)
-    page.shows(lambda look: {card: model_card(look), found: inspected(look)}, [card, found])
-    page.fills(lambda look: {path: ""}, [path])
+    shelf = gr.HTML(apply_default_css=False, elem_id="library", js_on_load=MODEL_JS)
+    folder = gr.Textbox(
+        label="A folder of models",
+        info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
+        "are shown here, and stay where they are.",
+        placeholder=str(library.HUB_CACHE),
+        lines=1,
+        elem_id="model-folder",
+    )
+    add = gr.Button("Show its models", elem_id="model-folder-add")
     store = page.store
+
+    def view(look: Look) -> Values:
+        return {
+            card: model_card(look),
+            found: inspected(look),
+            shelf: library.shelf(look, store.model_folders()),
+        }
+
+    page.shows(view, [card, found, shelf])
+    page.fills(lambda look: {path: "", folder: ""}, [path, folder])
+
+    def add_folder(session: Session, text: str) -> Values:
+        try:
+            store.set_model_folders(library.added(store.model_folders(), text))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        store.add_job(session.id, "library", {})
+        return {folder: ""}
+
+    for listener in (add.click, folder.submit):
+        page.hears(listener, add_folder, inputs=[folder], outputs=[folder])
 
     def inspect(session: Session, text: str) -> None:
         if not text.strip():
@@ -476,7 +506,8 @@ def _model(page: Page) -> None:
     def use(session: Session, event: gr.EventData) -> str | None:
         """What a button says to do with a model: take the one that was looked at, at the size it
         was made for, or the starter again; have one of the hub's downloaded, or leave that."""
-        act, look = event._data.get("act"), Look(store)
+        act, name = (str(event._data.get(key) or "") for key in ("act", "name"))
+        look = Look(store)
         asked = newest_asked(look)
         if act == "starter":
             store.update_settings(
@@ -489,6 +520,26 @@ def _model(page: Page) -> None:
         if act == "stop" and asked is not None:
             store.cancel_job(asked.id)
             return None
+        if act == "look":
+            store.add_job(session.id, "library", {})
+            return None
+        if act == "forget":
+            store.set_model_folders([one for one in store.model_folders() if one != name])
+            store.remember_models([], gone=library.inside(name, store.known_models()))
+            return None
+        if act == "move":
+            store.move_model_of(session.id, name)
+            return "The session goes on with the same model from there."
+        if act == "anew":
+            store.take_changed_model(session.id)
+            return "The session goes on with the changed file."
+        if act == "library":
+            known = store.known_model(name)
+            if known is None or not known.family:
+                raise SettingsError("This model is not known any more: look again.")
+            chosen = using_model(session.settings, name, known.size_px)
+            store.update_settings(session.id, chosen)
+            return f"{known.name} is in use now. The first pairs take a while: it is loaded first."
         if asked is None or asked.state != "done":
             return "Look at the model first."
         size_px = int(asked.result["size_px"])
@@ -498,21 +549,21 @@ def _model(page: Page) -> None:
 
     for listener in (check.click, path.submit):
         page.hears(listener, inspect, inputs=[path])
-    for component in (card, found):
+    for component in (card, found, shelf):
         page.hears(component.use, use, with_event=True, refill=True)
 
 
 MODEL_JS = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-model]");
-  if (button) trigger("use", { act: button.dataset.model });
+  if (button) trigger("use", { act: button.dataset.model, name: button.dataset.name });
 });"""
 
 
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
     """Another base model, at its own size, and read as it was made to be."""
     sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
-    return replace(settings, base_model=base_model, sampling=sampling)
+    return replace(settings, base_model=base_model, model_hash="", sampling=sampling)
 
 
 def model_card(look: Look) -> str:
@@ -528,8 +579,15 @@ def model_card(look: Look) -> str:
         if look.adapters
         else ""
     )
+    known = look.model
+    about = ""
+    if known is not None and known.family:
+        hashed = f" · {known.base_hash[:10]}" if known.base_hash else ""
+        about = f"{known.words} · {library.gigabytes(known.bytes)}{hashed}"
     return (
-        f"<p>In use: <code>{escape(base_model)}</code></p>{warn}"
+        f"<p>In use: <code>{escape(base_model)}</code></p>"
+        + (f"<p class='soft'>{escape(about)}</p>" if about else "")
+        + f"{library.trouble(look)}{warn}"
         "<button type='button' class='button' data-model='starter'>Back to the starter model"
         "</button>"
     )

@@ -21,4 +21,5 @@ def upgrade() -> None:
         sa.Column("mtime_ns", sa.BigInteger, nullable=False),
         sa.Column("base_hash", sa.String, nullable=False),
         sa.Column("problem", sa.String, nullable=False),
+        sa.Column("preview", sa.String, nullable=False),
     )
