@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -273,6 +273,15 @@ def test_a_safetensors_file_goes_before_a_pickle_of_its_name(sd1: Path) -> None:
     for folder in (path.parent, path.parent.parent):
         (folder / "my-style.pt").write_bytes(b"PK\x03\x04")
     models.load(str(sd1), "cpu").embed(["my-style"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=80), st.booleans())
+def test_no_file_of_a_word_does_harm(tmp_path: Path, data: bytes, is_framed: bool) -> None:
+    path = tmp_path / "word.safetensors"
+    path.write_bytes(len(data).to_bytes(8, "little") + data if is_framed else data)
+    with pytest.raises(ModelError):
+        models.inversions._vectors(path, [64])
 
 
 # --- the VAE -------------------------------------------------------------------------------------

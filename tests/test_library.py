@@ -232,7 +232,7 @@ MODEL = KnownModel(
 def test_models_are_shown_with_what_is_known(store: Store, session: Session) -> None:
     store.remember_model(replace(MODEL, base_hash="0123456789abcdef"))
     store.remember_model(replace(MODEL, base_model="/x", family="", problem="no"))
-    shown = library.shelf(Look(store), ["/models/<i>"])
+    shown = library.shelf(Look(store)) + library.sources(Look(store), ["/models/<i>"])
     assert "Stable Diffusion XL · 6.9 GB · 0123456789" in shown
     assert shown.count("data-model='library'") == 1
     assert "<i>" not in shown

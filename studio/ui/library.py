@@ -37,27 +37,28 @@ def inside(folder: str, models: list[KnownModel]) -> list[str]:
     ]
 
 
-def shelf(look: Look, folders: list[str]) -> str:
-    """All models as cards to click, and the folders that they come from."""
-    cards = "".join(_card(one, look.settings) for one in look.library)
+def shelf(look: Look) -> str:
+    """All models as cards to click, but for one that `trouble` says is gone."""
+    in_use = look.settings.base_model
+    there = [one for one in look.library if one.base_model != in_use or _is_there(in_use)]
+    cards = "".join(_card(one, look.settings) for one in there)
+    return f"<div class='models' role='group' aria-label='Models'>{cards}</div>" if cards else ""
+
+
+def sources(look: Look, folders: list[str]) -> str:
+    """The folders that models come from, and what was found in them."""
     job = look.newest_job("library")
+    is_looking = job is not None and job.state in ("queued", "running")
     listed = "".join(
         f"<li><code>{escape(folder)}</code> <button type='button' class='button quiet small' "
         f"data-model='forget' data-name='{escape(folder, quote=True)}' "
         f"aria-label='Leave out {escape(folder, quote=True)}'>Leave out</button></li>"
         for folder in folders
     )
-    again = (
-        "<button type='button' class='button small' data-model='look'>Look again</button>"
-        if folders
-        else ""
-    )
-    return (
-        (f"<div class='models'>{cards}</div>" if cards else "")
-        + (f"<ul class='model-folders'>{listed}</ul>" if listed else "")
-        + _said(job)
-        + (again if job is None or job.state not in ("queued", "running") else "")
-    )
+    if not listed:
+        return _said(job) if is_looking else ""
+    again = "<button type='button' class='button small' data-model='look'>Look again</button>"
+    return f"<ul class='model-folders'>{listed}</ul>{_said(job)}{'' if is_looking else again}"
 
 
 def _card(one: KnownModel, settings: SessionSettings) -> str:

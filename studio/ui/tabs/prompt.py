@@ -455,6 +455,7 @@ def _px(value: Any) -> int:
 
 def _model(page: Page) -> None:
     card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
+    shelf = gr.HTML(apply_default_css=False, elem_id="library", js_on_load=MODEL_JS)
     path = gr.Textbox(
         label="Another model",
         info="The path of a .safetensors checkpoint or a diffusers folder, or its name on the "
@@ -465,7 +466,6 @@ def _model(page: Page) -> None:
     )
     check = gr.Button("Look at this model", elem_id="model-check")
     found = gr.HTML(apply_default_css=False, elem_id="model-found", js_on_load=MODEL_JS)
-    shelf = gr.HTML(apply_default_css=False, elem_id="library", js_on_load=MODEL_JS)
     folder = gr.Textbox(
         label="A folder of models",
         info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
@@ -475,16 +475,18 @@ def _model(page: Page) -> None:
         elem_id="model-folder",
     )
     add = gr.Button("Show its models", elem_id="model-folder-add")
+    sources = gr.HTML(apply_default_css=False, elem_id="model-sources", js_on_load=MODEL_JS)
     store = page.store
 
     def view(look: Look) -> Values:
         return {
             card: model_card(look),
             found: inspected(look),
-            shelf: library.shelf(look, store.model_folders()),
+            shelf: library.shelf(look),
+            sources: library.sources(look, store.model_folders()),
         }
 
-    page.shows(view, [card, found, shelf])
+    page.shows(view, [card, shelf, found, sources])
     page.fills(lambda look: {path: "", folder: ""}, [path, folder])
 
     def add_folder(session: Session, text: str) -> Values:
@@ -549,7 +551,7 @@ def _model(page: Page) -> None:
 
     for listener in (check.click, path.submit):
         page.hears(listener, inspect, inputs=[path])
-    for component in (card, found, shelf):
+    for component in (card, shelf, found, sources):
         page.hears(component.use, use, with_event=True, refill=True)
 
 
@@ -632,11 +634,11 @@ def inspected(look: Look) -> str:
             problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
             return f"{problem}{_download('Try again')}"
         case "failed":
-            problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
             if not is_hub_id(asked_for(job)):
-                return problem
+                return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
             return (
-                f"{problem}<p class='soft'>It comes from huggingface.co, into the cache that other "
+                f"<p>{name} is not on this computer, or not whole.</p>"
+                "<p class='soft'>It comes from huggingface.co, into the cache that other "
                 "tools share: some gigabytes. Only for such a download does the studio ask another "
                 f"machine for anything.</p>{_download('Download it')}"
             )
