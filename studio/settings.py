@@ -220,9 +220,11 @@ class SessionSettings(_Stored):
     live: bool = True  # start rounds by itself while the artist goes on labelling
     queue_target: int = 8  # unlabelled pairs, or grids, kept ready
     pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
-    model_hash: str = ""  # of the base model's weights as they were when it was first used
+    # Of the base model's weights, as they were when the session first used it; "" until then.
+    model_hash: str = ""
+    model_bytes: int = 0
 
-    _later: ClassVar[tuple[str, ...]] = ("model_hash",)
+    _later: ClassVar[tuple[str, ...]] = ("model_hash", "model_bytes")
     _nested: ClassVar[dict[str, type]] = {
         "sampling": SamplingSettings,
         "training": TrainingSettings,

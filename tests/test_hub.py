@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +117,13 @@ def test_half_size_weights_are_taken_where_all_parts_have_them(here: Hub) -> Non
     weights = [name for name in here.fetched() if name.endswith(".safetensors")]
     assert weights
     assert all(".fp16." in name for name in weights)
-    models.load(REPO, "cpu")
+    before = models.load(REPO, "cpu").base_hash
+    # whole ones, which another tool fetches later, do not take their place
+    snapshot = models.base_path(REPO)
+    for path in here.folder.rglob("*/*.safetensors"):
+        if ".fp16." not in path.name:
+            shutil.copy(path, snapshot / path.relative_to(here.folder))
+    assert models.load(REPO, "cpu").base_hash == models.weights_hash(snapshot) == before
 
 
 def test_what_cannot_be_used_is_refused_before_its_weights_come(here: Hub) -> None:
@@ -124,6 +132,17 @@ def test_what_cannot_be_used_is_refused_before_its_weights_come(here: Hub) -> No
     with pytest.raises(ModelError, match="FLUX"):
         fetch(lambda folder: models.inspect(str(folder)))
     assert not any(name.endswith(".safetensors") for name in here.fetched())
+
+
+def test_what_killed_downloads_left_is_swept_away(here: Hub, tmp_path: Path) -> None:
+    blobs = tmp_path / "cache" / "models--someone--tiny-model" / "blobs"
+    blobs.mkdir(parents=True)
+    for name, age_s in (("old", 2 * hub.ABANDONED_S), ("young", 1.0)):
+        (blobs / f"{name}.1234.incomplete").touch()
+        at_s = time.time() - age_s
+        os.utime(blobs / f"{name}.1234.incomplete", (at_s, at_s))
+    fetch()
+    assert [path.name for path in blobs.glob("*.incomplete")] == ["young.1234.incomplete"]
 
 
 @pytest.mark.parametrize(

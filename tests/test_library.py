@@ -150,7 +150,9 @@ def test_a_session_remembers_its_model_and_says_when_it_has_changed(
 ) -> None:
     while worker.work():
         pass
-    remembered = store.session(session.id).settings.model_hash
+    used = store.session(session.id).settings
+    assert used.model_bytes == models.stamp(Path(used.base_model))[0]
+    remembered = used.model_hash
     assert remembered == models.weights_hash(Path(session.settings.base_model))
     # what a form writes that was read before does not forget it
     store.update_settings(session.id, replace(session.settings, round_every=9))

@@ -1,7 +1,8 @@
 """Base models: find, inspect, load; the denoiser that the engine is handed; its adapters (peft).
 
 `inspect` says what a file or folder is, `load` makes a `Denoiser` of it; both say in a sentence
-what is wrong with a file that is not what it should be. Nothing is fetched from the internet.
+what is wrong with a file that is not what it should be. Nothing is fetched from the internet but
+what `hub.download` is asked for.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _weight_files(path: Path) -> list[Path]:
     time: of one, those that are read."""
     if not path.is_dir():
         return [path]
-    if path.parent.name != "snapshots":
+    if path.parent.name != files.SNAPSHOTS:
         return sorted(path.rglob("*.safetensors"))
     parts = [(path / part, stem) for part, stem in hub.PARTS.items() if (path / part).is_dir()]
     return sorted(file for folder, stem in parts for file in files.component_files(folder, stem))

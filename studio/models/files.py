@@ -24,6 +24,7 @@ from studio.models.errors import ModelError
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_CONFIG_BYTES = 10_000_000
 SUFFIX = ".safetensors"
+SNAPSHOTS = "snapshots"  # holds a model, in the hub's cache
 
 # Bytes of one element of what a model's weights can be (safetensors' names).
 ELEMENT_BYTES = {
@@ -212,9 +213,12 @@ def component_header(folder: Path, stem: str) -> tuple[Header, str | None]:
     """The weights of one part of a diffusers folder, all shards together, and their variant.
 
     `stem` is what the part's weight file is called, such as "model". The variant is None or
-    "fp16". Raises ModelError where weights are missing or lie outside of the folder.
+    "fp16": in the hub's cache the second goes before, as `hub.download` asks for it, and other
+    tools may put the first beside it at any time. Raises ModelError where weights are missing or
+    lie outside of the folder.
     """
-    for variant in (None, "fp16"):
+    is_cached = folder.parent.parent.name == SNAPSHOTS
+    for variant in ("fp16", None) if is_cached else (None, "fp16"):
         name = f"{stem}.{variant}" if variant else stem
         whole = folder / f"{name}{SUFFIX}"
         if whole.exists():

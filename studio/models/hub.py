@@ -8,8 +8,10 @@ and safetensors files are taken: no pickle, and no program.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ PARTS = {  # of which a pipeline can consist, with what their weight files are c
     "vae": "diffusion_pytorch_model",
 }
 SPARE_BYTES = 1_000_000_000  # of the disk that a download leaves alone
+ABANDONED_S = 3600.0  # without a byte more
 SERVER_ERRORS = 500  # HTTP's numbers for them, from here on
 
 Progress = Callable[[int, int], None]  # bytes there, and bytes in all
@@ -77,6 +80,7 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
                 f"{repo} is no diffusers model: it has no {INDEX}. Download its .safetensors "
                 "checkpoint from its page, and give the path of that."
             )
+        _sweep(repo)
         texts, weights = wanted(repo, list(sizes))
         total = sum(sizes[name] for name in (*texts, *weights))
         folder = _fetch(repo, info.sha, texts, sizes, progress, 0, total)
@@ -200,6 +204,16 @@ def _fetch(
         done = before + sizes[name]
     progress(done, total)
     return folder
+
+
+def _sweep(repo: str) -> None:
+    """Take away what downloads left that were killed: huggingface_hub never goes on with it. What
+    is younger may be another tool's that is at it."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
+    for path in folder.glob("*.incomplete"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
 
 
 def _require_room(needed_bytes: int) -> None:

@@ -77,12 +77,15 @@ class Library(Exams):
 
     # --- the model of a session ------------------------------------------------------------------
 
-    def remember_model_of(self, session_id: str, base_model: str, weights_hash: str) -> None:
+    def remember_model_of(
+        self, session_id: str, base_model: str, weights_hash: str, weights_bytes: int
+    ) -> None:
         """Which weights the model of a session had when it was first used."""
+        now = {"model_hash": weights_hash, "model_bytes": weights_bytes}
         with self._writing() as connection:
             settings = read_session(connection, session_id).settings
             if settings.base_model == base_model and not settings.model_hash:
-                _write(connection, session_id, replace(settings, model_hash=weights_hash))
+                _write(connection, session_id, replace(settings, **now))
 
     def move_model_of(self, session_id: str, base_model: str) -> Session:
         """Go on with the same weights from another place: all that was learned and drawn stays.
@@ -105,7 +108,7 @@ class Library(Exams):
             stop_rounds(connection, session_id)
             use_adapter(connection, session_id, None)
             discard_waiting(connection, session_id)
-            _write(connection, session_id, replace(settings, model_hash=""))
+            _write(connection, session_id, replace(settings, model_hash="", model_bytes=0))
             return read_session(connection, session_id)
 
 

@@ -147,7 +147,10 @@ class Sessions(Database):
         with self._writing() as connection:
             before = read_session(connection, session_id)
             if settings.base_model == before.settings.base_model:  # only `library` changes this
-                settings = replace(settings, model_hash=before.settings.model_hash)
+                known = before.settings
+                settings = replace(
+                    settings, model_hash=known.model_hash, model_bytes=known.model_bytes
+                )
             after = replace(before, settings=settings, updated_at_s=time.time())
             if settings.base_model != before.settings.base_model:
                 after = replace(after, current_adapter_id=None)

@@ -16,6 +16,7 @@ from studio.worker.voice import Voice
 log = logging.getLogger("studio.worker")
 
 TELL_S = 0.5  # between two looks at how far it is, and whether it is still wanted
+LEAVE_S = 5.0
 
 
 class Downloads:
@@ -36,10 +37,17 @@ class Downloads:
                 self._thread.start()
         return False
 
+    def leave(self) -> None:
+        """When `stopping` is set: let it put its things away."""
+        if self._thread is not None:
+            self._thread.join(LEAVE_S)
+
     def _download(self, job: Job) -> None:
         """{"repo"} → what `inspect` tells of it, with the bytes there and in all meanwhile."""
         try:
-            self._store.update_job(job.id, state="running", message="Asking the hub.")
+            begun = self._store.update_job(job.id, state="running", message="Asking the hub.")
+            if begun.state != "running":
+                return  # it is not wanted any more
             result = self._fetched(job, job.payload["repo"])
             self._store.update_job(
                 job.id, state="done", progress=1.0, message="Done.", result=result
@@ -58,11 +66,11 @@ class Downloads:
 
         def progress(done: int, total: int) -> None:
             nonlocal told_at_s
+            if self._stopping.is_set():
+                raise Cancelled
             if time.monotonic() < told_at_s + TELL_S:
                 return
             told_at_s = time.monotonic()
-            if self._stopping.is_set():
-                raise Cancelled
             fields = {"progress": done / max(total, 1), "message": _gigabytes(done, total)}
             if self._store.update_job(job.id, **fields).state == "cancelled":
                 raise Cancelled

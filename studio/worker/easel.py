@@ -62,7 +62,9 @@ class Easel:
         denoiser = self.load(session.settings.base_model)
         expected, found = session.settings.model_hash, denoiser.info.weights_hash
         if not expected:
-            self.store.remember_model_of(session.id, session.settings.base_model, found)
+            size_bytes, _ = models.stamp(denoiser.info.path)
+            base_model = session.settings.base_model
+            self.store.remember_model_of(session.id, base_model, found, size_bytes)
         elif found != expected:
             raise WorkerError(
                 f"{denoiser.info.name} is not the model any more that this session was begun with: "

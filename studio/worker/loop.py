@@ -66,6 +66,7 @@ class Worker:
                 version = self.store.version()  # that was no news
             self._wait_for_news(version)
         self.rounds.put_down()
+        self.downloads.leave()
 
     def _keep_snapshot(self) -> None:
         """Once a day, a copy of the database; that it fails must not keep the artist waiting."""

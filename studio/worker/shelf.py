@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
+from studio.models.files import SNAPSHOTS
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
 
@@ -77,8 +78,7 @@ def look_through(store: Store, tell: Callable[[int, int], None]) -> dict[str, An
     """
     places = dict.fromkeys(place for folder in store.model_folders() for place in models_in(folder))
     before = {one.base_model: one for one in store.known_models()}
-    missed = {one.settings.base_model for one in store.sessions()}
-    gone = [name for name in before if name not in missed and not _is_there(name)]
+    gone = [name for name in before if not _is_there(name)]
     seen: list[KnownModel] = []
     new: list[KnownModel] = []
     for number, place in enumerate(places):
@@ -126,7 +126,7 @@ def models_in(folder: str) -> Iterator[str]:
 def _hub_id(snapshot: Path) -> str:
     """The name of a model in the hub's cache, if this is the snapshot of it that is used."""
     owned = snapshot.parent.parent.name.split("--")
-    if snapshot.parent.name != "snapshots" or owned[0] != "models" or len(owned) != 3:
+    if snapshot.parent.name != SNAPSHOTS or owned[0] != "models" or len(owned) != 3:
         return ""
     name = "/".join(owned[1:])
     try:
@@ -161,8 +161,7 @@ def _looked_at(place: str, before: KnownModel | None) -> KnownModel | None:
 
 def _read_what_may_be_missed(store: Store, seen: list[KnownModel]) -> None:
     """Read the weights of what is as large as the model of a session, and may be that, moved."""
-    wanted = {one.settings.model_hash for one in store.sessions()} - {""}
-    sizes = {one.bytes for one in store.known_models() if one.base_hash in wanted}
+    sizes = {one.settings.model_bytes for one in store.sessions()} - {0}
     for one in seen:
         if one.family and not one.base_hash and one.bytes in sizes:
             weights_hash = models.weights_hash(models.base_path(one.base_model))

@@ -565,7 +565,7 @@ element.addEventListener("click", (event) => {
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
     """Another base model, at its own size, and read as it was made to be."""
     sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
-    return replace(settings, base_model=base_model, model_hash="", sampling=sampling)
+    return replace(settings, base_model=base_model, model_hash="", model_bytes=0, sampling=sampling)
 
 
 def model_card(look: Look) -> str:
