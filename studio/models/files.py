@@ -9,6 +9,7 @@ a sentence. Nothing in a file is ever run.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -187,6 +188,12 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
 
 
+def sha256(path: Path) -> str:
+    """Of a whole file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file. Raises FileNotFoundError, or ModelError if it is none."""
     if not path.exists():
@@ -224,6 +231,18 @@ def component_header(folder: Path, stem: str) -> tuple[Header, str | None]:
             "Choose a copy of the model with .safetensors files."
         )
     raise ModelError(f"The model is not whole: {folder.name}/{stem}{SUFFIX} is missing.")
+
+
+def component_files(folder: Path, stem: str) -> list[Path]:
+    """The weight files of which `component_header` tells. Raises ModelError likewise."""
+    _, variant = component_header(folder, stem)
+    name = f"{stem}.{variant}" if variant else stem
+    whole = folder / f"{name}{SUFFIX}"
+    if whole.exists():
+        return [whole]
+    ending = f".index.{variant}.json" if variant else ".index.json"
+    places = read_json(folder / f"{stem}{SUFFIX}{ending}")["weight_map"]
+    return [folder / place for place in sorted(set(places.values()))]
 
 
 def _sharded(index: Path) -> Header:

@@ -36,7 +36,7 @@ class Asking:
         prompt, seed = nth_draw(settings, self.store.drawn_count(session.id))
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
         self.voice.say("sampling", f"Drawing {what}: {prompt}")
-        denoiser = self.easel.load(settings.base)
+        denoiser = self.easel.model_of(session)
         adapter_id = session.current_adapter_id
         text = self.easel.expand(prompt, seed)
         with self.easel.using(adapter_id):

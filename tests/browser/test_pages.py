@@ -319,15 +319,17 @@ def test_a_model_is_looked_at_before_it_is_used(open_page, store, labelling):
     page.get_by_role("button", name=re.compile("^Model")).click()
     look = page.get_by_role("button", name="Look at this model")
     look.click()
-    expect(page.locator("#notice-area")).to_contain_text("Write the path of a model first.")
+    expect(page.locator("#notice-area")).to_contain_text(
+        "Write the path or the name of a model first."
+    )
 
-    page.get_by_label("A model on this computer").fill("/nowhere/<model>")
+    page.get_by_label("Another model").fill("/nowhere/<model>")
     look.click()
     expect(page.locator("#model-found")).to_contain_text("Looking at /nowhere/<model>")
     store.update_job(store.claim_job().id, state="failed", message="There is no model there.")
     expect(page.locator("#model-found")).to_contain_text("There is no model there.")
 
-    page.get_by_label("A model on this computer").fill("/models/fine")
+    page.get_by_label("Another model").fill("/models/fine")
     look.click()
     expect(page.locator("#model-found")).to_contain_text("/models/fine")
     found = {"name": "fine", "family": "Stable Diffusion", "size_px": 512}
