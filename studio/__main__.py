@@ -229,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
 
     one = _command(
-        commands, "lora", lora, "blend LoRA files, change their rank, merge into a model"
+        commands, "lora", lora, "blend LoRA files, change their rank or words, merge into a model"
     )
     actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
     action = actions.add_parser("blend", help="one file that does what several do together")
@@ -248,6 +248,12 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--model", required=True, help="a checkpoint, or a diffusers folder")
     action.add_argument("--strength", type=float, default=1.0, help="default 1")
     action.add_argument("--out", type=Path, required=True, help="new, and of the model's kind")
+    action = actions.add_parser(
+        "strip", help="a copy that says nothing but what a tool needs to load it"
+    )
+    _add_words(action)
+    action = actions.add_parser("edit", help="a copy that says something else of itself")
+    _add_words(action)
 
     one = _command(commands, "doctor", doctor, "look at everything that is kept, and repair it")
     _add_home(one)
@@ -295,6 +301,19 @@ def _add_lora_out(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a LoRA of any kind")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
+    )
+    parser.add_argument("--title", help='"" takes away what was said, here and below')
+    parser.add_argument("--description")
+    parser.add_argument("--author")
+    parser.add_argument("--trigger", help="words that belong into the prompt")
+    parser.add_argument("--licence")
+    parser.add_argument("--thumbnail", metavar="PICTURE", help="PNG, JPEG or WebP")
 
 
 def _port(text: str) -> int:
@@ -577,11 +596,11 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
     taken = exchange.take_in(
         store,
         denoiser,
-        arguments.model,
+        (arguments.model, None),
         arguments.name or path.stem,
         given,
         arguments.size or (native_px, native_px),
-        lambda done: _progress(f"{done} picks"),
+        lambda _, done: _progress(f"{done} picks"),
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
     print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
@@ -596,6 +615,8 @@ def lora(arguments: argparse.Namespace) -> int:
 
     if arguments.action == "merge":
         return _merge(arguments)
+    if arguments.action in ("strip", "edit"):
+        return _restate(arguments)
     kept = 1.0
     if arguments.action == "blend":
         strengths = arguments.strengths or [1.0] * len(arguments.files)
@@ -631,6 +652,30 @@ def _merge(arguments: argparse.Namespace) -> int:
     )
     print(arguments.out)
     print(f"{count} layers were changed.")
+    return 0
+
+
+def _restate(arguments: argparse.Namespace) -> int:
+    from studio import lora
+
+    words = {
+        "title": arguments.title,
+        "description": arguments.description,
+        "author": arguments.author,
+        "trigger_phrase": arguments.trigger,
+        "license": arguments.licence,
+        "thumbnail": arguments.thumbnail and lora.thumbnail(Path(arguments.thumbnail)),
+    }
+    given = {key: value for key, value in words.items() if value is not None}
+    is_strip = arguments.action == "strip"
+    if not given and not is_strip:
+        raise CommandError("Say what is to be changed: --title, --trigger and so on.")
+    said = lora.restate(arguments.file, arguments.out, given, strip=is_strip)
+    print(arguments.out)
+    for key, value in sorted(said.items()):
+        print(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
+    if "trigger_phrase" in given:
+        print("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
     return 0
 
 

@@ -46,6 +46,7 @@ from studio.settings import (
     Reason,
     SamplingSettings,
     SessionSettings,
+    StartLora,
 )
 from studio.store import Image, PickedPair, Session, Store, write_atomically
 from studio.store.files import sha256
@@ -60,6 +61,7 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 ROWS_AT_ONCE = 32  # in memory, with their pictures
 MOST_PROMPTS = 1000  # of a session
 LARGEST_JSON_BYTES = 64_000_000
+LARGEST_PICTURE_BYTES = 200_000_000
 
 COLUMNS = pa.schema(
     [
@@ -258,11 +260,20 @@ def read(path: Path) -> Iterator[Given]:
 
     Raises ExchangeError, also in between, with a sentence on what is wrong.
     """
+    try:
+        return _read(path)
+    except OSError as error:
+        raise ExchangeError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _read(path: Path) -> Iterator[Given]:
+    if path.suffix == ".zip":
+        raise ExchangeError(f"{path.name} is an archive: unpack it, and choose the folder.")
     if path.is_file() and path.suffix == ".parquet":
         return _read_pickapic([path])
     if not path.is_dir():
         raise ExchangeError(f"There is no folder and no parquet file at {path}.")
-    if tables := sorted(path.rglob("*.parquet")):
+    if tables := sorted(table for table in path.rglob("*.parquet") if table.is_file()):
         return _read_pickapic(tables)
     if (path / "prompt.json").is_file():
         return _read_d3po(path)
@@ -356,8 +367,8 @@ def _read_d3po(folder: Path) -> Iterator[Given]:
 
 def _json(path: Path) -> list:
     try:
-        if path.stat().st_size > LARGEST_JSON_BYTES:
-            raise ValueError("too large")
+        if not path.is_file() or path.stat().st_size > LARGEST_JSON_BYTES:
+            raise ValueError("no file, or too large")
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ExchangeError(f"{path.name} cannot be read as JSON.") from error
@@ -367,7 +378,10 @@ def _json(path: Path) -> list:
 
 
 def _read_pairs(folder: Path) -> Iterator[Given]:
-    files = sorted((folder / "chosen").iterdir())
+    try:
+        files = sorted((folder / "chosen").iterdir())
+    except OSError as error:
+        raise ExchangeError(f"{folder / 'chosen'} cannot be read: {error.strerror}.") from error
     shown = [path for path in files if path.suffix.lower() in PICTURE_ENDINGS]
     for number, chosen in enumerate(shown):
         stem = folder / "rejected" / chosen.name
@@ -398,6 +412,8 @@ def _prompt_beside(picture: Path) -> str:
 def _content(path: Path) -> bytes:
     """b"" where nothing can be read, which is then left out."""
     try:
+        if not path.is_file() or path.stat().st_size > LARGEST_PICTURE_BYTES:
+            return b""  # a pipe, say, of which there is no end
         return path.read_bytes()
     except OSError:
         return b""
@@ -406,25 +422,28 @@ def _content(path: Path) -> bytes:
 def take_in(
     store: Store,
     denoiser: Denoiser,
-    base_model: str,
+    base: tuple[str, StartLora | None],
     name: str,
     given: Iterable[Given],
     size_px: tuple[int, int],
-    told: Callable[[int], object] = lambda done: None,
+    told: Callable[[Session, int], object] = lambda session, done: None,
 ) -> TakenIn:
     """Make a session of picks from elsewhere, ready to be learned from by Diffusion-DPO.
 
     Pictures are cut to the size asked for (width, height), and encoded by the base model's VAE.
-    `told` is called with the number of picks so far. Raises ExchangeError when none can be used;
-    there is no session then.
+    `base` is what the denoiser was made of (`SessionSettings.base`). `told` is called with the
+    session and the number of picks so far, first at none. Raises ExchangeError when none can be
+    used, and whatever `told` raises; there is no session then.
     """
     width_px, height_px = size_px
     sampling = SamplingSettings(width_px=width_px, height_px=height_px, eta=0.0, shared_noise=False)
-    settings = SessionSettings(base_model=base_model, sampling=sampling, live=False)
+    base_model, start = base
+    settings = SessionSettings(base_model=base_model, start=start, sampling=sampling, live=False)
     session = store.create_session(name, settings)
     prompts: dict[str, None] = {}
     taken = left_out = 0
     try:
+        told(session, taken)
         for one in given:
             prompt = one.prompt.strip()
             sides = [_picture(content, size_px) for content in (one.left, one.right)]
@@ -440,7 +459,7 @@ def take_in(
             better = {"much_better": one.much_better, "reason": one.reason}
             store.add_pick(uuid.uuid4().hex, pair.id, one.choice, **better)
             taken += 1
-            told(taken)
+            told(session, taken)
         if not taken:
             raise ExchangeError(
                 "None of these picks can be used: each needs a prompt of at most "

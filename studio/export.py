@@ -78,6 +78,18 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
+class StartedFrom:
+    """Another LoRA, which was in the base model when this one was taught."""
+
+    name: str
+    sha256: str
+    strength: float
+
+    def __str__(self) -> str:
+        return f"{self.name} at strength {self.strength:g}"
+
+
+@dataclass(frozen=True)
 class ExportInfo:
     """What a LoRA file says about itself.
 
@@ -85,6 +97,7 @@ class ExportInfo:
     base_model: the name of the model it was made for, as an artist would say it.
     trigger: words that belong in the prompt, if any. strength: what the artist recommends.
     exam: what blind exams found, in a sentence. exams: the same in numbers, one a strength.
+    start: another LoRA that it must be used together with.
     """
 
     family: str
@@ -103,6 +116,7 @@ class ExportInfo:
     notes: str = ""
     exam: str = ""
     exams: tuple[dict[str, float], ...] = ()
+    start: StartedFrom | None = None
 
 
 @dataclass(frozen=True)
@@ -363,9 +377,12 @@ def _training_metadata(
 def _storable(info: ExportInfo) -> ExportInfo:
     """Without the lone surrogates that a command line can hand over and no file can hold."""
     texts = {k: v for k, v in dataclasses.asdict(info).items() if isinstance(v, str)}
-    return dataclasses.replace(
-        info, **{key: text.encode(errors="replace").decode() for key, text in texts.items()}
-    )
+    texts = {key: text.encode(errors="replace").decode() for key, text in texts.items()}
+    start = info.start
+    if start is not None:
+        name = start.name.encode(errors="replace").decode()
+        start = dataclasses.replace(start, name=name)
+    return dataclasses.replace(info, start=start, **texts)
 
 
 def _modelspec(
@@ -382,11 +399,11 @@ def _modelspec(
         "date": made_at.isoformat(timespec="seconds"),
         "hash_sha256": f"0x{body_hash}",
         "trigger_phrase": info.trigger,
-        "usage_hint": f"Recommended strength: {info.strength:g}.",
+        "usage_hint": " ".join([f"Recommended strength: {info.strength:g}.", *_together(info)]),
         "license": info.licence,
         "prediction_type": "v" if info.prediction_type.startswith("v") else info.prediction_type,
         "resolution": f"{info.width_px}x{info.height_px}",
-        "thumbnail": _data_url(thumbnail) if thumbnail is not None else "",
+        "thumbnail": thumbnail_url(thumbnail) if thumbnail is not None else "",
     }
     own = {
         "d3po_studio.picks": str(info.picks),
@@ -394,6 +411,12 @@ def _modelspec(
         "d3po_studio.base_model": info.base_model,
         "d3po_studio.base_hash": info.base_hash,
     }
+    if info.start:
+        own |= {
+            "d3po_studio.start_lora": info.start.name,
+            "d3po_studio.start_lora_sha256": info.start.sha256,
+            "d3po_studio.start_lora_strength": f"{info.start.strength:g}",
+        }
     if info.exams:
         own |= {"d3po_studio.exam": info.exam, "d3po_studio.exams": json.dumps(info.exams)}
     return {f"modelspec.{key}": value for key, value in fields.items() if value} | own
@@ -404,11 +427,19 @@ def _description(info: ExportInfo) -> str:
     sentences = [f"Tuned with D3PO Studio {__version__} from {picks} by its maker."]
     if info.base_model:
         sentences.append(f"Made for {info.base_model}.")
+    sentences += _together(info)
     if info.exam:
         sentences.append(info.exam)
     if info.notes:
         sentences.append(info.notes)
     return " ".join(sentences)
+
+
+def _together(info: ExportInfo) -> list[str]:
+    """What was taught is only the difference that came after the other LoRA."""
+    if info.start is None:
+        return []
+    return [f"It was taught on top of the LoRA {info.start}: use both together."]
 
 
 def _sidecar(title: str, info: ExportInfo) -> bytes:
@@ -431,7 +462,8 @@ def _encoded(picture: Image.Image, form: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _data_url(picture: Image.Image) -> str:
+def thumbnail_url(picture: Image.Image) -> str:
+    """A picture as `modelspec.thumbnail` holds it, small."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return (

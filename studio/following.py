@@ -11,7 +11,7 @@ from typing import Any
 
 from studio import models
 from studio.crew import Crew, CrewLost
-from studio.settings import TrainingSettings
+from studio.settings import StartLora, TrainingSettings
 from studio.training import Training, TrainingFailed
 from studio.trajectory import PairBatch
 
@@ -25,20 +25,20 @@ LEAVE = "leave"
 class Begin:
     """The order to take up a round."""
 
-    base_model: str
+    base: tuple[str, StartLora | None]
     pairs: PairBatch
     settings: TrainingSettings
     state: dict[str, Any]  # of the leader's training
 
 
-def begin(crew: Crew, base_model: str, training: Training) -> None:
+def begin(crew: Crew, base: tuple[str, StartLora | None], training: Training) -> None:
     """For the leader: have all others take up the training where it is now.
 
     Raises TrainingFailed with what the first of them says that cannot.
     """
     if crew.size == 1:
         return
-    crew.told(Begin(base_model, training.pairs, training.settings, training.state()))
+    crew.told(Begin(base, training.pairs, training.settings, training.state()))
     for answer in crew.gathered(""):
         if answer:
             raise TrainingFailed(f"Another of the processes cannot take part. {answer}")
@@ -46,14 +46,15 @@ def begin(crew: Crew, base_model: str, training: Training) -> None:
 
 def follow(crew: Crew, device: str) -> None:
     """For the others: do what the leader says, until it says to leave."""
-    base_model, denoiser, training = "", None, None
+    denoiser, training = None, None
     while (order := crew.told()) != LEAVE:
         if isinstance(order, Begin):
             training, answer = None, ""
             try:
-                if denoiser is None or order.base_model != base_model:
+                if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
                     denoiser = None  # before there is another
-                    denoiser, base_model = models.load(order.base_model, device), order.base_model
+                    base_model, start = order.base
+                    denoiser = models.load(base_model, device, start=start)
                 training = Training(denoiser, order.pairs, order.settings, crew=crew)
                 training.load_state(order.state)
             except Exception as error:

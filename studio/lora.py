@@ -1,4 +1,5 @@
-"""What can be done with finished LoRA files: blend them, change their rank, merge one into a model.
+"""What can be done with finished LoRA files: blend them, change their rank, merge one into a model,
+change what one says of itself.
 
 Files in the kohya form and in that of diffusers are read, by whomever they were made, as long as
 they are plain LoRAs. What is written is in the form that was read, with one rank and one alpha in
@@ -10,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
@@ -205,6 +209,125 @@ def write(path: Path, lora: Lora, dtype: torch.dtype = torch.float32) -> None:
 
 def _body(data: bytes) -> bytes:
     return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+# --- what a file says of itself ------------------------------------------------------------------
+
+# Without these a tool would load the file in another way, or not at all. What it was taught on top
+# of is no private matter either: it does little without that.
+NEEDED_TO_LOAD = (
+    "format",
+    export.DIFFUSERS_HEADER,
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.prediction_type",
+    "d3po_studio.start_lora",
+    "d3po_studio.start_lora_sha256",
+    "d3po_studio.start_lora_strength",
+)
+# What can be said anew, by the names of the modelspec.
+WORDS = ("title", "description", "author", "trigger_phrase", "license", "thumbnail")
+CHUNK_BYTES = 1 << 20
+PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
+_LAYER = re.compile(r"lora|hada_|lokr_|oft_|dora_")
+
+
+def restate(
+    path: Path, out: Path, words: Mapping[str, str], *, strip: bool = False
+) -> dict[str, str]:
+    """A copy of a LoRA file, of whatever kind, that says other things of itself; gives those.
+
+    words: of `WORDS`; an empty one takes away what was said. strip: all that is not needed to load
+    the file is left out first. The tensors are the same, to the byte, and the hashes those of the
+    new file. What it says is read back before it has its name. Raises ModelError for what is no
+    safetensors file, LoraError for what is no LoRA.
+    """
+    _require_new(out)
+    header = files.read_header(path)
+    if not any(map(_LAYER.search, header.tensors)):
+        raise LoraError(f"{path.name} is not a LoRA.")
+    said = dict(header.metadata)
+    if strip:
+        said = {key: value for key, value in said.items() if key in NEEDED_TO_LOAD}
+    for key, value in words.items():
+        said.pop(f"modelspec.{key}", None)
+        if value:
+            said[f"modelspec.{key}"] = value
+    said = {_storable(key): _storable(value) for key, value in said.items()}
+    body_hash, stem = _body_hash(path), _storable(out.stem)
+    if any(key.startswith("modelspec.") for key in said):
+        version = said.get("ss_base_model_version")
+        for family in export.FAMILIES.values():
+            if family.base_version == version:
+                said.setdefault("modelspec.architecture", family.architecture)
+        said.setdefault("modelspec.sai_model_spec", "1.0.1")
+        said.setdefault("modelspec.title", stem)
+        said["modelspec.hash_sha256"] = f"0x{body_hash}"
+    if any(key.startswith("ss_") for key in said):
+        said["ss_output_name"] = stem  # A1111's alias: must be the file's name
+        said["sshs_model_hash"] = body_hash
+        said["sshs_legacy_hash"] = _legacy_hash(path, said)
+
+    def look(draft: Path) -> None:
+        if _body_hash(draft) != body_hash or files.read_header(draft).metadata != said:
+            raise LoraError(f"{out.name} was not written: read back, it was not the same.")
+
+    _publish(out, lambda draft: _write_restated(path, draft, said), look)
+    return said
+
+
+def _storable(text: str) -> str:
+    """Without the lone surrogates that no file can hold."""
+    return text.encode(errors="replace").decode()
+
+
+def _write_restated(source: Path, target: Path, said: Mapping[str, str]) -> None:
+    """The source's own bytes, behind a header with other words about them."""
+    with source.open("rb") as file, target.open("wb") as copy:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        header.pop("__metadata__", None)
+        text = json.dumps({"__metadata__": said, **header}, ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)  # so that the numbers lie where a processor likes them
+        copy.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(file, copy, CHUNK_BYTES)
+
+
+def _body_hash(path: Path) -> str:
+    """SHA-256 of a safetensors file after its header."""
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _legacy_hash(path: Path, said: Mapping[str, str]) -> str:
+    """A1111's old hash: over a window of the file as sd-scripts would have saved it."""
+    training = {key: value for key, value in said.items() if key.startswith("ss_")}
+    window = safetensors.torch.save(safetensors.torch.load_file(path), training)[0x100000:0x110000]
+    return hashlib.sha256(window).hexdigest()[:8]
+
+
+def thumbnail(path: Path) -> str:
+    """A picture as the modelspec keeps it. Raises LoraError for what is none."""
+    try:
+        with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
+            return export.thumbnail_url(picture.convert("RGB"))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        PIL.Image.DecompressionBombError,
+        PIL.Image.DecompressionBombWarning,
+    ) as error:
+        raise LoraError(f"{path} is no picture that can be read (PNG, JPEG or WebP).") from error
 
 
 # --- merge ---------------------------------------------------------------------------------------

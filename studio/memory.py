@@ -2,7 +2,8 @@
 
 A round begins with the preset for the memory that is free, and goes on with the next smaller one
 whenever the device runs out (`studio.training`). What they change is how a round is computed, never
-what it computes: apart from rounding, every preset ends in the same adapter.
+what it computes: apart from rounding, every preset ends in the same adapter. With 8-bit moments,
+which only a round that begins with a small preset has, the rounding is coarser.
 
 What autograd keeps for one latent of 512 px through the true UNet, in half precision: 0.80 GB with
 SD 1 and 1.42 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
@@ -12,12 +13,15 @@ SD 1 and 1.42 GB with SDXL; with gradient checkpointing a fifth of it or less (c
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from dataclasses import dataclass
 
 import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+
+log = logging.getLogger("studio.worker")
 
 LATENT_512_PX = 64 * 64  # places in the latent of a picture of 512 px
 HALF_BYTES = 2  # a number of the types that GPUs train in
@@ -32,6 +36,7 @@ class Preset:
     latents_kept: as many without it. A round that wants no more than these learns without it.
     parts_away: text encoders and VAE are on the device only while they work.
     tiled_vae: large pictures are decoded piece by piece, which can be seen if one looks closely.
+    small_moments: what the optimiser keeps of each weight has 8 bits, where that can be done.
     """
 
     gb: int
@@ -39,6 +44,7 @@ class Preset:
     latents_kept: int
     parts_away: bool = False
     tiled_vae: bool = False
+    small_moments: bool = False
 
 
 def cost(latents: int, places: int, number_bytes: int) -> float:
@@ -50,8 +56,8 @@ PRESETS = (
     Preset(24, latents=32, latents_kept=8),
     Preset(16, latents=16, latents_kept=4),
     Preset(12, latents=8, latents_kept=2, parts_away=True),
-    Preset(8, latents=4, latents_kept=1, parts_away=True, tiled_vae=True),
-    Preset(6, latents=2, latents_kept=0, parts_away=True, tiled_vae=True),
+    Preset(8, latents=4, latents_kept=1, parts_away=True, tiled_vae=True, small_moments=True),
+    Preset(6, latents=2, latents_kept=0, parts_away=True, tiled_vae=True, small_moments=True),
 )
 
 
@@ -65,6 +71,22 @@ def preset_for(gb: float | None) -> Preset:
 def smaller(preset: Preset) -> Preset:
     """The next smaller preset; of the smallest, itself."""
     return PRESETS[min(PRESETS.index(preset) + 1, len(PRESETS) - 1)]
+
+
+def has_small_moments(preset: Preset, device: torch.device) -> bool:
+    """Whether a round that begins with this preset keeps its moments in 8 bits."""
+    wanted = preset.small_moments and device.type == "cuda"
+    return wanted and eight_bit_adamw() is not None
+
+
+def eight_bit_adamw() -> type[torch.optim.Optimizer] | None:
+    """Of bitsandbytes, which is no part of the studio: None where it cannot be imported."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except Exception as error:  # of any kind: it may have been built for another driver
+        log.info("No 8-bit optimiser: %s", error)
+        return None
+    return AdamW8bit
 
 
 def free_gb(device: torch.device) -> float | None:

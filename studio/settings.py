@@ -207,6 +207,21 @@ BASELINES: dict[str, TrainingSettings] = {
 
 
 @dataclass(frozen=True)
+class StartLora(_Stored):
+    """Somebody's LoRA file, which is put into the base model before a session begins with it."""
+
+    path: str
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path.strip()), "Write the path of a LoRA file first.")
+        _require(
+            0 < abs(self.strength) <= 2,
+            "The strength of a LoRA file lies between -2 and 2, and is not 0.",
+        )
+
+
+@dataclass(frozen=True)
 class SessionSettings(_Stored):
     """Everything a session remembers of what the artist chose."""
 
@@ -220,12 +235,14 @@ class SessionSettings(_Stored):
     live: bool = True  # start rounds by itself while the artist goes on labelling
     queue_target: int = 8  # unlabelled pairs, or grids, kept ready
     pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
+    start: StartLora | None = None  # a part of the base model, for policy and reference alike
     # Of the base model's weights, as they were when the session first used it; "" until then.
     model_hash: str = ""
     model_bytes: int = 0
 
     _later: ClassVar[tuple[str, ...]] = ("model_hash", "model_bytes")
     _nested: ClassVar[dict[str, type]] = {
+        "start": StartLora,
         "sampling": SamplingSettings,
         "training": TrainingSettings,
     }
@@ -242,6 +259,11 @@ class SessionSettings(_Stored):
         _require(2 <= self.round_every <= 1000, "A round needs between 2 and 1000 new picks.")
         _require(1 <= self.queue_target <= 64, "Between 1 and 64 pairs can be kept ready.")
         _require(2 <= self.pictures <= 9, "Between 2 and 9 pictures can be compared at once.")
+
+    @property
+    def base(self) -> tuple[str, StartLora | None]:
+        """All that the weights of the reference are made of."""
+        return self.base_model, self.start
 
     @property
     def shown_prompts(self) -> tuple[str, ...]:

@@ -137,8 +137,11 @@ def reference_log_probs(
 
 
 def _on_cpu(tree: Any) -> Any:
-    """A copy of all tensors in lists and dictionaries, on the CPU."""
-    return tree_map(lambda value: value.detach().to("cpu", copy=True), tree)
+    """A copy of all tensors in lists and dictionaries, on the CPU, and of what else is there."""
+    return tree_map(
+        lambda value: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value,
+        tree,
+    )
 
 
 def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor:
@@ -190,13 +193,11 @@ class Training:
         self._groups = pairs.groups()
         self._at_once = settings.micro_batch_pairs * self._latents_of(pairs, self._groups)
         self._checkpointing = settings.gradient_checkpointing
-        self.note = ""  # what the artist should know of the memory
         self._use(preset)
         self._references: dict[str, Tensor] = {}
         self._parameters = denoiser.adapter_parameters()
-        self._optimiser = torch.optim.AdamW(
-            self._parameters, lr=settings.learning_rate, weight_decay=1e-2
-        )
+        self._has_small_moments = memory.has_small_moments(preset, denoiser.device)
+        self._optimiser = self._new_optimiser()
 
     # --- going on where it stopped ---
 
@@ -206,12 +207,29 @@ class Training:
             "update": self.update,
             "adapter": self.denoiser.adapter_state(),
             "optimiser": self._optimiser.state_dict(),
+            "small_moments": self._has_small_moments,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if state.get("small_moments", False) != self._has_small_moments:
+            self._has_small_moments = not self._has_small_moments
+            self._optimiser = self._new_optimiser()  # goes on as it was begun
         self.update = state["update"]
         self.denoiser.set_adapter_state(state["adapter"])
         self._optimiser.load_state_dict(state["optimiser"])
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        kind = torch.optim.AdamW
+        self.note = ""  # what the artist should know of the memory
+        if self._has_small_moments:
+            kind = memory.eight_bit_adamw()
+            self.note = "With the 8-bit optimiser of bitsandbytes, which needs less memory."
+        if kind is None:
+            raise TrainingFailed(
+                "This round was begun with the 8-bit optimiser of bitsandbytes, which is not here "
+                "any more. Install it again, or begin a new round: your picks are kept."
+            )
+        return kind(self._parameters, lr=self.settings.learning_rate, weight_decay=1e-2)
 
     # --- the loop ---
 
@@ -300,7 +318,10 @@ class Training:
                     if not known:
                         del state[parameter]
                     for name, moment in known.items():
-                        state[parameter][name].copy_(moment)
+                        if isinstance(moment, Tensor):
+                            state[parameter][name].copy_(moment)
+                        else:  # the 8-bit optimiser counts its steps so
+                            state[parameter][name] = moment
             raise
 
     # --- memory ---

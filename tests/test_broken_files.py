@@ -358,3 +358,12 @@ def _refused_or_right(path: Path) -> None:
     assert {k: tuple(v.shape) for k, v in tensors.items()} == {
         k: entry.shape for k, entry in header.tensors.items()
     }
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_a_header_whose_length_looks_like_a_pickle_is_none(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"a": entry([1], 0, 4)}).encode().ljust(length)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + header + b"\0" * 4)
+    assert load_file(path)["a"].tolist() == [0.0]
+    assert list(files.read_header(path).tensors) == ["a"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,12 +179,17 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
     store, tiny_model, tmp_path
 ):
     denoiser = models.load(str(tiny_model), "cpu")
-    base = str(tiny_model)
+    base = (str(tiny_model), None)
     pairs = [*exchange.read(own_pairs(tmp_path / "own"))] * 2
     pairs += [Given("no picture", b"", png(1), "left"), Given(" ", png(0), png(1), "left")]
     told: list[int] = []
-    taken = exchange.take_in(store, denoiser, base, "Mine", pairs, (64, 64), told.append)
-    assert (taken.picks, taken.left_out, told) == (6, 2, [1, 2, 3, 4, 5, 6])
+
+    def tell(made, done):
+        assert store.session(made.id).name == "Mine"
+        told.append(done)
+
+    taken = exchange.take_in(store, denoiser, base, "Mine", pairs, (64, 64), tell)
+    assert (taken.picks, taken.left_out, told) == (6, 2, [0, 1, 2, 3, 4, 5, 6])
     session = taken.session
     assert session.settings.prompts == ("a cat", "a café", "a fish")
     [first, *_] = store.picked_pairs(session.id)
@@ -235,7 +241,7 @@ def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
 
     for pairs, said in (([Given("", b"", b"", "left")], "None of these"), (breaks(), "middle")):
         with pytest.raises(ExchangeError, match=said):
-            exchange.take_in(store, denoiser, str(tiny_model), "Mine", pairs, (64, 64))
+            exchange.take_in(store, denoiser, (str(tiny_model), None), "Mine", pairs, (64, 64))
         assert store.sessions() == []
 
 
@@ -262,6 +268,28 @@ def test_what_is_not_what_it_should_be_gets_a_sentence(files, said, tmp_path):
         list(exchange.read(tmp_path))
     with pytest.raises(ExchangeError, match="no folder"):
         exchange.read(tmp_path / "nothing")
+
+
+def test_nothing_that_never_ends_is_read(tmp_path):
+    """Pipes in the places of files: nobody writes into them."""
+    own_pairs(tmp_path / "own")
+    for picture in (tmp_path / "own" / "chosen").glob("*.png"):
+        picture.unlink()
+        os.mkfifo(picture)
+    assert all(b"" in (one.left, one.right) for one in exchange.read(tmp_path / "own"))
+    (tmp_path / "d3po").mkdir()
+    (tmp_path / "d3po" / "prompt.json").write_text('["a"]')
+    os.mkfifo(tmp_path / "d3po" / "scores.json")
+    with pytest.raises(ExchangeError, match="cannot be read as JSON"):
+        list(exchange.read(tmp_path / "d3po"))
+    (tmp_path / "tables").mkdir()
+    os.mkfifo(tmp_path / "tables" / "x.parquet")
+    with pytest.raises(ExchangeError, match="holds no picks"):
+        list(exchange.read(tmp_path / "tables"))
+    with pytest.raises(ExchangeError, match="unpack it"):
+        exchange.read(tmp_path / "picks.zip")
+    with pytest.raises(ExchangeError, match="cannot be read"):
+        exchange.read(tmp_path / ("x" * 300))
 
 
 def test_columns_that_are_missing_are_named(tmp_path):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from studio import lora, models, sampling
 from studio.bench.families import make_pipeline, write_checkpoint
@@ -222,3 +228,95 @@ def test_any_module_can_be_resized(rank, width, height, wanted, alpha, conv):
     assert found.up.shape[:2] == (height, wanted)
     whole = module.change().norm()
     assert (found.change() - module.change()).norm() <= ((1 - kept**2) ** 0.5 + 1e-3) * whole + 1e-5
+
+
+# --- what a file says of itself ------------------------------------------------------------------
+
+
+def said_by(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def body(path: Path) -> bytes:
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_path: Path) -> None:
+    source = made.lora("one", form)
+    # under its own name and with nothing changed it is the export, hashes and all
+    again = tmp_path / "again" / source.name
+    assert lora.restate(source, again, {}) == said_by(again) == said_by(source)
+    words = {"title": "Täglich „blau“", "trigger_phrase": "bluish", "license": "CC0-1.0"}
+    out = tmp_path / "other.safetensors"
+    said = lora.restate(source, out, words | {"description": ""})
+    assert said == said_by(out)
+    assert body(out) == body(source)
+    assert {key: said[f"modelspec.{key}"] for key in words} == words
+    assert "modelspec.description" not in said
+    body_hash = hashlib.sha256(body(out)).hexdigest()
+    assert said["modelspec.hash_sha256"] == f"0x{body_hash}"
+    if form == "kohya":
+        assert (said["ss_output_name"], said["sshs_model_hash"]) == ("other", body_hash)
+        training = {key: value for key, value in said.items() if key.startswith("ss_")}
+        window = save(load_file(out), training)[0x100000:0x110000]
+        assert said["sshs_legacy_hash"] == hashlib.sha256(window).hexdigest()[:8]
+    applied = weights(made.denoiser, out)
+    assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
+    with pytest.raises(LoraError, match="already"):
+        lora.restate(source, out, words)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path: Path) -> None:
+    source, out = made.lora("one", form), tmp_path / "bare.safetensors"
+    said = lora.restate(source, out, {}, strip=True)
+    assert body(out) == body(source)
+    assert said["modelspec.title"] == "bare"
+    own = {"modelspec.title", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
+    assert said.keys() <= {*lora.NEEDED_TO_LOAD, *own, "ss_output_name"}
+    assert "made here" not in json.dumps(said)  # the name of the model
+    applied = weights(made.denoiser, out)  # alpha is not the rank: a header that is lost is seen
+    assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
+
+
+@given(
+    st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
+    st.dictionaries(st.sampled_from(lora.WORDS), st.text(max_size=9)),
+    st.booleans(),
+)
+def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "x.safetensors"), Path(folder, "y.safetensors")
+        tensors = {"a.hada_w1_a": torch.arange(3.0), "b": torch.arange(5, dtype=torch.int8)}
+        save_file(tensors, source, metadata)
+        said = lora.restate(source, out, words, strip=strip)
+        assert body(out) == body(source)
+        assert said_by(out) == said
+        for key, value in words.items():
+            if value:
+                assert said[f"modelspec.{key}"] == value
+
+
+def test_what_cannot_be_restated_gets_a_sentence(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
+    out = tmp_path / "y.safetensors"
+    with pytest.raises(LoraError, match="is not a LoRA"):
+        lora.restate(tmp_path / "x.safetensors", out, {})
+    (tmp_path / "x.safetensors").write_bytes(b"<!doctype html>")
+    with pytest.raises(ModelError, match="is a web page"):
+        lora.restate(tmp_path / "x.safetensors", out, {})
+    (tmp_path / "x.png").write_bytes(b"no picture")
+    with pytest.raises(LoraError, match="is no picture"):
+        lora.thumbnail(tmp_path / "x.png")
+    assert not out.exists()
+
+
+def test_a_thumbnail_is_small(tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (900, 600), "teal").save(tmp_path / "x.png")
+    kind, _, data = lora.thumbnail(tmp_path / "x.png").partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (256, 171)

@@ -1,6 +1,8 @@
 """Rounds on a real, small Stable Diffusion folder."""
 
 import copy
+import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio import models, sampling
+from studio import memory, models, sampling
 from studio.memory import PRESETS
 from studio.models import Denoiser
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
@@ -385,3 +387,71 @@ def test_an_adapter_survives_its_files(
     with denoiser.using(tmp_path, strength=0.0):
         silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     torch.testing.assert_close(silent, base)
+
+
+# --- 8-bit moments -------------------------------------------------------------------------------
+
+
+def test_8_bit_moments_are_for_small_presets_on_cuda_where_the_library_is(monkeypatch) -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [preset.gb for preset in PRESETS if preset.small_moments] == [8, 6]
+    is_here = memory.eight_bit_adamw() is not None
+    for preset in PRESETS:
+        assert memory.has_small_moments(preset, cuda) == (preset.small_moments and is_here)
+        assert not memory.has_small_moments(preset, cpu)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # cannot be imported
+    assert not memory.has_small_moments(PRESETS[-1], cuda)
+
+
+def test_a_round_that_was_begun_with_8_bit_moments_says_what_it_misses(
+    denoiser: Denoiser, pairs: PairBatch, monkeypatch
+) -> None:
+    training = Training(denoiser, pairs, SHORT)
+    training.step()
+    state = training.state() | {"small_moments": True}
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(TrainingFailed, match="Install it again, or begin a new round"):
+        Training(denoiser, pairs, SHORT).load_state(state)
+
+
+def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
+    denoiser: Denoiser, pairs: PairBatch, monkeypatch
+) -> None:
+    """On the processor, which the library can, too, though the studio has no use for it there."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    settings = replace(SHORT, rank=256)  # weights of fewer numbers than 4096 are kept in 32 bits
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "has_small_moments", lambda preset, device: True)
+        training = Training(denoiser, pairs, settings)
+        assert "8-bit optimiser" in training.note
+        for _ in range(2):
+            training.step()
+        kinds = {one["state1"].dtype for one in training._optimiser.state.values()}
+        assert torch.uint8 in kinds
+        saved = io.BytesIO()
+        torch.save(training.state(), saved)
+        list(training)
+        expected = denoiser.adapter_state()
+        training = Training(denoiser, pairs, settings)
+        training.step()
+        whole, calls = bitsandbytes.optim.AdamW8bit.step, []
+
+        def fails(optimiser: object) -> None:
+            whole(optimiser)
+            calls.append(1)
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+        patched.setattr(bitsandbytes.optim.AdamW8bit, "step", fails)
+        list(training)
+        assert "at update 2" in training.note
+        for name, value in denoiser.adapter_state().items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-4)
+    # with a preset that would not have it
+    saved.seek(0)
+    again = Training(denoiser, pairs, settings)
+    again.load_state(torch.load(saved, weights_only=True))
+    assert "8-bit optimiser" in again.note
+    list(again)
+    for name, value in denoiser.adapter_state().items():
+        assert torch.equal(value, expected[name])

@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 
-from studio.models import files, hub
+from studio.models import files, hub, loras
 from studio.models.checkpoint import load_checkpoint
 from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, INVERSIONS, Denoiser, Text
 from studio.models.errors import ModelError
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
+from studio.models.loras import Fused, LoraFile, hash_with
+from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
+from studio.settings import StartLora
 
 __all__ = [
     "ADAPTER_CONFIG_FILE",
@@ -27,14 +30,18 @@ __all__ = [
     "INVERSIONS",
     "VAE_ENDING",
     "Denoiser",
+    "Fused",
+    "LoraFile",
     "ModelError",
     "ModelInfo",
     "Text",
     "base_path",
     "best_device",
     "frozen_dtype",
+    "hash_with",
     "inspect",
     "load",
+    "read_lora",
     "stamp",
     "weights_hash",
 ]
@@ -82,19 +89,30 @@ def frozen_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
-def load(base_model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Denoiser:
+def load(
+    base_model: str,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    start: StartLora | None = None,
+) -> Denoiser:
     """The base model, ready to sample and to be tuned. Raises ModelError with a sentence.
 
-    dtype: of its weights; default: what is best for the device.
+    dtype: of its weights; default: what is best for the device. start: a LoRA that is put into the
+    weights, so that it is a part of the base model from now on.
     """
     info = inspect(base_model)
+    file = read_lora(Path(start.path).expanduser()) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
         parts = read(info, dtype or frozen_dtype(device))
         _require_numbers(info, parts)
         info = replace(info, weights_hash=weights_hash(info.path))
-        return Denoiser(parts, info, info.weights_hash, device)
+        if file is None or start is None:
+            return Denoiser(parts, info, info.weights_hash, device)
+        fused = loras.fuse(file, start.strength, parts.unet, parts.text_encoders)
+        base_hash = hash_with(info.weights_hash, file.sha256, start.strength)
+        return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error
     except torch.OutOfMemoryError as error:

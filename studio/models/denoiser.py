@@ -20,10 +20,11 @@ from torch import Tensor
 
 from studio.ddim import PredictionType, Schedule, noise_of
 from studio.emphasis import weighted
-from studio.models import files
+from studio.models import files, loras
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
 from studio.models.inversions import Inversions
+from studio.models.loras import Fused, LoraFile
 from studio.models.parts import Parts
 from studio.settings import SamplingSettings, TrainingSettings
 
@@ -105,9 +106,17 @@ class Denoiser:
     the adapter switched off (`adapter_off`), so that there is no second copy in memory.
     """
 
-    def __init__(self, parts: Parts, info: ModelInfo, base_hash: str, device: str) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        info: ModelInfo,
+        base_hash: str,
+        device: str,
+        start: Fused | None = None,
+    ) -> None:
         self.info = info
         self.base_hash = base_hash
+        self.start = start  # a LoRA that is in the weights already
         self.device = torch.device(device)
         self.unet = parts.unet.to(device).requires_grad_(False).eval()
         self.vae = parts.vae.to(device).requires_grad_(False).eval()
@@ -402,6 +411,28 @@ class Denoiser:
                 )
             self.unet.set_adapters([GUEST_NAME], weights=[strength])
             yield
+
+    def fit(self, file: LoraFile) -> Fused:
+        """How a LoRA file would fit, as `with_lora` puts it in. Raises ModelError."""
+        return loras.fitting(file, self.unet, self.text_encoders)
+
+    @contextmanager
+    def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
+        """Inside, this is the base model with a LoRA file in its weights, text encoders included,
+        and no adapter; afterwards it is what it was, to the last bit.
+
+        Raises ModelError for a file that is no LoRA for this model.
+        """
+        base_hash, embeddings = self.base_hash, self._embeddings
+        with (
+            self.adapter_off(),
+            loras.fused_for_now(file, strength, self.unet, self.text_encoders),
+        ):
+            self.base_hash, self._embeddings = loras.hash_with(base_hash, file.sha256, strength), {}
+            try:
+                yield
+            finally:
+                self.base_hash, self._embeddings = base_hash, embeddings
 
     @contextmanager
     def _guest(self) -> Iterator[None]:

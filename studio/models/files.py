@@ -128,8 +128,9 @@ def _refuse_others(path: Path, first: bytes) -> None:
         raise ModelError(
             f"{path.name} is a note of where the model is, not the model: fetch it with git lfs."
         )
+    is_json = first[8:9] == b"{"  # then the first bytes are a length, which can be any
     for signature, what in SIGNATURES:
-        if first.startswith(signature):
+        if first.startswith(signature) and not is_json:
             raise ModelError(
                 f"{path.name} is {what}. Such files can hide programs and are not opened; "
                 "choose a real .safetensors file."

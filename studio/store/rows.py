@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from studio.settings import Choice, Reason, SamplingSettings, SessionSettings, TrainingSettings
 
@@ -12,14 +12,7 @@ Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
-JobKind = Literal["preview", "compare", "exam", "grid", "export", "inspect", "download", "library"]
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-ExamChoice = Literal["left", "right", "tie"]
-WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
-
-OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
-OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
-JOB_KINDS: tuple[JobKind, ...] = (
+JobKind = Literal[
     "preview",
     "compare",
     "exam",
@@ -28,7 +21,17 @@ JOB_KINDS: tuple[JobKind, ...] = (
     "inspect",
     "download",
     "library",
-)
+    "fit",
+    "give_picks",
+    "take_picks",
+]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ExamChoice = Literal["left", "right", "tie"]
+WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
+
+OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
+OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
+JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
 BESIDE_OTHERS: tuple[JobKind, ...] = ("download",)  # which other work does not wait for
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
@@ -254,6 +257,7 @@ class Job:
 
 
 CHECK_PICTURE = "-check.png"  # how the name of what a LoRA file was seen to draw ends
+USE_WITH = "use together with"  # among the checks of an export that another LoRA belongs to
 
 
 @dataclass(frozen=True)

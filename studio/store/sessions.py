@@ -141,8 +141,8 @@ class Sessions(Database):
     def update_settings(self, session_id: str, settings: SessionSettings) -> Session:
         """Keep new settings. Waiting pairs that no longer fit them are not shown any more.
 
-        Another base model also puts the session back to that base, and stops its round: what was
-        learned fits the old one.
+        Another base model, or LoRA to start from, also puts the session back to that base, and
+        stops its round: what was learned fits the old one.
         """
         with self._writing() as connection:
             before = read_session(connection, session_id)
@@ -152,7 +152,7 @@ class Sessions(Database):
                     settings, model_hash=known.model_hash, model_bytes=known.model_bytes
                 )
             after = replace(before, settings=settings, updated_at_s=time.time())
-            if settings.base_model != before.settings.base_model:
+            if settings.base != before.settings.base:
                 after = replace(after, current_adapter_id=None)
                 stop_rounds(connection, session_id)
             connection.execute(
@@ -165,7 +165,7 @@ class Sessions(Database):
                 )
             )
             same_pictures = (
-                settings.base_model == before.settings.base_model
+                settings.base == before.settings.base
                 and settings.sampling == before.settings.sampling
                 and settings.pictures == before.settings.pictures
             )

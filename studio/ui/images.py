@@ -20,6 +20,7 @@ from studio.pictures import (
     text_of_png,
     thumbnail,
 )
+from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 
 MODEL_PX = 320  # of a picture of a model, likewise
@@ -212,13 +213,27 @@ def made_with(store: Store, image: Image) -> Parameters:
         model_hash=image.base_hash[:10],
         lora=lora,
         strength=strength,
-        more=image.beside | {"Version": f"D3PO Studio {__version__}"},
+        more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
     )
 
 
 def model_name(store: Store, image: Image) -> str:
     """The name of the session's model, if it is still the one that drew the picture."""
+    settings = drawn_by(store, image)
+    return Path(settings.base_model).stem if settings else ""
+
+
+def start_lora(store: Store, image: Image) -> dict[str, str]:
+    """The LoRA that the session's model starts from, if it drew the picture."""
+    settings = drawn_by(store, image)
+    if settings is None or settings.start is None:
+        return {}
+    return {"Start LoRA": f"{Path(settings.start.path).stem} at {settings.start.strength:g}"}
+
+
+def drawn_by(store: Store, image: Image) -> SessionSettings | None:
+    """The session's settings, if its model is still the one that drew the picture."""
     newest = store.images(image.session_id, "preview", adapter_id=None, limit=1)
     if not newest or newest[0].base_hash != image.base_hash:
-        return ""
-    return Path(store.session(image.session_id).settings.base_model).stem
+        return None
+    return store.session(image.session_id).settings

@@ -58,7 +58,7 @@ class Asking:
     def keep_pairs_ready(self) -> None:
         """Draw a pair if hardly any wait: an errand, whose failure is not that of the main work."""
         session = self._open_session()
-        if session is None or session.settings.base_model != self.easel.base_model:
+        if session is None or session.settings.base != self.easel.base:
             return  # the main work needs the model that is loaded
         try:
             self.add_pair(fewer_than=READY_PAIRS)
@@ -103,5 +103,5 @@ def nth_draw(settings: SessionSettings, number: int) -> tuple[str, int]:
 
 def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
     """Whether a pair that was begun under other settings is still what the artist wants."""
-    names = ("base_model", "sampling", "pictures")
+    names = ("base", "sampling", "pictures")
     return prompt in now.prompts and all(getattr(then, n) == getattr(now, n) for n in names)

@@ -18,6 +18,7 @@ import PIL.Image
 import torch
 
 from studio import memory, models, prompts, sampling, trajectory
+from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
 from studio.store.files import require_whole, sha256
 from studio.store.rows import Purpose
@@ -25,6 +26,8 @@ from studio.trajectory import Trajectory
 from studio.worker.errors import WorkerError
 from studio.worker.shelf import known
 from studio.worker.voice import Voice
+
+Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
 
 class Easel:
@@ -34,16 +37,20 @@ class Easel:
         self.store = store
         self.device = device
         self.preset = memory.PRESETS[0]  # what the settings are that the memory allows
-        self.base_model = ""  # which is loaded
+        self.base: Base = ("", None)  # what is loaded
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
+        self._start_stamp: tuple[int, int] | None = None
         self._voice = voice
 
     # --- the model -------------------------------------------------------------------------------
 
-    def load(self, base_model: str) -> models.Denoiser:
-        """The base model, loaded if it is not; the one that was is let go of."""
-        if self.denoiser is None or self.base_model != base_model:
+    def load(self, base: Base) -> models.Denoiser:
+        """The base model with the LoRA that the session starts from, loaded if it is not; what was
+        is let go of. A LoRA file that has changed since is another model."""
+        base_model, start = base
+        stamp = _stamp(start)
+        if self.denoiser is None or self.base != base or stamp not in (None, self._start_stamp):
             self.before_unloading()
             if self.denoiser is not None:
                 self.denoiser = None
@@ -51,15 +58,15 @@ class Easel:
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._voice.say("starting", f"Loading {name}.")
-            self.denoiser = models.load(base_model, self.device)
-            self.base_model = base_model
+            self.denoiser = models.load(base_model, self.device, start=start)
+            self.base, self._start_stamp = base, stamp
             self.store.remember_model(known(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 
     def model_of(self, session: Session) -> models.Denoiser:
         """The base model of a session, if it is the one that the session was begun with."""
-        denoiser = self.load(session.settings.base_model)
+        denoiser = self.load(session.settings.base)
         expected, found = session.settings.model_hash, denoiser.info.weights_hash
         if not expected:
             size_bytes, _ = models.stamp(denoiser.info.path)
@@ -88,8 +95,8 @@ class Easel:
         denoiser = self.model_of(session)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
-                "This adapter was made with another base model than the session uses now. "
-                "Choose that model again to use it."
+                "This adapter was made with another base model, or started from another LoRA, than "
+                "the session uses now. Choose that again to use it."
             )
         return denoiser
 
@@ -144,6 +151,13 @@ class Easel:
             beside=denoiser.beside(texts),
         )
 
+    def image_with(
+        self, session: Session, prompt: str, seed: int, lora: models.LoraFile, strength: float
+    ) -> Image:
+        """What the base model draws with somebody's LoRA in it: another model, by its hash."""
+        base = self.image(session, "compare", prompt, seed, None)
+        return replace(base, base_hash=models.hash_with(base.base_hash, lora.sha256, strength))
+
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
         """One of the fixed prompts."""
         seed = preview_seed(session.settings.sampling.seed, prompt)
@@ -157,13 +171,22 @@ class Easel:
         found = self.store.find_image(wanted)
         return found if found is not None and self.store.image_path(found).exists() else None
 
-    def draw(self, wanted: Image) -> Image:
-        """The picture `wanted` describes: drawn, unless there is one already."""
+    def draw(self, wanted: Image, with_lora: tuple[models.LoraFile, float] | None = None) -> Image:
+        """The picture `wanted` describes: drawn, unless there is one already.
+
+        with_lora: what `image_with` was asked for.
+        """
         found = self.drawn_before(wanted)
         if found is not None:
             return found
         self._voice.say("rendering", f"Drawing: {wanted.prompt}")
-        with self.using(wanted.adapter_id, wanted.strength):
+        assert self.denoiser is not None
+        using = (
+            self.denoiser.with_lora(*with_lora)
+            if with_lora
+            else self.using(wanted.adapter_id, wanted.strength)
+        )
+        with using:
             picture = self.picture(wanted)
         return self.store.add_image(self.write(wanted, picture))
 
@@ -189,6 +212,17 @@ class Easel:
         where = self.store.trajectory_path(image)
         write_atomically(where, lambda path: trajectory.save(path, chain))
         return replace(image, trajectory_sha256=sha256(where))
+
+
+def _stamp(start: StartLora | None) -> tuple[int, int] | None:
+    """By which a file is known not to have changed; None where there is none."""
+    if start is None:
+        return None
+    try:
+        status = Path(start.path).expanduser().stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def preview_seed(seed: int, prompt: str) -> int:

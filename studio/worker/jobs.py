@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -15,15 +16,25 @@ import PIL.ImageChops
 import PIL.ImageStat
 from safetensors.torch import load_file
 
-from studio import models
+from studio import exchange, models
 from studio.evidence import Tally, tallies
-from studio.export import ExportError, ExportInfo, export_lora
-from studio.store import Export, Job, Session, Store, StoreFull, free_bytes, write_atomically
-from studio.store.rows import CHECK_PICTURE
+from studio.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
+from studio.settings import StartLora
+from studio.store import (
+    Export,
+    Job,
+    Session,
+    Store,
+    StoreError,
+    StoreFull,
+    free_bytes,
+    write_atomically,
+)
+from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
-from studio.worker.room import ROOM_MB
+from studio.worker.room import ROOM_MB, require_room
 from studio.worker.shelf import found, look_through
 from studio.worker.voice import Voice
 
@@ -53,6 +64,9 @@ class Jobs:
             "export": self._do_export,
             "inspect": self._do_inspect,
             "library": self._do_library,
+            "fit": self._do_fit,
+            "give_picks": self._do_give_picks,
+            "take_picks": self._do_take_picks,
         }[job.kind]
         try:
             result = do(job, self.store.session(job.session_id))
@@ -74,6 +88,10 @@ class Jobs:
         job = self.store.update_job(
             job.id, progress=done / total, message=f"{done} of {total} {did}.", result=result
         )
+        self._stay(job)
+
+    def _stay(self, job: Job) -> None:
+        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
         if self.stopping.is_set():
             self.store.update_job(job.id, state="queued")
         if job.state == "cancelled" or self.stopping.is_set():
@@ -96,7 +114,8 @@ class Jobs:
         return result
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_id", "strength"} → {"cells"}, each with base and tuned."""
+        """{"prompts", "seeds", "adapter_id", "strength", "other"} → {"cells", "fit"}, each cell
+        with base, tuned and, if there is another LoRA file, what the base draws with that."""
         wanted = [
             (self.easel.expand(prompt, seed), seed)
             for prompt in job.payload["prompts"]
@@ -104,11 +123,19 @@ class Jobs:
         ]
         adapter_id, strength = job.payload["adapter_id"], job.payload["strength"]
         result: dict[str, Any] = {"cells": []}
+        other = None
+        if job.payload.get("other"):
+            named = StartLora.from_dict(job.payload["other"])
+            other = models.read_lora(Path(named.path).expanduser()), named.strength
+            result["fit"] = self.easel.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.easel.image(session, "compare", prompt, seed, None)
             wanted_tuned = self.easel.image(session, "compare", prompt, seed, adapter_id, strength)
             base, tuned = self.easel.draw(wanted_base), self.easel.draw(wanted_tuned)
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
+            if other:
+                shown = self.easel.image_with(session, prompt, seed, *other)
+                cell["other"] = self.easel.draw(shown, other).id
             result["cells"].append(cell)
             self._report(job, done, len(wanted), result)
         return result
@@ -160,6 +187,7 @@ class Jobs:
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
             base_hash=adapter.base_hash,
+            start=denoiser.start and StartedFrom(*denoiser.start.said),
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
@@ -215,8 +243,51 @@ class Jobs:
         checked = folder / f"{report.name}{CHECK_PICTURE}"
         write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
         files = (*(path.name for path in report.files), checked.name)
-        self.store.add_export(replace(made, files=files, checks=report.checks))
-        return {"export_id": made.id, "files": list(files), "checks": report.checks}
+        checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
+        self.store.add_export(replace(made, files=files, checks=checks))
+        return {"export_id": made.id, "files": list(files), "checks": checks}
+
+    def _do_give_picks(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"form"} → {"folder", "picks", "left_out"}: a new folder in the home, for others."""
+        form, picked = job.payload["form"], self.store.picked_pairs(session.id)
+        sides = (side for one in picked for side in (one.pair.left, one.pair.right))
+        paths = {self.store.image_path(side) for side in sides}
+        needed = sum(path.stat().st_size for path in paths if path.is_file())
+        require_room(self.store.home, needed)
+        stem = f"{file_name(session.name)}-{form}"
+        names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+        folder = next(
+            path for name in names if not (path := self.store.home / "picks" / name).exists()
+        )
+        done, left_out = exchange.write(folder, form, picked, self.store.image_path)
+        return {"folder": str(folder), "picks": done, "left_out": left_out}
+
+    def _do_take_picks(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → {"session_id", "name", "picks", "left_out"}: a new session, with the model and
+        in the size of the one that it was asked for in."""
+        if earlier := job.result.get("session_id"):
+            with contextlib.suppress(StoreError):  # what a worker that was killed had of it
+                self.store.delete_session(earlier)
+        path = Path(job.payload["path"]).expanduser()
+        given = exchange.read(path)  # what it is, before a model is loaded
+        settings = session.settings
+        denoiser = self.easel.model_of(session)
+
+        def told(made: Session, done: int) -> None:
+            require_room(self.store.home)
+            said = f"{done} in."
+            self._stay(self.store.update_job(job.id, message=said, result={"session_id": made.id}))
+
+        size_px = settings.sampling.width_px, settings.sampling.height_px
+        taken = exchange.take_in(
+            self.store, denoiser, settings.base, path.stem, given, size_px, told
+        )
+        return {
+            "session_id": taken.session.id,
+            "name": taken.session.name,
+            "picks": taken.picks,
+            "left_out": taken.left_out,
+        }
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → what kind of model it is, without loading its weights, and the name under
@@ -230,6 +301,13 @@ class Jobs:
         return look_through(
             self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "looked at")
         )
+
+    def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
+        self.voice.say("starting", "Looking at a LoRA.")
+        file = models.read_lora(Path(job.payload["path"]).expanduser())
+        found = self.easel.model_of(session).fit(file)
+        return {"name": found.name, "words": found.words}
 
 
 def _lora_family(denoiser: models.Denoiser) -> str:

@@ -36,7 +36,7 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
-from studio.training import Training
+from studio.training import Training, TrainingFailed
 from studio.trajectory import PairBatch, Trajectory
 from studio.worker.asking import Asking
 from studio.worker.easel import Easel, preview_seed
@@ -196,7 +196,7 @@ class Rounds:
             denoiser.remove_adapter()
             raise
         self._restore(round_, training)
-        following.begin(self.crew, session.settings.base_model, training)
+        following.begin(self.crew, session.settings.base, training)
         self.store.update_round(round_.id, updates_total=training.updates)
         return Lesson(round_, training, left_out, time.monotonic())
 
@@ -360,6 +360,8 @@ class Rounds:
             log.warning("Round %d begins anew: what it had written is damaged", round_.number)
             set_aside(self.store.home, path)
             return
+        except TrainingFailed:
+            raise
         except Exception as error:
             raise WorkerError("What this round had learned so far cannot be read.") from error
         log.info("Round %d goes on after update %d", round_.number, training.update)

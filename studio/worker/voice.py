@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from studio import logs, memory, models
 from studio.crew import CrewLost
+from studio.exchange import ExchangeError
 from studio.export import ExportError
 from studio.settings import SettingsError
 from studio.store import Store, StoreError, WorkerStatus
@@ -27,6 +28,7 @@ HEARTBEAT_S = 2.0
 # Errors whose message is a sentence for the artist already.
 SENTENCES = (
     CrewLost,
+    ExchangeError,
     ExportError,
     MixedSettingsError,
     SettingsError,

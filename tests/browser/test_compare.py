@@ -104,6 +104,45 @@ def test_space_flips_in_place_from_any_view(open_page, tuned):
     expect(name).to_have_text("Base")
 
 
+def test_another_lora_stands_beside_base_and_tuned(open_page, store, labelling, tuned):
+    cells = []
+    for number, prompt in enumerate(("an owl", "a fox")):
+        one, two, three = (
+            store.add_image(
+                seed.image(store, labelling, "compare", prompt, seed=7 + number + place)
+            )
+            for place in range(3)
+        )
+        cells.append(
+            {"prompt": prompt, "seed": 7, "base": one.id, "tuned": two.id, "other": three.id}
+        )
+    page = open_page("compare")
+    page.get_by_role("button", name="Beside them, another LoRA").click()
+    page.get_by_label("A LoRA on this computer").fill(' "/loras/my style.safetensors" ')
+    page.get_by_role("button", name="Compare", exact=True).click()
+    wait_for(page, lambda: len(store.jobs(labelling.id, kind="compare")) == 2)
+    job = store.claim_job()
+    assert job.payload["other"] == {"path": "/loras/my style.safetensors", "strength": 1.0}
+    found = {"cells": cells, "fit": "192 layers of the image network, rank 4."}
+    store.update_job(job.id, state="done", progress=1.0, result=found)
+    viewer = page.locator("#compare-viewer")
+    expect(viewer.locator("[data-part=other]")).to_contain_text("my style")
+    expect(viewer.locator("[data-part=fit]")).to_have_text(
+        "my style: 192 layers of the image network, rank 4."
+    )
+    expect(viewer.locator("[data-part=side] img:visible")).to_have_count(3)
+    expect(viewer.locator("[data-save=other]")).to_have_attribute(
+        "href", f"/images/{cells[0]['other']}/download"
+    )
+    page.get_by_role("radio", name="Flip").click()
+    name = viewer.locator("[data-part=flip-name]")
+    for said in ("Round 1", "my style", "Base"):
+        page.keyboard.press(" ")
+        expect(name).to_have_text(said)
+    page.get_by_role("radio", name="Grid").click()
+    expect(viewer.get_by_role("img", name="my style: a fox")).to_be_visible()
+
+
 def test_the_difference_is_drawn_and_amplified(open_page, tuned):
     page = open_page("compare")
     page.get_by_role("radio", name="Difference").click()

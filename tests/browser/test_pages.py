@@ -809,3 +809,37 @@ def test_a_style_is_kept_used_and_deleted(open_page, store, labelling):
     store.styles_path.write_text("nothing,of,this\n1,2,3\n")
     page.locator("#use-style").click()
     expect(page.locator("#notice-area")).to_contain_text("styles.csv is not read")
+
+
+def test_picks_are_taken_in_and_opened(open_page, store, labelling):
+    seed.pick_all(store, labelling)
+    made = store.create_session("Friends", labelling.settings)
+    page = open_page("export")
+    page.get_by_role("button", name="The picks themselves").click()
+    page.get_by_role("button", name="As a data set (Pick-a-Pic)").click()
+    wait_for(page, lambda: store.jobs(labelling.id, kind="give_picks"))
+    job = store.claim_job()
+    assert job.payload == {"form": "pickapic"}
+    expect(page.locator("#picks-given")).to_contain_text("Writing the picks")
+    found = {"folder": "/home/me/picks/mine-pickapic", "picks": 5, "left_out": 1}
+    store.update_job(job.id, state="done", result=found)
+    expect(page.locator("#picks-given")).to_contain_text("5 picks in /home/me/picks/mine-pickapic.")
+    path = page.get_by_label("Take picks in")
+    path.fill('  "/home/me/<b>pairs" ')
+    page.get_by_role("button", name="Take them in").click()
+    wait_for(page, lambda: store.jobs(labelling.id, kind="take_picks"))
+    job = store.claim_job()
+    assert job.payload == {"path": "/home/me/<b>pairs"}
+    store.update_job(job.id, message="7 in.")
+    expect(page.locator("#picks-taken")).to_contain_text("7 in.")
+    store.update_job(job.id, state="failed", message="There is no folder at <b>pairs.")
+    expect(page.locator("#picks-taken")).to_contain_text("There is no folder at <b>pairs.")
+    path.press("Enter")
+    wait_for(page, lambda: len(store.jobs(labelling.id, kind="take_picks")) == 2)
+    found = {"session_id": made.id, "name": made.name, "picks": 7, "left_out": 0}
+    store.update_job(store.claim_job().id, state="done", result=found)
+    taken = page.locator("#picks-taken")
+    expect(taken).to_contain_text("7 picks in the new session “Friends”.")
+    expect(taken).to_contain_text("Diffusion-DPO can learn from them; D3PO cannot.")
+    taken.get_by_role("button", name="Open it").click()
+    expect(page.locator(".session-name")).to_have_text("Friends")

@@ -5,7 +5,10 @@ const all = (selector) => [...element.querySelectorAll(selector)];
 let value = props.value || { cells: [] };
 let view = VIEWS.find((name) => name === studio.recall("compareView")) || "side";
 let at = 0;
-let flipped = false;
+let flipped = 0; // which of the sides is shown in one place
+
+const sides = () => (value.other ? ["base", "tuned", "other"] : ["base", "tuned"]);
+const nameOf = (side) => ({ base: "Base", tuned: value.tuned, other: value.other })[side];
 
 function node(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -52,24 +55,30 @@ function show() {
   const cell = value.cells[at];
   part("prompt").textContent = cell.prompt + " · seed " + cell.seed;
   part("tuned-name").textContent = value.tuned;
-  for (const side of ["base", "tuned"])
+  part("other-name").textContent = value.other;
+  part("other").hidden = element.querySelector('[data-save="other"]').hidden = !value.other;
+  part("fit").hidden = !value.fit || view === "grid";
+  part("fit").textContent = value.other + ": " + value.fit;
+  for (const side of sides())
     for (const img of all('[data-img="' + side + '"]')) {
       if (img.getAttribute("src") !== cell[side]) img.src = cell[side];
-      img.alt = (side === "base" ? "Base: " : value.tuned + ": ") + cell.prompt;
+      img.alt = nameOf(side) + ": " + cell.prompt;
     }
-  for (const link of all("[data-save]")) link.href = cell[link.dataset.save] + "/download";
+  for (const link of all("[data-save]"))
+    if (cell[link.dataset.save]) link.href = cell[link.dataset.save] + "/download";
   showFlipped();
   all(".film-cell").forEach((thumb, i) => thumb.setAttribute("aria-selected", i === at));
 }
 
 function showFlipped() {
-  const side = flipped ? "tuned" : "base";
+  flipped %= sides().length;
+  const side = sides()[flipped];
   for (const img of part("flip").querySelectorAll("img")) img.hidden = img.dataset.img !== side;
   part("flip-name").className = "tag " + side;
-  part("flip-name").textContent = flipped ? value.tuned : "Base";
+  part("flip-name").textContent = nameOf(side);
 }
 function flip() {
-  flipped = !flipped;
+  flipped += 1;
   showFlipped();
 }
 
@@ -89,8 +98,8 @@ function build() {
       "aria-label": "Open " + cell.prompt + ", seed " + cell.seed,
     });
     two.append(
-      node("img", { src: cell.base, alt: "Base: " + cell.prompt, loading: "lazy" }),
-      node("img", { src: cell.tuned, alt: "Tuned: " + cell.prompt, loading: "lazy" }),
+      ...sides().map((side) =>
+        node("img", { src: cell[side], alt: nameOf(side) + ": " + cell.prompt, loading: "lazy" })),
       node("span", {}, cell.prompt + " · seed " + cell.seed),
     );
     return two;
@@ -151,9 +160,9 @@ function divide(range) {
 }
 
 function accept() {
-  const before = JSON.stringify([value.cells, value.tuned]);
+  const before = JSON.stringify([value.cells, value.tuned, value.other]);
   value = props.value || { cells: [] };
-  if (before !== JSON.stringify([value.cells, value.tuned])) build();
+  if (before !== JSON.stringify([value.cells, value.tuned, value.other])) build();
   paint();
 }
 watch("value", accept);

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from studio.parameters import Parameters, lora_name
-from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
+from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError, StartLora
 from studio.store.rows import Job, Session
 from studio.ui import words
 from studio.ui.dropin import takes_settings
@@ -54,6 +54,22 @@ def build(page: Page) -> None:
                 info="1 is what was learned, 0 is the base model.",
                 elem_id="compare-strength",
             )
+            with gr.Accordion("Beside them, another LoRA", open=False, elem_id="compare-other"):
+                other = gr.Textbox(
+                    label="A LoRA on this computer",
+                    info="Somebody’s .safetensors file, to see what it does to the base model.",
+                    placeholder="/home/me/loras/my-style.safetensors",
+                    lines=1,
+                    elem_id="compare-other-path",
+                )
+                other_strength = gr.Slider(
+                    -2.0,
+                    2.0,
+                    value=1.0,
+                    step=0.05,
+                    label="Its strength",
+                    info="1 is as it was made.",
+                )
             drop = gr.Column(elem_classes="drop-column")
             with gr.Row(elem_classes="buttons"):
                 draw = gr.Button("Compare", variant="primary", elem_id="compare-draw")
@@ -88,9 +104,19 @@ def build(page: Page) -> None:
     page.fills(lambda look: {prompts: "\n".join(look.settings.shown_prompts)}, [prompts])
 
     def compare(
-        session: Session, text: str, first: float, count: float, chosen: str | None, strength: float
+        session: Session,
+        text: str,
+        first: float,
+        count: float,
+        chosen: str | None,
+        strength: float,
+        path: str,
+        path_strength: float,
     ) -> None:
         payload = comparison_payload(text, first, count, chosen, strength)
+        if path.strip():
+            named = StartLora(path.strip().strip("\"'"), float(path_strength))
+            payload["other"] = named.to_dict()
         page.store.add_job(session.id, "compare", payload)
 
     def leave(session: Session) -> None:
@@ -106,7 +132,7 @@ def build(page: Page) -> None:
         fields = [prompts, seed, seeds, adapter, strength]
         takes_settings(page, "compare-drop", restore, outputs=fields)
 
-    page.hears(draw.click, compare, inputs=[prompts, seed, seeds, adapter, strength])
+    page.hears(draw.click, compare, inputs=[*fields, other, other_strength])
     page.hears(cancel.click, leave)
 
 
@@ -190,10 +216,13 @@ def comparison(look: Look, jobs: list[Job]) -> dict[str, Any]:
                 "seed": cell["seed"],
                 "base": image_url(cell["base"]),
                 "tuned": image_url(cell["tuned"]),
+                "other": image_url(cell["other"]) if "other" in cell else None,
             }
             for cell in (shown.result["cells"] if shown else ())
         ],
         "tuned": tuned_name(look, shown) if shown else "",
+        "other": other_name(shown) if shown else "",
+        "fit": shown.result.get("fit", "") if shown else "",
         "job": newest
         and {"state": newest.state, "progress": newest.progress, "message": newest.message},
         "empty": empty(look),
@@ -205,6 +234,14 @@ def tuned_name(look: Look, job: Job) -> str:
     adapter_id, strength = job.payload.get("adapter_id"), job.payload.get("strength", 1.0)
     number = next((a.number for a in look.adapters if a.id == adapter_id), "?")
     return f"Round {number}" + (f" at {strength:g}" if strength != 1 else "")
+
+
+def other_name(job: Job) -> str:
+    """`my-style`, or `my-style at 0.8`; "" where there is no other LoRA."""
+    if not job.payload.get("other"):
+        return ""
+    named = StartLora.from_dict(job.payload["other"])
+    return Path(named.path).stem + (f" at {named.strength:g}" if named.strength != 1 else "")
 
 
 def empty(look: Look) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from html import escape
 from pathlib import Path
@@ -13,8 +11,10 @@ import gradio as gr
 
 from studio.evidence import tallies
 from studio.settings import SettingsError
-from studio.store.rows import CHECK_PICTURE, Export, Job, Session
+from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
+from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values
+from studio.ui.tabs import picks
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.exam import best_strength
 
@@ -35,6 +35,8 @@ def build(page: Page, is_local: bool = True) -> None:
     with gr.Row(elem_classes="export-columns", equal_height=False):
         with gr.Column(scale=2, min_width=320):
             _form(page)
+            with gr.Accordion("The picks themselves", open=False, elem_id="picks-fold"):
+                picks.build(page, is_local)
         with gr.Column(scale=3, min_width=320):
             _made(page, is_local)
 
@@ -235,22 +237,6 @@ def _made(page: Page, is_local: bool) -> None:
     page.hears(made.send, send, with_event=True)
 
 
-def show_folder(path: Path) -> bool:
-    """Open a folder in the system's file manager; False when there is none."""
-    command = {"darwin": "open", "win32": "explorer"}.get(sys.platform, "xdg-open")
-    try:
-        process = subprocess.Popen(
-            [command, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-    except OSError:
-        return False
-    try:
-        # A file manager that stays open has worked; explorer's exit status says nothing.
-        return process.wait(timeout=2) == 0 or command == "explorer"
-    except subprocess.TimeoutExpired:
-        return True
-
-
 def exports(look: Look, is_local: bool) -> str:
     """The export that is being made, and those that were."""
     job = look.newest_job("export")
@@ -310,11 +296,22 @@ def _card(look: Look, export: Export, is_local: bool) -> str:
     return f"""
 <article class="card export">
   <header><h2>{escape(export.name)}</h2><p class="soft">Round {number} · {when}</p></header>
-  {_pictures(export, folder)}
+  {_together(export)}{_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
   <footer><code title="The folder of these files">{escape(str(folder))}</code>{buttons}</footer>
 </article>"""
+
+
+def _together(export: Export) -> str:
+    """That it is only the difference, where the session started from another LoRA."""
+    start = export.checks.get(USE_WITH)
+    if start is None:
+        return ""
+    return (
+        f"<p>Taught on top of the LoRA <b>{escape(str(start))}</b>: in other tools, use both "
+        "together.</p>"
+    )
 
 
 def _pictures(export: Export, folder: Path) -> str:

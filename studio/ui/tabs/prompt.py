@@ -23,6 +23,7 @@ from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
 from studio.ui.sizes import SHAPES_JS, reads_clip_skip, shape_chips
 from studio.ui.starter_pack import starter_packs
+from studio.ui.tabs import start_lora
 from studio.ui.tabs.train import previews
 
 SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
@@ -61,6 +62,8 @@ def build(page: Page) -> None:
                 _sampling(page)
             with gr.Accordion("Model", open=False, elem_id="model"):
                 _model(page)
+            with gr.Accordion("Start from a LoRA", open=False, elem_id="start-lora"):
+                start_lora.build(page, draw_preview)
         with gr.Column(scale=6, min_width=320, elem_classes="sticky"):
             _preview(page)
 
@@ -563,9 +566,17 @@ element.addEventListener("click", (event) => {
 
 
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
-    """Another base model, at its own size, and read as it was made to be."""
+    """Another base model, at its own size, and read as it was made to be; a LoRA to start from was
+    for the one before."""
     sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
-    return replace(settings, base_model=base_model, model_hash="", model_bytes=0, sampling=sampling)
+    return replace(
+        settings,
+        base_model=base_model,
+        model_hash="",
+        model_bytes=0,
+        start=None,
+        sampling=sampling,
+    )
 
 
 def model_card(look: Look) -> str:
@@ -678,7 +689,7 @@ def draw_preview(page: Page, before: SessionSettings, session: Session) -> None:
     after = session.settings
     if all(
         getattr(before, name) == getattr(after, name)
-        for name in ("sampling", "base_model", "prompts", "shown_prompts")
+        for name in ("sampling", "base", "prompts", "shown_prompts")
     ):
         return
     for job in page.store.jobs(session.id, kind="preview"):
