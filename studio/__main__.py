@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP, which goes on after a cut
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         return arguments.run(arguments)
@@ -161,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
     one.add_argument("--steps", type=int, default=20, help="default 20")
     one.add_argument("--guidance", type=float, default=3.0, help="default 3")
+    one.add_argument("--clip-skip", type=_at_least_one, default=1, help="as in A1111; default 1")
     one.add_argument("--negative", default="", metavar="PROMPT", help="what to keep out")
     one.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's own")
     one.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
@@ -471,6 +473,7 @@ def generate(arguments: argparse.Namespace) -> int:
         height_px=height_px,
         seed=arguments.seed,
         negative_prompt=arguments.negative,
+        clip_skip=arguments.clip_skip,
     )
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora

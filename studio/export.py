@@ -108,6 +108,7 @@ class ExportInfo:
     prediction_type: str = "epsilon"
     width_px: int = 512
     height_px: int = 512
+    clip_skip: int = 1
     trigger: str = ""
     strength: float = 1.0
     licence: str = ""
@@ -363,7 +364,7 @@ def _training_metadata(
         "ss_v2": str(family.v2),
         "ss_output_name": stem,  # A1111's alias: must be the file's name
         "ss_sd_model_name": info.base_model,
-        "ss_clip_skip": "None",
+        "ss_clip_skip": str(info.clip_skip) if info.clip_skip > 1 else "None",
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(module.down.shape[0]),
         "ss_network_alpha": str(module.alpha),

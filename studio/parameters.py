@@ -50,6 +50,7 @@ class Parameters:
     model_hash: str = ""
     lora: str = ""
     strength: float | None = None
+    clip_skip: int | None = None  # not said where all layers were read
     more: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +73,7 @@ def write(made: Parameters) -> str:
         "Model hash": made.model_hash or None,
         "Model": made.model or None,
         "Eta": _number(made.eta),
+        "Clip skip": made.clip_skip if (made.clip_skip or 1) > 1 else None,
         **made.more,
     }
     said = [f"{name}: {_quoted(str(value))}" for name, value in fields.items() if value is not None]
@@ -116,6 +118,7 @@ def read(text: str) -> Parameters:
         width_px=_int(size[1]),
         height_px=_int(size[2]),
         eta=_float(found.pop("Eta", None)),
+        clip_skip=_int(found.pop("Clip skip", None)),
         model=found.pop("Model", ""),
         model_hash=found.pop("Model hash", ""),
         lora=lora,

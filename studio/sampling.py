@@ -41,8 +41,8 @@ def sample(
     steps_of = noise_seeds if noise_seeds is not None else seeds
     walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed(prompts)
-    empty = denoiser.embed_negative(settings.negative_prompt, len(prompts))
+    text = denoiser.embed(prompts, settings.clip_skip)
+    empty = denoiser.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)
     kept = [latents]
     for timestep, alpha_bar, alpha_bar_prev in zip(

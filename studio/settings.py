@@ -8,6 +8,7 @@ store from a newer version is never half understood.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,6 +16,9 @@ from typing import Any, ClassVar, Literal, Self
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
 STARTER_SIZE_PX = 64  # of the pictures the embedded model draws
 RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
+
+# The id of a model on the Hugging Face hub; a path on this computer goes before it.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
@@ -25,6 +29,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
+MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 
 
@@ -37,13 +42,26 @@ def _require(condition: bool, sentence: str) -> None:
         raise SettingsError(sentence)
 
 
+def is_hub_id(base_model: str) -> bool:
+    """Whether it is `owner/name`, and no file or folder here."""
+    return bool(HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
+
+
 class _Stored:
     """`to_dict` and `from_dict` for frozen dataclasses whose nested settings are of known types."""
 
     _nested: ClassVar[dict[str, type]] = {}
+    # Fields that came later are written only where they are not what they were before they came:
+    # the store compares what was written then with what is written now.
+    _later: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values: dict[str, Any] = {}
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            if one.name not in self._later or value != one.default:
+                values[one.name] = value.to_dict() if isinstance(value, _Stored) else value
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -72,6 +90,10 @@ class SamplingSettings(_Stored):
     negative_prompt: str = ""
     eta: float = 1.0
     shared_noise: bool = True  # both images of a pair start from the same noise
+    # Of the text encoder's layers, which is read last: 1 the last, 2 the one before; as in A1111.
+    clip_skip: int = 1
+
+    _later: ClassVar[tuple[str, ...]] = ("clip_skip",)
 
     def __post_init__(self) -> None:
         _require(2 <= self.steps <= 150, "Steps must be between 2 and 150.")
@@ -86,6 +108,10 @@ class SamplingSettings(_Stored):
         _require(
             len(self.negative_prompt) <= MAX_PROMPT_CHARACTERS,
             f"The negative prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
+        )
+        _require(
+            1 <= self.clip_skip <= MOST_CLIP_SKIP,
+            f"Clip skip must be between 1 and {MOST_CLIP_SKIP}.",
         )
 
 
@@ -199,7 +225,8 @@ class StartLora(_Stored):
 class SessionSettings(_Stored):
     """Everything a session remembers of what the artist chose."""
 
-    base_model: str = "starter"  # "starter", or the path of a diffusers folder or checkpoint
+    # "starter", the path of a diffusers folder or checkpoint, or the hub's owner/name
+    base_model: str = "starter"
     prompts: tuple[str, ...] = ()
     preview_prompts: tuple[str, ...] = ()  # redrawn after every round; empty: the first prompts
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -209,7 +236,11 @@ class SessionSettings(_Stored):
     queue_target: int = 8  # unlabelled pairs, or grids, kept ready
     pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
     start: StartLora | None = None  # a part of the base model, for policy and reference alike
+    # Of the base model's weights, as they were when the session first used it; "" until then.
+    model_hash: str = ""
+    model_bytes: int = 0
 
+    _later: ClassVar[tuple[str, ...]] = ("model_hash", "model_bytes")
     _nested: ClassVar[dict[str, type]] = {
         "start": StartLora,
         "sampling": SamplingSettings,

@@ -106,10 +106,10 @@ def _predicted_noise(
     guided: bool,
 ) -> Tensor:
     """As the pictures were drawn, through guidance; or by the prompted half of it alone."""
-    text = denoiser.embed(prompts)
+    text = denoiser.embed(prompts, sampling.clip_skip)
     if not guided:
         return denoiser.predict_noise(latents, timesteps, text)
-    empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts))
+    empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
     return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
 
 

@@ -115,6 +115,7 @@ def _made_alike(settings: SamplingSettings) -> tuple:
         settings.width_px,
         settings.height_px,
         settings.negative_prompt,
+        settings.clip_skip,
     )
 
 

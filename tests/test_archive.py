@@ -238,6 +238,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         lambda d, f: d.update(version=1) or d["tables"].update(pairs=[1, "a"]),
         "not a set of named values",
     ),
+    "no texts beside": (
+        lambda d, f: d["tables"]["images"][0].update(beside={"VAE": 3}),
+        "makes no sense",
+    ),
     "another version": (lambda d, f: d.update(version=99), "another version"),
     "no tables": (lambda d, f: d.pop("tables"), "not whole"),
     "a table that is none": (lambda d, f: d["tables"].update(evil=[]), "other tables"),
@@ -264,14 +268,20 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 }
 
 
-def test_an_archive_of_version_1_knows_no_grids(archive, other):
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_archive_of_an_older_version_knows_less(archive, other, version):
+    """Version 2 nothing of what lies beside a model, and version 1 no grids either."""
+
     def made_older(document, files):
-        document["version"] = 1
-        for row in document["tables"]["pairs"]:
-            del row["grid_id"]
+        document["version"] = version
+        for row in document["tables"]["images"]:
+            del row["beside"]
+        if version == 1:
+            for row in document["tables"]["pairs"]:
+                del row["grid_id"]
 
     made = import_session(other, rewritten(archive, made_older))
-    assert other.picked_pairs(made.id)
+    assert all(one.pair.left.beside == {} for one in other.picked_pairs(made.id))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

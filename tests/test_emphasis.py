@@ -62,3 +62,18 @@ def test_more_of_a_word_moves_the_text_further_the_same_way():
     assert along > 0.9
     assert against < 0
     assert (most - plain).norm() > (more - plain).norm() > 0
+
+
+def test_what_weighs_more_is_read_from_the_layer_that_clip_skip_says():
+    denoiser = models.load("starter", "cpu")
+    plain, more = (denoiser.embed([p], 2).states for p in ("red apple", "(red:1.4) apple"))
+    last = denoiser.embed(["(red:1.4) apple"]).states
+    # the tokens around the weighted one are those of the plain prompt, read from the same layer
+    torch.testing.assert_close(more[:, 2:], plain[:, 2:])
+    assert not torch.allclose(more, last, atol=1e-2)
+
+
+def test_more_layers_cannot_be_left_out_than_there_are():
+    denoiser = models.load("starter", "cpu")
+    with pytest.raises(models.ModelError, match="has 2 layers"):
+        denoiser.embed(["red apple"], 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from studio import models, sampling
 from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
@@ -74,6 +75,39 @@ def test_without_noise_it_is_diffusers_own_pipeline(
     torch.testing.assert_close(chain.latents[-1:], expected, rtol=1e-4, atol=1e-4)
     [picture] = sampling.images(denoiser, [chain])
     assert picture.size == (64, 72)
+
+
+@pytest.mark.parametrize("clip_skip", [2, 3])
+def test_clip_skip_is_diffusers_own(
+    made: Made, clip_skip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # diffusers' pipeline asks for the level that transformers' CLIPTextModel has lost
+    monkeypatch.setattr(CLIPTextModel, "text_model", property(lambda self: self), raising=False)
+    denoiser = models.load(str(made.file), "cpu")
+    settings = replace(SETTINGS, negative_prompt="blurry", clip_skip=clip_skip)
+    (chain,) = sampling.sample(denoiser, [PROMPT], [3], settings)
+    # A1111's 1 is nothing left out, which is diffusers' None; SDXL has its own layer always.
+    as_diffusers = clip_skip - 1 if clip_skip > 1 and made.family != "sdxl" else None
+    unwanted: dict[str, object] = {"negative_prompt": "blurry"}
+    if as_diffusers:  # diffusers leaves the negative prompt alone, A1111 skips in both
+        encoded = made.pipeline.encode_prompt("blurry", "cpu", 1, False, clip_skip=as_diffusers)
+        unwanted = {"negative_prompt_embeds": encoded[0]}
+    expected = made.pipeline(
+        PROMPT,
+        **unwanted,
+        clip_skip=as_diffusers,
+        num_inference_steps=settings.steps,
+        guidance_scale=settings.guidance,
+        latents=chain.latents[:1],
+        width=settings.width_px,
+        height=settings.height_px,
+        output_type="latent",
+        eta=0.0,
+    ).images
+    torch.testing.assert_close(chain.latents[-1:], expected, rtol=1e-4, atol=1e-4)
+    (whole,) = sampling.sample(denoiser, [PROMPT], [3], replace(settings, clip_skip=1))
+    same = torch.allclose(whole.latents[-1], chain.latents[-1], atol=1e-5)
+    assert same == (as_diffusers is None)
 
 
 def test_file_and_folder_hold_the_same_weights(made: Made) -> None:

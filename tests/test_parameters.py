@@ -6,6 +6,7 @@ import contextlib
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ FROM_A1111 = (
     "watermark: none\n"
     "Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Seed: 1234567890, Size: 512x768, "
     "Model hash: 6ce0161689, Model: v1-5-pruned, VAE: vae-ft.pt, Denoising strength: 0.4, "
+    "Clip skip: 2, "
     'Eta: 0.3, Lora hashes: "add_detail: 7c6bad76eb54, other: 0a1b", '
     'ControlNet 0: "Module: canny, Model: a, Weight: 1", Version: v1.10.1'
 )
@@ -45,6 +47,7 @@ def test_what_a1111_wrote_is_read():
         model_hash="6ce0161689",
         lora="add_detail",
         strength=0.65,
+        clip_skip=2,
         more={
             "VAE": "vae-ft.pt",
             "Denoising strength": "0.4",
@@ -76,6 +79,8 @@ def test_what_the_studio_writes():
         "a lion\nNegative prompt: blurry\nSteps: 20, Sampler: DDIM, CFG scale: 3, Seed: 7, "
         "Size: 64x64, Model hash: ab12, Model: starter, Eta: 1"
     )
+    assert "Clip skip" not in write(replace(made, clip_skip=1))
+    assert write(replace(made, clip_skip=2)).endswith("Eta: 1, Clip skip: 2")
 
 
 # Lines of prompts: anything printable that is not this format's own marks.
@@ -98,6 +103,7 @@ MADE = st.builds(
     eta=st.floats(0, 1).map(lambda x: round(x, 3)),
     model=WORDS,
     model_hash=st.text("0123456789abcdef", min_size=1, max_size=64),
+    clip_skip=st.none() | st.integers(2, 12),
     more=st.dictionaries(st.sampled_from(["Version", "D3PO Studio", "Lora hashes"]), WORDS),
 )
 

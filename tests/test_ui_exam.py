@@ -13,7 +13,7 @@ from studio.evidence import Tally
 from studio.parameters import Parameters, read
 from studio.pictures import MOST_BYTES, text_of_png
 from studio.settings import SessionSettings, SettingsError
-from studio.store import Store
+from studio.store import KnownModel, Store
 from studio.ui.app import build
 from studio.ui.page import Look
 from studio.ui.starter_pack import starter_concepts
@@ -236,6 +236,14 @@ def test_what_a_picture_says_becomes_the_sessions_settings():
     assert bare.sampling.negative_prompt == ""
     assert bare.sampling.seed == 9
     assert "no negative prompt, 5 steps. It was drawn by Euler" in said
+    skipped, said = prompt.restored(settings, replace(found, clip_skip=2))
+    assert skipped.sampling.clip_skip == 2
+    assert "192 high, clip skip 2" in said
+    again, said = prompt.restored(skipped, found)  # one that does not say so was drawn without
+    assert again.sampling.clip_skip == 1
+    assert "clip skip 1" in said
+    xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
+    assert prompt.restored(settings, replace(found, clip_skip=2), xl)[0].sampling.clip_skip == 1
     with pytest.raises(SettingsError, match="multiple of 8"):
         prompt.restored(SETTINGS, replace(found, width_px=100))
 

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from studio import models, sampling, trajectory
 from studio.export import ExportError
@@ -892,6 +892,12 @@ class TestJobs:
     def test_inspect(self, store, session, worker, tiny_model, tmp_path):
         found = self.do(store, worker, session, "inspect", path=str(tiny_model))
         assert (found.state, found.result["size_px"]) == ("done", 64)
+        known = store.known_model(str(tiny_model))
+        assert (known.family, known.size_px, known.base_hash) == ("sd1", 64, "")
+        worker.easel.load(str(tiny_model))
+        assert store.known_model(str(tiny_model)) == replace(
+            known, base_hash=worker.easel.denoiser.base_hash
+        )
         lost = self.do(store, worker, session, "inspect", path=str(tmp_path / "nowhere"))
         assert lost.state == "failed"
         assert "There is no model at" in lost.message
@@ -914,6 +920,35 @@ class TestJobs:
         store.update_settings(session.id, settings)
         finish_all(worker)
         assert store.waiting_count(session.id) == 6
+
+
+def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
+    store, session, worker, settings, tiny_model, tmp_path
+):
+    model = shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    save_file({"emb_params": torch.ones(2, 16)}, folder / "mine.safetensors")
+    prompts = ("a cat", "a (mine:1.2) cat")
+    store.update_settings(
+        session.id, replace(settings, base_model=str(model), prompts=prompts, queue_target=4)
+    )
+    finish_all(worker)
+    pairs = store.waiting_pairs(session.id, 10)
+    told = {pair.prompt: pair.left.beside for pair in pairs}
+    assert told["a cat"] == {}
+    assert told[prompts[1]]["TI hashes"].startswith("mine: ")
+    pick_all(store, session)
+    save_file({"emb_params": torch.zeros(2, 16)}, folder / "mine.safetensors")
+    round_ = store.request_round(session.id)
+    finish_all(worker)
+    done = store.round(round_.id)
+    assert done.state in ("done", "held_back")
+    assert "Learned without 2 of the picks: their files are missing or changed." in done.message
+    (folder / "mine.safetensors").write_bytes(b"broken")
+    job = store.add_job(session.id, "preview", {"prompts": [prompts[1]], "adapter_id": None})
+    worker.work()
+    assert "mine.safetensors" in store.job(job.id).message
 
 
 def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):

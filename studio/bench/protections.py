@@ -75,6 +75,35 @@ PROTECTIONS = (
         "tests/test_doctor.py::test_files_are_compared_and_the_damaged_set_aside",
     ),
     Protection(
+        "a pickled textual inversion is not opened",
+        "studio/models/inversions.py",
+        "        if _is_pickle(path):\n",
+        "        if not path:\n",
+        "tests/test_beside.py::test_a_broken_one_is_a_sentence_when_it_is_named_and_else_nothing",
+    ),
+    Protection(
+        "no pickle and no program is fetched from the hub",
+        "studio/models/hub.py",
+        "            return texts, [name for part in parts for name in found[part]]\n",
+        "            return texts, [name for name in names if name not in texts]\n",
+        "tests/test_hub.py::test_a_model_comes_with_progress_and_draws_as_its_folder_does",
+    ),
+    Protection(
+        "a session draws with its own model only",
+        "studio/worker/easel.py",
+        "        elif found != expected:\n",
+        "        elif not found:\n",
+        "tests/test_library.py::test_a_session_remembers_its_model_and_says_when_it_has_changed",
+    ),
+    Protection(
+        "no file is shown but a known model's picture",
+        "studio/ui/images.py",
+        "        known = store.known_model(model)  # no other file is shown, whoever asks\n",
+        "        from studio.store import KnownModel\n\n"
+        "        known = KnownModel(model, '', '', '', 0, 0, 0, preview=model)\n",
+        "tests/test_library.py::test_only_pictures_of_known_models_are_served",
+    ),
+    Protection(
         "a pick that is sent twice counts once",
         "studio/store/labelling.py",
         "            if known is not None:\n                return read(Pick, known, picks)\n",

@@ -1,22 +1,31 @@
 """Base models: find, inspect, load; the denoiser that the engine is handed; its adapters (peft).
 
 `inspect` says what a file or folder is, `load` makes a `Denoiser` of it; both say in a sentence
-what is wrong with a file that is not what it should be. Nothing is fetched from the internet.
+what is wrong with a file that is not what it should be. Nothing is fetched from the internet but
+what `hub.download` is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from studio.models import loras
+from studio.models import files, hub, loras
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, Denoiser, ReadAdapter, Text
+from studio.models.denoiser import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    INVERSIONS,
+    Denoiser,
+    ReadAdapter,
+    Text,
+)
 from studio.models.errors import ModelError
-from studio.models.inspecting import ModelInfo, base_path, inspect
+from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.loras import Fused, LoraFile, hash_with
 from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
@@ -25,6 +34,8 @@ from studio.settings import StartLora
 __all__ = [
     "ADAPTER_CONFIG_FILE",
     "ADAPTER_FILE",
+    "INVERSIONS",
+    "VAE_ENDING",
     "Denoiser",
     "Fused",
     "LoraFile",
@@ -39,17 +50,35 @@ __all__ = [
     "inspect",
     "load",
     "read_lora",
+    "stamp",
     "weights_hash",
 ]
 
 log = logging.getLogger("studio.models")
 
 
+def _weight_files(path: Path) -> list[Path]:
+    """In the order of their names. Other tools may put more into a folder of the hub's cache at any
+    time: of one, those that are read."""
+    if not path.is_dir():
+        return [path]
+    if path.parent.name != files.SNAPSHOTS:
+        return sorted(path.rglob("*.safetensors"))
+    parts = [(path / part, stem) for part, stem in hub.PARTS.items() if (path / part).is_dir()]
+    return sorted(file for folder, stem in parts for file in files.component_files(folder, stem))
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """(bytes, nanoseconds) of a model's weight files: their size in all, and when the newest was
+    changed. Where both are what they were, so are the weights. Raises OSError."""
+    found = [file.stat() for file in _weight_files(path)]
+    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+
+
 def weights_hash(path: Path) -> str:
     """SHA-256 over the weight files of a model, in the order of their names."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in files:
+    for file in _weight_files(path):
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -86,11 +115,11 @@ def load(
     try:
         parts = read(info, dtype or frozen_dtype(device))
         _require_numbers(info, parts)
-        base_hash = weights_hash(info.path)
+        info = replace(info, weights_hash=weights_hash(info.path))
         if file is None or start is None:
-            return Denoiser(parts, info, base_hash, device)
+            return Denoiser(parts, info, info.weights_hash, device)
         fused = loras.fuse(file, start.strength, parts.unet, parts.text_encoders)
-        base_hash = hash_with(base_hash, file.sha256, start.strength)
+        base_hash = hash_with(info.weights_hash, file.sha256, start.strength)
         return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error
@@ -108,4 +137,7 @@ def _require_numbers(info: ModelInfo, parts: Parts) -> None:
     for module in (parts.unet, parts.vae, *parts.text_encoders):
         for name, weight in module.named_parameters():
             if not bool(torch.isfinite(weight).all()):
-                raise ModelError(f"Its weights are not all numbers, in {name}: download it again.")
+                file = f" of {info.vae.name}" if module is parts.vae and info.vae else ""
+                raise ModelError(
+                    f"Its weights{file} are not all numbers, in {name}: download it again."
+                )

@@ -9,6 +9,7 @@ functions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,14 +40,16 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
     """The modules of the model that `inspect` has seen. Raises ModelError, KeyError, IndexError or
     RuntimeError when the file is not built like its family."""
     weights = load_file(info.path)
+    if info.vae is not None:
+        weights = {k: v for k, v in weights.items() if not k.startswith(VAE)}
+        weights |= _vae_weights(info.vae)
     unet = unet_config(weights, info)
-    vae = vae_config(weights, info)
     clips = {"sd1": [_clip], "sd2": [_open_clip], "sdxl": [_clip, _open_clip]}[info.family]
     return Parts(
         unet=filled(
             UNet2DConditionModel, unet, convert_ldm_unet_checkpoint(dict(weights), unet), dtype
         ),
-        vae=filled(AutoencoderKL, vae, convert_ldm_vae_checkpoint(dict(weights), vae), dtype),
+        vae=_vae(weights, info, dtype),
         text_encoders=[clip(weights, info, dtype) for clip in clips],
         tokenizers=[tokenizer.build(pad=PADS[clip]) for clip in clips],
         scheduler=DDIMScheduler(
@@ -61,6 +64,13 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
             timestep_spacing="trailing" if info.zero_snr else "leading",
         ),
     )
+
+
+def _vae_weights(path: Path) -> dict[str, Tensor]:
+    """Those of a file that holds a VAE alone, under the names that they have in a checkpoint."""
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    named = {name.removeprefix(VAE): value for name, value in load_file(path).items()}
+    return {f"{VAE}{name}": value for name, value in named.items() if name.startswith(parts)}
 
 
 def unet_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
@@ -105,6 +115,20 @@ def _time_width(weights: Weights) -> int:
     together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
     pooled = weights[f"{XL_OPEN_CLIP}text_projection"].shape[1]
     return (together - pooled) // 6
+
+
+def _vae(weights: Weights, info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+    try:
+        config = vae_config(weights, info)
+        state = convert_ldm_vae_checkpoint(dict(weights), config)
+        return filled(AutoencoderKL, config, state, dtype)
+    except (ModelError, KeyError, IndexError, RuntimeError) as error:
+        if info.vae is None:
+            raise
+        raise ModelError(
+            f"The VAE beside it, {info.vae.name}, is not whole, or of another kind: take it away, "
+            "or download it again."
+        ) from error
 
 
 def vae_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from studio.emphasis import weighted
 from studio.models import files, loras
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
+from studio.models.inversions import Inversions
 from studio.models.loras import Fused, LoraFile
 from studio.models.parts import Parts
 from studio.settings import SamplingSettings, TrainingSettings
@@ -35,6 +36,7 @@ GUEST_NAME = "guest"
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+INVERSIONS = "TI hashes"  # what A1111 calls what it says of them in its pictures
 LEAST_ALPHA_BAR = 2**-24
 
 
@@ -60,6 +62,44 @@ class Text:
             torch.cat([text.states for text in texts]),
             None if pooled[0] is None else torch.cat(pooled),
         )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """last_hidden_state: (B, tokens, width) of the layer that is read; pooled: for SDXL."""
+
+    last_hidden_state: Tensor
+    pooled: Tensor | None
+
+
+class _Reader:
+    """A text encoder of which the layer is read that the network is to see.
+
+    Called as the encoder itself is, by compel too.
+    """
+
+    def __init__(self, encoder: torch.nn.Module, is_xl: bool, clip_skip: int) -> None:
+        layers = encoder.config.num_hidden_layers
+        if clip_skip > layers:
+            raise ModelError(
+                f"The text encoder of this model has {layers} layers: clip skip can be {layers} at "
+                "most."
+            )
+        self._encoder, self._is_xl, self._clip_skip = encoder, is_xl, clip_skip
+        self.dtype = encoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._encoder.device
+
+    def __call__(self, ids: Tensor, mask: Tensor | None = None, **_: object) -> _Read:
+        output = self._encoder(ids, mask, output_hidden_states=True)
+        if self._is_xl:  # SDXL reads the states before the last layer, as they are
+            return _Read(output.hidden_states[-2], output[0])
+        if self._clip_skip == 1:
+            return _Read(output.last_hidden_state, None)
+        states = output.hidden_states[-self._clip_skip]
+        return _Read(self._encoder.final_layer_norm(states), None)
 
 
 class Denoiser:
@@ -94,7 +134,11 @@ class Denoiser:
         # A last timestep without any signal would be divided by: it gets the least there is.
         self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
         self._zero_unprompted = self.is_xl and parts.zero_unprompted
-        self._embeddings: dict[str, Text] = {}
+        self._inversions = Inversions(info.path, self.tokenizers, self.text_encoders)
+        self._vae_beside = {}
+        if info.vae is not None:
+            self._vae_beside = {"VAE hash": files.sha256(info.vae)[:10], "VAE": info.vae.name}
+        self._embeddings: dict[tuple[str, int], Text] = {}  # by marked prompt and clip skip
         self._parts_away = False
 
     @property
@@ -103,63 +147,78 @@ class Denoiser:
 
     # --- text and schedule ---
 
-    def embed(self, prompts: list[str]) -> Text:
-        """What each prompt tells the network; each is encoded once and kept."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._embeddings:
-                self._embeddings[prompt] = self._encode(prompt)
-        return Text.cat([self._embeddings[prompt] for prompt in prompts])
+    def embed(self, prompts: list[str], clip_skip: int = 1) -> Text:
+        """What each prompt tells the network; each is encoded once and kept.
 
-    def embed_negative(self, prompt: str, count: int) -> Text:
+        clip_skip: which of the text encoder's layers is read, counted from the last, which is 1,
+        of both prompts as in A1111 (diffusers' own pipelines leave the negative one alone).
+        SDXL is always read before its last layers, as it was trained and as A1111 draws it.
+        Raises ModelError when the encoder has not as many layers, or when a prompt names a textual
+        inversion whose file cannot be used.
+        """
+        clip_skip = 1 if self.is_xl else clip_skip
+        marked = [text for text, _ in self._inversions.mark(prompts)]
+        for text in dict.fromkeys(marked):
+            if (text, clip_skip) not in self._embeddings:
+                self._embeddings[text, clip_skip] = self._encode(text, clip_skip)
+        return Text.cat([self._embeddings[text, clip_skip] for text in marked])
+
+    def embed_negative(self, prompt: str, count: int, clip_skip: int = 1) -> Text:
         """The unprompted half of guidance, `count` times: what is not wanted, or nothing."""
         if prompt or not self._zero_unprompted:
-            return self.embed([prompt] * count)
-        text = self.embed([""] * count)
+            return self.embed([prompt] * count, clip_skip)
+        text = self.embed([""] * count, clip_skip)
         return Text(torch.zeros_like(text.states), torch.zeros_like(text.pooled))
 
     def unread(self, prompt: str) -> str:
         """The end of a prompt that the text encoders have no room for; "" if they read all."""
-        prompt = "".join(text for text, _ in weighted(prompt))
+        [(marked, _)] = self._inversions.mark([prompt])
+        prompt = "".join(text for text, _ in weighted(marked))
         ends = []
         for tokenizer in self.tokenizers:
             spans = tokenizer(prompt, truncation=True, return_offsets_mapping=True).offset_mapping
             ends.append(max(end for _, end in spans))
-        return prompt[min(ends) :].strip()
+        return self._inversions.unmark(prompt[min(ends) :]).strip()
+
+    def beside(self, prompts: list[str]) -> dict[str, str]:
+        """What else than the model draws these prompts, in A1111's words for it: the VAE that lies
+        beside it, and the textual inversions that the prompts name."""
+        used = {one for _, found in self._inversions.mark(prompts) for one in found}
+        said = ", ".join(sorted(f"{one.name}: {one.short_hash}" for one in used))
+        return self._vae_beside | ({INVERSIONS: said} if said else {})
 
     @torch.no_grad()
-    def _encode(self, prompt: str) -> Text:
+    def _encode(self, prompt: str, clip_skip: int) -> Text:
         parts = weighted(prompt)
         plain = "".join(text for text, _ in parts)
         states, pooled = [], None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            reader = _Reader(encoder, self.is_xl, clip_skip)
             ids = tokenizer(
                 plain, padding="max_length", truncation=True, return_tensors="pt"
             ).input_ids.to(self.device)
             with self._at_work(encoder):
-                output = encoder(ids, output_hidden_states=self.is_xl)
+                output = reader(ids)
                 if any(weight != 1 for _, weight in parts):
-                    states.append(self._weighted_states(tokenizer, encoder, parts))
-                else:  # SDXL reads the states before the last layer
-                    states.append(output.hidden_states[-2] if self.is_xl else output[0])
-            pooled = output[0] if self.is_xl else None  # of the second encoder, which comes last
+                    states.append(self._weighted_states(tokenizer, reader, parts))
+                else:
+                    states.append(output.last_hidden_state)
+            pooled = output.pooled  # of the second encoder, which comes last
         return Text(torch.cat(states, dim=-1), pooled)
 
     def _weighted_states(
-        self, tokenizer: Any, encoder: torch.nn.Module, parts: list[tuple[str, float]]
+        self, tokenizer: Any, reader: _Reader, parts: list[tuple[str, float]]
     ) -> Tensor:
         """(1, tokens, width), blended by the compel library: away from the states of the empty
         prompt for what weighs more, towards those without the part for what weighs less."""
         # it reads in half of diffusers, which most sessions never need
         from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
 
-        kinds = ReturnedEmbeddingsType
         provider = EmbeddingsProvider(
             tokenizer,
-            encoder,
-            dtype_for_device_getter=lambda _: encoder.dtype,
-            returned_embeddings_type=kinds.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
-            if self.is_xl
-            else kinds.LAST_HIDDEN_STATES_NORMALIZED,
+            reader,
+            dtype_for_device_getter=lambda _: reader.dtype,
+            returned_embeddings_type=ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED,
         )
         texts, weights = ([part[place] for part in parts] for place in range(2))
         return provider.get_embeddings_for_weighted_prompt_fragments(

@@ -9,6 +9,7 @@ a sentence. Nothing in a file is ever run.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from studio.models.errors import ModelError
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_CONFIG_BYTES = 10_000_000
 SUFFIX = ".safetensors"
+SNAPSHOTS = "snapshots"  # holds a model, in the hub's cache
 
 # Bytes of one element of what a model's weights can be (safetensors' names).
 ELEMENT_BYTES = {
@@ -187,6 +189,12 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
 
 
+def sha256(path: Path) -> str:
+    """Of a whole file, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A configuration file. Raises FileNotFoundError, or ModelError if it is none."""
     if not path.exists():
@@ -206,9 +214,12 @@ def component_header(folder: Path, stem: str) -> tuple[Header, str | None]:
     """The weights of one part of a diffusers folder, all shards together, and their variant.
 
     `stem` is what the part's weight file is called, such as "model". The variant is None or
-    "fp16". Raises ModelError where weights are missing or lie outside of the folder.
+    "fp16": in the hub's cache the second goes before, as `hub.download` asks for it, and other
+    tools may put the first beside it at any time. Raises ModelError where weights are missing or
+    lie outside of the folder.
     """
-    for variant in (None, "fp16"):
+    is_cached = folder.parent.parent.name == SNAPSHOTS
+    for variant in ("fp16", None) if is_cached else (None, "fp16"):
         name = f"{stem}.{variant}" if variant else stem
         whole = folder / f"{name}{SUFFIX}"
         if whole.exists():
@@ -224,6 +235,18 @@ def component_header(folder: Path, stem: str) -> tuple[Header, str | None]:
             "Choose a copy of the model with .safetensors files."
         )
     raise ModelError(f"The model is not whole: {folder.name}/{stem}{SUFFIX} is missing.")
+
+
+def component_files(folder: Path, stem: str) -> list[Path]:
+    """The weight files of which `component_header` tells. Raises ModelError likewise."""
+    _, variant = component_header(folder, stem)
+    name = f"{stem}.{variant}" if variant else stem
+    whole = folder / f"{name}{SUFFIX}"
+    if whole.exists():
+        return [whole]
+    ending = f".index.{variant}.json" if variant else ".index.json"
+    places = read_json(folder / f"{stem}{SUFFIX}{ending}")["weight_map"]
+    return [folder / place for place in sorted(set(places.values()))]
 
 
 def _sharded(index: Path) -> Header:

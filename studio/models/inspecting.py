@@ -16,22 +16,23 @@ A folder says it in its scheduler's configuration.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import safe_open
 
 from studio.ddim import PredictionType
-from studio.models import files
+from studio.models import files, hub
 from studio.models.errors import ModelError
 from studio.models.files import FLOATS, Header
-from studio.settings import STARTER_PATH
+from studio.settings import STARTER_PATH, is_hub_id
 
 FamilyName = Literal["sd1", "sd2", "sdxl"]
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+VAE_ENDING = ".vae.safetensors"  # of a file that lies beside a checkpoint
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
 XL_OPEN_CLIP = "conditioner.embedders.1.model."
@@ -57,6 +58,9 @@ class ModelInfo:
     prediction_type: PredictionType
     size_px: int  # of the images it was made for
     zero_snr: bool = False  # its last timestep is noise alone
+    vae: Path | None = None  # a file beside a checkpoint, whose VAE takes the place of its own
+    weights_hash: str = ""  # "": its weights were not read
+    note: str = ""  # what else the artist should know of it, in a sentence
 
     @property
     def words(self) -> str:
@@ -68,6 +72,9 @@ class ModelInfo:
 
 
 def base_path(base_model: str) -> Path:
+    """Where a model is. Raises ModelError for one of the hub's that was not downloaded."""
+    if is_hub_id(base_model):
+        return hub.cached(base_model)
     return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
 
 
@@ -78,7 +85,8 @@ def inspect(base_model: str) -> ModelInfo:
         if not path.exists():
             raise ModelError(f"There is no model at {path}. Check the path, or choose the starter.")
         if path.is_dir():
-            return _inspect_folder(path)
+            info = _inspect_folder(path)
+            return replace(info, name=base_model) if is_hub_id(base_model) else info
     except OSError as error:  # a folder that may not be looked into, or a name that cannot be
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     if path.suffix.lower() == ".gguf":
@@ -169,9 +177,60 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
     size_px = {"sd1": 512, "sd2": 512, "sdxl": 1024}[family]
     if family == "sd2" and prediction_type == "v_prediction":
         size_px = 768
+    vae = _vae_beside(path)
     return ModelInfo(
-        path, path.stem, family, prediction_type, size_px, zero_snr="ztsnr" in header.tensors
+        path,
+        path.stem,
+        family,
+        prediction_type,
+        size_px,
+        zero_snr="ztsnr" in header.tensors,
+        vae=vae,
+        note=_note(path, vae),
     )
+
+
+def _vae_name(path: Path) -> str:
+    return f"{path.stem}{VAE_ENDING}"
+
+
+def _vae_beside(path: Path) -> Path | None:
+    """The VAE that is to be used with a checkpoint, as A1111 finds it; ModelError if it cannot."""
+    vae = path.with_name(_vae_name(path))
+    if not vae.exists():
+        return None
+    tensors = files.read_header(vae).tensors
+    names = {name.removeprefix(VAE): entry.shape for name, entry in tensors.items()}
+    if any(name.startswith("encoder.down_blocks.") for name in names):
+        raise ModelError(
+            f"{vae.name} is a VAE in the form of diffusers. Put one in the original form beside "
+            f"{path.name}, or take it away."
+        )
+    first = names.get("decoder.conv_in.weight", ())
+    if len(first) != 4 or not any(name.startswith("encoder.") for name in names):
+        raise ModelError(
+            f"{vae.name} holds no whole VAE, and lies beside {path.name} as its own: take it away, "
+            "or download it again."
+        )
+    if first[1] != 4:
+        raise ModelError(
+            f"{vae.name} is the VAE of another kind of model than {path.name}, beside which it "
+            "lies: take it away."
+        )
+    return vae
+
+
+def _note(path: Path, vae: Path | None) -> str:
+    if vae is not None:
+        return f"It is drawn with the VAE beside it, {vae.name}."
+    for ending in (".vae.pt", ".vae.ckpt"):
+        pickled = path.with_name(f"{path.stem}{ending}")
+        if pickled.exists():
+            return (
+                f"{pickled.name} lies beside it, which can hide a program and is not opened: it is "
+                f"drawn with its own VAE. To use that one, convert it to {_vae_name(path)}."
+            )
+    return ""
 
 
 def _checkpoint_family(path: Path, header: Header) -> FamilyName:
@@ -202,8 +261,11 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         raise _refusal(path.name, "an inpainting model")
     if first[1] != 4:
         raise _refusal(path.name, "a model that changes pictures by instruction")
-    if not has(VAE):
-        raise ModelError(f"{path.name} holds no VAE: choose a file that holds the whole model.")
+    if not has(VAE) and not path.with_name(_vae_name(path)).exists():
+        raise ModelError(
+            f"{path.name} holds no VAE: choose a file that holds the whole model, or put a VAE "
+            f"beside it as {_vae_name(path)}."
+        )
     for name, start in (("sdxl", XL_OPEN_CLIP), ("sd2", OPEN_CLIP), ("sd1", CLIP)):
         if has(start):
             return name

@@ -5,8 +5,9 @@
 
 `Store` may be used by any number of threads and processes at once; each of its methods is one
 transaction. It is put together from one file a subject: `sessions`, `labelling` (images, pairs,
-picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worker's status) and
-`exams`, on `database` (transactions, migrations). What it returns is in `rows`.
+picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worker's status),
+`exams` and `library` (base models), on `database` (transactions, migrations). What it returns is in
+`rows`.
 """
 
 from studio.store.archive import (
@@ -17,8 +18,8 @@ from studio.store.archive import (
 )
 from studio.store.doctor import FileReport, examine_files, restore
 from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
-from studio.store.exams import Exams
 from studio.store.files import free_bytes, write_atomically
+from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.place import warning as home_warning
 from studio.store.rows import (
@@ -30,6 +31,7 @@ from studio.store.rows import (
     Habits,
     Image,
     Job,
+    KnownModel,
     Metric,
     Pair,
     Pick,
@@ -50,7 +52,7 @@ from studio.store.snapshots import (
 )
 
 
-class Store(Exams):
+class Store(Library):
     """The store of one home; see `Store.open`."""
 
 
@@ -65,6 +67,7 @@ __all__ = [
     "Habits",
     "Image",
     "Job",
+    "KnownModel",
     "Metric",
     "Pair",
     "Pick",

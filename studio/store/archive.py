@@ -1,16 +1,17 @@
 """A session as one file, to keep or to go on with on another machine.
 
-An archive is a zip, version 2 of which holds
+An archive is a zip, version 3 of which holds
 
     session.json                      the rows, and of each file its size and SHA-256
     images/ID.png  display/ID.jpg  trajectories/ID.safetensors
     adapters/ID/...  exports/ID/...   the files, as they lie in the session's folder
 
-`session.json` is {"format": "d3po-studio-session", "version": 2, "studio": VERSION, "tables":
+`session.json` is {"format": "d3po-studio-session", "version": 3, "studio": VERSION, "tables":
 {TABLE: [ROW, ...]}, "files": {NAME: {"bytes": N, "sha256": HEX}}}, a row being {COLUMN: VALUE} with
 all columns but `place`, in the order of `place`. Checkpoints are left out: a round that was under
 way begins anew, and comes to the same adapter. What was asked of the worker and is not done is left
-out too. Version 1 is the same without the column `grid_id` of pairs.
+out too. Version 2 is the same without the column `beside` of images, and version 1 without that and
+the column `grid_id` of pairs.
 
 An archive may come from anybody. So nothing in it is a path: every file is one that a row owns, and
 is written under an id that is made here; rows are taken only if the studio could have written them
@@ -53,8 +54,8 @@ from studio.store.jobs import Jobs
 from studio.store.rows import OPEN_JOB_STATES, Session
 from studio.store.sessions import read_session
 
-FORMAT, VERSION = "d3po-studio-session", 2
-READABLE_VERSIONS = (1, 2)  # 1 knew no grids
+FORMAT, VERSION = "d3po-studio-session", 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 knew no grids; neither knew what lies beside a model
 ROWS_NAME = "session.json"
 LARGEST_ROWS_BYTES = 64_000_000
 LARGEST_RATIO = 200  # of a file to what it takes in the archive; pictures and weights hardly shrink
@@ -367,6 +368,9 @@ def _read_document(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> d
     if document["version"] == 1:
         for row in filter(lambda row: isinstance(row, dict), tables["pairs"]):
             row.setdefault("grid_id", None)
+    if document["version"] < 3:
+        for row in filter(lambda row: isinstance(row, dict), tables["images"]):
+            row.setdefault("beside", {})
     return document
 
 

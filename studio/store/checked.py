@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from studio.settings import CHOICES, REASONS, SettingsError
 from studio.store import rows
 from studio.store.errors import StoreError
-from studio.store.schema import Settings, Tuple
+from studio.store.schema import Settings, Texts, Tuple
 
 LONGEST_TEXT = 100_000
 WORDS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -53,7 +53,7 @@ def _checked(table: sa.Table, column: sa.Column[Any], value: Any, stored: bool) 
         raise wrong
     kind = column.type
     try:
-        if isinstance(kind, Settings | Tuple | sa.JSON):
+        if isinstance(kind, Settings | Tuple | Texts | sa.JSON):
             meant = json.loads(value) if stored else value
             if isinstance(kind, Settings):
                 settings = kind.kind.from_dict(meant)
@@ -61,6 +61,11 @@ def _checked(table: sa.Table, column: sa.Column[Any], value: Any, stored: bool) 
                 return value if stored else settings
             if isinstance(kind, Tuple) and not (
                 isinstance(meant, list) and all(isinstance(one, str) for one in meant)
+            ):
+                raise wrong
+            if isinstance(kind, Texts) and not (
+                isinstance(meant, dict)
+                and all(isinstance(one, str) and _is_text(one) for one in meant.values())
             ):
                 raise wrong
             return value

@@ -15,6 +15,7 @@ from studio.store.errors import StoreError
 from studio.store.files import TEMPORARY_PREFIX, set_aside
 from studio.store.rounds import Rounds
 from studio.store.rows import (
+    BESIDE_OTHERS,
     JOB_KINDS,
     OPEN_JOB_STATES,
     Export,
@@ -28,6 +29,7 @@ from studio.store.sessions import read_session
 
 MOST_ATTEMPTS = 2  # times a job is begun, before it is given up as one that kills the worker
 
+_beside_others = jobs.c.kind.in_(BESIDE_OTHERS)
 _open = jobs.c.state.in_(OPEN_JOB_STATES)
 
 
@@ -44,10 +46,9 @@ class Jobs(Rounds):
 
     def claim_job(self) -> Job | None:
         """Take the oldest queued job, which is then running."""
+        query = sa.select(jobs).where(jobs.c.state == "queued", ~_beside_others)
         with self._writing() as connection:
-            found = connection.execute(
-                sa.select(jobs).where(jobs.c.state == "queued").order_by(jobs.c.place).limit(1)
-            ).first()
+            found = connection.execute(query.order_by(jobs.c.place).limit(1)).first()
             if found is None:
                 return None
             return _update_job(
@@ -78,10 +79,19 @@ class Jobs(Rounds):
             found = connection.execute(query.order_by(jobs.c.place.desc()).limit(limit))
             return [read(Job, row, jobs) for row in found]
 
+    def open_downloads(self) -> list[Job]:
+        """Models that are asked for and not there yet, the oldest first."""
+        with self._reading() as connection:
+            found = connection.execute(
+                sa.select(jobs).where(_beside_others, _open).order_by(jobs.c.place)
+            )
+            return [read(Job, row, jobs) for row in found]
+
     def requeue_running(self) -> None:
         """Queue again what a worker that died was doing; give up what has killed it twice."""
         with self._writing() as connection:
-            for found in connection.execute(sa.select(jobs).where(jobs.c.state == "running")).all():
+            running = sa.select(jobs).where(jobs.c.state == "running", ~_beside_others)
+            for found in connection.execute(running).all():
                 if found.attempts < MOST_ATTEMPTS:
                     _update_job(connection, found.id, state="queued", attempts=found.attempts)
                 else:

@@ -180,6 +180,7 @@ class Labelling(Sessions):
         same = ("session_id", "purpose", "prompt", "seed", "adapter_id", "strength", "base_hash")
         query = sa.select(images).where(
             images.c.sampling == like.sampling,
+            images.c.beside == like.beside,
             *(images.c[name] == getattr(like, name) for name in same),
         )
         with self._reading() as connection:

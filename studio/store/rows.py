@@ -19,6 +19,8 @@ JobKind = Literal[
     "grid",
     "export",
     "inspect",
+    "download",
+    "library",
     "fit",
     "give_picks",
     "take_picks",
@@ -30,6 +32,7 @@ WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
 JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
+BESIDE_OTHERS: tuple[JobKind, ...] = ("download",)  # which other work does not wait for
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
@@ -62,6 +65,8 @@ class Image:
     favourite: bool = False
     picture_sha256: str = ""  # of the lossless picture, in hexadecimal; "": not known
     trajectory_sha256: str = ""  # likewise; "" also where no trajectory is kept
+    # What else than the model drew it, in A1111's words: the VAE beside it, textual inversions.
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,22 @@ class Export:
     files: tuple[str, ...]
     checks: dict[str, Any]
     created_at_s: float
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """What the worker found when it looked at a base model."""
+
+    base_model: str  # as it stands in a session's settings
+    name: str
+    family: str  # "sd1", "sd2" or "sdxl"; "": it cannot be used
+    words: str  # the family, as an artist would say it
+    size_px: int  # of the pictures that it was made for
+    bytes: int  # of its weight files; where these two are others now, it was changed since
+    mtime_ns: int
+    base_hash: str = ""  # of its weights; "": they were not read yet
+    problem: str = ""  # why it cannot be used, in a sentence
+    preview: str = ""  # the path of a picture of it, as other tools keep it
 
 
 @dataclass(frozen=True)

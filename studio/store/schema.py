@@ -67,6 +67,18 @@ class Tuple(TypeDecorator[tuple[str, ...]]):
         return tuple(value)
 
 
+class Texts(TypeDecorator[dict[str, str]]):
+    """Texts by name, kept as a JSON object."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, str]:
+        if not isinstance(value, dict):
+            raise Unreadable("not texts by name")
+        return value
+
+
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
     """A table of things that have an id and are kept for ever."""
     return Table(
@@ -107,6 +119,7 @@ images = _entity(
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
+    Column("beside", Texts, nullable=False),
 )
 
 pairs = _entity(
@@ -220,6 +233,22 @@ exam_answers = _entity(
     "exam_answers",
     Column("exam_pair_id", ForeignKey("exam_pairs.id"), nullable=False, index=True),
     Column("choice", String),
+)
+
+# What the worker found when it looked at base models; nothing refers to them.
+models = Table(
+    "models",
+    metadata,
+    Column("base_model", String, primary_key=True),  # as it stands in a session's settings
+    Column("name", String, nullable=False),
+    Column("family", String, nullable=False),
+    Column("words", String, nullable=False),
+    Column("size_px", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("base_hash", String, nullable=False),
+    Column("problem", String, nullable=False),
+    Column("preview", String, nullable=False),
 )
 
 # Single values of the whole store: "changes", "last_session_id", "worker".

@@ -146,10 +146,15 @@ class Sessions(Database):
         """
         with self._writing() as connection:
             before = read_session(connection, session_id)
+            if settings.base_model == before.settings.base_model:  # only `library` changes this
+                known = before.settings
+                settings = replace(
+                    settings, model_hash=known.model_hash, model_bytes=known.model_bytes
+                )
             after = replace(before, settings=settings, updated_at_s=time.time())
             if settings.base != before.settings.base:
                 after = replace(after, current_adapter_id=None)
-                _stop_rounds(connection, session_id)
+                stop_rounds(connection, session_id)
             connection.execute(
                 sa.update(sessions)
                 .where(sessions.c.id == session_id)
@@ -229,7 +234,8 @@ class Sessions(Database):
             return read_session(connection, session_id)
 
 
-def _stop_rounds(connection: sa.Connection, session_id: str) -> None:
+def stop_rounds(connection: sa.Connection, session_id: str) -> None:
+    """Those that are open: the base model is another one."""
     for states, values in (
         (("queued", "paused"), {"state": "stopped", "finished_at_s": time.time()}),
         (("running",), {"state": "stopping"}),  # its worker ends it

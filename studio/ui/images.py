@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
@@ -22,6 +23,7 @@ from studio.pictures import (
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 
+MODEL_PX = 320  # of a picture of a model, likewise
 THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
 
 # A file's id is never given to another file, so a browser may keep it for good.
@@ -55,6 +57,17 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404, str(error)) from error
         except OSError as error:  # gone, or not a picture any more
             raise HTTPException(404, "This picture cannot be read.") from error
+
+    @router.get("/models/preview")
+    def model_preview(model: str) -> Response:
+        known = store.known_model(model)  # no other file is shown, whoever asks
+        try:
+            data = thumbnail(Path(known.preview), MODEL_PX) if known and known.preview else None
+        except OSError:
+            data = None
+        if data is None:
+            raise HTTPException(404, "There is no picture of this model that can be read.")
+        return Response(data, headers={"Cache-Control": "no-cache"}, media_type="image/jpeg")
 
     @router.get("/images/{image_id}/download")
     def download(image_id: str) -> Response:
@@ -156,6 +169,11 @@ def thumbnail_url(image_id: str) -> str:
     return f"/images/{image_id}/thumbnail"
 
 
+def model_preview_url(base_model: str) -> str:
+    """Where the page finds the picture beside a model."""
+    return f"/models/preview?model={quote(base_model, safe='')}"
+
+
 def download_url(image_id: str) -> str:
     """Where the page finds a picture to save, with its settings in it."""
     return f"/images/{image_id}/download"
@@ -190,11 +208,12 @@ def made_with(store: Store, image: Image) -> Parameters:
         width_px=image.sampling.width_px,
         height_px=image.sampling.height_px,
         eta=image.sampling.eta,
+        clip_skip=image.sampling.clip_skip,
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
         lora=lora,
         strength=strength,
-        more=start_lora(store, image) | {"Version": f"D3PO Studio {__version__}"},
+        more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
     )
 
 

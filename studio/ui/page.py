@@ -26,6 +26,7 @@ from studio.store.rows import (
     Export,
     Habits,
     Job,
+    KnownModel,
     Metric,
     PickCounts,
     Round,
@@ -114,6 +115,16 @@ class Look:
     def exports(self) -> list[Export]:
         """The newest first."""
         return list(self.store.exports(self.session.id))
+
+    @cached_property
+    def model(self) -> KnownModel | None:
+        """What is known of the session's base model; None until it was looked at."""
+        return self.store.known_model(self.settings.base_model)
+
+    @cached_property
+    def library(self) -> list[KnownModel]:
+        """All models that can be chosen, by name."""
+        return self.store.usable_models()
 
     @cached_property
     def worker_line(self) -> tuple[str, str]:

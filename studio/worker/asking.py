@@ -44,7 +44,7 @@ class Asking:
         draws = [nth_draw(settings, number) for number in range(first, first + count)]
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
         self.voice.say("sampling", f"Drawing {what}: {draws[0][0]}")
-        denoiser = self.easel.load(settings.base)
+        denoiser = self.easel.model_of(session)
         adapter_id = session.current_adapter_id
         texts = [self.easel.expand(prompt, seed) for prompt, seed in draws]
         order = following.Draw(

@@ -24,6 +24,7 @@ from studio.store.files import require_whole, sha256
 from studio.store.rows import Purpose
 from studio.trajectory import Trajectory
 from studio.worker.errors import WorkerError
+from studio.worker.shelf import known
 from studio.worker.voice import Voice
 
 Base = tuple[str, StartLora | None]  # `SessionSettings.base`
@@ -59,8 +60,24 @@ class Easel:
             self._voice.say("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device, start=start)
             self.base, self._start_stamp = base, stamp
+            self.store.remember_model(known(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
+
+    def model_of(self, session: Session) -> models.Denoiser:
+        """The base model of a session, if it is the one that the session was begun with."""
+        denoiser = self.load(session.settings.base)
+        expected, found = session.settings.model_hash, denoiser.info.weights_hash
+        if not expected:
+            size_bytes, _ = models.stamp(denoiser.info.path)
+            base_model = session.settings.base_model
+            self.store.remember_model_of(session.id, base_model, found, size_bytes)
+        elif found != expected:
+            raise WorkerError(
+                f"{denoiser.info.name} is not the model any more that this session was begun with: "
+                "its file has changed. Open Model on the Prompt tab to say how to go on."
+            )
+        return denoiser
 
     def use_preset(self, preset: memory.Preset) -> None:
         """Fit into the memory there is, and show by what settings."""
@@ -75,7 +92,7 @@ class Easel:
 
     def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
         """The session's model, if it is the one that the adapter was made with."""
-        denoiser = self.load(session.settings.base)
+        denoiser = self.model_of(session)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
                 "This adapter was made with another base model, or started from another LoRA, than "
@@ -125,6 +142,8 @@ class Easel:
         strength: float = 1.0,
     ) -> Image:
         """What a picture is, before it is drawn."""
+        denoiser = self.model_of(session)
+        texts = [self.expand(prompt, seed), session.settings.sampling.negative_prompt]
         return Image(
             id=self.store.new_image_id(),
             session_id=session.id,
@@ -134,8 +153,9 @@ class Easel:
             adapter_id=adapter_id,
             strength=strength,
             sampling=session.settings.sampling,
-            base_hash=self.load(session.settings.base).base_hash,
+            base_hash=denoiser.base_hash,
             created_at_s=time.time(),
+            beside=denoiser.beside(texts),
         )
 
     def image_with(

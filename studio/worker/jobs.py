@@ -36,6 +36,7 @@ from studio.worker.asking import Asking
 from studio.worker.easel import Easel
 from studio.worker.errors import Cancelled
 from studio.worker.room import ROOM_MB, require_room
+from studio.worker.shelf import found, look_through
 from studio.worker.voice import Voice
 
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -63,6 +64,7 @@ class Jobs:
             "grid": self._do_grid,
             "export": self._do_export,
             "inspect": self._do_inspect,
+            "library": self._do_library,
             "fit": self._do_fit,
             "give_picks": self._do_give_picks,
             "take_picks": self._do_take_picks,
@@ -82,10 +84,12 @@ class Jobs:
         self.easel.give_memory_back()
         return True
 
-    def _report(self, job: Job, done: int, total: int, result: dict[str, Any]) -> None:
+    def _report(
+        self, job: Job, done: int, total: int, result: dict[str, Any], did: str = "drawn"
+    ) -> None:
         """Show how far a job is, between two pictures: the moment to leave it, or draw a pair."""
         job = self.store.update_job(
-            job.id, progress=done / total, message=f"{done} of {total} drawn.", result=result
+            job.id, progress=done / total, message=f"{done} of {total} {did}.", result=result
         )
         self._stay(job)
 
@@ -101,7 +105,7 @@ class Jobs:
         """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
         now, and what of all prompts the model does not read."""
         shown = job.payload["prompts"]
-        denoiser = self.easel.load(session.settings.base)
+        denoiser = self.easel.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
         ends = {prompt: denoiser.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
@@ -126,7 +130,7 @@ class Jobs:
         if job.payload.get("other"):
             named = StartLora.from_dict(job.payload["other"])
             other = models.read_lora(Path(named.path).expanduser()), named.strength
-            result["fit"] = self.easel.load(session.settings.base).fit(other[0]).words
+            result["fit"] = self.easel.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.easel.image(session, "compare", prompt, seed, None)
             wanted_tuned = self.easel.image(session, "compare", prompt, seed, adapter_id, strength)
@@ -190,6 +194,7 @@ class Jobs:
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
+            clip_skip=settings.clip_skip,
             strength=strength,
             exam=_exam_words(found, strength),
             exams=tuple(_exam_numbers(at, tally) for at, tally in found.items()),
@@ -269,7 +274,7 @@ class Jobs:
         path = Path(job.payload["path"]).expanduser()
         given = exchange.read(path)  # what it is, before a model is loaded
         settings = session.settings
-        denoiser = self.easel.load(settings.base)
+        denoiser = self.easel.model_of(session)
 
         def told(made: Session, done: int) -> None:
             require_room(self.store.home)
@@ -288,16 +293,23 @@ class Jobs:
         }
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → what kind of model it is, without loading its weights."""
+        """{"path"} → what kind of model it is, without loading its weights, and the name under
+        which a session takes it."""
         self.voice.say("starting", "Looking at a model.")
-        info = models.inspect(job.payload["path"])
-        return {"name": info.name, "family": info.words, "size_px": info.size_px}
+        return found(self.store, job.payload["path"])
+
+    def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
+        """{} → {"models", "others", "problems"}: what there is in the artist's folders."""
+        self.voice.say("starting", "Looking for models.")
+        return look_through(
+            self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "looked at")
+        )
 
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
         self.voice.say("starting", "Looking at a LoRA.")
         file = models.read_lora(Path(job.payload["path"]).expanduser())
-        found = self.easel.load(session.settings.base).fit(file)
+        found = self.easel.model_of(session).fit(file)
         return {"name": found.name, "words": found.words}
 
 

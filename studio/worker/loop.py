@@ -10,6 +10,7 @@ from studio import models
 from studio.crew import ALONE, Crew, CrewLost
 from studio.store import Store, StoreError, StoreFull, take_daily_snapshot
 from studio.worker.asking import Asking
+from studio.worker.downloads import Downloads
 from studio.worker.easel import Easel
 from studio.worker.jobs import Jobs
 from studio.worker.room import require_room
@@ -35,6 +36,7 @@ class Worker:
         self.asking = Asking(store, self.easel, self.voice, crew)
         self.rounds = Rounds(store, self.easel, self.asking, self.voice, crew, self.stopping)
         self.jobs = Jobs(store, self.easel, self.asking, self.voice, self.stopping)
+        self.downloads = Downloads(store, self.voice, self.stopping)
         self._snapshot_due_s = 0.0
 
     def run(self) -> None:
@@ -64,6 +66,7 @@ class Worker:
                 version = self.store.version()  # that was no news
             self._wait_for_news(version)
         self.rounds.put_down()
+        self.downloads.leave()
 
     def _keep_snapshot(self) -> None:
         """Once a day, a copy of the database; that it fails must not keep the artist waiting."""
@@ -82,6 +85,7 @@ class Worker:
         """
         failure: Exception | None = None
         for piece in (
+            self.downloads.look,
             self.jobs.run_next,
             self.rounds.go_on,
             self.asking.draw_tuned_preview,

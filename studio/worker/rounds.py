@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from studio import brake, following, models, sampling, trajectory
 from studio.crew import Crew, CrewLost
+from studio.models import INVERSIONS
 from studio.settings import SamplingSettings
 from studio.starter import recogniser
 from studio.store import (
@@ -167,12 +168,13 @@ class Rounds:
 
     def _prepare(self, round_: Round) -> Lesson:
         session = self.store.session(round_.session_id)
-        denoiser = self.easel.load(session.settings.base)
+        denoiser = self.easel.model_of(session)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
         for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
-            pairs = [self._chains(picked[id_], chains) for id_ in pick_ids if id_ in picked]
+            found = [picked[id_] for id_ in pick_ids if id_ in picked]
+            pairs = [self._chains(one, chains) for one in found if _reads_as_then(denoiser, one)]
             batches.append([pair for pair in pairs if pair is not None])
         train, held_out = batches
         left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
@@ -280,7 +282,10 @@ class Rounds:
             message = f"Held back, because {lost}. What was in use before stays in use."
             log.warning("Round %d is held back: %s", round_.number, checks)
         if lesson.left_out:
-            message += f" Learned without {lesson.left_out} of the picks: their files are missing."
+            message += (
+                f" Learned without {lesson.left_out} of the picks: their files are missing or "
+                "changed."
+            )
         if lesson.training.note:
             message += f" {lesson.training.note}"
         self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
@@ -382,3 +387,13 @@ def _stopped(updates_done: int, updates_total: int) -> str:
         f"Stopped after {updates_done} of {updates_total} updates. "
         "The adapter from before it stays in use."
     )
+
+
+def _reads_as_then(denoiser: models.Denoiser, picked: PickedPair) -> bool:
+    """Whether the prompts of a pick still name the textual inversions that drew its pictures."""
+    for image in (picked.pair.left, picked.pair.right):
+        now = denoiser.beside([image.prompt, image.sampling.negative_prompt])
+        if now.get(INVERSIONS, "") != image.beside.get(INVERSIONS, ""):
+            log.warning("Pick %s is left out: a textual inversion is another", picked.pick.id)
+            return False
+    return True

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from PIL import Image as Pictures
 from playwright.sync_api import Page, Route, expect
 
 from studio.settings import OBJECTIVES, STARTER_SIZE_PX, SessionSettings
-from studio.store import Export
+from studio.store import Export, KnownModel
 from tests.browser import seed
 from tests.browser.conftest import PATIENCE_MS
 
@@ -319,15 +320,17 @@ def test_a_model_is_looked_at_before_it_is_used(open_page, store, labelling):
     page.get_by_role("button", name=re.compile("^Model")).click()
     look = page.get_by_role("button", name="Look at this model")
     look.click()
-    expect(page.locator("#notice-area")).to_contain_text("Write the path of a model first.")
+    expect(page.locator("#notice-area")).to_contain_text(
+        "Write the path or the name of a model first."
+    )
 
-    page.get_by_label("A model on this computer").fill("/nowhere/<model>")
+    page.get_by_label("Another model").fill("/nowhere/<model>")
     look.click()
     expect(page.locator("#model-found")).to_contain_text("Looking at /nowhere/<model>")
     store.update_job(store.claim_job().id, state="failed", message="There is no model there.")
     expect(page.locator("#model-found")).to_contain_text("There is no model there.")
 
-    page.get_by_label("A model on this computer").fill("/models/fine")
+    page.get_by_label("Another model").fill("/models/fine")
     look.click()
     expect(page.locator("#model-found")).to_contain_text("/models/fine")
     found = {"name": "fine", "family": "Stable Diffusion", "size_px": 512}
@@ -341,6 +344,64 @@ def test_a_model_is_looked_at_before_it_is_used(open_page, store, labelling):
     page.get_by_role("button", name="Back to the starter model").click()
     expect(page.locator("#model-card")).to_contain_text("Starter model")
     assert store.session(labelling.id).settings.sampling.width_px == STARTER_SIZE_PX
+
+
+def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    path.touch()
+    preview = tmp_path / "mine.preview.png"
+    Pictures.new("RGB", (300, 400), "teal").save(preview)
+    store.remember_model(
+        KnownModel(
+            str(path), "mine", "sdxl", "Stable Diffusion XL", 1024, 7, 8, preview=str(preview)
+        )
+    )
+    page = open_page("prompt")
+    page.get_by_role("button", name=re.compile("^Model")).click()
+    card = page.locator("#library .model")
+    expect(card).to_contain_text("Stable Diffusion XL")
+    expect(card.locator("img")).to_have_js_property("naturalWidth", 240)
+    card.click()
+    expect(page.locator("#model-card")).to_contain_text(f"In use: {path}")
+    expect(card).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="How pictures are made").click()
+    expect(page.locator("#clip-skip-place")).to_be_hidden()
+    page.get_by_role("button", name="832 × 1216").click()
+    expect(page.get_by_label("Height")).to_have_value("1216")
+    path.unlink()
+    store.update_settings(labelling.id, store.session(labelling.id).settings)
+    expect(page.locator("#model-card")).to_contain_text("is not there any more")
+
+    page.get_by_label("Another model").fill("someone/model")
+    page.get_by_role("button", name="Look at this model").click()
+    store.update_job(claimed(store, "inspect").id, state="failed", message="It is not here.")
+    page.get_by_role("button", name="Download it").click()
+    expect(page.locator("#model-found")).to_contain_text("Downloading someone/model")
+    [job] = store.open_downloads()
+    store.update_job(job.id, state="running", progress=0.5, message="1.0 of 2.0 GB")
+    expect(page.locator("#model-found")).to_contain_text("1.0 of 2.0 GB")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#model-found")).to_contain_text("Stopped.")
+    assert store.open_downloads() == []
+    page.get_by_label("A folder of models").fill(str(tmp_path / "none"))
+    page.get_by_role("button", name="Show its models").click()
+    expect(page.locator("#notice-area")).to_contain_text("There is no folder at")
+    page.get_by_label("A folder of models").fill(str(tmp_path))
+    page.get_by_role("button", name="Show its models").click()
+    expect(page.locator("#model-sources")).to_contain_text("Looking for models")
+    result = {"models": 1, "others": 1, "problems": ["<x> is a LoRA"]}
+    store.update_job(claimed(store, "library").id, state="done", result=result)
+    expect(page.locator("#model-sources")).to_contain_text("1 model found")
+    page.get_by_role("button", name=f"Leave out {tmp_path}").click()
+    expect(page.locator("#model-sources li")).to_have_count(0)
+    assert store.model_folders() == []
+
+
+def claimed(store, kind):
+    """The oldest job of a kind, once the page has asked for it; those before it are done."""
+    while (job := store.claim_job()) is None or job.kind != kind:
+        time.sleep(0.05)
+    return job
 
 
 # --- sessions ------------------------------------------------------------------------------------

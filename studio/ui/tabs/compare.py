@@ -14,6 +14,7 @@ from studio.ui import words
 from studio.ui.dropin import takes_settings
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
+from studio.ui.sizes import reads_clip_skip
 from studio.ui.tabs import grid, story
 
 MAX_PICTURES = 32  # pairs in one comparison
@@ -192,6 +193,7 @@ def restored(look: Look, found: Parameters) -> tuple[list[Any], str]:
             ("width", found.width_px, here.width_px),
             ("height", found.height_px, here.height_px),
             ("negative prompt", found.negative_prompt, here.negative_prompt),
+            ("clip skip", found.clip_skip if reads_clip_skip(look.model) else None, here.clip_skip),
         )
         if there is not None and there != now
     ]

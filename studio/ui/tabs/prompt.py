@@ -12,14 +12,16 @@ import gradio as gr
 from studio import styles
 from studio.parameters import Parameters
 from studio.prompts import expand
-from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError
+from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import write_atomically
-from studio.store.rows import Image, Job, Session
+from studio.store.rows import Image, Job, KnownModel, Session
 from studio.styles import Style, styled
+from studio.ui import library
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
+from studio.ui.sizes import SHAPES_JS, reads_clip_skip, shape_chips
 from studio.ui.starter_pack import starter_packs
 from studio.ui.tabs import start_lora
 from studio.ui.tabs.train import previews
@@ -322,6 +324,7 @@ def _sampling(page: Page) -> None:
         steps = number("Steps", "More is finer and slower.", "steps", precision=0)
         guidance = number("Guidance", "How closely it follows the prompt.", "guidance")
         seed = number("Seed", "Another number, other pictures.", "seed", precision=0)
+    fitting = gr.HTML(apply_default_css=False, elem_id="shapes", js_on_load=SHAPES_JS)
     with gr.Row(elem_classes="numbers"):
         width = gr.Dropdown(
             SIZES_PX, label="Width", info="In pixels.", allow_custom_value=True, min_width=120
@@ -330,6 +333,13 @@ def _sampling(page: Page) -> None:
             SIZES_PX, label="Height", info="In pixels.", allow_custom_value=True, min_width=120
         )
         ready = number("Pairs kept ready", "Drawn ahead.", "queue-target", precision=0)
+    with gr.Column(elem_id="clip-skip-place") as clip_skip_place:
+        clip_skip = number(
+            "Clip skip",
+            "As in other tools: 1 reads all of the text encoder, 2 leaves out its last layer.",
+            "clip-skip",
+            precision=0,
+        )
     shared = gr.Checkbox(
         label="Both pictures of a pair start from the same noise",
         info="They then differ in detail rather than in everything, which teaches more.",
@@ -350,6 +360,11 @@ def _sampling(page: Page) -> None:
             ),
             Field(ready, lambda s: s.queue_target, lambda s, n: replace(s, queue_target=int(n))),
             Field(
+                clip_skip,
+                lambda s: s.sampling.clip_skip,
+                lambda s, n: _sampled(s, clip_skip=int(n)),
+            ),
+            Field(
                 shared,
                 lambda s: s.sampling.shared_noise,
                 lambda s, on: _sampled(s, shared_noise=bool(on)),
@@ -359,14 +374,25 @@ def _sampling(page: Page) -> None:
     )
 
     def view(look: Look) -> Values:
-        if not look.counts.usable:
-            return {note: ""}
-        return {
-            note: "<p class='soft'>Picks on pictures made in different ways cannot be learned "
+        settings = look.settings
+        warn = (
+            "<p class='soft'>Picks on pictures made in different ways cannot be learned "
             "together: after a change here, a round learns from the new pictures alone.</p>"
+        )
+        return {
+            fitting: shape_chips(settings.base_model, look.model, settings.sampling),
+            clip_skip_place: gr.update(visible=reads_clip_skip(look.model)),
+            note: warn if look.counts.usable else "",
         }
 
-    page.shows(view, [note])
+    page.shows(view, [fitting, clip_skip_place, note])
+
+    def choose(session: Session, event: gr.EventData) -> None:
+        width_px, _, height_px = str(event._data.get("shape")).partition("x")
+        sized = _sampled(session.settings, width_px=_px(width_px), height_px=_px(height_px))
+        draw_preview(page, session.settings, page.store.update_settings(session.id, sized))
+
+    page.hears(fitting.choose, choose, with_event=True, refill=True)
 
 
 def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
@@ -375,16 +401,18 @@ def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
 
 def _restore(page: Page, session: Session, found: Parameters) -> str:
     before = session.settings
-    settings, said = restored(before, found)
+    settings, said = restored(before, found, page.store.known_model(before.base_model))
     draw_preview(page, before, page.store.update_settings(session.id, settings))
     return said
 
 
-def restored(settings: SessionSettings, found: Parameters) -> tuple[SessionSettings, str]:
+def restored(
+    settings: SessionSettings, found: Parameters, model: KnownModel | None = None
+) -> tuple[SessionSettings, str]:
     """The settings with what a picture says of itself, and what was taken over, in a sentence.
 
-    Its prompt becomes the first one of the list. Eta stays: without noise in its steps nothing can
-    be learned from a drawing.
+    model: what is known of the session's. The picture's prompt becomes the first one of the list.
+    Eta stays: without noise in its steps nothing can be learned from a drawing.
     """
     taken, changes = [], {}
     prompt = " ".join(found.prompt.split())
@@ -406,6 +434,11 @@ def restored(settings: SessionSettings, found: Parameters) -> tuple[SessionSetti
         if value is not None:
             taken.append(said.format(value))
             changes[name] = value
+    # What says nothing of it was drawn without: so A1111 writes it.
+    clip_skip = found.clip_skip or (1 if found.steps is not None else settings.sampling.clip_skip)
+    if clip_skip != settings.sampling.clip_skip and reads_clip_skip(model):
+        taken.append(f"clip skip {clip_skip}")
+        changes["clip_skip"] = clip_skip
     settings = _sampled(replace(settings, prompts=prompts), **changes)
     sentence = f"Taken over: {', '.join(taken)}."
     if found.sampler and not found.sampler.startswith("DDIM"):
@@ -425,58 +458,125 @@ def _px(value: Any) -> int:
 
 def _model(page: Page) -> None:
     card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
+    shelf = gr.HTML(apply_default_css=False, elem_id="library", js_on_load=MODEL_JS)
     path = gr.Textbox(
-        label="A model on this computer",
-        info="The path of a diffusers folder or a .safetensors checkpoint (Stable Diffusion 1 "
-        "or 2).",
+        label="Another model",
+        info="The path of a .safetensors checkpoint or a diffusers folder, or its name on the "
+        "Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL).",
         placeholder="/home/me/models/my-model.safetensors",
         lines=1,
         elem_id="model-path",
     )
     check = gr.Button("Look at this model", elem_id="model-check")
     found = gr.HTML(apply_default_css=False, elem_id="model-found", js_on_load=MODEL_JS)
-    page.shows(lambda look: {card: model_card(look), found: inspected(look)}, [card, found])
-    page.fills(lambda look: {path: ""}, [path])
+    folder = gr.Textbox(
+        label="A folder of models",
+        info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
+        "are shown here, and stay where they are.",
+        placeholder=str(library.HUB_CACHE),
+        lines=1,
+        elem_id="model-folder",
+    )
+    add = gr.Button("Show its models", elem_id="model-folder-add")
+    sources = gr.HTML(apply_default_css=False, elem_id="model-sources", js_on_load=MODEL_JS)
     store = page.store
+
+    def view(look: Look) -> Values:
+        return {
+            card: model_card(look),
+            found: inspected(look),
+            shelf: library.shelf(look),
+            sources: library.sources(look, store.model_folders()),
+        }
+
+    page.shows(view, [card, shelf, found, sources])
+    page.fills(lambda look: {path: "", folder: ""}, [path, folder])
+
+    def add_folder(session: Session, text: str) -> Values:
+        try:
+            store.set_model_folders(library.added(store.model_folders(), text))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        store.add_job(session.id, "library", {})
+        return {folder: ""}
+
+    for listener in (add.click, folder.submit):
+        page.hears(listener, add_folder, inputs=[folder], outputs=[folder])
 
     def inspect(session: Session, text: str) -> None:
         if not text.strip():
-            raise SettingsError("Write the path of a model first.")
+            raise SettingsError("Write the path or the name of a model first.")
         store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
 
-    def use(session: Session, event: gr.EventData) -> str:
-        """Take the model that was looked at, at the size it was made for; or the starter again."""
-        if event._data.get("starter"):
+    def use(session: Session, event: gr.EventData) -> str | None:
+        """What a button says to do with a model: take the one that was looked at, at the size it
+        was made for, or the starter again; have one of the hub's downloaded, or leave that."""
+        act, name = (str(event._data.get(key) or "") for key in ("act", "name"))
+        look = Look(store)
+        asked = newest_asked(look)
+        if act == "starter":
             store.update_settings(
                 session.id, using_model(session.settings, "starter", STARTER_SIZE_PX)
             )
             return "The starter model is in use again."
-        job = Look(store).newest_job("inspect")
-        if job is None or job.state != "done":
+        if act == "download" and asked is not None:
+            store.add_job(session.id, "download", {"repo": asked_for(asked)})
+            return None
+        if act == "stop" and asked is not None:
+            store.cancel_job(asked.id)
+            return None
+        if act == "look":
+            store.add_job(session.id, "library", {})
+            return None
+        if act == "forget":
+            store.set_model_folders([one for one in store.model_folders() if one != name])
+            store.remember_models([], gone=library.inside(name, store.known_models()))
+            return None
+        if act == "move":
+            store.move_model_of(session.id, name)
+            return "The session goes on with the same model from there."
+        if act == "anew":
+            store.take_changed_model(session.id)
+            return "The session goes on with the changed file."
+        if act == "library":
+            known = store.known_model(name)
+            if known is None or not known.family:
+                raise SettingsError("This model is not known any more: look again.")
+            chosen = using_model(session.settings, name, known.size_px)
+            store.update_settings(session.id, chosen)
+            return f"{known.name} is in use now. The first pairs take a while: it is loaded first."
+        if asked is None or asked.state != "done":
             return "Look at the model first."
-        size_px = int(job.result["size_px"])
-        store.update_settings(
-            session.id, using_model(session.settings, job.payload["path"], size_px)
-        )
+        size_px = int(asked.result["size_px"])
+        base_model = asked.result.get("base_model", asked_for(asked))
+        store.update_settings(session.id, using_model(session.settings, base_model, size_px))
         return "This model is in use now. The first pairs take a while: it is loaded first."
 
     for listener in (check.click, path.submit):
         page.hears(listener, inspect, inputs=[path])
-    for component in (card, found):
+    for component in (card, shelf, found, sources):
         page.hears(component.use, use, with_event=True, refill=True)
 
 
 MODEL_JS = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-model]");
-  if (button) trigger("use", { starter: button.dataset.model === "starter" });
+  if (button) trigger("use", { act: button.dataset.model, name: button.dataset.name });
 });"""
 
 
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
-    """Another base model, at its own size; a LoRA to start from was for the one before."""
-    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px)
-    return replace(settings, base_model=base_model, start=None, sampling=sampling)
+    """Another base model, at its own size, and read as it was made to be; a LoRA to start from was
+    for the one before."""
+    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
+    return replace(
+        settings,
+        base_model=base_model,
+        model_hash="",
+        model_bytes=0,
+        start=None,
+        sampling=sampling,
+    )
 
 
 def model_card(look: Look) -> str:
@@ -492,32 +592,81 @@ def model_card(look: Look) -> str:
         if look.adapters
         else ""
     )
+    known = look.model
+    about = ""
+    if known is not None and known.family:
+        hashed = f" · {known.base_hash[:10]}" if known.base_hash else ""
+        about = f"{known.words} · {library.gigabytes(known.bytes)}{hashed}"
     return (
-        f"<p>In use: <code>{escape(base_model)}</code></p>{warn}"
+        f"<p>In use: <code>{escape(base_model)}</code></p>"
+        + (f"<p class='soft'>{escape(about)}</p>" if about else "")
+        + f"{library.trouble(look)}{warn}"
         "<button type='button' class='button' data-model='starter'>Back to the starter model"
         "</button>"
     )
 
 
+def newest_asked(look: Look) -> Job | None:
+    """What was asked about a model last: to look at it, or to download it."""
+    jobs = [job for kind in ("inspect", "download") if (job := look.newest_job(kind)) is not None]
+    return max(jobs, key=lambda job: job.created_at_s, default=None)
+
+
+def asked_for(job: Job) -> str:
+    """The path or the name of the model."""
+    return str(job.payload.get("path") or job.payload.get("repo"))
+
+
 def inspected(look: Look) -> str:
-    """What looking at a model found."""
-    job = look.newest_job("inspect")
-    if job is None or job.payload.get("path") == look.settings.base_model:
+    """What looking at a model found, or how far its download is."""
+    job = newest_asked(look)
+    if job is None:
         return ""
-    path = f"<code>{escape(str(job.payload.get('path')))}</code>"
+    if job.state == "done" and look.settings.base_model in (
+        asked_for(job),
+        job.result.get("base_model"),
+    ):
+        return ""
+    name = f"<code>{escape(asked_for(job))}</code>"
+    is_download = job.kind == "download"
     match job.state:
-        case "queued" | "running":
-            return f"<p class='working-line'>Looking at {path}</p>"
-        case "failed":
-            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
-        case "done":
+        case "queued" | "running" if is_download:
             return (
-                f"<p><b>{escape(model_words(job))}</b> {path}</p>"
-                "<button type='button' class='button primary' data-model='found'>"
+                f"<p class='working-line'>Downloading {name}</p>"
+                f"<p><progress value='{job.progress:.4f}' max='1'></progress> "
+                f"{escape(job.message)}</p>"
+                "<button type='button' class='button' data-model='stop'>Stop</button>"
+            )
+        case "queued" | "running":
+            return f"<p class='working-line'>Looking at {name}</p>"
+        case "cancelled" if is_download:
+            return f"<p>Stopped. What came whole of {name} is kept.</p>{_download('Go on')}"
+        case "failed" if is_download:
+            problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            return f"{problem}{_download('Try again')}"
+        case "failed":
+            if not is_hub_id(asked_for(job)):
+                return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            return (
+                f"<p>{name} is not on this computer, or not whole.</p>"
+                "<p class='soft'>It comes from huggingface.co, into the cache that other "
+                "tools share: some gigabytes. Only for such a download does the studio ask another "
+                f"machine for anything.</p>{_download('Download it')}"
+            )
+        case "done":
+            note = job.result.get("note", "")
+            return (
+                f"<p><b>{escape(model_words(job))}</b> {name}</p>"
+                + (f"<p class='soft'>{escape(note)}</p>" if note else "")
+                + "<button type='button' class='button primary' data-model='found'>"
                 "Use this model</button>"
             )
         case _:
             return ""
+
+
+def _download(label: str) -> str:
+    return f"<button type='button' class='button primary' data-model='download'>{label}</button>"
 
 
 def model_words(job: Job) -> str:

@@ -1,0 +1,241 @@
+"""Models of the Hugging Face hub, by their ids: `owner/name`.
+
+This is the one place from which the studio asks anything of another machine, and only `download`
+does: it is called when the artist asked for that model. What was downloaded lies in the cache that
+other tools share, and is from then on a folder like any other. Only configurations, vocabularies
+and safetensors files are taken: no pickle, and no program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2  # through which huggingface_hub speaks
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import tqdm
+
+from studio.models import files
+from studio.models.errors import ModelError
+
+INDEX = "model_index.json"
+TEXTS = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+PARTS = {  # of which a pipeline can consist, with what their weight files are called
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+SPARE_BYTES = 1_000_000_000  # of the disk that a download leaves alone
+ABANDONED_S = 3600.0  # without a byte more
+SERVER_ERRORS = 500  # HTTP's numbers for them, from here on
+
+Progress = Callable[[int, int], None]  # bytes there, and bytes in all
+
+
+def cached(repo: str) -> Path:
+    """The folder of a model that was downloaded. Raises ModelError when it is not there, whole."""
+    found = try_to_load_from_cache(repo, INDEX)
+    if not isinstance(found, str):
+        raise ModelError(f"{repo} is not on this computer yet: download it on the Prompt tab.")
+    folder = Path(found).parent
+    try:
+        index = files.read_json(folder / INDEX)
+        for part, stem in PARTS.items():
+            if part in index:
+                files.component_header(folder / part, stem)
+    except (ModelError, FileNotFoundError) as error:
+        raise ModelError(
+            f"{repo} has not come whole from the hub: download it on the Prompt tab, where it goes "
+            f"on. {error}"
+        ) from error
+    return folder
+
+
+def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -> Path:
+    """Fetch a model into the hub's cache; what is there already is not fetched again.
+
+    `inspect` is called with the folder when its configurations are there, before any weights, and
+    may raise what `progress` may raise too: nothing more is fetched then. Raises ModelError with a
+    sentence for everything that can go wrong on the way.
+    """
+    try:
+        info = HfApi().model_info(repo, files_metadata=True)
+        sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
+        if INDEX not in sizes:
+            raise ModelError(
+                f"{repo} is no diffusers model: it has no {INDEX}. Download its .safetensors "
+                "checkpoint from its page, and give the path of that."
+            )
+        _sweep(repo)
+        texts, weights = wanted(repo, list(sizes))
+        total = sum(sizes[name] for name in (*texts, *weights))
+        folder = _fetch(repo, info.sha, texts, sizes, progress, 0, total)
+        inspect(folder)
+        before = sum(sizes[name] for name in texts)
+        _require_room(sum(sizes[name] for name in weights if not (folder / name).exists()))
+        _fetch(repo, info.sha, weights, sizes, progress, before, total)
+        return cached(repo)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{repo} is given only to those who have agreed to its terms. Agree to them on its "
+            f"page, {constants.ENDPOINT}/{repo}, say who you are with `hf auth login`, and try "
+            "again."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(_not_there(repo)) from error
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        httpx2.TransportError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        raise ModelError(
+            f"The hub could not be reached, so {repo} has not come whole. Files that came whole "
+            "are kept: try again when this computer is online. Models that are here already need "
+            "no connection."
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 404):
+            raise ModelError(_not_there(repo)) from error
+        why = "is in trouble" if status >= SERVER_ERRORS else "refused"
+        raise ModelError(f"The hub {why} ({status}) when asked for {repo}: try later.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelError(_no_room()) from error
+        raise ModelError(
+            f"{repo} could not be downloaded into {constants.HF_HUB_CACHE}: "
+            f"{error.strerror or error}"
+        ) from error
+
+
+def wanted(repo: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """Of all files of a model, the texts and the weights that are used of it.
+
+    Where there are weights of half the size (fp16) of every part, those. Raises ModelError where a
+    part has no safetensors file.
+    """
+    texts = sorted((name for name in names if _is_text(name)), key=lambda name: name != INDEX)
+    parts = [part for part in PARTS if f"{part}/config.json" in texts]
+    for variant in ("fp16", None):
+        found = {part: _weights(names, part, variant) for part in parts}
+        if all(found.values()):
+            return texts, [name for part in parts for name in found[part]]
+    weights = [name for part in parts for name in _weights(names, part, "fp16") or found[part]]
+    lost = [part for part in parts if not any(name.startswith(f"{part}/") for name in weights)]
+    if lost:
+        raise ModelError(
+            f"{repo} holds its {lost[0]} in files that can hide programs, and no .safetensors "
+            "file of it. Such files are not opened: choose another copy of the model."
+        )
+    return texts, weights
+
+
+def _weights(names: list[str], part: str, variant: str | None) -> list[str]:
+    """The file of a part, or its shards with their index."""
+    stem = f"{part}/{PARTS[part]}"
+    whole = f"{stem}.{variant}{files.SUFFIX}" if variant else f"{stem}{files.SUFFIX}"
+    if whole in names:
+        return [whole]
+    index = f"{stem}{files.SUFFIX}.index.{f'{variant}.' if variant else ''}json"
+    if index not in names:
+        return []
+    shards = [
+        name
+        for name in names
+        if name.startswith(f"{stem}-" if variant is None else f"{stem}.{variant}-")
+        and name.endswith(files.SUFFIX)
+        and (variant is not None or ".fp16" not in name)
+    ]
+    return [index, *shards]
+
+
+def _is_text(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return name == INDEX or (
+        folder in (*PARTS, "tokenizer", "tokenizer_2", "scheduler")
+        and file in (*TEXTS, "config.json", "scheduler_config.json", "tokenizer.json")
+    )
+
+
+def _fetch(
+    repo: str,
+    commit: str | None,
+    names: list[str],
+    sizes: dict[str, int],
+    progress: Progress,
+    done: int,
+    total: int,
+) -> Path:
+    """The files one after the other; gives the folder in which they are."""
+    folder = Path()
+    for name in names:
+        before = done
+        progress(before, total)
+
+        class Bar(tqdm):  # what huggingface_hub tells of its progress
+            def __init__(self, *_: Any, **options: Any) -> None:
+                self.came = options.get("initial", 0)
+                super().__init__(disable=True)
+
+            def update(self, n: float | None = 1, before: int = before) -> None:
+                self.came += n or 0
+                progress(before + int(self.came), total)
+
+        # The index by the name of the branch, which makes the cache remember its commit.
+        revision = None if name == INDEX else commit
+        path = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=Bar))
+        folder = path.parents[name.count("/")]
+        done = before + sizes[name]
+    progress(done, total)
+    return folder
+
+
+def _sweep(repo: str) -> None:
+    """Take away what downloads left that were killed: huggingface_hub never goes on with it. What
+    is younger may be another tool's that is at it."""
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
+    for path in folder.glob("*.incomplete"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
+
+
+def _require_room(needed_bytes: int) -> None:
+    place = Path(constants.HF_HUB_CACHE)
+    place.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(place).free
+    if needed_bytes + SPARE_BYTES > free_bytes:
+        raise ModelError(
+            f"{_no_room()} {needed_bytes / 1e9:.1f} GB are to come, {free_bytes / 1e9:.1f} GB are "
+            f"free, and {SPARE_BYTES / 1e9:.0f} GB are kept so."
+        )
+
+
+def _not_there(repo: str) -> str:
+    return (
+        f"There is no model {repo} on the hub, or it is a private one. Check the name; for a "
+        "private one say who you are with `hf auth login` first."
+    )
+
+
+def _no_room() -> str:
+    return (
+        f"The disk that holds the hub's cache, {constants.HF_HUB_CACHE}, has no room for this "
+        "model. Make some, or set HF_HOME to a folder on another disk before the studio is started."
+    )

@@ -1,0 +1,13 @@
+"""What else than the model drew a picture: the VAE beside it, and textual inversions."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("images", sa.Column("beside", sa.JSON, nullable=False, server_default="{}"))

@@ -1,0 +1,85 @@
+"""Models that the artist asked the hub for: they come while other work goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+from studio import models
+from studio.store import Job, Store, StoreError
+from studio.worker.errors import Cancelled
+from studio.worker.shelf import found
+from studio.worker.voice import Voice
+
+log = logging.getLogger("studio.worker")
+
+TELL_S = 0.5  # between two looks at how far it is, and whether it is still wanted
+LEAVE_S = 5.0
+
+
+class Downloads:
+    """One at a time, in a thread of its own; what a worker before this one left is gone on with."""
+
+    def __init__(self, store: Store, voice: Voice, stopping: threading.Event) -> None:
+        self._store, self._voice, self._stopping = store, voice, stopping
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> bool:
+        """Begin what was asked for, unless one is under way; never work to wait for."""
+        if self._thread is None or not self._thread.is_alive():
+            waiting = self._store.open_downloads()
+            if waiting:
+                self._thread = threading.Thread(
+                    target=self._download, args=(waiting[0],), name="download", daemon=True
+                )
+                self._thread.start()
+        return False
+
+    def leave(self) -> None:
+        """When `stopping` is set: let it put its things away."""
+        if self._thread is not None:
+            self._thread.join(LEAVE_S)
+
+    def _download(self, job: Job) -> None:
+        """{"repo"} → what `inspect` tells of it, with the bytes there and in all meanwhile."""
+        try:
+            begun = self._store.update_job(job.id, state="running", message="Asking the hub.")
+            if begun.state != "running":
+                return  # it is not wanted any more
+            result = self._fetched(job, job.payload["repo"])
+            self._store.update_job(
+                job.id, state="done", progress=1.0, message="Done.", result=result
+            )
+        except Cancelled:
+            log.info("The download of %s is left", job.payload)
+        except Exception as error:
+            try:
+                sentence = self._voice.sentence(error)
+                self._store.update_job(job.id, state="failed", message=sentence)
+            except StoreError:
+                log.warning("It could not be said that a download failed", exc_info=True)
+
+    def _fetched(self, job: Job, repo: str) -> dict[str, Any]:
+        told_at_s = 0.0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told_at_s
+            if self._stopping.is_set():
+                raise Cancelled
+            if time.monotonic() < told_at_s + TELL_S:
+                return
+            told_at_s = time.monotonic()
+            fields = {"progress": done / max(total, 1), "message": _gigabytes(done, total)}
+            if self._store.update_job(job.id, **fields).state == "cancelled":
+                raise Cancelled
+
+        models.hub.download(repo, progress, lambda folder: models.inspect(str(folder)))
+        return found(self._store, repo)
+
+
+def _gigabytes(done: int, total: int) -> str:
+    if total < 1e9:
+        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    return f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
