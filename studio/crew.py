@@ -1,8 +1,9 @@
-"""Several processes that train together, as `accelerate launch` or `torchrun` starts them.
+"""Several processes that train and draw together, as `accelerate launch` or `torchrun` starts them.
 
 The first of them leads: it alone knows of the store and of files, and tells the others what to do.
-What goes between them is small, orders and the gradients of a LoRA, and goes through the memory of
-the CPU (gloo): the same on every device, and no device waits busily while there is nothing to do.
+What goes between them is small, orders, latents and the gradients of a LoRA, and goes through the
+memory of the CPU (gloo): the same on every device, and no device waits busily while there is
+nothing to do.
 """
 
 from __future__ import annotations
