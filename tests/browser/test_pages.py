@@ -622,7 +622,7 @@ def tuned(store, labelling):
 def test_compare_shows_both_in_three_ways(open_page, store, tuned):
     page = open_page("compare")
     viewer = page.locator("#compare-viewer")
-    expect(viewer.locator("[data-part=side] img")).to_have_count(2)
+    expect(viewer.locator("[data-part=side] img:visible")).to_have_count(2)
     expect(viewer).to_contain_text("an owl · seed 7")
     page.get_by_role("option", name="a fox, seed 7").click()
     expect(viewer).to_contain_text("a fox · seed 7")
