@@ -1,4 +1,4 @@
-"""What the processes of a crew do that do not lead: they learn with the one that does.
+"""What the processes of a crew do that do not lead: they learn and draw with the one that does.
 
 They know nothing of the store: what they need is told them, and they write nothing but their log.
 """
@@ -9,11 +9,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from studio import models
+from studio import models, sampling
 from studio.crew import Crew, CrewLost
-from studio.settings import StartLora, TrainingSettings
+from studio.settings import SamplingSettings, StartLora, TrainingSettings
 from studio.training import Training, TrainingFailed
-from studio.trajectory import PairBatch
+from studio.trajectory import PairBatch, Trajectory
 
 log = logging.getLogger("studio.worker")
 
@@ -31,6 +31,22 @@ class Begin:
     state: dict[str, Any]  # of the leader's training
 
 
+@dataclass(frozen=True)
+class Draw:
+    """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
+
+    base_hash: of the leader's model. adapter: as `Denoiser.read_adapter` gives it, or None.
+    """
+
+    base: tuple[str, StartLora | None]
+    base_hash: str
+    adapter: Any
+    texts: list[str]
+    seeds: list[int]
+    sampling: SamplingSettings
+    pictures: int
+
+
 def begin(crew: Crew, base: tuple[str, StartLora | None], training: Training) -> None:
     """For the leader: have all others take up the training where it is now.
 
@@ -42,6 +58,39 @@ def begin(crew: Crew, base: tuple[str, StartLora | None], training: Training) ->
     for answer in crew.gathered(""):
         if answer:
             raise TrainingFailed(f"Another of the processes cannot take part. {answer}")
+
+
+def draw(crew: Crew, denoiser: models.Denoiser, order: Draw) -> list[list[Trajectory]]:
+    """For the leader: all processes draw, and it has what they drew in the order of the texts.
+
+    Raises ModelError with what the first of the others says that could not.
+    """
+    crew.told(order)
+    failure: Exception | None = None
+    try:
+        mine = _own_share(crew, denoiser, order)
+    except Exception as error:
+        mine, failure = [], error
+    shares = crew.gathered(mine)
+    if failure is not None:
+        raise failure
+    for share in shares:
+        if isinstance(share, str):
+            raise models.ModelError(f"Another of the processes could not draw. {share}")
+    return [shares[place % crew.size][place // crew.size] for place in range(len(order.texts))]
+
+
+def _own_share(crew: Crew, denoiser: models.Denoiser, order: Draw) -> list[list[Trajectory]]:
+    """What of an order this process is to draw: one after the other, each with all its pictures."""
+    adapter = denoiser.using_read(order.adapter) if order.adapter else denoiser.using(None)
+    with adapter:
+        return [
+            chains
+            for text, seed in zip(crew.share(order.texts), crew.share(order.seeds), strict=True)
+            for chains in sampling.sample_groups(
+                denoiser, [text], [seed], order.sampling, order.pictures
+            )
+        ]
 
 
 def follow(crew: Crew, device: str) -> None:
@@ -59,6 +108,17 @@ def follow(crew: Crew, device: str) -> None:
                 training.load_state(order.state)
             except Exception as error:
                 log.error("A round cannot be taken up", exc_info=error)
+                answer = str(error)
+            crew.gathered(answer)
+        elif isinstance(order, Draw):
+            try:
+                if denoiser is None or denoiser.base_hash != order.base_hash:
+                    denoiser = training = None
+                    base_model, start = order.base
+                    denoiser = models.load(base_model, device, start=start)
+                answer = _own_share(crew, denoiser, order)
+            except Exception as error:
+                log.error("Nothing was drawn", exc_info=error)
                 answer = str(error)
             crew.gathered(answer)
         elif training is None:

@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"trajectory", "ddim", "objectives", "settings", "crew", "memory"},  # likewise
     "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
     "lora": {"export", "models"},
-    "following": {"crew", "models", "settings", "training", "trajectory"},
+    "following": {"crew", "models", "sampling", "settings", "training", "trajectory"},
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
     "ui": {

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from studio import models, sampling
+from studio import following, models, sampling
 from studio.crew import ALONE, Crew, joined
 from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
 from studio.supervisor import worker_command
 from studio.training import Training, TrainingFailed
-from studio.trajectory import PairBatch
+from studio.trajectory import PairBatch, load
 from studio.worker.loop import Worker
 from tests.test_worker_process import wait_for
 
@@ -29,6 +30,15 @@ SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox"]
 PATIENCE_S = 300
 KINDS = ("d3po_balanced", "diffusion_dpo")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the processes that are started here have: sums are in the same order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def settings(kind: str) -> TrainingSettings:
@@ -67,6 +77,47 @@ def fail(model: str, crew: Crew) -> dict[str, torch.Tensor]:
     return {"said": torch.tensor(said)}
 
 
+def draw(model: str, crew: Crew) -> dict[str, torch.Tensor]:
+    """Five pairs of the base and five with an adapter, while a round is at hand; and in between
+    one that the others cannot draw."""
+    if not crew.leads:
+        following.follow(crew, "cpu")
+        return {}
+    denoiser = models.load(model, "cpu")
+    pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS[:2], [1, 2], SAMPLING))
+    denoiser.new_adapter(settings("d3po_balanced"))
+    for parameter in denoiser.adapter_parameters():
+        torch.nn.init.constant_(parameter, 0.05)
+    with tempfile.TemporaryDirectory() as folder:
+        denoiser.save_adapter(Path(folder))
+        adapter = denoiser.read_adapter(Path(folder))
+    order = following.Draw(
+        base=(model, None),
+        base_hash=denoiser.base_hash,
+        adapter=None,
+        texts=PROMPTS,
+        seeds=[*range(5)],
+        sampling=SAMPLING,
+        pictures=2,
+    )
+    found = {}
+    if crew.size > 1:
+        with pytest.raises(models.ModelError, match=r"could not draw\..*no model at"):
+            following.draw(crew, denoiser, replace(order, base=("/nowhere", None)))
+    training = Training(denoiser, pairs, settings("d3po_balanced"), crew=crew)
+    following.begin(crew, (model, None), training)
+    for name, one in (("base", order), ("tuned", replace(order, adapter=adapter))):
+        groups = following.draw(crew, denoiser, one)
+        for place, (left, right) in enumerate(groups):
+            assert left.prompt == right.prompt == PROMPTS[place]
+            found[f"{name} {place}"] = torch.stack([left.latents, right.latents])
+    for _ in range(2):
+        crew.told(following.UPDATE)
+        training.step()
+    crew.told(following.LEAVE)
+    return found
+
+
 def launched(*arguments: str) -> list[str]:
     """As `accelerate launch` does on a machine with two GPUs."""
     options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
@@ -100,6 +151,49 @@ def test_a_process_that_fails_says_so_to_the_other(tiny_model, tmp_path):
     assert together("fail", tiny_model, tmp_path)["said"]
 
 
+def test_two_processes_draw_what_one_does_to_the_bit(tiny_model, tmp_path):
+    expected = draw(str(tiny_model), ALONE)
+    found = together("draw", tiny_model, tmp_path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert not torch.equal(found["base 0"], found["tuned 0"])
+
+
+def test_a_worker_of_two_processes_draws_what_one_does(tiny_model, tmp_path):
+    def drawn(store: Store) -> set[tuple[str, int, bytes]]:
+        pairs = store.waiting_pairs(store.last_session_id(), 100)
+        shown = [image for pair in pairs for image in (pair.left, pair.right)]
+        # not of the files, whose headers are in any order
+        return {
+            (one.prompt, one.seed, load(store.trajectory_path(one)).latents.numpy().tobytes())
+            for one in shown
+        }
+
+    wanted = SessionSettings(
+        base_model=str(tiny_model), prompts=("a cat", "a dog"), sampling=SAMPLING, queue_target=5
+    )
+    found = []
+    for home in (tmp_path / "one", tmp_path / "two"):
+        with contextlib.closing(Store.open(home)) as store:
+            session = store.create_session("Tiny", wanted)
+            store.set_last_session(session.id)
+            if not found:
+                worker = Worker(store, "cpu")
+                while worker.work():
+                    pass
+            else:
+                process = begun(home)
+                try:
+                    wait_for(lambda s=store, i=session.id: s.waiting_count(i) == 5, process)
+                    process.send_signal(signal.SIGTERM)
+                    process.communicate(timeout=PATIENCE_S)
+                finally:
+                    process.kill()
+            found.append(drawn(store))
+    assert len(found[0]) == 10
+    assert found[0] == found[1]
+
+
 @pytest.fixture(scope="module")
 def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with eight picks and a round to begin; to be copied."""
@@ -123,6 +217,17 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return home
 
 
+def begun(home: Path) -> subprocess.Popen[bytes]:
+    """A worker of two processes."""
+    return subprocess.Popen(
+        [*worker_command(home, processes=2), "--device", "cpu"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
 def adapter(store: Store) -> dict[str, torch.Tensor]:
     [made] = store.adapters(store.last_session_id())
     return load_file(store.adapter_path(made) / "adapter_model.safetensors")
@@ -138,13 +243,7 @@ def test_a_worker_of_two_processes_learns_what_one_does_and_ends_in_order(prepar
 
     command = worker_command(homes[1], processes=2)
     assert command[: len(launched())] == launched()
-    process = subprocess.Popen(
-        [*command, "--device", "cpu"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = begun(homes[1])
     with contextlib.closing(Store.open(homes[1])) as store:
         try:
             session_id = store.last_session_id()
@@ -165,6 +264,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     work, model, path = sys.argv[1:]
     with joined() as crew:
-        result = {"learn": learn, "fail": fail}[work](model, crew)
+        result = {"learn": learn, "fail": fail, "draw": draw}[work](model, crew)
         if crew.leads:
             save_file(result, path)

@@ -16,9 +16,10 @@ from studio import models
 from studio.settings import SamplingSettings, SessionSettings, StartLora, TrainingSettings
 from studio.store import Job, Session, Store
 from studio.ui.images import made_with
-from studio.ui.page import Look
+from studio.ui.page import Look, request_preview
 from studio.ui.tabs import export as export_page
 from studio.ui.tabs import start_lora
+from studio.ui.tabs.train import previews
 from studio.worker.loop import Worker
 
 
@@ -235,3 +236,20 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
     (tmp_path / "x.safetensors").write_bytes(b"not a lora at all, but text")
     job = compare(StartLora(str(tmp_path / "x.safetensors")))
     assert (job.state, job.message) == ("failed", "x.safetensors is a text, not a model.")
+
+
+def test_what_is_shown_after_a_change_was_taken_back_is_what_is_drawn_now(
+    store, session, worker, lora
+):
+    shown = []
+    for wanted in (None, StartLora(str(lora)), None):
+        session = start(store, session, wanted)
+        request_preview(store, session)
+        finish_all(worker)
+        shown.append(previews(Look(store))[None, "a cat"])
+    assert shown[0] == shown[2] != shown[1]
+    assert len(store.images(session.id, "preview")) == 2  # each was drawn once
+    wanted = replace(session.settings.sampling, seed=99)
+    store.update_settings(session.id, replace(session.settings, sampling=wanted))
+    finish_all(worker)  # drawn by itself, without a job
+    assert previews(Look(store))[None, "a cat"].seed != shown[0].seed

@@ -16,7 +16,14 @@ import torch
 
 from studio.models import files, hub, loras
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import ADAPTER_CONFIG_FILE, ADAPTER_FILE, INVERSIONS, Denoiser, Text
+from studio.models.denoiser import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    INVERSIONS,
+    Denoiser,
+    ReadAdapter,
+    Text,
+)
 from studio.models.errors import ModelError
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.loras import Fused, LoraFile, hash_with
@@ -34,6 +41,7 @@ __all__ = [
     "LoraFile",
     "ModelError",
     "ModelInfo",
+    "ReadAdapter",
     "Text",
     "base_path",
     "best_device",

@@ -40,6 +40,9 @@ INVERSIONS = "TI hashes"  # what A1111 calls what it says of them in its picture
 LEAST_ALPHA_BAR = 2**-24
 
 
+ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
+
+
 @dataclass(frozen=True)
 class Text:
     """What the prompts tell the network.
@@ -362,7 +365,15 @@ class Denoiser:
             with self.adapter_off():
                 yield
             return
-        config, state = self._read_adapter(folder)
+        with self.using_read(self.read_adapter(folder), strength, folder):
+            yield
+
+    @contextmanager
+    def using_read(
+        self, adapter: ReadAdapter, strength: float = 1.0, folder: Path = Path()
+    ) -> Iterator[None]:
+        """As `using`, with what `read_adapter` gave, here or in another process."""
+        config, state = adapter
         with self._guest():
             try:
                 self.unet.add_adapter(config, GUEST_NAME)
@@ -502,8 +513,10 @@ class Denoiser:
         save_file(self.adapter_state(), folder / ADAPTER_FILE)
         (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(description, indent=2), "utf-8")
 
-    def _read_adapter(self, folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
-        """Nothing of what the files say is asked of peft before it fits: they may have come with an
+    def read_adapter(self, folder: Path) -> ReadAdapter:
+        """A saved adapter for this model. Raises ModelError for what is none.
+
+        Nothing of what the files say is asked of peft before it fits: they may have come with an
         archive of anybody's, and a rank of a billion takes all the memory there is."""
         try:
             description = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 
-from studio import sampling
+from studio import following, sampling
+from studio.crew import ALONE, Crew, CrewLost
 from studio.settings import SessionSettings
 from studio.store import Session, Store, StoreError
 from studio.worker.easel import Easel
@@ -19,40 +20,55 @@ READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 class Asking:
     """Draws what the open session waits for."""
 
-    def __init__(self, store: Store, easel: Easel, voice: Voice) -> None:
+    def __init__(self, store: Store, easel: Easel, voice: Voice, crew: Crew = ALONE) -> None:
         self.store, self.easel, self.voice = store, easel, voice
+        self.crew = crew  # of which each process draws a pair
 
     def add_pair(self, fewer_than: int | None = None) -> bool:
-        """Draw a pair for the open session, if fewer wait than there should; False if not."""
+        """Draw a pair for the open session, if fewer wait than there should; False if not.
+
+        A crew draws as many at once as it has processes.
+        """
         session = self._open_session()
         if session is None or not session.settings.prompts:
             return False
         wanted = session.settings.queue_target if fewer_than is None else fewer_than
-        if self.store.waiting_count(session.id) >= wanted:
+        missing = wanted - self.store.waiting_count(session.id)
+        if missing <= 0:
             return False
         if self.store.ask_again(session.id) is not None:
             return True
         settings = session.settings
-        prompt, seed = nth_draw(settings, self.store.drawn_count(session.id))
+        first = self.store.drawn_count(session.id)
+        count = min(missing, self.crew.size)
+        draws = [nth_draw(settings, number) for number in range(first, first + count)]
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
-        self.voice.say("sampling", f"Drawing {what}: {prompt}")
+        self.voice.say("sampling", f"Drawing {what}: {draws[0][0]}")
         denoiser = self.easel.model_of(session)
         adapter_id = session.current_adapter_id
-        text = self.easel.expand(prompt, seed)
-        with self.easel.using(adapter_id):
-            [chains] = sampling.sample_groups(
-                denoiser, [text], [seed], settings.sampling, settings.pictures
-            )
-            drawn = sampling.images(denoiser, chains)
-        if not _fits(prompt, settings, self.store.session(session.id).settings):
+        texts = [self.easel.expand(prompt, seed) for prompt, seed in draws]
+        order = following.Draw(
+            base=settings.base,
+            base_hash=denoiser.base_hash,
+            adapter=self.easel.read_adapter(adapter_id),
+            texts=texts,
+            seeds=[seed for _, seed in draws],
+            sampling=settings.sampling,
+            pictures=settings.pictures,
+        )
+        questions = following.draw(self.crew, denoiser, order)
+        now = self.store.session(session.id).settings
+        if not all(_fits(prompt, settings, now) for prompt, _ in draws):
             return True  # the artist has changed what to draw; this is not shown any more
-        pictures = [
-            self.easel.write(
-                self.easel.image(session, "pair", text, chain.seed, adapter_id), picture, chain
-            )
-            for chain, picture in zip(chains, drawn, strict=True)
-        ]
-        self.store.add_question(session.id, text, pictures, adapter_id)
+        for text, chains in zip(texts, questions, strict=True):
+            drawn = sampling.images(denoiser, chains)
+            pictures = [
+                self.easel.write(
+                    self.easel.image(session, "pair", text, chain.seed, adapter_id), picture, chain
+                )
+                for chain, picture in zip(chains, drawn, strict=True)
+            ]
+            self.store.add_question(session.id, text, pictures, adapter_id)
         return True
 
     def keep_pairs_ready(self) -> None:
@@ -62,7 +78,7 @@ class Asking:
             return  # the main work needs the model that is loaded
         try:
             self.add_pair(fewer_than=READY_PAIRS)
-        except StoreError:
+        except (StoreError, CrewLost):
             raise
         except Exception as error:
             log.warning("No pair was drawn: %s", self.voice.sentence(error))

@@ -108,6 +108,13 @@ class Easel:
         with self.denoiser.using(folder, strength):
             yield self.denoiser
 
+    def read_adapter(self, adapter_id: str | None) -> models.ReadAdapter | None:
+        """An adapter of the store, to be told to other processes."""
+        assert self.denoiser is not None
+        if adapter_id is None:
+            return None
+        return self.denoiser.read_adapter(self.whole_adapter(adapter_id))
+
     def whole_adapter(self, adapter_id: str) -> Path:
         """The folder of an adapter, which is what was learned, to the last bit."""
         adapter = self.store.adapter(adapter_id)

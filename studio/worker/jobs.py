@@ -17,6 +17,7 @@ import PIL.ImageStat
 from safetensors.torch import load_file
 
 from studio import exchange, models
+from studio.crew import CrewLost
 from studio.evidence import Tally, tallies
 from studio.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
 from studio.settings import StartLora
@@ -72,6 +73,8 @@ class Jobs:
             result = do(job, self.store.session(job.session_id))
         except Cancelled:
             return True
+        except CrewLost:
+            raise  # the job is taken up again by the next worker
         except Exception as error:
             self.store.update_job(job.id, state="failed", message=self.voice.sentence(error))
         else:

@@ -33,7 +33,7 @@ class Worker:
         self.stopping = threading.Event()
         self.voice = Voice(store, device)
         self.easel = Easel(store, device, self.voice)
-        self.asking = Asking(store, self.easel, self.voice)
+        self.asking = Asking(store, self.easel, self.voice, crew)
         self.rounds = Rounds(store, self.easel, self.asking, self.voice, crew, self.stopping)
         self.jobs = Jobs(store, self.easel, self.asking, self.voice, self.stopping)
         self.downloads = Downloads(store, self.voice, self.stopping)

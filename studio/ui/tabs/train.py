@@ -402,10 +402,19 @@ def strip_of_rounds(look: Look) -> str:
 
 
 def previews(look: Look) -> dict[tuple[str | None, str], Image]:
-    """The newest preview picture by adapter and prompt."""
+    """The newest preview picture by adapter and prompt, or the one that was found again since.
+
+    After a change that is taken back, what was drawn before it is what the model draws now.
+    """
     found: dict[tuple[str | None, str], Image] = {}
     for image in look.store.images(look.session.id, "preview", limit=1000):
         found.setdefault((image.adapter_id, image.prompt), image)
+    job = look.newest_job("preview")
+    for image_id in job.result.get("image_ids", ()) if job else ():
+        image = look.store.image(image_id)
+        key = (image.adapter_id, image.prompt)
+        if key not in found or found[key].created_at_s < job.created_at_s:
+            found[key] = image
     return found
 
 
