@@ -894,7 +894,7 @@ class TestJobs:
         assert (found.state, found.result["size_px"]) == ("done", 64)
         known = store.known_model(str(tiny_model))
         assert (known.family, known.size_px, known.base_hash) == ("sd1", 64, "")
-        worker.easel.load(str(tiny_model))
+        worker.easel.load((str(tiny_model), None))
         assert store.known_model(str(tiny_model)) == replace(
             known, base_hash=worker.easel.denoiser.base_hash
         )
