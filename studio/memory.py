@@ -6,7 +6,7 @@ what it computes: apart from rounding, every preset ends in the same adapter. Wi
 which only a round that begins with a small preset has, the rounding is coarser.
 
 What autograd keeps for one latent of 512 px through the true UNet, in half precision: 0.80 GB with
-SD 1 and 1.42 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
+SD 1 and 2.03 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
 `bench full-size`). To these come the weights, 1.7 GB and 5.1 GB.
 """
 
