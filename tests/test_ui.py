@@ -279,6 +279,26 @@ def test_what_a_killed_studio_left_unfinished_is_gone(store, monkeypatch):
     assert Path(os.environ["GRADIO_TEMP_DIR"]) == left.parent
 
 
+def test_a_click_before_the_page_shows_anything_does_nothing(client, module_store):
+    """The forms hold no session's values yet: they must not be taken for anybody's."""
+    config = client.get("/config").json()
+    parts = {one["id"]: one["props"] for one in config["components"]}
+    ids = {props.get("elem_id"): id_ for id_, props in parts.items()}
+    save = next(
+        one for one in config["dependencies"] if [ids["export-make"], "click"] in one["targets"]
+    )
+    before = module_store.version()
+    body = {
+        "data": [parts[id_].get("value") for id_ in save["inputs"]],
+        "fn_index": save["id"],
+        "session_hash": uuid.uuid4().hex,
+    }
+    answer = client.post("/gradio_api/run/predict", json=body, headers=LOCAL)
+    assert answer.status_code == 200
+    assert "The page was still loading" in answer.text
+    assert module_store.version() == before
+
+
 def test_gradios_own_doors_are_shut(client):
     for path in ("/docs", "/openapi.json", "/redoc", "/monitoring"):
         assert client.get(path).status_code in (403, 404), path

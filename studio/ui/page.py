@@ -217,6 +217,8 @@ class Page:
         outputs = list(outputs)
 
         def heard(session_id: str, sent: dict[str, str], *values: Any) -> Values:
+            if not session_id:  # before the first look, what the forms hold is nobody's
+                return {self.notice: notice("bad", "The page was still loading. Try again.")}
             # What a form says belongs to the session it shows, whatever is open by now.
             shown, problem = self.tries(self.store.session, session_id)
             result = None
