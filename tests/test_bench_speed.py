@@ -93,7 +93,8 @@ def test_operations_are_counted_by_hand():
 def test_a_shape_instead_of_a_model(tmp_path, capsys):
     path = tmp_path / "figures.json"
     few = ["--px", "64", "--narrow", "--shape", "sdxl", "--repeats", "1", "--json", str(path)]
-    assert train.main([*few, "--prompts", "1", "--preset", "6", "--dtype", "float32"]) == 0
+    once = ["--objective", "d3po", "--prompts", "1"]  # one update
+    assert train.main([*few, *once, "--preset", "6", "--dtype", "float32"]) == 0
     figures = json.loads(path.read_text(encoding="utf-8"))
     assert (figures["model"], figures["preset_gb"]) == ("sdxl", 6)
     assert figures["tflops_per_s"] > 0
