@@ -93,6 +93,11 @@ def _own_share(crew: Crew, denoiser: models.Denoiser, order: Draw) -> list[list[
         ]
 
 
+def _loaded(base: tuple[str, StartLora | None], device: str) -> models.Denoiser:
+    base_model, start = base
+    return models.load(base_model, device, start=start)
+
+
 def follow(crew: Crew, device: str) -> None:
     """For the others: do what the leader says, until it says to leave."""
     denoiser, training = None, None
@@ -102,8 +107,7 @@ def follow(crew: Crew, device: str) -> None:
             try:
                 if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
                     denoiser = None  # before there is another
-                    base_model, start = order.base
-                    denoiser = models.load(base_model, device, start=start)
+                    denoiser = _loaded(order.base, device)
                 training = Training(denoiser, order.pairs, order.settings, crew=crew)
                 training.load_state(order.state)
             except Exception as error:
@@ -113,9 +117,8 @@ def follow(crew: Crew, device: str) -> None:
         elif isinstance(order, Draw):
             try:
                 if denoiser is None or denoiser.base_hash != order.base_hash:
-                    denoiser = training = None
-                    base_model, start = order.base
-                    denoiser = models.load(base_model, device, start=start)
+                    denoiser = training = None  # before there is another
+                    denoiser = _loaded(order.base, device)
                 answer = _own_share(crew, denoiser, order)
             except Exception as error:
                 log.error("Nothing was drawn", exc_info=error)

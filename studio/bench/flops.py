@@ -7,9 +7,12 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# Dense half-precision tensor operations a second, in units of 1e12, by the makers' data sheets.
+# Dense half-precision tensor operations a second, in units of 1e12, by the makers' data sheets; a
+# name that holds another one stands before it.
 PEAK_TFLOPS = {
     "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,

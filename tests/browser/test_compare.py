@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from studio.parameters import read
 from studio.pictures import text_of_png
 from tests.browser import seed
-from tests.browser.test_pages import wait_for
+from tests.browser.test_pages import open_fold, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -117,7 +117,7 @@ def test_another_lora_stands_beside_base_and_tuned(open_page, store, labelling, 
             {"prompt": prompt, "seed": 7, "base": one.id, "tuned": two.id, "other": three.id}
         )
     page = open_page("compare")
-    page.get_by_role("button", name="Beside them, another LoRA").click()
+    open_fold(page, "Beside them, another LoRA")
     page.get_by_label("A LoRA on this computer").fill(' "/loras/my style.safetensors" ')
     page.get_by_role("button", name="Compare", exact=True).click()
     wait_for(page, lambda: len(store.jobs(labelling.id, kind="compare")) == 2)
@@ -247,7 +247,7 @@ def draw_grid(store, session, payload, pictures=None):
 
 def test_a_grid_is_asked_for_shown_and_can_be_left(open_page, store, labelling, tuned):
     page = open_page("compare")
-    page.get_by_role("button", name="Grid over strengths and rounds").click()
+    open_fold(page, "Grid over strengths and rounds")
     field = page.locator("#grid-strengths input, #grid-strengths textarea")
     field.fill("0, much")
     page.get_by_role("button", name="Draw the grid").click()
@@ -289,7 +289,7 @@ def test_grids_are_kept_turned_zoomed_and_opened_large(open_page, store, labelli
     }
     ids = draw_grid(store, labelling, new)
     page = open_page("compare")
-    page.get_by_role("button", name="Grid over strengths and rounds").click()
+    open_fold(page, "Grid over strengths and rounds")
     cells = page.locator(".xy td img")
     expect(cells).to_have_count(6)  # strengths across, prompts down, the first seed
     for place, expected in enumerate((0, 1, 2, 6, 7, 8)):
@@ -321,7 +321,7 @@ def test_grids_are_kept_turned_zoomed_and_opened_large(open_page, store, labelli
 
 def test_the_story_is_played_and_taken_away(open_page, store, labelling, tuned):
     page = open_page("compare")
-    page.get_by_role("button", name="The story so far").click()
+    open_fold(page, "The story so far")
     name = page.locator("#story [data-part=name]")
     expect(name).to_have_text("Round 1")
     expect(page.locator(".story-round")).to_have_count(2)
@@ -354,6 +354,6 @@ def test_the_story_is_played_and_taken_away(open_page, store, labelling, tuned):
 
 def test_before_the_first_round_there_is_no_story(open_page, labelling):
     page = open_page("compare")
-    page.get_by_role("button", name="The story so far").click()
+    open_fold(page, "The story so far")
     expect(page.locator("#story")).to_contain_text("After the first round")
     expect(page.locator("#story [data-part=all]")).to_be_hidden()
