@@ -51,15 +51,16 @@ class _Stored:
     """`to_dict` and `from_dict` for frozen dataclasses whose nested settings are of known types."""
 
     _nested: ClassVar[dict[str, type]] = {}
-    # Fields that came later are written only where they are not what they were before they came:
-    # the store compares what was written then with what is written now.
-    _later: ClassVar[tuple[str, ...]] = ()
+    # What fields that came later were before they came. They are read so where they are not
+    # written, and written only where they differ: the store compares what was written then with
+    # what is written now.
+    _before: ClassVar[dict[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for one in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, one.name)
-            if one.name not in self._later or value != one.default:
+            if one.name not in self._before or value != self._before[one.name]:
                 values[one.name] = value.to_dict() if isinstance(value, _Stored) else value
         return values
 
@@ -68,7 +69,7 @@ class _Stored:
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - names)
         _require(not unknown, f"Unknown setting: {', '.join(unknown)}.")
-        values = dict(values)
+        values = {**cls._before, **values}
         for name, kind in cls._nested.items():
             if isinstance(values.get(name), dict):
                 values[name] = kind.from_dict(values[name])
@@ -93,7 +94,7 @@ class SamplingSettings(_Stored):
     # Of the text encoder's layers, which is read last: 1 the last, 2 the one before; as in A1111.
     clip_skip: int = 1
 
-    _later: ClassVar[tuple[str, ...]] = ("clip_skip",)
+    _before: ClassVar[dict[str, Any]] = {"clip_skip": 1}
 
     def __post_init__(self) -> None:
         _require(2 <= self.steps <= 150, "Steps must be between 2 and 150.")
@@ -126,17 +127,23 @@ class TrainingSettings(_Stored):
     beta: temperature of the preference; for D3PO in units of the reduction, for Diffusion-DPO for
         mean squared errors of velocity.
     clip_range: the ratio policy / reference is kept within 1 ± clip_range; None leaves it free.
+    optimiser: "scalar_adam" (`studio.optimiser`), which goes where the gradient points; or "adamw".
+        They want different learning rates.
+    noisiest_share: of the timesteps that finished pictures are noised to, the share with most
+        noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
     """
 
     objective: str = "diffusion_dpo"
     loss: Literal["d3po", "diffusion_dpo", "finetune"] = "diffusion_dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
-    beta: float = 60.0
+    beta: float = 80.0
     clip_range: float | None = None
     guided: bool = False  # train through classifier-free guidance, or the prompted half alone
-    learning_rate: float = 7e-4
+    optimiser: Literal["scalar_adam", "adamw"] = "scalar_adam"
+    learning_rate: float = 3e-4
+    noisiest_share: float = 0.25
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
-    updates_per_pick: float = 2.0
+    updates_per_pick: float = 0.75
     batch_pairs: int = 16  # pairs in one update
     steps_per_pair: int = 2  # steps of each, drawn at random; 0: all of the chain (D3PO)
     micro_batch_pairs: int = 16  # pairs in one forward pass; smaller needs less memory
@@ -146,6 +153,8 @@ class TrainingSettings(_Stored):
     gradient_checkpointing: bool = False
     held_out_fraction: float = 0.2  # of the picks, kept out of training to measure agreement
     seed: int = 0
+
+    _before: ClassVar[dict[str, Any]] = {"optimiser": "adamw", "noisiest_share": 1.0}
 
     def __post_init__(self) -> None:
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
@@ -159,6 +168,13 @@ class TrainingSettings(_Stored):
             "The clip range must lie between 0 and 1, or be left out.",
         )
         _require(0 < self.learning_rate <= 1, "The learning rate must lie between 0 and 1.")
+        _require(
+            self.optimiser in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimiser}."
+        )
+        _require(
+            0 < self.noisiest_share <= 1,
+            "The noisiest share must lie between 0 and 1.",
+        )
         _require(self.updates_base >= 0, "The number of updates cannot be negative.")
         _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
         _require(
@@ -180,7 +196,14 @@ OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po", "finetune")
 OBJECTIVES: dict[str, TrainingSettings] = {
     "diffusion_dpo": TrainingSettings(),
     "d3po_balanced": TrainingSettings(
-        objective="d3po_balanced", loss="d3po", beta=100.0, learning_rate=1e-3, steps_per_pair=1
+        objective="d3po_balanced",
+        loss="d3po",
+        beta=100.0,
+        optimiser="adamw",
+        learning_rate=1e-3,
+        noisiest_share=1.0,
+        updates_per_pick=2.0,
+        steps_per_pair=1,
     ),
     "d3po": TrainingSettings(
         objective="d3po",
@@ -189,7 +212,9 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         beta=0.1,
         clip_range=0.1,
         guided=True,
+        optimiser="adamw",
         learning_rate=3e-5,
+        noisiest_share=1.0,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
@@ -199,10 +224,17 @@ OBJECTIVES: dict[str, TrainingSettings] = {
 }
 
 
-# What artists do today, to measure against: a LoRA fine-tuned on the chosen pictures alone, with as
-# many updates as the default. The studio does not offer it.
+# What artists do today, to measure against: a LoRA fine-tuned on the chosen pictures alone, with
+# AdamW and all timesteps. The studio does not offer it.
 BASELINES: dict[str, TrainingSettings] = {
-    "finetune": TrainingSettings(objective="finetune", loss="finetune"),
+    "finetune": TrainingSettings(
+        objective="finetune",
+        loss="finetune",
+        optimiser="adamw",
+        learning_rate=7e-4,
+        noisiest_share=1.0,
+        updates_per_pick=2.0,
+    ),
 }
 
 
@@ -240,7 +272,7 @@ class SessionSettings(_Stored):
     model_hash: str = ""
     model_bytes: int = 0
 
-    _later: ClassVar[tuple[str, ...]] = ("model_hash", "model_bytes")
+    _before: ClassVar[dict[str, Any]] = {"model_hash": "", "model_bytes": 0}
     _nested: ClassVar[dict[str, type]] = {
         "start": StartLora,
         "sampling": SamplingSettings,

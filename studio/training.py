@@ -27,6 +27,7 @@ from studio import memory
 from studio.crew import ALONE, Crew, CrewLost
 from studio.ddim import log_prob, output_weight
 from studio.objectives import d3po_loss, diffusion_dpo_loss
+from studio.optimiser import ScalarAdam
 from studio.settings import SamplingSettings, TrainingSettings
 from studio.trajectory import PairBatch
 
@@ -196,7 +197,9 @@ class Training:
         self._use(preset)
         self._references: dict[str, Tensor] = {}
         self._parameters = denoiser.adapter_parameters()
-        self._has_small_moments = memory.has_small_moments(preset, denoiser.device)
+        self._has_small_moments = settings.optimiser == "adamw" and memory.has_small_moments(
+            preset, denoiser.device
+        )
         self._optimiser = self._new_optimiser()
 
     # --- going on where it stopped ---
@@ -219,8 +222,10 @@ class Training:
         self._optimiser.load_state_dict(state["optimiser"])
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        kind = torch.optim.AdamW
         self.note = ""  # what the artist should know of the memory
+        if self.settings.optimiser == "scalar_adam":
+            return ScalarAdam(self._parameters, lr=self.settings.learning_rate)
+        kind = torch.optim.AdamW
         if self._has_small_moments:
             kind = memory.eight_bit_adamw()
             self.note = "With the 8-bit optimiser of bitsandbytes, which needs less memory."
@@ -414,12 +419,18 @@ class Training:
         """
         wanted = self.settings.steps_per_pair
         if self.settings.loss != "d3po":
-            count = self.denoiser.scheduler.config.num_train_timesteps
-            timesteps = _spread(groups, max(1, wanted), count, draw)
+            least, count = self._timesteps()
+            timesteps = least + _spread(groups, max(1, wanted), count, draw)
             return timesteps, _noise(timesteps, batch, draw)
         if wanted == 0 or wanted >= len(self._steps):
             return (self._steps.expand(groups, -1),)
         return (self._steps[_spread(groups, wanted, len(self._steps), draw)],)
+
+    def _timesteps(self) -> tuple[int, int]:
+        """The least timestep that finished pictures are noised to, and how many from there on."""
+        of_all = self.denoiser.scheduler.config.num_train_timesteps
+        count = max(1, round(self.settings.noisiest_share * of_all))
+        return of_all - count, count
 
     def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and margins, flattened over pairs and steps."""
@@ -518,8 +529,8 @@ class Training:
         if self.settings.loss == "d3po":
             draws = (self._steps[(spread * len(self._steps)).long()].expand(len(groups), -1),)
         else:
-            count = self.denoiser.scheduler.config.num_train_timesteps
-            timesteps = (spread * count).long().expand(len(groups), -1)
+            least, count = self._timesteps()
+            timesteps = (least + spread * count).long().expand(len(groups), -1)
             draw = torch.Generator().manual_seed(self.settings.seed)
             draws = timesteps, _noise(timesteps, held_out, draw)
         margins = torch.zeros(len(held_out))

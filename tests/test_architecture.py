@@ -27,6 +27,7 @@ EVERYTHING_BUT_UI = {
     "memory",
     "models",
     "objectives",
+    "optimiser",
     "parameters",
     "pictures",
     "prompts",
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ddim": set(),
     "emphasis": set(),  # text in, text and weights out
     "objectives": set(),
+    "optimiser": set(),
     "logs": set(),
     "report": {"logs"},
     "crew": set(),  # knows processes, not what they work on
@@ -62,7 +64,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trajectory": {"settings"},
     "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
-    "training": {"trajectory", "ddim", "objectives", "settings", "crew", "memory"},  # likewise
+    "training": {  # likewise
+        "trajectory",
+        "ddim",
+        "objectives",
+        "optimiser",
+        "settings",
+        "crew",
+        "memory",
+    },
     "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
     "lora": {"export", "models"},
     "following": {"crew", "models", "sampling", "settings", "training", "trajectory"},

@@ -3,7 +3,7 @@
 import copy
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
@@ -15,6 +15,7 @@ import torch
 from studio import memory, models, sampling
 from studio.memory import PRESETS
 from studio.models import Denoiser
+from studio.optimiser import ScalarAdam
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
 from studio.trajectory import PairBatch, Trajectory
@@ -69,6 +70,18 @@ def test_every_objective_raises_what_was_chosen(
     metrics = list(Training(denoiser, pairs, settings, held_out=pairs))
     assert sum(m.margin for m in metrics[-5:]) > sum(m.margin for m in metrics[:5])
     assert metrics[-1].held_out_agreement > 0.5
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.25, 750), (1.0, 0), (0.0001, 999)])
+def test_finished_pictures_are_noised_to_the_noisiest_share_of_the_timesteps(
+    denoiser: Denoiser, pairs: PairBatch, share: float, least: int
+) -> None:
+    settings = replace(SHORT_DPO, noisiest_share=share)
+    training = Training(denoiser, pairs, settings)
+    draw = torch.Generator().manual_seed(0)
+    timesteps, _ = training._draws(200, pairs, draw)
+    assert least <= int(timesteps.min()) <= least + 10
+    assert 989 <= int(timesteps.max()) <= 999
 
 
 def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
@@ -172,23 +185,27 @@ PHASES = ("forward", "backward", "optimiser")
 @contextmanager
 def running_out(phase: str, calls: range) -> Iterator[None]:
     """Memory runs out at these calls of a phase; of an optimiser's step when all is changed."""
-    place, name = {
-        "forward": (Denoiser, "predict_noise"),
-        "backward": (torch.Tensor, "backward"),
-        "optimiser": (torch.optim.AdamW, "step"),
+    places = {
+        "forward": [(Denoiser, "predict_noise")],
+        "backward": [(torch.Tensor, "backward")],
+        "optimiser": [(torch.optim.AdamW, "step"), (ScalarAdam, "step")],
     }[phase]
-    whole, made = getattr(place, name), []
+    made = []
 
-    def fails(*arguments: object, **options: object) -> object:
-        made.append(name)
-        if len(made) - 1 not in calls:
-            return whole(*arguments, **options)
-        if phase == "optimiser":
-            whole(*arguments, **options)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    def failing(whole: Callable[..., object]) -> Callable[..., object]:
+        def fails(*arguments: object, **options: object) -> object:
+            made.append(phase)
+            if len(made) - 1 not in calls:
+                return whole(*arguments, **options)
+            if phase == "optimiser":
+                whole(*arguments, **options)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+        return fails
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(place, name, fails)
+        for place, name in places:
+            patched.setattr(place, name, failing(getattr(place, name)))
         yield
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from studio import models, sampling, trajectory
 from studio.export import ExportError
 from studio.models import ADAPTER_FILE
+from studio.optimiser import ScalarAdam
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
 from studio.worker.asking import nth_draw
@@ -375,7 +376,7 @@ class TestRounds:
         place, name = {
             "forward": (models.Denoiser, "predict_noise"),
             "backward": (torch.Tensor, "backward"),
-            "optimiser": (torch.optim.AdamW, "step"),
+            "optimiser": (ScalarAdam, "step"),
         }[phase]
         whole, calls = getattr(place, name), []
 
@@ -434,7 +435,7 @@ class TestRounds:
         self, store, session, worker, monkeypatch
     ):
         """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
-        step = torch.optim.AdamW.step
+        step = ScalarAdam.step
 
         def overflows(optimiser, *arguments, **options):
             result = step(optimiser, *arguments, **options)
@@ -442,7 +443,7 @@ class TestRounds:
                 optimiser.param_groups[0]["params"][0][0, 0] = float("inf")
             return result
 
-        monkeypatch.setattr(torch.optim.AdamW, "step", overflows)
+        monkeypatch.setattr(ScalarAdam, "step", overflows)
         training = replace(session.settings.training, updates_base=1)
         store.update_settings(session.id, replace(session.settings, training=training))
         round_ = store.request_round(session.id)

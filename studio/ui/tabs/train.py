@@ -40,6 +40,7 @@ OBJECTIVE_WORDS = {
 }
 
 # The dial from gentle to strong is beta, the pull back to the base model, from strong to weak.
+BALANCED_WITH_ADAMW = 60.0  # of sessions that were begun when that was the default
 STRENGTHS = {"Very gentle": 10.0, "Gentle": 3.0, "Balanced": 1.0, "Strong": 0.3, "Very strong": 0.1}
 
 
@@ -528,15 +529,23 @@ def with_objective(settings: SessionSettings, objective: str) -> SessionSettings
     return replace(settings, training=training)
 
 
+def _balanced(training: TrainingSettings) -> float:
+    """The beta in the middle of the dial."""
+    preset = OBJECTIVES[training.objective]
+    if training.loss == "diffusion_dpo" and training.optimiser != preset.optimiser:
+        return BALANCED_WITH_ADAMW
+    return preset.beta
+
+
 def strength_of(training: TrainingSettings) -> str:
     """The name on the dial that is nearest to beta."""
-    ratio = training.beta / OBJECTIVES[training.objective].beta
+    ratio = training.beta / _balanced(training)
     return min(STRENGTHS, key=lambda name: abs(math.log(ratio / STRENGTHS[name])))
 
 
 def with_strength(settings: SessionSettings, name: str) -> SessionSettings:
     """Beta from the dial."""
-    beta = OBJECTIVES[settings.training.objective].beta * STRENGTHS[name]
+    beta = _balanced(settings.training) * STRENGTHS[name]
     return replace(settings, training=replace(settings.training, beta=beta))
 
 

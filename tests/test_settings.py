@@ -1,0 +1,55 @@
+"""Settings as the store keeps them: those of older versions are what they were, and stay so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from studio.settings import (
+    BASELINES,
+    OBJECTIVES,
+    SessionSettings,
+    SettingsError,
+    TrainingSettings,
+)
+from studio.ui.tabs.train import STRENGTHS, strength_of, with_strength
+
+PRESETS = [*OBJECTIVES.values(), *BASELINES.values()]
+# The default of the versions that had no choice of an optimiser.
+WITH_ADAMW = TrainingSettings(
+    beta=60.0,
+    optimiser="adamw",
+    learning_rate=7e-4,
+    noisiest_share=1.0,
+    updates_per_pick=2.0,
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.objective)
+def test_every_preset_is_read_as_it_was_written(preset: TrainingSettings) -> None:
+    assert TrainingSettings.from_dict(preset.to_dict()) == preset
+
+
+def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_was() -> None:
+    written = WITH_ADAMW.to_dict()
+    assert "optimiser" not in written
+    assert "noisiest_share" not in written
+    assert TrainingSettings.from_dict(written) == WITH_ADAMW
+
+
+@pytest.mark.parametrize("training", [*OBJECTIVES.values(), WITH_ADAMW])
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str) -> None:
+    session = with_strength(SessionSettings(training=training), name)
+    assert strength_of(session.training) == name
+    assert strength_of(training) == "Balanced"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"optimiser": "sgd"}, {"noisiest_share": 0.0}, {"noisiest_share": 1.5}],
+)
+def test_what_cannot_be_is_refused(changed: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        replace(TrainingSettings(), **changed)
