@@ -39,6 +39,7 @@ BENCHMARKS = (
     "curves",
     "faults",
     "full-size",
+    "gradients",
     "protections",
     "readers",
     "sample",

@@ -137,6 +137,32 @@ def reference_log_probs(
     return result
 
 
+def velocity_errors(
+    denoiser: Denoiser,
+    batch: PairBatch,
+    pictures: list[int],
+    timesteps: Tensor,
+    noise: Tensor,
+    guided: bool = False,
+) -> Tensor:
+    """(pictures, draws): how far the network is from the velocity of each final latent, noised.
+
+    timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean over the latent's
+    elements of (v - predicted v)², whatever the network predicts: in units of noise the timesteps
+    with most noise, where a picture is decided, would weigh next to nothing
+    ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
+    """
+    draws = timesteps.shape[1]
+    final = batch.latents[pictures, -1].repeat_interleave(draws, 0).to(denoiser.device)
+    at, added = timesteps.flatten().to(denoiser.device), noise.flatten(0, 1).to(denoiser.device)
+    noisy = denoiser.scheduler.add_noise(final, added, at)
+    prompts = [batch.prompts[picture] for picture in pictures for _ in range(draws)]
+    predicted = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided)
+    error = (predicted - added).square().mean((1, 2, 3))
+    # a last timestep without any signal says nothing about a picture
+    return (error / denoiser.alpha_bar(at).clamp(min=1e-4)).view(timesteps.shape)
+
+
 def _on_cpu(tree: Any) -> Any:
     """A copy of all tensors in lists and dictionaries, on the CPU, and of what else is there."""
     return tree_map(
@@ -459,9 +485,10 @@ class Training:
             policy = self._log_probs(batch, pictures, *drawn)
             reference = self._reference(batch)[pictures].gather(1, *drawn).to(policy.device)
         else:
-            policy = self._velocity_errors(batch, pictures, *drawn)
+            guided = self.settings.guided
+            policy = velocity_errors(self.denoiser, batch, pictures, *drawn, guided)
             with torch.no_grad(), self.denoiser.adapter_off():
-                reference = self._velocity_errors(batch, pictures, *drawn)
+                reference = velocity_errors(self.denoiser, batch, pictures, *drawn, guided)
         row = {key: number for number, key in enumerate(looked_at)}
         sides = torch.tensor([[row[key] for key in side] for side in (chosen, rejected)])
         return policy[sides].flatten(1), reference[sides].flatten(1)
@@ -488,27 +515,6 @@ class Training:
             self.denoiser, latents, steps.flatten(), prompts, batch, self.settings
         )
         return values.view(steps.shape)
-
-    def _velocity_errors(
-        self, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
-    ) -> Tensor:
-        """(pictures, steps): how far the network is from the velocity of each final latent, noised.
-
-        The mean over the latent's elements of (v - predicted v)², whatever the network predicts: in
-        units of noise the timesteps with most noise, where a picture is decided, would weigh next
-        to nothing ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
-        """
-        denoiser, draws = self.denoiser, timesteps.shape[1]
-        final = batch.latents[pictures, -1].repeat_interleave(draws, 0).to(denoiser.device)
-        at, added = timesteps.flatten().to(denoiser.device), noise.flatten(0, 1).to(denoiser.device)
-        noisy = denoiser.scheduler.add_noise(final, added, at)
-        prompts = [batch.prompts[picture] for picture in pictures for _ in range(draws)]
-        predicted = _predicted_noise(
-            denoiser, noisy, at, prompts, batch.settings, self.settings.guided
-        )
-        error = (predicted - added).square().mean((1, 2, 3))
-        # a last timestep without any signal says nothing about a picture
-        return (error / denoiser.alpha_bar(at).clamp(min=1e-4)).view(timesteps.shape)
 
     # --- evidence ---
 

@@ -17,7 +17,13 @@ from studio.memory import PRESETS
 from studio.models import Denoiser
 from studio.optimiser import ScalarAdam
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
-from studio.training import Training, TrainingFailed, reference_log_probs, step_log_prob
+from studio.training import (
+    Training,
+    TrainingFailed,
+    reference_log_probs,
+    step_log_prob,
+    velocity_errors,
+)
 from studio.trajectory import PairBatch, Trajectory
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
@@ -97,7 +103,7 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
 
     def chosen_error() -> float:
         with torch.no_grad():
-            return float(training._velocity_errors(pairs, chosen, timesteps, noise).mean())
+            return float(velocity_errors(denoiser, pairs, chosen, timesteps, noise).mean())
 
     before = chosen_error()
     list(training)
@@ -115,12 +121,11 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
     denoiser = models.load("starter", "cpu")
     sampled = sampling.sample_pairs(denoiser, ["a lion"], [3], SamplingSettings(steps=2))
     pairs = PairBatch.of(sampled)
-    training = Training(denoiser, pairs, SHORT_DPO)
     timesteps = torch.tensor([40, 500, 999]).expand(2, -1)
     draw = torch.Generator().manual_seed(1)
     noise = torch.randn((*timesteps.shape, *pairs.latents.shape[2:]), generator=draw)
     with torch.no_grad():
-        errors = training._velocity_errors(pairs, [0, 1], timesteps, noise)
+        errors = velocity_errors(denoiser, pairs, [0, 1], timesteps, noise)
         for picture in range(2):
             final = pairs.latents[[picture] * 3, -1]
             at, added = timesteps[picture], noise[picture]
@@ -354,7 +359,7 @@ def test_an_image_level_objective_can_be_trained_through_guidance(
         (1, 1, *pairs.latents.shape[2:]), generator=torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
-        [[error]] = training._velocity_errors(pairs, [0], timesteps, noise)
+        [[error]] = velocity_errors(denoiser, pairs, [0], timesteps, noise, guided=True)
         noisy = denoiser.scheduler.add_noise(pairs.latents[[0], -1], noise[0], timesteps[0])
         texts = [denoiser.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
         with_words, without = (denoiser.predict_noise(noisy, timesteps[0], text) for text in texts)
