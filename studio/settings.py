@@ -267,12 +267,19 @@ class SessionSettings(_Stored):
     live: bool = True  # start rounds by itself while the artist goes on labelling
     queue_target: int = 8  # unlabelled pairs, or grids, kept ready
     pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
+    # Whose pictures are asked about: the base model's say most of a taste (studio/bench/LOG.md);
+    # the newest LoRA's show what was learned so far, and more of what is rare.
+    pairs_by: Literal["base", "newest"] = "base"
     start: StartLora | None = None  # a part of the base model, for policy and reference alike
     # Of the base model's weights, as they were when the session first used it; "" until then.
     model_hash: str = ""
     model_bytes: int = 0
 
-    _before: ClassVar[dict[str, Any]] = {"model_hash": "", "model_bytes": 0}
+    _before: ClassVar[dict[str, Any]] = {
+        "pairs_by": "newest",
+        "model_hash": "",
+        "model_bytes": 0,
+    }
     _nested: ClassVar[dict[str, type]] = {
         "start": StartLora,
         "sampling": SamplingSettings,
@@ -289,6 +296,10 @@ class SessionSettings(_Stored):
             )
         _require(len(self.prompts) <= 1000, "A session takes at most 1000 prompts.")
         _require(2 <= self.round_every <= 1000, "A round needs between 2 and 1000 new picks.")
+        _require(
+            self.pairs_by in ("base", "newest"),
+            "Pairs are drawn by the base model or by the newest LoRA.",
+        )
         _require(1 <= self.queue_target <= 64, "Between 1 and 64 pairs can be kept ready.")
         _require(2 <= self.pictures <= 9, "Between 2 and 9 pictures can be compared at once.")
 

@@ -126,6 +126,11 @@ class TestSessions:
         store.update_settings(session.id, replace(session.settings, sampling=sampling))
         assert store.waiting_count(session.id) == 0
 
+    def test_another_who_draws_makes_all_waiting_pairs_stale(self, store, session, add_pairs):
+        add_pairs(2)
+        store.update_settings(session.id, replace(session.settings, pairs_by="newest"))
+        assert store.waiting_count(session.id) == 0
+
     def test_another_base_model_does_not_keep_the_adapter(self, store, session, add_pairs):
         pick(store, add_pairs(4))
         finish(store, session.id, store.request_round(session.id))
@@ -198,7 +203,11 @@ class TestRounds:
             finish(store, session.id, round_)
         assert store.adapters(session.id) == []
 
-    def test_finishing_uses_the_adapter_and_leaves_two_pairs(self, store, session, add_pairs):
+    @pytest.mark.parametrize(("pairs_by", "kept"), [("newest", 2), ("base", 6)])
+    def test_finishing_uses_the_adapter_and_leaves_what_it_would_not_draw_anew(
+        self, store, session, add_pairs, pairs_by, kept
+    ):
+        store.update_settings(session.id, replace(session.settings, pairs_by=pairs_by))
         pick(store, add_pairs(4))
         waiting = add_pairs(6)
         round_ = store.request_round(session.id)
@@ -206,7 +215,7 @@ class TestRounds:
         assert (done.state, done.adapter_id) == ("done", adapter.id)
         assert store.session(session.id).current_adapter_id == adapter.id
         assert store.adapters(session.id) == [adapter]
-        assert store.waiting_pairs(session.id) == waiting[:2]
+        assert store.waiting_pairs(session.id) == waiting[:kept]
         assert store.set_current_adapter(session.id, None).current_adapter_id is None
         other = store.create_session("Other", SessionSettings())
         with pytest.raises(StoreError, match="does not belong"):

@@ -240,7 +240,7 @@ class TestRounds:
         finish_all(worker)
         pairs = store.waiting_pairs(session.id, 100)
         assert len(pairs) == 6
-        assert pairs[-1].adapter_id == adapter.id
+        assert {pair.adapter_id for pair in pairs} == {None}
         base, tuned = (
             {one.prompt: one for one in store.images(session.id, "preview", adapter_id=id_)}
             for id_ in (None, adapter.id)
@@ -250,6 +250,13 @@ class TestRounds:
             assert base[prompt].seed == tuned[prompt].seed == preview_seed(3, prompt)
             before, after = (store.image_path(one[prompt]).read_bytes() for one in (base, tuned))
             assert before != after
+
+    def test_the_newest_lora_draws_the_pairs_where_that_is_wanted(self, store, session, worker):
+        store.update_settings(session.id, replace(session.settings, pairs_by="newest"))
+        store.request_round(session.id)
+        finish_all(worker)
+        [adapter] = store.adapters(session.id)
+        assert store.waiting_pairs(session.id, 100)[-1].adapter_id == adapter.id
 
     def test_the_artist_is_kept_in_pairs_while_it_trains(self, store, session, worker):
         round_ = store.request_round(session.id)

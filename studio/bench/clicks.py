@@ -2,10 +2,11 @@
 
     python launch.py bench clicks --artist FILE.py:FUNCTION --picks 48 --objective NAME --seeds 3
 
-As live labelling would have it: a round after every 16 picks, over all picks so far, and the next
-pairs from the newest adapter; a fifth of the picks held out of training. Then prompts that no pick
-was about are drawn by both with the same seeds, and the artist says which is better. With several
-numbers of picks, each is looked at on the way to the largest.
+As live labelling would have it: a round after every 16 picks, over all picks so far, a fifth of
+them held out of training; the pairs drawn by the base model, or with `--pairs-by newest` by the
+newest adapter. Then prompts that no pick was about are drawn by both with the same seeds, and the
+artist says which is better. With several numbers of picks, each is looked at on the way to the
+largest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,7 +171,8 @@ def teach(
             numbers = range(shown, shown + due - len(labelled))
             names = [prompts[number % len(prompts)] for number in numbers]
             seeds = [1_000_000 * (seed + 1) + number for number in numbers]
-            pairs = draw_pairs(denoiser, names, seeds, session.sampling)
+            with denoiser.adapter_off() if session.pairs_by == "base" else nullcontext():
+                pairs = draw_pairs(denoiser, names, seeds, session.sampling)
             labelled += label(denoiser, pairs, artist, noise, slips)
             shown += len(numbers)
             if shown > MOST_SHOWN + 2 * len(labelled):
@@ -375,6 +378,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--noise", type=float, default=0.0, help="share of picks that are wrong")
     parser.add_argument("--objective", choices=tuple(PRESETS), default=TrainingSettings().objective)
+    parser.add_argument(
+        "--pairs-by", choices=("base", "newest"), default=SessionSettings().pairs_by
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheet", type=Path, help="write base above tuned pictures of seed 0 here")
@@ -391,6 +397,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--noise must lie between 0 and 0.5")
     overrides = {key: number(value) for key, _, value in (s.partition("=") for s in args.set)}
     session = session_settings(args.objective, overrides)
+    session = dataclasses.replace(session, pairs_by=args.pairs_by)
     artist = load_artist(args.artist)
     figures = run(artist, picks, session, list(range(args.seeds)), args.noise, args.sheet)
     for one in figures:

@@ -66,13 +66,14 @@ def discard_waiting(
 
 
 def use_adapter(connection: sa.Connection, session_id: str, adapter_id: str | None) -> None:
-    """Make an adapter current and have all but the next few pairs sampled anew from it."""
+    """Make an adapter current; where it draws the pairs, it draws all but the next few anew."""
     connection.execute(
         sa.update(sessions)
         .where(sessions.c.id == session_id)
         .values(current_adapter_id=adapter_id, updated_at_s=time.time())
     )
-    discard_waiting(connection, session_id, keep=READY_PAIRS_KEPT)
+    if read_session(connection, session_id).settings.pairs_by == "newest":
+        discard_waiting(connection, session_id, keep=READY_PAIRS_KEPT)
 
 
 class Sessions(Database):
@@ -168,6 +169,7 @@ class Sessions(Database):
                 settings.base == before.settings.base
                 and settings.sampling == before.settings.sampling
                 and settings.pictures == before.settings.pictures
+                and settings.pairs_by == before.settings.pairs_by
             )
             kept = settings.prompts if same_pictures else ()
             discard_waiting(connection, session_id, unless_prompt_in=kept)

@@ -45,7 +45,7 @@ class Asking:
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
         self.voice.say("sampling", f"Drawing {what}: {draws[0][0]}")
         denoiser = self.easel.model_of(session)
-        adapter_id = session.current_adapter_id
+        adapter_id = session.current_adapter_id if settings.pairs_by == "newest" else None
         texts = [self.easel.expand(prompt, seed) for prompt, seed in draws]
         order = following.Draw(
             base=settings.base,

@@ -39,6 +39,8 @@ OBJECTIVE_WORDS = {
     ),
 }
 
+PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
+
 # The dial from gentle to strong is beta, the pull back to the base model, from strong to weak.
 BALANCED_WITH_ADAMW = 60.0  # of sessions that were begun when that was the default
 STRENGTHS = {"Very gentle": 10.0, "Gentle": 3.0, "Balanced": 1.0, "Strong": 0.3, "Very strong": 0.1}
@@ -375,9 +377,10 @@ element.addEventListener("click", (event) => {
         adapter_id = event._data.get("adapter_id") or None
         page.store.set_current_adapter(session.id, adapter_id)
         if adapter_id is None:
-            return "New pairs are drawn by the base model again. Every round is kept."
+            return "The base model is in use again. Every round is kept."
         number = page.store.adapter(adapter_id).number
-        return f"Round {number} is in use: new pairs are drawn with it."
+        draws = ": new pairs are drawn with it" if session.settings.pairs_by == "newest" else ""
+        return f"Round {number} is in use{draws}."
 
     page.hears(strip.use, use, with_event=True)
 
@@ -492,6 +495,13 @@ def _learning(page: Page) -> None:
         "spoil them. (This sets beta.)",
         elem_id="strength",
     )
+    pairs_by = gr.Radio(
+        [(name, value) for value, name in PAIRS_BY.items()],
+        label="Pairs are drawn by",
+        info="A pick between two pictures of the base model says the most. The newest LoRA's show "
+        "how far it has come, and more of what the base model rarely draws.",
+        elem_id="pairs-by",
+    )
     with gr.Row():
         rank = gr.Number(
             label="LoRA rank",
@@ -516,6 +526,7 @@ def _learning(page: Page) -> None:
         [
             Field(objective, lambda s: s.training.objective, with_objective),
             Field(strength, lambda s: strength_of(s.training), with_strength),
+            Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
             Field(rank, lambda s: s.training.rank, _training(rank=int)),
             Field(alpha, lambda s: s.training.alpha, _training(alpha=float)),
         ],
