@@ -505,6 +505,7 @@ class TestRounds:
         assert "without 1 of the picks" in store.round(round_.id).message
 
     def test_an_adapter_with_one_wrong_bit_is_never_drawn_with(self, store, session, worker):
+        store.update_settings(session.id, replace(session.settings, pairs_by="newest"))
         store.request_round(session.id)
         work_until(worker, lambda: bool(store.adapters(session.id)))
         [adapter] = store.adapters(session.id)
