@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # Adam's, and its least scale
-LEAST = 1e-12
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # as Adam has them
+LEAST_SCALE = 1e-12  # so that a gradient of zeros moves nothing
 
 
 class ScalarAdam(torch.optim.Optimizer):
@@ -50,5 +50,5 @@ class ScalarAdam(torch.optim.Optimizer):
         state["moment"].lerp_(parameter.grad, 1 - FIRST_DECAY)
         state["square"].lerp_(square.to(parameter.device), 1 - SECOND_DECAY)
         steps = float(state["step"])
-        scale = (state["square"] / (1 - SECOND_DECAY**steps)).sqrt().clamp(min=LEAST)
+        scale = (state["square"] / (1 - SECOND_DECAY**steps)).sqrt().clamp(min=LEAST_SCALE)
         parameter.sub_(state["moment"] / scale, alpha=lr / (1 - FIRST_DECAY**steps))
