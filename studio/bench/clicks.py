@@ -2,11 +2,12 @@
 
     python launch.py bench clicks --artist FILE.py:FUNCTION --picks 48 --objective NAME --seeds 3
 
-As live labelling would have it: a round after every 16 picks, over all picks so far, a fifth of
-them held out of training; the pairs drawn by the base model, or with `--pairs-by newest` by the
-newest adapter. Then prompts that no pick was about are drawn by both with the same seeds, and the
-artist says which is better. With several numbers of picks, each is looked at on the way to the
-largest.
+As live labelling would have it: a round over all picks so far, a fifth of them held out of
+training. Then prompts that no pick was about are drawn by both with the same seeds, and the artist
+says which is better. With several numbers of picks, each is looked at on the way to the largest.
+The pairs are drawn by the base model; or, with `--pairs-by newest`, by the newest adapter, of which
+there is one after every 16 picks. (Without it the rounds in between would change nothing, and are
+left out.)
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -39,7 +41,7 @@ from studio.settings import (
 )
 from studio.starter import recogniser
 from studio.starter.data import caption
-from studio.training import Training
+from studio.training import Metrics, Training
 from studio.trajectory import PairBatch, Trajectory
 
 Artist = Callable[[Image.Image, str], float]
@@ -50,6 +52,17 @@ NAMED_PROMPTS = 20  # that name style and ground too
 SAMPLE_BATCH = 16
 MOST_SHOWN = 100  # pairs that an artist may find equal before the benchmark gives up
 PRESETS = {**OBJECTIVES, **BASELINES}
+
+load_base = cache(models.load)  # with it goes all that is drawn by it and kept
+
+
+class Pair(NamedTuple):
+    """Two pictures of a prompt, and how they came to be."""
+
+    left: Trajectory
+    right: Trajectory
+    left_image: Image.Image
+    right_image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -118,29 +131,44 @@ def split_prompts(judge: recogniser.Recogniser, seed: int) -> tuple[list[str], H
 
 
 def draw_pairs(
-    denoiser: models.Denoiser, prompts: list[str], seeds: list[int], settings: SamplingSettings
-) -> list[tuple[Trajectory, Trajectory]]:
+    denoiser: models.Denoiser,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+) -> list[Pair]:
+    """As the denoiser is switched now."""
     pairs = []
     for start in range(0, len(prompts), SAMPLE_BATCH // 2):
         part = slice(start, start + SAMPLE_BATCH // 2)
-        pairs += sampling.sample_pairs(denoiser, prompts[part], seeds[part], settings)
+        drawn = sampling.sample_pairs(denoiser, list(prompts[part]), list(seeds[part]), settings)
+        images = sampling.images(denoiser, [chain for chains in drawn for chain in chains])
+        pairs += [
+            Pair(left, right, images[2 * place], images[2 * place + 1])
+            for place, (left, right) in enumerate(drawn)
+        ]
     return pairs
 
 
-def label(
+@cache  # many artists look at the same pairs of the base, one after the other
+def draw_base_pairs(
     denoiser: models.Denoiser,
-    pairs: list[tuple[Trajectory, Trajectory]],
-    artist: Artist,
-    noise: float,
-    slips: random.Random,
+    prompts: tuple[str, ...],
+    seeds: tuple[int, ...],
+    settings: SamplingSettings,
+) -> list[Pair]:
+    with denoiser.adapter_off():
+        return draw_pairs(denoiser, prompts, seeds, settings)
+
+
+def label(
+    pairs: list[Pair], artist: Artist, noise: float, slips: random.Random
 ) -> list[tuple[Trajectory, Trajectory]]:
     """(chosen, rejected) for the pairs that the artist does not find equal.
 
     In a share `noise` of them, drawn from `slips`, the artist picks the wrong one.
     """
     labelled = []
-    for left, right in pairs:
-        images = sampling.images(denoiser, [left, right])
+    for left, right, *images in pairs:
         scores = [artist(image, left.prompt) for image in images]
         if scores[0] != scores[1]:
             prefers_left = (scores[0] > scores[1]) != (slips.random() < noise)
@@ -152,41 +180,69 @@ def teach(
     denoiser: models.Denoiser,
     artist: Artist,
     prompts: list[str],
-    picks: int,
+    picks: list[int],
     noise: float,
     session: SessionSettings,
     seed: int,
-) -> Iterator[int]:
-    """Picks and rounds as in live labelling; yields the number of picks after each round.
+) -> Iterator[tuple[int, float]]:
+    """Picks and rounds as in live labelling: yields each of `picks`, and its round's seconds.
 
     The newest adapter is attached to the denoiser whenever this yields, and stays so.
     """
     denoiser.remove_adapter()
-    settings = session.training
+    draw = draw_base_pairs if session.pairs_by == "base" else draw_pairs
     labelled: list[tuple[Trajectory, Trajectory]] = []
     shown, slips = 0, random.Random(seed)
-    while len(labelled) < picks:
-        due = min(len(labelled) + session.round_every, picks)
+    for due in rounds(picks, session):
         while len(labelled) < due:  # a pair that the artist finds equal is replaced by another
             numbers = range(shown, shown + due - len(labelled))
-            names = [prompts[number % len(prompts)] for number in numbers]
-            seeds = [1_000_000 * (seed + 1) + number for number in numbers]
-            with denoiser.adapter_off() if session.pairs_by == "base" else nullcontext():
-                pairs = draw_pairs(denoiser, names, seeds, session.sampling)
-            labelled += label(denoiser, pairs, artist, noise, slips)
+            names = tuple(prompts[number % len(prompts)] for number in numbers)
+            seeds = tuple(1_000_000 * (seed + 1) + number for number in numbers)
+            pairs = draw(denoiser, names, seeds, session.sampling)
+            labelled += label(pairs, artist, noise, slips)
             shown += len(numbers)
             if shown > MOST_SHOWN + 2 * len(labelled):
                 raise SystemExit("The artist finds nearly all pairs equal: nothing to learn from.")
-        every = round(1 / settings.held_out_fraction) if settings.held_out_fraction else 0
-        kept = [pair for i, pair in enumerate(labelled, 1) if not every or i % every]
-        training = Training(denoiser, PairBatch.of(kept), settings)
-        *_, metrics = training
+        started_s = time.monotonic()
+        metrics = learn(denoiser, labelled, session.training)
         print(
             f"  seed {seed}: {len(labelled)} picks, {metrics.updates} updates, "
             f"accuracy {metrics.accuracy:.2f}, margin {metrics.margin:.2f}",
             flush=True,
         )
-        yield len(labelled)
+        if due in picks:
+            yield due, time.monotonic() - started_s
+
+
+def rounds(picks: list[int], session: SessionSettings) -> list[int]:
+    """After how many picks a round is learned, the last one at the most of `picks`.
+
+    A round begins with the base and learns from all picks so far: where its adapter does not draw
+    the next pairs, it may as well not have been.
+    """
+    if session.pairs_by == "base":
+        return sorted(picks)
+    return sorted({*range(session.round_every, max(picks), session.round_every), *picks})
+
+
+def learn(
+    denoiser: models.Denoiser,
+    labelled: list[tuple[Trajectory, Trajectory]],
+    settings: TrainingSettings,
+) -> Metrics:
+    """A round, without the picks that are held out of it; what its last update showed."""
+    every = round(1 / settings.held_out_fraction) if settings.held_out_fraction else 0
+    kept = [pair for i, pair in enumerate(labelled, 1) if not every or i % every]
+    *_, metrics = Training(denoiser, PairBatch.of(kept), settings)
+    return metrics
+
+
+@cache
+def draw_held_out_by_base(
+    denoiser: models.Denoiser, held_out: HeldOut, settings: SamplingSettings
+) -> Drawn:
+    with denoiser.adapter_off():
+        return draw_held_out(denoiser, held_out, settings)
 
 
 def draw_held_out(
@@ -302,31 +358,23 @@ def run(
     noise: float = 0.0,
     sheet_path: Path | None = None,
 ) -> list[dict[str, float]]:
-    """The figures at each number of picks, over all seeds; seconds are those until then."""
+    """The figures at each number of picks, over all seeds; seconds are those of their rounds."""
     judge = recogniser.load()
-    denoiser = models.load(session.base_model)
-    base: Drawn | None = None
+    denoiser = load_base(session.base_model)
     comparisons: dict[int, list[Comparison]] = {count: [] for count in picks}
     seconds = dict.fromkeys(picks, 0.0)
     for seed in seeds:
         training_prompts, held_out = split_prompts(judge, seed)
-        if base is None:
-            denoiser.remove_adapter()
-            base = draw_held_out(denoiser, held_out, session.sampling)
+        base = draw_held_out_by_base(denoiser, held_out, session.sampling)
         seeded = dataclasses.replace(session.training, seed=seed)
         seeded_session = dataclasses.replace(session, training=seeded)
-        started_s = time.monotonic()
-        for count in teach(
-            denoiser, artist, training_prompts, max(picks), noise, seeded_session, seed
+        for count, learning_s in teach(
+            denoiser, artist, training_prompts, picks, noise, seeded_session, seed
         ):
-            if count not in comparisons:
-                continue
-            learning_s = time.monotonic() - started_s
             tuned = draw_held_out(denoiser, held_out, session.sampling)
             comparison = compare(base, tuned, held_out, judge, artist)
             comparisons[count].append(comparison)
             seconds[count] += learning_s
-            started_s = time.monotonic() - learning_s  # what looking took does not count
             win_rate = summarise([comparison])["win_rate"]
             print(f"  seed {seed}: {count} picks, win rate {win_rate:.2f}", flush=True)
         if sheet_path and seed == seeds[0]:
@@ -373,9 +421,7 @@ def main(argv: list[str] | None = None) -> int:
         default="studio.bench.artists:blue_background",
         help="MODULE_OR_FILE.py:FUNCTION",
     )
-    parser.add_argument(
-        "--picks", type=int, nargs="+", default=[48], help="all but the last after whole rounds"
-    )
+    parser.add_argument("--picks", type=int, nargs="+", default=[48], help="after which to look")
     parser.add_argument("--noise", type=float, default=0.0, help="share of picks that are wrong")
     parser.add_argument("--objective", choices=tuple(PRESETS), default=TrainingSettings().objective)
     parser.add_argument(
@@ -391,7 +437,8 @@ def main(argv: list[str] | None = None) -> int:
     picks = sorted(set(args.picks))
     if picks[0] < 1 or args.seeds < 1:
         parser.error("--picks and --seeds must be at least 1")
-    if any(count % SessionSettings().round_every for count in picks[:-1]):
+    between = [count for count in picks[:-1] if count % SessionSettings().round_every]
+    if between and args.pairs_by == "newest":
         parser.error(f"a round comes every {SessionSettings().round_every} picks: look after those")
     if not 0 <= args.noise <= 0.5:
         parser.error("--noise must lie between 0 and 0.5")

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from studio import models, sampling
+from studio import models
 from studio.bench import clicks, timing
 from studio.settings import TrainingSettings
 from studio.starter import recogniser
@@ -143,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
     names, _ = clicks.split_prompts(recogniser.load(), seed=0)
     prompts = [names[number % len(names)] for number in range(args.pairs)]
     pairs = clicks.draw_pairs(denoiser, prompts, list(range(args.pairs)), settings)
-    pictures = [sampling.images(denoiser, list(pair)) for pair in pairs]
-    found = gradients(denoiser, pairs, args.draws)
+    pictures = [[pair.left_image, pair.right_image] for pair in pairs]
+    found = gradients(denoiser, [(pair.left, pair.right) for pair in pairs], args.draws)
     rows = [
         {"artist": name, "pairs": args.pairs, **shares(found, chosen(artist, pictures, prompts))}
         for name, artist in artists.items()
