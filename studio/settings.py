@@ -144,9 +144,11 @@ class TrainingSettings(_Stored):
     noisiest_share: float = 0.25
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
-    batch_pairs: int = 16  # pairs in one update
-    steps_per_pair: int = 2  # steps of each, drawn at random; 0: all of the chain (D3PO)
-    micro_batch_pairs: int = 16  # pairs in one forward pass; smaller needs less memory
+    batch_pairs: int = 16  # pairs, or grids, in one update
+    # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
+    # that an update costs as much. 0: all of the chain (D3PO).
+    steps_per_pair: int = 2
+    micro_batch_pairs: int = 16  # of them in one forward pass; smaller needs less memory
     max_grad_norm: float = 1.0
     rank: int = 8
     alpha: float = 8.0
@@ -185,7 +187,7 @@ class TrainingSettings(_Stored):
         _require(0 <= self.held_out_fraction <= 0.5, "At most half of the picks can be held out.")
 
     def updates(self, picks: int) -> int:
-        """How many updates a round over so many picks takes (at least 1)."""
+        """How many updates a round over so many picks, of pairs or grids, takes (at least 1)."""
         return max(1, round(self.updates_base + self.updates_per_pick * picks))
 
 

@@ -178,6 +178,12 @@ def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor
     return (strata / total * count).long().clamp(max=count - 1).view(pairs, draws)
 
 
+def _most_pictures(batch: PairBatch, groups: list[list[int]]) -> int:
+    """Of the largest of the groups."""
+    sides = (batch.chosen, batch.rejected)
+    return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
+
+
 def _noise(timesteps: Tensor, batch: PairBatch, draw: torch.Generator) -> Tensor:
     """(*timesteps.shape, C, h, w) for the latents of a batch."""
     return torch.randn((*timesteps.shape, *batch.latents.shape[2:]), generator=draw)
@@ -207,7 +213,8 @@ class Training:
         self.settings = settings
         self.held_out = held_out
         self.crew = crew
-        self.updates = settings.updates(len(pairs))
+        self._groups = pairs.groups()
+        self.updates = settings.updates(len(self._groups))
         self.update = 0
         denoiser.new_adapter(settings)
         schedule = denoiser.schedule(pairs.settings.steps)
@@ -217,8 +224,9 @@ class Training:
                 "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
                 "from them. Learn from the finished pictures, or draw new pairs with eta 1."
             )
-        self._groups = pairs.groups()
-        self._at_once = settings.micro_batch_pairs * self._latents_of(pairs, self._groups)
+        self.steps_per_group = self._steps_per_group()
+        of_one = self._latents_of(pairs, self._groups, self.steps_per_group)
+        self._at_once = settings.micro_batch_pairs * of_one
         self._checkpointing = settings.gradient_checkpointing
         self._use(preset)
         self._references: dict[str, Tensor] = {}
@@ -369,7 +377,7 @@ class Training:
             self._step_down()
 
     def _step_down(self) -> None:
-        least = self._latents_of(self.pairs, self._groups, steps=1)
+        least = self._latents_of(self.pairs, self._groups, 1)
         if self.preset == memory.PRESETS[-1] and self._checkpointing and self._at_once <= least:
             raise TrainingFailed(
                 "There is not enough memory for this round, even with the settings for "
@@ -397,17 +405,20 @@ class Training:
         gc.collect()
         memory.give_back(denoiser.device)
 
-    def _latents_of(
-        self, batch: PairBatch, groups: list[list[int]], steps: int | None = None
-    ) -> int:
-        """How many latents the largest of the groups sends through the network, at so many steps
-        (default: all that an update looks at)."""
-        settings = self.settings
-        if steps is None:
-            steps = settings.steps_per_pair or len(self._steps)
-        sides = (batch.chosen, batch.rejected)
-        pictures = max(len({int(side[p]) for side in sides for p in group}) for group in groups)
-        return pictures * steps * (2 if settings.guided else 1)
+    def _steps_per_group(self) -> int:
+        """At how many timesteps, or steps of the chain, an update looks at each group.
+
+        Finished pictures of a grid are looked at with fewer than those of a pair, so that an update
+        costs as much.
+        """
+        wanted = self.settings.steps_per_pair
+        if self.settings.loss == "d3po":
+            return min(wanted, len(self._steps)) or len(self._steps)
+        return max(1, round(2 * wanted / _most_pictures(self.pairs, self._groups)))
+
+    def _latents_of(self, batch: PairBatch, groups: list[list[int]], steps: int) -> int:
+        """How many latents the largest of the groups sends through the network at once."""
+        return _most_pictures(batch, groups) * steps * (2 if self.settings.guided else 1)
 
     def _parts(
         self, batch: PairBatch, groups: list[list[int]], steps: int, at_once: int
@@ -415,7 +426,7 @@ class Training:
         """Which groups, and which columns of their draws, go through the network together."""
         if not groups:
             return
-        of_one = self._latents_of(batch, groups, steps=1)
+        of_one = self._latents_of(batch, groups, 1)
         count = max(1, at_once // (of_one * steps))
         columns = min(steps, max(1, at_once // of_one))
         for start in range(0, len(groups), count):
@@ -443,12 +454,12 @@ class Training:
         D3PO: chain indices (groups, steps). The others: timesteps (groups, steps), and the noise
         (groups, steps, C, h, w) that the pictures are noised with.
         """
-        wanted = self.settings.steps_per_pair
+        wanted = self.steps_per_group
         if self.settings.loss != "d3po":
             least, count = self._timesteps()
-            timesteps = least + _spread(groups, max(1, wanted), count, draw)
+            timesteps = least + _spread(groups, wanted, count, draw)
             return timesteps, _noise(timesteps, batch, draw)
-        if wanted == 0 or wanted >= len(self._steps):
+        if wanted == len(self._steps):
             return (self._steps.expand(groups, -1),)
         return (self._steps[_spread(groups, wanted, len(self._steps), draw)],)
 

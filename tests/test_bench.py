@@ -115,13 +115,40 @@ def test_the_artists_of_styles_know_line_art():
 def test_noise_is_the_share_of_wrong_picks():
     denoiser = models.load("starter", "cpu")
     settings = SamplingSettings(steps=2)
-    pairs = clicks.draw_pairs(denoiser, ["lion", "owl"] * 4, list(range(8)), settings)
-    right = clicks.label(pairs, artists.bright, 0.0, random.Random(0))
-    slipped = clicks.label(pairs, artists.bright, 0.5, random.Random(0))
-    draw = random.Random(0)
-    expected = [draw.random() >= 0.5 for _ in pairs]
-    assert [a is b for (a, _), (b, _) in zip(right, slipped, strict=True)] == expected
-    assert not all(expected)
+    asked = clicks.draw_asked(denoiser, ["lion", "owl"] * 4, range(8), settings, 2)
+    right = clicks.label(asked, artists.bright, 0.0, random.Random(0))
+    slipped = clicks.label(asked, artists.bright, 0.5, random.Random(0))
+    same = [a is b for [(a, _)], [(b, _)] in zip(right, slipped, strict=True)]
+    assert 0 < sum(same) < 8
+    assert all(
+        (a is b and c is d) or (a is d and b is c)
+        for [(a, c)], [(b, d)] in zip(right, slipped, strict=True)
+    )
+
+
+def test_a_pick_of_several_pictures_is_the_best_against_each_of_the_others():
+    denoiser = clicks.load_base("starter")
+    asked = clicks.draw_asked(denoiser, ["lion", "owl"], [3, 4], SamplingSettings(steps=2), 4)
+    for (chains, images), click in zip(
+        asked, clicks.label(asked, artists.bright, 0.0, random.Random(0)), strict=True
+    ):
+        scores = [artists.bright(image, "") for image in images]
+        best = chains[scores.index(max(scores))]
+        assert all(chosen is best for chosen, _ in click)
+        assert {id(best), *(id(other) for _, other in click)} == {id(chain) for chain in chains}
+    wrong = clicks.label(asked, artists.bright, 1.0, random.Random(0))
+    assert all(
+        best is not slip
+        for [(best, _), *_], [(slip, _), *_] in zip(
+            clicks.label(asked, artists.bright, 0.0, random.Random(0)), wrong, strict=True
+        )
+    )
+
+
+def test_pictures_of_which_none_is_the_best_are_not_clicked():
+    denoiser = clicks.load_base("starter")
+    asked = clicks.draw_asked(denoiser, ["lion"], [3], SamplingSettings(steps=2), 3)
+    assert clicks.label(asked, lambda image, prompt: 0.0, 0.0, random.Random(0)) == []
 
 
 @pytest.mark.parametrize(

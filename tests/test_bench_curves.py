@@ -35,8 +35,8 @@ def row(run: Run, picks: int, **changes) -> dict:
     return vars(run) | values | changes
 
 
-ONE = Run("bright", 0.0, "diffusion_dpo", 0)
-OTHER = Run("bright", 0.0, "diffusion_dpo", 1)
+ONE = Run("bright", 0.0, "pairs", 0)
+OTHER = Run("bright", 0.0, "pairs", 1)
 PUBLISHED = Run("mixed", 0.1, "d3po", 0)
 
 
@@ -60,9 +60,9 @@ def test_the_table_names_what_does_not_work_too():
     made = curves.table(
         [row(ONE, 16), row(ONE, 32), row(PUBLISHED, 32, win_rate=0.5, shift_sd=0.0)]
     )
-    assert "| the default (Diffusion-DPO) | 0% | 16 | 0.75 (0.63 to 0.84) | +0.50 sd |" in made
+    assert "| the default, the better of 2 | 0% | 16 | 0.75 (0.63 to 0.84) | +0.50 sd |" in made
     assert "| D3PO as published | 10% | 32 | 0.50 (0.38 to 0.62) | +0.00 sd |" in made
-    assert "| bright | the default (Diffusion-DPO) | 0.75" in made
+    assert "| bright | the default, the better of 2 | 0.75" in made
     assert "mixed" not in made  # the second part is of picks without a slip
 
 
@@ -72,7 +72,7 @@ def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
     again = [row(ONE, 16, win_rate=0.1), *rows]  # a run that was done over
     path.write_text("".join(json.dumps(one) + "\n" for one in again), encoding="utf-8")
     plots = [tmp_path / "new folder" / name for name in ("curves.png", "curves.svg")]
-    arguments = ["--artists", "bright", "--noises", "0", "--objectives", "diffusion_dpo"]
+    arguments = ["--artists", "bright", "--noises", "0", "--ways", "pairs"]
     arguments += ["--picks", "16", "32", "--seeds", "0", "1", "--rows", str(path)]
     arguments += ["--table", str(tmp_path / "t.md"), "--plot", *map(str, plots)]
     assert curves.main(arguments) == 0
@@ -87,7 +87,7 @@ def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
 
 def test_a_run_that_cannot_be_done_is_said_and_the_others_go_on(tmp_path, capsys):
     """In a process of its own, as all runs are."""
-    nobody = Run("nobody", 0.0, "diffusion_dpo", 0)
+    nobody = Run("nobody", 0.0, "pairs", 0)
     assert list(curves.gather([nobody], [16], 1)) == []
     assert "studio.bench.artists has no function nobody" in capsys.readouterr().out
 

@@ -172,6 +172,7 @@ def test_of_a_grid_that_is_held_out_nothing_is_learned(store, session):
     assert [question[id_] for id_ in round_.train_pick_ids] == [
         grids[n].id for n in (0, 0, 0, 2, 2, 2)
     ]
+    assert round_.updates_total == training.updates(2)  # a grid is one pick
     assert store.pick_counts(session.id).new == 0
     store.update_round(round_.id, state="stopped")
     order(store, grids[1], 2, answer_id="changed")

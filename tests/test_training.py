@@ -320,6 +320,23 @@ def test_pairs_that_share_pictures_are_one_group(denoiser: Denoiser) -> None:
     assert batch.groups() == [[0, 2, 3], [1, 4, 5]]
 
 
+def test_a_grid_is_one_pick_and_its_update_costs_as_much_as_a_pairs(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    """The best of four: twice the pictures, each looked at half as often."""
+    chains = sampling.sample(denoiser, ["a cat"] * 4, [0, 1, 2, 3], SAMPLING)
+    grid = PairBatch.of([(chains[0], other) for other in chains[1:]])
+    settings = OBJECTIVES["diffusion_dpo"]
+    assert Training(denoiser, grid, settings).updates == settings.updates(1)
+    assert Training(denoiser, grid, settings).steps_per_group == 1
+    assert Training(denoiser, pairs, settings).updates == settings.updates(len(pairs))
+    assert Training(denoiser, pairs, settings).steps_per_group == settings.steps_per_pair == 2
+    balanced = OBJECTIVES["d3po_balanced"]  # steps of a chain are those of each of its pictures
+    assert Training(denoiser, grid, replace(balanced, steps_per_pair=2)).steps_per_group == 2
+    whole = Training(denoiser, grid, OBJECTIVES["d3po"])
+    assert whole.steps_per_group == len(whole._steps)
+
+
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_a_picture_of_many_pairs_goes_through_the_network_once(
     denoiser: Denoiser, objective: str, monkeypatch: pytest.MonkeyPatch

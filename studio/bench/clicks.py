@@ -5,7 +5,8 @@
 As live labelling would have it: a round over all picks so far, a fifth of them held out of
 training. Then prompts that no pick was about are drawn by both with the same seeds, and the artist
 says which is better. With several numbers of picks, each is looked at on the way to the largest.
-The pairs are drawn by the base model; or, with `--pairs-by newest`, by the newest adapter, of which
+A pick says which of two pictures is better, or with `--pictures 4` which of four is best. The
+pictures are drawn by the base model; or, with `--pairs-by newest`, by the newest adapter, of which
 there is one after every 16 picks. (Without it the rounds in between would change nothing, and are
 left out.)
 """
@@ -50,19 +51,21 @@ HELD_OUT_PROMPTS = 32
 IMAGES_PER_PROMPT = 2
 NAMED_PROMPTS = 20  # that name style and ground too
 SAMPLE_BATCH = 16
-MOST_SHOWN = 100  # pairs that an artist may find equal before the benchmark gives up
+MOST_SHOWN = 100  # times that an artist may find no best before the benchmark gives up
 PRESETS = {**OBJECTIVES, **BASELINES}
 
 load_base = cache(models.load)  # with it goes all that is drawn by it and kept
 
 
-class Pair(NamedTuple):
-    """Two pictures of a prompt, and how they came to be."""
+class Asked(NamedTuple):
+    """The pictures of a prompt among which the artist clicks one, and how they came to be."""
 
-    left: Trajectory
-    right: Trajectory
-    left_image: Image.Image
-    right_image: Image.Image
+    chains: list[Trajectory]
+    images: list[Image.Image]
+
+
+# What a click says: (chosen, rejected) for each of the pictures that were not clicked.
+Click = list[tuple[Trajectory, Trajectory]]
 
 
 @dataclass(frozen=True)
@@ -130,57 +133,65 @@ def split_prompts(judge: recogniser.Recogniser, seed: int) -> tuple[list[str], H
     return training, HeldOut(tuple(held_out), tuple(named))
 
 
-def draw_pairs(
+def draw_asked(
     denoiser: models.Denoiser,
     prompts: Sequence[str],
     seeds: Sequence[int],
     settings: SamplingSettings,
-) -> list[Pair]:
-    """As the denoiser is switched now."""
-    pairs = []
-    for start in range(0, len(prompts), SAMPLE_BATCH // 2):
-        part = slice(start, start + SAMPLE_BATCH // 2)
-        drawn = sampling.sample_pairs(denoiser, list(prompts[part]), list(seeds[part]), settings)
-        images = sampling.images(denoiser, [chain for chains in drawn for chain in chains])
-        pairs += [
-            Pair(left, right, images[2 * place], images[2 * place + 1])
-            for place, (left, right) in enumerate(drawn)
+    pictures: int,
+) -> list[Asked]:
+    """As the denoiser is switched now: `pictures` of each prompt."""
+    asked = []
+    at_once = max(1, SAMPLE_BATCH // pictures)
+    for start in range(0, len(prompts), at_once):
+        part = slice(start, start + at_once)
+        groups = sampling.sample_groups(
+            denoiser, list(prompts[part]), list(seeds[part]), settings, pictures
+        )
+        images = sampling.images(denoiser, [chain for group in groups for chain in group])
+        asked += [
+            Asked(group, images[place * pictures : (place + 1) * pictures])
+            for place, group in enumerate(groups)
         ]
-    return pairs
+    return asked
 
 
-@cache  # many artists look at the same pairs of the base, one after the other
-def draw_base_pairs(
+@cache  # many artists look at the same pictures of the base, one after the other
+def draw_asked_by_base(
     denoiser: models.Denoiser,
     prompts: tuple[str, ...],
     seeds: tuple[int, ...],
     settings: SamplingSettings,
-) -> list[Pair]:
+    pictures: int,
+) -> list[Asked]:
     with denoiser.adapter_off():
-        return draw_pairs(denoiser, prompts, seeds, settings)
+        return draw_asked(denoiser, prompts, seeds, settings, pictures)
 
 
-def label(
-    pairs: list[Pair], artist: Artist, noise: float, slips: random.Random
-) -> list[tuple[Trajectory, Trajectory]]:
-    """(chosen, rejected) for the pairs that the artist does not find equal.
+def label(asked: list[Asked], artist: Artist, noise: float, slips: random.Random) -> list[Click]:
+    """What the artist clicks, where one of the pictures is the best.
 
-    In a share `noise` of them, drawn from `slips`, the artist picks the wrong one.
+    In a share `noise` of the cases, drawn from `slips`, it is another than the best.
     """
-    labelled = []
-    for left, right, *images in pairs:
-        scores = [artist(image, left.prompt) for image in images]
-        if scores[0] != scores[1]:
-            prefers_left = (scores[0] > scores[1]) != (slips.random() < noise)
-            labelled.append((left, right) if prefers_left else (right, left))
-    return labelled
+    clicks = []
+    for chains, images in asked:
+        scores = [artist(image, chains[0].prompt) for image in images]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        if scores.count(scores[best]) > 1:
+            continue
+        others = [place for place in range(len(scores)) if place != best]
+        clicked = slips.choice(others) if slips.random() < noise else best
+        clicks.append(
+            [(chains[clicked], chain) for at, chain in enumerate(chains) if at != clicked]
+        )
+    return clicks
 
 
 def teach(
     denoiser: models.Denoiser,
     artist: Artist,
     prompts: list[str],
-    picks: list[int],
+    picks: Sequence[int],
     noise: float,
     session: SessionSettings,
     seed: int,
@@ -190,19 +201,21 @@ def teach(
     The newest adapter is attached to the denoiser whenever this yields, and stays so.
     """
     denoiser.remove_adapter()
-    draw = draw_base_pairs if session.pairs_by == "base" else draw_pairs
-    labelled: list[tuple[Trajectory, Trajectory]] = []
+    draw = draw_asked_by_base if session.pairs_by == "base" else draw_asked
+    labelled: list[Click] = []
     shown, slips = 0, random.Random(seed)
     for due in rounds(picks, session):
-        while len(labelled) < due:  # a pair that the artist finds equal is replaced by another
+        while len(labelled) < due:  # where the artist finds no best, other pictures are asked about
             numbers = range(shown, shown + due - len(labelled))
             names = tuple(prompts[number % len(prompts)] for number in numbers)
             seeds = tuple(1_000_000 * (seed + 1) + number for number in numbers)
-            pairs = draw(denoiser, names, seeds, session.sampling)
-            labelled += label(pairs, artist, noise, slips)
+            asked = draw(denoiser, names, seeds, session.sampling, session.pictures)
+            labelled += label(asked, artist, noise, slips)
             shown += len(numbers)
             if shown > MOST_SHOWN + 2 * len(labelled):
-                raise SystemExit("The artist finds nearly all pairs equal: nothing to learn from.")
+                raise SystemExit(
+                    "The artist finds nearly all pictures equal: nothing to learn from."
+                )
         started_s = time.monotonic()
         metrics = learn(denoiser, labelled, session.training)
         print(
@@ -214,7 +227,7 @@ def teach(
             yield due, time.monotonic() - started_s
 
 
-def rounds(picks: list[int], session: SessionSettings) -> list[int]:
+def rounds(picks: Sequence[int], session: SessionSettings) -> list[int]:
     """After how many picks a round is learned, the last one at the most of `picks`.
 
     A round begins with the base and learns from all picks so far: where its adapter does not draw
@@ -225,15 +238,12 @@ def rounds(picks: list[int], session: SessionSettings) -> list[int]:
     return sorted({*range(session.round_every, max(picks), session.round_every), *picks})
 
 
-def learn(
-    denoiser: models.Denoiser,
-    labelled: list[tuple[Trajectory, Trajectory]],
-    settings: TrainingSettings,
-) -> Metrics:
+def learn(denoiser: models.Denoiser, labelled: list[Click], settings: TrainingSettings) -> Metrics:
     """A round, without the picks that are held out of it; what its last update showed."""
     every = round(1 / settings.held_out_fraction) if settings.held_out_fraction else 0
-    kept = [pair for i, pair in enumerate(labelled, 1) if not every or i % every]
-    *_, metrics = Training(denoiser, PairBatch.of(kept), settings)
+    kept = [click for i, click in enumerate(labelled, 1) if not every or i % every]
+    pairs = [pair for click in kept for pair in click]
+    *_, metrics = Training(denoiser, PairBatch.of(pairs), settings)
     return metrics
 
 
@@ -427,6 +437,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--pairs-by", choices=("base", "newest"), default=SessionSettings().pairs_by
     )
+    parser.add_argument(
+        "--pictures", type=int, default=2, help="of which a pick clicks the best (default: 2)"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--sheet", type=Path, help="write base above tuned pictures of seed 0 here")
@@ -440,11 +453,14 @@ def main(argv: list[str] | None = None) -> int:
     between = [count for count in picks[:-1] if count % SessionSettings().round_every]
     if between and args.pairs_by == "newest":
         parser.error(f"a round comes every {SessionSettings().round_every} picks: look after those")
+    if not 2 <= args.pictures <= 9:
+        parser.error("--pictures must lie between 2 and 9")
     if not 0 <= args.noise <= 0.5:
         parser.error("--noise must lie between 0 and 0.5")
     overrides = {key: number(value) for key, _, value in (s.partition("=") for s in args.set)}
-    session = session_settings(args.objective, overrides)
-    session = dataclasses.replace(session, pairs_by=args.pairs_by)
+    session = dataclasses.replace(
+        session_settings(args.objective, overrides), pairs_by=args.pairs_by, pictures=args.pictures
+    )
     artist = load_artist(args.artist)
     figures = run(artist, picks, session, list(range(args.seeds)), args.noise, args.sheet)
     for one in figures:

@@ -2,7 +2,7 @@
 
     python launch.py bench curves --jobs 2 --table curves.md --plot curves.png curves.svg
 
-Runs `bench clicks` for every simulated artist, share of wrong picks, objective and seed, looks
+Runs `bench clicks` for every simulated artist, share of wrong picks, way and seed, looks
 after 16, 32, 64 and 128 picks, and draws what came out. Each run is kept as it ends, in `--rows`; a
 later call goes on with those that are missing: the whole can be spread over days or machines.
 """
@@ -17,7 +17,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -40,13 +40,25 @@ ARTISTS = (
 )
 NOISES = (0.0, 0.1, 0.25)
 PICKS = (16, 32, 64, 128)
-OBJECTIVES = (TrainingSettings().objective, "d3po", "finetune")
-LABELS = {
-    "diffusion_dpo": "the default (Diffusion-DPO)",
-    "d3po_balanced": "D3PO, steps weighed alike",
-    "d3po": "D3PO as published",
-    "finetune": "LoRA on the chosen pictures",
+
+
+@dataclass(frozen=True)
+class Way:
+    """How something is learned from clicks: one of `clicks.PRESETS`, and what is asked about."""
+
+    label: str
+    objective: str
+    pictures: int = 2  # of which a pick says the best
+
+
+WAYS = {
+    "pairs": Way("the default, the better of 2", TrainingSettings().objective),
+    "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
+    "d3po": Way("D3PO as published", "d3po"),
+    "d3po_balanced": Way("D3PO, steps weighed alike", "d3po_balanced"),
+    "finetune": Way("LoRA on the chosen pictures", "finetune"),
 }
+USUAL_WAYS = ("pairs", "best_of_4", "d3po", "finetune")
 
 Row = dict  # one line of the rows: a Run's fields, and the figures of `bench clicks`
 
@@ -57,17 +69,19 @@ class Run:
 
     artist: str
     noise: float
-    objective: str
+    way: str
     seed: int
 
 
 def run(one: Run, picks: list[int], threads: int) -> list[Row]:
     """The figures of a run after each number of picks; in a process of its own."""
     torch.set_num_threads(threads)
+    way = WAYS[one.way]
+    session = replace(clicks.session_settings(way.objective, {}), pictures=way.pictures)
     figures = clicks.run(
         clicks.load_artist(f"studio.bench.artists:{one.artist}"),
         picks,
-        clicks.session_settings(one.objective, {}),
+        session,
         [one.seed],
         one.noise,
     )
@@ -136,8 +150,8 @@ def table(rows: list[Row]) -> str:
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (objective, noise, picks), group in by(rows, "objective", "noise", "picks").items():
-        lines.append(f"| {LABELS[objective]} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
+    for (way, noise, picks), group in by(rows, "way", "noise", "picks").items():
+        lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
     most = max((row["picks"] for row in rows), default=0)
     last = [row for row in rows if row["picks"] == most and row["noise"] == 0]
     lines += [
@@ -146,9 +160,9 @@ def table(rows: list[Row]) -> str:
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (artist, objective), group in by(last, "artist", "objective").items():
+    for (artist, way), group in by(last, "artist", "way").items():
         name = artist.replace("_", " ")
-        lines.append(f"| {name} | {LABELS[objective]} | {_cells(pooled(group))} |")
+        lines.append(f"| {name} | {WAYS[way].label} | {_cells(pooled(group))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -175,10 +189,10 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         (axes[1, 0], "object_accuracy_tuned", "Object still recognised", None),
     )
     for axis, key, title, neutral in panels:
-        for (objective,), group in by(clean, "objective").items():
+        for (way,), group in by(clean, "way").items():
             points = {picks: pooled(some) for (picks,), some in by(group, "picks").items()}
             values = [point[key] for point in points.values()]
-            axis.plot(list(points), values, marker="o", label=LABELS[objective])
+            axis.plot(list(points), values, marker="o", label=WAYS[way].label)
             if key == "win_rate":
                 lows = [point["win_rate_low"] for point in points.values()]
                 highs = [point["win_rate_high"] for point in points.values()]
@@ -204,7 +218,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
 def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
     """The default's win rate for each artist after the most picks, with its interval."""
     most = max(row["picks"] for row in rows)
-    chosen = [r for r in rows if r["picks"] == most and r["objective"] == OBJECTIVES[0]]
+    chosen = [r for r in rows if r["picks"] == most and r["way"] == USUAL_WAYS[0]]
     points = {artist: pooled(group) for (artist,), group in by(chosen, "artist").items()}
     for place, artist in enumerate(reversed(artists)):
         if artist in points:
@@ -222,17 +236,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
     parser.add_argument("--noises", nargs="*", type=float, default=NOISES)
     parser.add_argument("--picks", nargs="*", type=int, default=PICKS)
-    parser.add_argument(
-        "--objectives", nargs="*", choices=tuple(clicks.PRESETS), default=OBJECTIVES
-    )
+    parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=USUAL_WAYS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--rows", type=Path, default=FIGURES / "curves.jsonl")
     parser.add_argument("--plot", type=Path, nargs="*", help="such as curves.png curves.svg")
     parser.add_argument("--table", type=Path, help="write the table here too")
     args = parser.parse_args(argv)
-    grid = itertools.product(args.seeds, args.noises, args.objectives, args.artists)
-    wanted = [Run(artist, noise, objective, seed) for seed, noise, objective, artist in grid]
+    grid = itertools.product(args.seeds, args.noises, args.ways, args.artists)
+    wanted = [Run(artist, noise, way, seed) for seed, noise, way, artist in grid]
     picks = sorted(args.picks)
     todo = missing(wanted, picks, read(args.rows))
     print(f"{len(todo)} of {len(wanted)} runs are to be done.", flush=True)
@@ -240,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         with args.rows.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         for row in rows:
-            print(f"{row['artist']}: {clicks.report(row, row['objective'])}", flush=True)
+            print(f"{row['artist']}: {clicks.report(row, WAYS[row['way']].label)}", flush=True)
     rows = read(args.rows)
     if not rows:
         raise SystemExit("There is nothing to draw.")

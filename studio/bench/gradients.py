@@ -142,9 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     settings = clicks.session_settings("diffusion_dpo", {}).sampling
     names, _ = clicks.split_prompts(recogniser.load(), seed=0)
     prompts = [names[number % len(names)] for number in range(args.pairs)]
-    pairs = clicks.draw_pairs(denoiser, prompts, list(range(args.pairs)), settings)
-    pictures = [[pair.left_image, pair.right_image] for pair in pairs]
-    found = gradients(denoiser, [(pair.left, pair.right) for pair in pairs], args.draws)
+    pairs = clicks.draw_asked(denoiser, prompts, range(args.pairs), settings, pictures=2)
+    pictures = [pair.images for pair in pairs]
+    found = gradients(denoiser, [tuple(pair.chains) for pair in pairs], args.draws)
     rows = [
         {"artist": name, "pairs": args.pairs, **shares(found, chosen(artist, pictures, prompts))}
         for name, artist in artists.items()

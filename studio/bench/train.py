@@ -47,13 +47,9 @@ def draw_pairs(
 
 def pair_steps(training: Training) -> int:
     """How many pair-steps a round over groups of the same size learns from."""
-    settings, chain = training.settings, training.pairs.settings
-    per_pair = settings.steps_per_pair
-    if per_pair == 0:
-        schedule = training.denoiser.schedule(chain.steps)
-        per_pair = len(schedule.stochastic_steps(chain.eta))
     groups = training.pairs.groups()
-    return training.updates * min(settings.batch_pairs, len(groups)) * len(groups[0]) * per_pair
+    at_once = min(training.settings.batch_pairs, len(groups))
+    return training.updates * at_once * len(groups[0]) * training.steps_per_group
 
 
 def measure(

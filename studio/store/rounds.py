@@ -49,6 +49,7 @@ class Rounds(Labelling):
                 )
             settings = session.settings.training
             train, held_out = _split(connection, usable, earlier, settings.held_out_fraction)
+            learned_from = {one.pair.question_id for one in usable if one.pick.id in train}
             made = Round(
                 id=uuid.uuid4().hex,
                 session_id=session_id,
@@ -58,7 +59,7 @@ class Rounds(Labelling):
                 train_pick_ids=train,
                 held_out_pick_ids=held_out,
                 updates_done=0,
-                updates_total=settings.updates(len(train)),
+                updates_total=settings.updates(len(learned_from)),
                 adapter_id=None,
                 message="Waiting for the worker.",
                 created_at_s=time.time(),
