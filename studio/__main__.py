@@ -40,6 +40,7 @@ BENCHMARKS = (
     "faults",
     "full-size",
     "gradients",
+    "questions",
     "protections",
     "readers",
     "sample",

@@ -41,6 +41,15 @@ ARTISTS = (
 )
 
 
+def up_projections(denoiser: models.Denoiser) -> list[torch.nn.Parameter]:
+    """Those of the adapter's parameters that have a gradient before it is trained."""
+    return [
+        value
+        for name, value in denoiser.unet.named_parameters()
+        if value.requires_grad and "lora_B" in name
+    ]
+
+
 def gradients(
     denoiser: models.Denoiser, pairs: list[tuple[Trajectory, Trajectory]], draws: int, seed: int = 0
 ) -> Tensor:
@@ -50,11 +59,7 @@ def gradients(
     the up-projections.
     """
     denoiser.new_adapter(TrainingSettings(seed=seed))
-    parameters = [
-        value
-        for name, value in denoiser.unet.named_parameters()
-        if value.requires_grad and "lora_B" in name
-    ]
+    parameters = up_projections(denoiser)
     count = denoiser.scheduler.config.num_train_timesteps
     draw = torch.Generator().manual_seed(seed)
     rows = []

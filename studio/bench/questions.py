@@ -1,0 +1,220 @@
+"""Which question says most about a taste, before anything is trained.
+
+    python launch.py bench questions --json FILE
+
+What an untrained adapter would learn from a click is the gradient of (error of what was clicked -
+error of what was not). The sum of these over some clicks is a direction, and a direction agrees
+with a pair of pictures that it has not seen when it would make the better one likelier. How often
+it does, is what a question is judged by: the better of two, the best of more, an order. The clicks
+are about some of the prompts, the unseen pairs about all others, and that many times over.
+
+"weighed" is what training can come to at best: what pairs have in common by chance, such as their
+grounds, is weighed down by ridge regression. It says what the clicks hold, and needs no training;
+it does not say what is lost on the way (`bench clicks` does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from studio import models
+from studio.bench import clicks, timing
+from studio.bench.curves import ARTISTS
+from studio.bench.gradients import up_projections
+from studio.settings import TrainingSettings
+from studio.starter import recogniser
+from studio.training import velocity_errors
+from studio.trajectory import PairBatch, Trajectory
+
+PICTURES = 4  # of a prompt
+TAUGHT = (13, 26, 51)  # clicks: what 16, 32 and 64 leave when a fifth is held out
+SPLITS = 40
+RIDGE = 1.0  # in units of a pair's own square
+
+# scores of a prompt's pictures, their squared distances -> (better, worse) that are told apart
+Question = Callable[[list[float], Tensor], list[tuple[int, int]]]
+
+
+def best_of(count: int) -> Question:
+    def ask(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
+        best, *others = _in_order(scores[:count])
+        return [(best, other) for other in others]
+
+    return ask
+
+
+def better_of_the_most_different(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
+    one, other = divmod(int(apart.argmax()), len(apart))
+    return [(one, other) if scores[one] > scores[other] else (other, one)]
+
+
+def best_and_worst(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
+    best, *between, worst = _in_order(scores)
+    return [(best, worst), *((best, one) for one in between), *((one, worst) for one in between)]
+
+
+def whole_order(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
+    return list(itertools.combinations(_in_order(scores), 2))
+
+
+def _in_order(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda place: -scores[place])
+
+
+QUESTIONS: dict[str, Question] = {
+    "the better of 2": best_of(2),
+    "the better of the 2 most different of 4": better_of_the_most_different,
+    "the best of 3": best_of(3),
+    "the best of 4": best_of(4),
+    "the best and the worst of 4": best_and_worst,
+    "all 4 in order": whole_order,
+}
+
+
+def picture_gradients(
+    denoiser: models.Denoiser, prompts: list[list[Trajectory]], draws: int, seed: int = 0
+) -> Tensor:
+    """(prompts, pictures, parameters): the gradient of each picture's error.
+
+    At `draws` timesteps of the share that the default learns from; all pictures of a prompt with
+    the same noise. Less their mean, which no click tells apart.
+    """
+    settings = TrainingSettings(seed=seed)
+    denoiser.new_adapter(settings)
+    parameters = up_projections(denoiser)
+    count = denoiser.scheduler.config.num_train_timesteps
+    draw = torch.Generator().manual_seed(seed)
+    rows = []
+    for chains in prompts:
+        batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
+        share = (torch.arange(draws) + torch.rand(draws, generator=draw)) / draws
+        timesteps = (
+            ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
+        )
+        noise = torch.randn((1, draws, *batch.latents.shape[2:]), generator=draw)
+        errors = velocity_errors(
+            denoiser,
+            batch,
+            list(range(len(chains))),
+            timesteps.expand(len(chains), -1),
+            noise.expand(len(chains), *noise.shape[1:]),
+        ).mean(1)
+        found = [torch.autograd.grad(error, parameters, retain_graph=True) for error in errors]
+        own = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in found])
+        rows.append((own - own.mean(0)).cpu())
+    return torch.stack(rows)
+
+
+def comparisons(pairs: list[tuple[int, int]], pictures: int) -> Tensor:
+    """(pairs, pictures): 1 for the better, -1 for the worse."""
+    rows = torch.zeros(len(pairs), pictures)
+    for row, (better, worse) in zip(rows, pairs, strict=True):
+        row[better], row[worse] = 1.0, -1.0
+    return rows
+
+
+def agreement(gram: Tensor, taught: Tensor, unseen: Tensor, ridge: float | None) -> float:
+    """The share of `unseen` comparisons that the direction of the `taught` ones agrees with.
+
+    gram: (pictures, pictures), products of the pictures' gradients; the others as `comparisons`
+    makes them. A ridge of None sums the taught ones alike.
+    """
+    weights = torch.ones(len(taught))
+    if ridge is not None:
+        own = taught @ gram @ taught.T
+        weights = torch.linalg.solve(
+            own + ridge * own.diagonal().mean() * torch.eye(len(own)), weights
+        )
+    return float((unseen @ gram @ (taught.T @ weights) > 0).float().mean())
+
+
+def judge(
+    gram: Tensor, scores: list[list[float]], question: Question, taught: int, ridge: float | None
+) -> float:
+    """Mean agreement over `SPLITS` choices of the prompts that clicks are about."""
+    squares = gram.diagonal()
+    apart = squares[:, None] + squares[None] - 2 * gram
+
+    def pairs_of(prompt: int, ask: Question) -> list[tuple[int, int]]:
+        first = prompt * PICTURES
+        own = apart[first : first + PICTURES, first : first + PICTURES]
+        return [(first + better, first + worse) for better, worse in ask(scores[prompt], own)]
+
+    def rows_of(prompts: list[int], ask: Question) -> Tensor:
+        return comparisons([pair for one in prompts for pair in pairs_of(one, ask)], len(gram))
+
+    draw = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(SPLITS):
+        order = torch.randperm(len(scores), generator=draw).tolist()
+        unseen = rows_of(order[taught:], whole_order)
+        shares.append(agreement(gram, rows_of(order[:taught], question), unseen, ridge))
+    return statistics.mean(shares)
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: the mean over the artists."""
+    counts = sorted({row["clicks"] for row in rows})
+    lines = [
+        f"| question | {' | '.join(f'{n} clicks, weighed' for n in counts)} | "
+        f"{' | '.join(f'{n}, summed' for n in counts)} |",
+        "|" + "---|" * (1 + 2 * len(counts)),
+    ]
+    for question in QUESTIONS:
+        of_it = {row["clicks"]: row for row in rows if row["question"] == question}
+        cells = [
+            f"{statistics.mean(of_it[count][how].values()):.3f}"
+            for how in ("weighed", "summed")
+            for count in counts
+        ]
+        lines.append(f"| {question} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch.py bench questions", description=__doc__)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--draws", type=int, default=4, help="timesteps that a picture is seen at")
+    parser.add_argument("--artists", nargs="*", default=ARTISTS)
+    parser.add_argument("--clicks", nargs="*", type=int, default=TAUGHT)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args(argv)
+    if not 0 < max(args.clicks, default=0) < args.prompts or args.draws < 1:
+        parser.error("there must be clicks, more prompts than clicks, and a timestep")
+    artists = {name: clicks.load_artist(f"studio.bench.artists:{name}") for name in args.artists}
+    denoiser = clicks.load_base("starter")
+    settings = clicks.session_settings("diffusion_dpo", {}).sampling
+    names, _ = clicks.split_prompts(recogniser.load(), seed=0)
+    prompts = [names[number % len(names)] for number in range(args.prompts)]
+    asked = clicks.draw_asked(denoiser, prompts, range(args.prompts), settings, PICTURES)
+    found = picture_gradients(denoiser, [one.chains for one in asked], args.draws).flatten(0, 1)
+    gram = found @ found.T
+    scores = {
+        name: [
+            [artist(image, prompt) for image in one.images]
+            for one, prompt in zip(asked, prompts, strict=True)
+        ]
+        for name, artist in artists.items()
+    }
+    rows = [
+        {
+            "question": name,
+            "clicks": count,
+            **{
+                how: {artist: judge(gram, scores[artist], ask, count, ridge) for artist in artists}
+                for how, ridge in (("summed", None), ("weighed", RIDGE))
+            },
+        }
+        for name, ask in QUESTIONS.items()
+        for count in args.clicks
+    ]
+    print(table(rows))
+    timing.write(args.json, {"prompts": args.prompts, "draws": args.draws, "rows": rows})
+    return 0
