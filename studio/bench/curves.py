@@ -143,14 +143,22 @@ def by(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
     return dict(sorted(groups.items()))
 
 
+def of_all_artists(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
+    """Groups as of `by`, but only those in which no artist is missing: an average over some would
+    be held against an average over others."""
+    everybody = {row["artist"] for row in rows}
+    groups = by(rows, *names).items()
+    return {key: group for key, group in groups if {r["artist"] for r in group} == everybody}
+
+
 def table(rows: list[Row]) -> str:
-    """Markdown: all artists together by objective, noise and picks; then each artist."""
+    """Markdown: all artists together by way, noise and picks, where all were run; then each."""
     lines = [
         "| way of learning | wrong picks | picks | tuned wins (95%) | taste score | "
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (way, noise, picks), group in by(rows, "way", "noise", "picks").items():
+    for (way, noise, picks), group in of_all_artists(rows, "way", "noise", "picks").items():
         lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
     most = max((row["picks"] for row in rows), default=0)
     last = [row for row in rows if row["picks"] == most and row["noise"] == 0]
@@ -189,14 +197,20 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         (axes[1, 0], "object_accuracy_tuned", "Object still recognised", None),
     )
     for axis, key, title, neutral in panels:
-        for (way,), group in by(clean, "way").items():
-            points = {picks: pooled(some) for (picks,), some in by(group, "picks").items()}
+        for way, what in WAYS.items():
+            points = {
+                picks: pooled(group)
+                for (one, picks), group in of_all_artists(clean, "way", "picks").items()
+                if one == way
+            }
+            if not points:
+                continue
             values = [point[key] for point in points.values()]
-            axis.plot(list(points), values, marker="o", label=WAYS[way].label)
+            axis.plot(list(points), values, marker="o", color=_colour(way), label=WAYS[way].label)
             if key == "win_rate":
                 lows = [point["win_rate_low"] for point in points.values()]
                 highs = [point["win_rate_high"] for point in points.values()]
-                axis.fill_between(list(points), lows, highs, alpha=0.15)
+                axis.fill_between(list(points), lows, highs, color=_colour(way), alpha=0.15)
         if neutral is not None:
             axis.axhline(neutral, color="gray", linewidth=0.8, linestyle="--")
         counts = sorted({row["picks"] for row in clean})
@@ -215,20 +229,25 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
     plt.close(figure)
 
 
+def _colour(way: str) -> str:
+    """The same in every panel."""
+    return f"C{list(WAYS).index(way)}"
+
+
 def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
-    """The default's win rate for each artist after the most picks, with its interval."""
+    """The win rate of each artist after the most picks, with its interval."""
     most = max(row["picks"] for row in rows)
-    chosen = [r for r in rows if r["picks"] == most and r["way"] == USUAL_WAYS[0]]
-    points = {artist: pooled(group) for (artist,), group in by(chosen, "artist").items()}
-    for place, artist in enumerate(reversed(artists)):
-        if artist in points:
-            point = points[artist]
-            axis.plot([point["win_rate_low"], point["win_rate_high"]], [place] * 2, color="C0")
-            axis.plot([point["win_rate"]], [place], marker="o", color="C0")
+    last = [row for row in rows if row["picks"] == most]
+    for (artist, way), group in by(last, "artist", "way").items():
+        place = len(artists) - 1 - artists.index(artist) - 0.15 * list(WAYS).index(way)
+        point = pooled(group)
+        span = [point["win_rate_low"], point["win_rate_high"]]
+        axis.plot(span, [place] * 2, color=_colour(way), linewidth=1)
+        axis.plot([point["win_rate"]], [place], marker="o", markersize=4, color=_colour(way))
     axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
     axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
     axis.set_xlim(0.3, 1.0)
-    axis.set_title(f"The default by artist, {most} picks")
+    axis.set_title(f"Each artist, {most} picks")
 
 
 def main(argv: list[str] | None = None) -> int:
