@@ -206,7 +206,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
             if not points:
                 continue
             values = [point[key] for point in points.values()]
-            axis.plot(list(points), values, marker="o", color=_colour(way), label=WAYS[way].label)
+            axis.plot(list(points), values, marker="o", color=_colour(way), label=what.label)
             if key == "win_rate":
                 lows = [point["win_rate_low"] for point in points.values()]
                 highs = [point["win_rate_high"] for point in points.values()]
