@@ -42,7 +42,7 @@ def test_the_agreement_by_hand() -> None:
     Taught (3, 4) alone, the direction is (3, 4): it agrees with (1, 0), and not with (1, -1).
     """
     pictures = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, -1.0], [0, 0]])
-    rows = questions.comparisons([(0, 1), (2, 3), (4, 5)], 6)
+    rows = torch.tensor([(0, 1), (2, 3), (4, 5)])
     gram = pictures @ pictures.T
     assert questions.agreement(gram, rows[:1], rows[1:], None) == 0.5
     assert questions.agreement(gram, rows[:1], rows[1:], 1.0) == 0.5
@@ -55,7 +55,7 @@ def test_a_ridge_weighs_down_what_pairs_share_by_chance() -> None:
     solved exactly the weights are in the ratio 8 : 9, the direction lies along (1, 0).
     """
     pictures = torch.tensor([[1.0, 9.0], [1.0, -8.0], [1.0, -3.0], [0.0, 0.0]])
-    rows = questions.comparisons([(0, 3), (1, 3), (2, 3)], 4)
+    rows = torch.tensor([(0, 3), (1, 3), (2, 3)])
     gram = pictures @ pictures.T
     assert questions.agreement(gram, rows[:2], rows[2:], None) == 0.0
     assert questions.agreement(gram, rows[:2], rows[2:], 1e-6) == 1.0

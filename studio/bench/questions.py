@@ -112,27 +112,21 @@ def picture_gradients(
     return torch.stack(rows)
 
 
-def comparisons(pairs: list[tuple[int, int]], pictures: int) -> Tensor:
-    """(pairs, pictures): 1 for the better, -1 for the worse."""
-    rows = torch.zeros(len(pairs), pictures)
-    for row, (better, worse) in zip(rows, pairs, strict=True):
-        row[better], row[worse] = 1.0, -1.0
-    return rows
-
-
 def agreement(gram: Tensor, taught: Tensor, unseen: Tensor, ridge: float | None) -> float:
-    """The share of `unseen` comparisons that the direction of the `taught` ones agrees with.
+    """The share of `unseen` pairs that the direction of the `taught` ones agrees with.
 
-    gram: (pictures, pictures), products of the pictures' gradients; the others as `comparisons`
-    makes them. A ridge of None sums the taught ones alike.
+    gram: (pictures, pictures), products of the pictures' gradients; the others: (pairs, 2), the
+    better picture and the worse. A ridge of None sums the taught ones alike.
     """
+    better, worse = taught.T
+    towards = gram[:, better] - gram[:, worse]  # (pictures, taught)
     weights = torch.ones(len(taught))
     if ridge is not None:
-        own = taught @ gram @ taught.T
-        weights = torch.linalg.solve(
-            own + ridge * own.diagonal().mean() * torch.eye(len(own)), weights
-        )
-    return float((unseen @ gram @ (taught.T @ weights) > 0).float().mean())
+        own = towards[better] - towards[worse]
+        penalty = ridge * own.diagonal().mean() * torch.eye(len(own))
+        weights = torch.linalg.solve(own + penalty, weights)
+    liking = towards @ weights
+    return float((liking[unseen[:, 0]] > liking[unseen[:, 1]]).float().mean())
 
 
 def judge(
@@ -142,20 +136,19 @@ def judge(
     squares = gram.diagonal()
     apart = squares[:, None] + squares[None] - 2 * gram
 
-    def pairs_of(prompt: int, ask: Question) -> list[tuple[int, int]]:
-        first = prompt * PICTURES
-        own = apart[first : first + PICTURES, first : first + PICTURES]
-        return [(first + better, first + worse) for better, worse in ask(scores[prompt], own)]
+    def pairs_of(prompt: int, ask: Question) -> Tensor:
+        own = slice(prompt * PICTURES, (prompt + 1) * PICTURES)
+        return torch.tensor(ask(scores[prompt], apart[own, own])) + prompt * PICTURES
 
-    def rows_of(prompts: list[int], ask: Question) -> Tensor:
-        return comparisons([pair for one in prompts for pair in pairs_of(one, ask)], len(gram))
-
+    asked = [pairs_of(prompt, question) for prompt in range(len(scores))]
+    known = [pairs_of(prompt, whole_order) for prompt in range(len(scores))]
     draw = torch.Generator().manual_seed(0)
     shares = []
     for _ in range(SPLITS):
         order = torch.randperm(len(scores), generator=draw).tolist()
-        unseen = rows_of(order[taught:], whole_order)
-        shares.append(agreement(gram, rows_of(order[:taught], question), unseen, ridge))
+        clicked = torch.cat([asked[prompt] for prompt in order[:taught]])
+        unseen = torch.cat([known[prompt] for prompt in order[taught:]])
+        shares.append(agreement(gram, clicked, unseen, ridge))
     return statistics.mean(shares)
 
 
