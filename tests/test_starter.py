@@ -43,7 +43,7 @@ TINY = replace(
 )
 SHAPES = {
     "red apple": ("🍎", ["red_apple", "fruit", "mac"], "<circle cx='16' cy='16' r='14'/>"),
-    "ice cube": ("🧊", ["cold", "water"], "<rect x='3' y='3' width='26' height='26'/>"),
+    "man’s shoe": ("👞", ["brown", "clothing"], "<rect x='3' y='3' width='26' height='26'/>"),
     "owl": ("🦉", ["bird", "hoot", "3:30"], "<path d='M2 30 16 2l14 28z'/>"),
     "mouse": ("🐁", ["animal"], "<ellipse cx='16' cy='20' rx='15' ry='8'/>"),
 }
@@ -261,6 +261,13 @@ def test_what_is_held_out_is_never_drawn(drawings: Drawings):
     combinations = {(name, s.style, s.ground) for s in drawn for name in s.objects}
     assert not combinations & unseen
     assert len(combinations) == 4 * 15  # all the others are
+
+
+def test_the_tokenizer_knows_every_word_of_the_captions(drawings: Drawings, tmp_path: Path):
+    tokenizer = train.tokenizer_for(TINY, drawings, frozenset(), tmp_path / "tokenizer")
+    words = tokenizer.tokenize("man’s shoe, red apple")
+    assert words == [word + "</w>" for word in ("man", "âĢĻ", "s", "shoe", ",", "red", "apple")]
+    assert tokenizer.unk_token not in tokenizer.tokenize("a word that is new")
 
 
 # --- the model -----------------------------------------------------------------------------------

@@ -348,13 +348,11 @@ def tokenizer_for(
 
 def train_tokenizer(recipe: Recipe, captions: list[str], folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(",", "isolated")]
-    )
+    clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
+    bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary,
         end_of_word_suffix="</w>",
