@@ -316,6 +316,26 @@ def assert_equal(one: object, other: object, where: str) -> None:
         assert one == other, where
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("write", "diffusion.pt: the stage diffusion comes first"),
+        ("diffusion", "autoencoder.pt: the stage autoencoder comes first"),
+    ],
+)
+def test_a_stage_says_which_one_comes_before_it(built: Path, monkeypatch, stage: str, said: str):
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    with pytest.raises(SystemExit, match=said):
+        train.main([stage, "--recipe", "tiny", "--folder", str(built), "--device", "cpu"])
+
+
+def test_an_autoencoder_that_is_half_trained_is_not_built_upon(built: Path, tmp_path: Path):
+    shutil.copytree(built, tmp_path / "build")
+    assert not train.train_autoencoder(TINY, tmp_path / "build", 0, "cpu", -math.inf)
+    with pytest.raises(SystemExit, match="not trained to its end yet"):
+        train.train_diffusion(TINY, tmp_path / "build", 0, "cpu", math.inf)
+
+
 def test_every_command_of_the_recipe(built: Path, tmp_path: Path, monkeypatch, capsys):
     """From drawings to a folder that the studio draws from, and its figures."""
     monkeypatch.setitem(RECIPES, "tiny", TINY)

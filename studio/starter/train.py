@@ -55,6 +55,13 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(temporary, path)
 
 
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a stage kept. Raises SystemExit with a sentence where it has not run."""
+    if not path.exists():
+        raise SystemExit(f"There is no {path}: the stage {path.stem} comes first.")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
 def one_cycle(update: int, updates: int, peak: float, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then a half cosine down to a fiftieth of the peak."""
     if update < warmup:
@@ -81,7 +88,7 @@ def run_updates(
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     first = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=parameters[0].device, weights_only=True)
+        state = read_checkpoint(checkpoint, parameters[0].device)
         for name, part in parts.items():
             part.load_state_dict(state[name])
         first = state["update"]
@@ -259,8 +266,11 @@ def train_autoencoder(
 
 
 def trained_autoencoder(recipe: Recipe, folder: Path) -> AutoencoderKL:
+    """On the CPU. Raises SystemExit with a sentence where it has not all its updates."""
+    state = read_checkpoint(folder / "autoencoder.pt")
+    if state["update"] < recipe.autoencoder_updates:
+        raise SystemExit("The autoencoder is not trained to its end yet: that stage comes first.")
     vae = new_autoencoder(recipe).eval().requires_grad_(False)
-    state = torch.load(folder / "autoencoder.pt", map_location="cpu", weights_only=True)
     vae.load_state_dict(state["vae"])
     return vae
 
@@ -497,7 +507,7 @@ def train_diffusion(
 
 def write(recipe: Recipe, folder: Path) -> Path:
     """The averaged weights as a diffusers folder in fp16, `folder`/model."""
-    state = torch.load(folder / "diffusion.pt", map_location="cpu", weights_only=True)
+    state = read_checkpoint(folder / "diffusion.pt")
     drawings = load_for(recipe, folder)
     unseen = scenes.held_out(recipe, drawings)
     tokenizer = tokenizer_for(recipe, drawings, unseen, folder / "tokenizer")
