@@ -38,7 +38,8 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 STAMP = ENVIRONMENT / "studio-is-ready.json"  # written last: without it the set-up is not whole
 LOCK = HERE / ".venv.lock"
 
-EXTRAS = {"test": ("test", "bench"), "bench": ("bench",)}  # what a command needs besides
+# What a command needs besides.
+EXTRAS = {"test": ("test", "bench", "starter"), "bench": ("bench",)}
 
 # PyTorch keeps its builds for other machines than the ordinary registry does on an index of its
 # own; a mirror of it can be named instead.

@@ -41,7 +41,7 @@ from studio.settings import (
     TrainingSettings,
 )
 from studio.starter import recogniser
-from studio.starter.data import caption
+from studio.starter.scenes import caption
 from studio.training import Metrics, Training
 from studio.trajectory import PairBatch, Trajectory
 

@@ -1,8 +1,8 @@
-"""Drawings and captions for the starter model: concepts x styles, composed on coloured grounds.
+"""Drawings for the starter model: concepts x styles, composed on coloured grounds.
 
 The drawings come from five openly licensed emoji sets, fetched as npm packages and rendered with
 resvg. Grounds and placement are composed when the drawings are used, so one rendering serves every
-colour.
+colour and every scene.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import re
 import subprocess
 import tarfile
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from studio.starter.recipe import RECIPES, Recipe
+
 BUILD_PATH = Path("build/starter")
 CONCEPTS_PATH = Path(__file__).with_name("concepts.txt")
-SIZE_PX = 64
-DRAWING_PX = 54  # leaves a margin in which a drawing is moved about
 
 # style word -> (npm package, version, licence); all five draw the same Unicode names
 STYLES = {
@@ -35,6 +38,7 @@ STYLES = {
     "ink": ("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT, Microsoft"),
 }
 NAMES_PACKAGE = ("unicode-emoji-json", "0.9.0")
+KEYWORDS_PACKAGE = ("emojilib", "4.0.3")
 LEFT_OUT_GROUPS = {"Flags", "People & Body", "Symbols"}
 
 GROUNDS = {
@@ -49,11 +53,20 @@ GROUNDS = {
 
 @dataclass(frozen=True)
 class Drawings:
-    """rgba: (concepts, styles, 4, DRAWING_PX, DRAWING_PX) uint8, straight alpha."""
+    """rgba: (concepts, styles, 4, drawing_px, drawing_px) uint8, straight alpha."""
 
     rgba: torch.Tensor
     concepts: tuple[str, ...]
     styles: tuple[str, ...]
+    keywords: dict[str, tuple[str, ...]]  # of a concept, further words for it
+
+    def only(self, concepts: Sequence[str]) -> Drawings:
+        """Those of the named concepts, in that order."""
+        rows = [self.concepts.index(name) for name in concepts]
+        return replace(self, rgba=self.rgba[rows], concepts=tuple(concepts))
+
+    def to(self, device: str) -> Drawings:
+        return replace(self, rgba=self.rgba.to(device))
 
 
 def fetch_package(name: str, version: str, folder: Path) -> Path:
@@ -85,37 +98,44 @@ def icon_svg(icons: dict, name: str) -> str | None:
     height = icon.get("height", icons.get("height", 16))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {width} {height}" width="{DRAWING_PX}" height="{DRAWING_PX}">'
-        f"{icon['body']}</svg>"
+        f'viewBox="0 0 {width} {height}" width="{width}" height="{height}">{icon["body"]}</svg>'
     )
 
 
-def render(svg: str) -> torch.Tensor:
-    """(4, DRAWING_PX, DRAWING_PX) uint8, rendered at four times the size and reduced."""
-    import numpy as np
+def render(svg: str, size_px: int) -> Image.Image:
+    """RGBA, rendered at four times the size and reduced."""
     import resvg_py
-    from PIL import Image
 
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * DRAWING_PX, height=4 * DRAWING_PX))
+    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=4 * size_px, height=4 * size_px))
     image = Image.open(io.BytesIO(png)).convert("RGBA").convert("RGBa")
-    image = image.resize((DRAWING_PX, DRAWING_PX), Image.Resampling.BOX).convert("RGBA")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return image.resize((size_px, size_px), Image.Resampling.BOX).convert("RGBA")
 
 
-def concept_names(emoji: dict, icon_sets: list[dict]) -> list[str]:
-    """Names that every set draws, in Unicode order."""
-    names = []
-    for entry in emoji.values():
+def concept_names(emoji: dict, icon_sets: list[dict]) -> dict[str, str]:
+    """The emoji of each name that every set draws, in Unicode order."""
+    names = {}
+    for character, entry in emoji.items():
         if entry["group"] in LEFT_OUT_GROUPS:
             continue
         icon = icon_name(entry["name"])
         if all(icon_svg(icons, icon) for icons in icon_sets):
-            names.append(entry["name"])
+            names[entry["name"]] = character
     return names
 
 
-def build(folder: Path) -> Path:
-    """Renders every concept in every style into `folder`/drawings.safetensors."""
+def keywords_of(concept: str, words: list[str]) -> list[str]:
+    """Its keywords, without the name itself and without what is no plain English word."""
+    plain = [re.sub(r"[_\s]+", " ", word).strip().lower() for word in words]
+    other = [word for word in plain if re.fullmatch(r"[a-z][a-z -]+", word)]
+    return [word for word in dict.fromkeys(other) if icon_name(word) != icon_name(concept)]
+
+
+def build(recipe: Recipe, folder: Path) -> Path:
+    """Renders every concept in every style into `folder`/drawings.safetensors.
+
+    A concept is one row of drawings, side by side, as lossless WebP: small enough to be carried to
+    a machine that is lent.
+    """
     target = folder / "drawings.safetensors"
     packages = folder / "packages"
     icon_sets = [
@@ -123,67 +143,102 @@ def build(folder: Path) -> Path:
         for package, version, _ in STYLES.values()
     ]
     emoji = read_member(fetch_package(*NAMES_PACKAGE, packages), "data-by-emoji.json")
+    words = read_member(fetch_package(*KEYWORDS_PACKAGE, packages), "dist/emoji-en-US.json")
     concepts = concept_names(emoji, icon_sets)
-    rgba = torch.empty(len(concepts), len(STYLES), 4, DRAWING_PX, DRAWING_PX, dtype=torch.uint8)
-    for row, concept in enumerate(concepts):
+    rows = {}
+    for number, concept in enumerate(concepts):
+        row = Image.new("RGBA", (len(STYLES) * recipe.drawing_px, recipe.drawing_px))
         for column, icons in enumerate(icon_sets):
-            rgba[row, column] = render(icon_svg(icons, icon_name(concept)))
-        if row % 100 == 0:
-            print(f"{row} of {len(concepts)} concepts rendered", flush=True)
-    metadata = {"concepts": json.dumps(concepts), "styles": json.dumps(list(STYLES))}
-    save_file({"rgba": rgba}, target, metadata=metadata)
+            drawing = render(icon_svg(icons, icon_name(concept)), recipe.drawing_px)
+            row.paste(drawing, (column * recipe.drawing_px, 0))
+        stream = io.BytesIO()
+        row.save(stream, "WEBP", lossless=True, method=4)
+        rows[concept] = torch.frombuffer(stream.getbuffer(), dtype=torch.uint8)
+        if number % 100 == 0:
+            print(f"{number} of {len(concepts)} concepts rendered", flush=True)
+    keywords = {name: keywords_of(name, words[emoji]) for name, emoji in concepts.items()}
+    metadata = {"keywords": json.dumps(keywords), "styles": json.dumps(list(STYLES))}
+    save_file(rows, target, metadata=metadata)
     return target
 
 
-def load(
-    path: Path = BUILD_PATH / "drawings.safetensors", only: list[str] | None = None
-) -> Drawings:
-    """The drawings; `only` keeps the named concepts, in that order."""
-    with safe_open(path, "pt") as file:
-        rgba, metadata = file.get_tensor("rgba"), file.metadata()
-    concepts = json.loads(metadata["concepts"])
-    if only is not None:
-        rgba = rgba[[concepts.index(name) for name in only]]
-        concepts = only
-    return Drawings(rgba, tuple(concepts), tuple(json.loads(metadata["styles"])))
+def load(folder: Path, only: Sequence[str] | None = None) -> Drawings:
+    """The drawings that `build` made; `only` keeps the named concepts, in that order.
+
+    Raises SystemExit with a sentence where there are none.
+    """
+    path = folder / "drawings.safetensors"
+    if not path.exists():
+        raise SystemExit(f"There is no {path}: run python -m studio.starter.data first.")
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+        keywords = {name: tuple(w) for name, w in json.loads(metadata["keywords"]).items()}
+        concepts = tuple(keywords if only is None else only)
+        rows = [Image.open(io.BytesIO(file.get_tensor(name).tobytes())) for name in concepts]
+        rgba = torch.from_numpy(np.stack([np.array(row.convert("RGBA")) for row in rows]))
+    styles = tuple(json.loads(metadata["styles"]))
+    rgba = rgba.unflatten(2, (len(styles), -1)).permute(0, 2, 4, 1, 3).contiguous()
+    return Drawings(rgba, concepts, styles, keywords)
+
+
+def load_for(recipe: Recipe, folder: Path) -> Drawings:
+    """The drawings that the recipe's model is to know."""
+    return load(folder, listed_concepts() if recipe.listed else None)
 
 
 def listed_concepts() -> list[str]:
     return CONCEPTS_PATH.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def compose(rgba: torch.Tensor, ground_rgb: torch.Tensor, shift_px: torch.Tensor) -> torch.Tensor:
-    """Drawings on plain grounds.
+def _shown(first_px: torch.Tensor, side_px: torch.Tensor, drawing_px: int, size_px: int):
+    """(B, size_px, drawing_px): how much of each of a drawing's rows each row of the picture shows.
 
-    rgba: (B, 4, DRAWING_PX, DRAWING_PX) uint8; ground_rgb: (B, 3) in 0..255; shift_px: (B, 2) rows
-    and columns from the top left, 0 .. SIZE_PX - DRAWING_PX. Returns (B, 3, SIZE_PX, SIZE_PX) in
-    -1..1.
+    A drawing of `side_px` begins at `first_px`, both (B,); every pixel is the mean of what it
+    covers.
     """
-    images = ground_rgb.float()[:, :, None, None].expand(-1, -1, SIZE_PX, SIZE_PX).clone()
-    colour, alpha = rgba[:, :3].float(), rgba[:, 3:].float() / 255
-    for image, drawn, cover, (top, left) in zip(
-        images, colour, alpha, shift_px.tolist(), strict=True
-    ):
-        window = image[:, top : top + DRAWING_PX, left : left + DRAWING_PX]
-        window.copy_(drawn * cover + window * (1 - cover))
+    scale = (drawing_px / side_px)[:, None]
+    edges = (torch.arange(size_px + 1, device=scale.device) - first_px[:, None]) * scale
+    start = torch.arange(drawing_px, device=scale.device)
+    reach = edges[:, 1:, None].minimum(start + 1) - edges[:, :-1, None].maximum(start)
+    return reach.clamp(min=0) / scale[:, :, None]
+
+
+def compose(
+    rgba: torch.Tensor, boxes_px: torch.Tensor, ground_rgb: torch.Tensor, size_px: int
+) -> torch.Tensor:
+    """Drawings on plain grounds, the later ones over the earlier.
+
+    rgba: (B, N, 4, d, d) uint8; boxes_px: (B, N, 3), each drawing's top, left and side, at most d;
+    what lies outside the picture is not drawn; ground_rgb: (B, 3) in 0..255. Returns
+    (B, 3, size_px, size_px) in -1..1.
+    """
+    images = ground_rgb.float()[:, :, None, None].expand(-1, -1, size_px, size_px)
+    for drawing, box in zip(rgba.unbind(1), boxes_px.float().unbind(1), strict=True):
+        top, left, side = box.unbind(1)
+        rows = _shown(top, side, rgba.shape[-1], size_px)[:, None]
+        columns = _shown(left, side, rgba.shape[-1], size_px)[:, None].mT
+        cover = drawing[:, 3:].float() / 255
+        images = rows @ (drawing[:, :3] * cover) @ columns + images * (1 - rows @ cover @ columns)
     return images / 127.5 - 1
 
 
-def caption(concept: str, style: str | None, ground: str | None) -> str:
-    """A prompt's words: "octopus, ink style, blue background"; style and ground may be None."""
-    parts = [concept]
-    if style:
-        parts.append(f"{style} style")
-    if ground:
-        parts.append(f"{ground} background")
-    return ", ".join(parts)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what every stage takes: the recipe, and the folder, `chosen` reads them."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="small")
+    parser.add_argument("--folder", type=Path, help=f"of the build, default: {BUILD_PATH}/RECIPE")
+    return parser
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Render the starter model's drawings.")
-    parser.add_argument("--folder", type=Path, default=BUILD_PATH)
-    folder = parser.parse_args().folder
-    print(f"Wrote {build(folder)}")
+def chosen(args: argparse.Namespace) -> tuple[Recipe, Path]:
+    return RECIPES[args.recipe], args.folder or BUILD_PATH / args.recipe
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments("Render the starter model's drawings.")
+    print(f"Wrote {build(*chosen(parser.parse_args(argv)))}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Trains the starter model in three resumable stages and writes it as a diffusers folder.
+"""Trains the starter model in resumable stages and writes it as a diffusers folder.
 
     autoencoder  AutoencoderKL on drawings over grounds of any colour
+    recogniser   the classifier of the drawings, which judges what the model makes
     diffusion    U-Net and CLIP text encoder together, v-prediction, weights capped as in
                  min-SNR (2303.09556), EMA
     write        fp16 diffusers folder, loadable by StableDiffusionPipeline
@@ -12,13 +13,16 @@ had.
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import os
+import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,28 +32,17 @@ from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from studio.settings import STARTER_PATH
-from studio.starter.data import (
-    BUILD_PATH,
-    GROUNDS,
-    SIZE_PX,
-    Drawings,
-    caption,
-    compose,
-    listed_concepts,
-    load,
-)
+from studio.starter import recogniser, scenes
+from studio.starter.data import GROUNDS, Drawings, arguments, chosen, load, load_for
+from studio.starter.recipe import Recipe
+from studio.starter.scenes import Combinations, Scene
 
 LATENT_CHANNELS = 8
-TEXT_WIDTH = 160
-TEXT_TOKENS = 24
 EMPTY_CAPTION_SHARE = 0.1
 # A style is told by details and learned slowly, a ground at once: the style is named more often.
 NAMED_STYLE_SHARE = 0.75
 NAMED_GROUND_SHARE = 0.5
-# where a drawing's corner may lie, in pixels: whole latents apart, so that moving a drawing moves
-# its code and does not change it
-CORNERS_PX = torch.tensor([1, 5, 9])
+TOKENIZER_CAPTIONS = 40  # of every concept
 
 
 def generator(seed: int, update: int) -> torch.Generator:
@@ -62,25 +55,75 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(temporary, path)
 
 
-def report(stage: str, update: int, updates: int, losses: list[float], started_s: float) -> None:
-    mean = sum(losses) / len(losses)
-    minutes = (time.monotonic() - started_s) / 60
-    print(f"{stage} {update}/{updates}  loss {mean:.4f}  {minutes:.1f} min in this run", flush=True)
-    losses.clear()
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a stage kept. Raises SystemExit with a sentence where it has not run."""
+    if not path.exists():
+        raise SystemExit(f"There is no {path}: the stage {path.stem} comes first.")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 def one_cycle(update: int, updates: int, peak: float, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then a half cosine down to a fiftieth of the peak."""
     if update < warmup:
         return peak * (update + 1) / warmup
-    progress = torch.tensor((update - warmup) / max(1, updates - warmup))
-    return peak * (0.02 + 0.98 * float(0.5 * (1 + torch.cos(torch.pi * progress))))
+    progress = (update - warmup) / max(1, updates - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def run_updates(
+    checkpoint: Path,
+    parts: dict[str, Any],
+    loss_of: Callable[[int], torch.Tensor],
+    updates: int,
+    peak: float,
+    deadline_s: float = math.inf,
+) -> bool:
+    """Makes the updates that the checkpoint lacks; whether all were made before the deadline.
+
+    parts: everything that changes, by its name in the checkpoint, among it the "optimiser" and
+    perhaps an "ema"; loss_of: from an update's number to its loss; peak: of the learning rate;
+    deadline_s: of `time.monotonic`. At least one update is made by every call that lacks one.
+    """
+    optimiser = parts["optimiser"]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    first = 0
+    if checkpoint.exists():
+        state = read_checkpoint(checkpoint, parameters[0].device)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        first = state["update"]
+    losses: list[torch.Tensor] = []
+    started_s = time.monotonic()
+    for update in range(first, updates):
+        loss = loss_of(update)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = one_cycle(update, updates, peak)
+        optimiser.step()
+        if "ema" in parts:
+            parts["ema"].step(parameters)
+        losses.append(loss.detach())  # read later: a GPU need not be waited for
+        done = update + 1
+        stops = done == updates or time.monotonic() > deadline_s
+        if stops or done % 100 == 0:
+            mean, minutes = torch.stack(losses).mean(), (time.monotonic() - started_s) / 60
+            place = f"{checkpoint.stem} {done}/{updates}"
+            print(f"{place}  loss {mean:.4f}  {minutes:.1f} min in this run", flush=True)
+            losses.clear()
+        if stops or done % 250 == 0:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(checkpoint, state | {"update": done})
+        if stops:
+            return done == updates
+    return True
 
 
 # --- autoencoder ---------------------------------------------------------------------------------
 
 
-def new_autoencoder() -> AutoencoderKL:
+def new_autoencoder(recipe: Recipe) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(32, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -88,21 +131,36 @@ def new_autoencoder() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
-        sample_size=SIZE_PX,
+        sample_size=recipe.size_px,
         mid_block_add_attention=False,
     ).to(memory_format=torch.channels_last)
 
 
-def any_ground_batch(drawings: Drawings, size: int, draw: torch.Generator) -> torch.Tensor:
-    """Random drawings on grounds of the palette or, for half of them, of any colour at all."""
-    flat = drawings.rgba.flatten(0, 1)
-    rows = torch.randint(len(flat), (size,), generator=draw)
-    palette = torch.tensor(list(GROUNDS.values()))
-    named = palette[torch.randint(len(palette), (size,), generator=draw)]
+def autoencoder_concepts(recipe: Recipe, drawings: Drawings, seen: bool) -> list[str]:
+    """Those that the autoencoder is trained on, or those it is tested on: one in twenty."""
+    return [
+        name
+        for row, name in enumerate(drawings.concepts)
+        if (not recipe.held_out or row % 20 > 0) == seen
+    ]
+
+
+def any_ground_batch(
+    recipe: Recipe, drawings: Drawings, size: int, draw: torch.Generator
+) -> torch.Tensor:
+    """Random scenes, moved about by a latent, on grounds of the palette or of any colour at all."""
+    chance = random.Random(draw.initial_seed())
+    shown = scenes.draw_scenes(recipe, drawings, frozenset(), size, chance)
     free = torch.randint(256, (size, 3), generator=draw)
-    ground = torch.where(torch.rand(size, 1, generator=draw) < 0.5, named, free)
-    shift_px = CORNERS_PX[torch.randint(len(CORNERS_PX), (size, 2), generator=draw)]
-    return compose(flat[rows], ground, shift_px).to(memory_format=torch.channels_last)
+    named = torch.rand(size, 1, generator=draw) < 0.5
+    moves = [chance.choice((-1, 0, 1)) * scenes.LATENT_PX for _ in range(2 * size)]
+    placed = [
+        [(top + moves[2 * i], left + moves[2 * i + 1], side) for top, left, side in boxes]
+        for i, boxes in enumerate(scenes.boxes(s.relation, recipe, chance) for s in shown)
+    ]
+    grounds = torch.where(named, scenes.palette(shown), free)
+    images = scenes.drawn(drawings, shown, placed, grounds, recipe.size_px)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _identity_residuals(module: torch.nn.Module) -> None:
@@ -176,72 +234,140 @@ def set_linear_encoder(vae: AutoencoderKL, images: torch.Tensor) -> float:
     return float(10 * torch.log10(4 / (rebuilt - patches).square().mean()))
 
 
-def train_autoencoder(folder: Path, updates: int, batch: int, seed: int, device: str) -> None:
+def train_autoencoder(
+    recipe: Recipe, folder: Path, seed: int, device: str, deadline_s: float
+) -> bool:
     """Encoder by principal components, decoder by gradient descent on L1 and squared error."""
-    checkpoint = folder / "autoencoder.pt"
+    drawings = load(folder)
+    drawings = drawings.only(autoencoder_concepts(recipe, drawings, seen=True))
     torch.manual_seed(seed)
-    drawings = load(folder / "drawings.safetensors")
-    vae = new_autoencoder()
+    vae = new_autoencoder(recipe)
+    if not (folder / "autoencoder.pt").exists():
+        images = any_ground_batch(recipe, drawings, 512, generator(seed, 0))
+        psnr_db = set_linear_encoder(vae, images)
+        print(f"encoder: {psnr_db:.1f} dB with a linear decoder", flush=True)
+    vae.to(device)
+    drawings = drawings.to(device)
     decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     optimiser = torch.optim.AdamW(decoder, weight_decay=0.01)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        vae.load_state_dict(state["vae"])
-        first = state["update"]
-        if "optimiser" in state:
-            optimiser.load_state_dict(state["optimiser"])
-    else:
-        psnr_db = set_linear_encoder(vae, any_ground_batch(drawings, 512, generator(seed, 0)))
-        print(f"encoder: {psnr_db:.1f} dB with a linear decoder", flush=True)
-        save_checkpoint(checkpoint, {"vae": vae.state_dict(), "update": 0})
-    vae.to(device)
-    losses: list[float] = []
-    started_s = time.monotonic()
-    for update in range(first, updates):
-        images = any_ground_batch(drawings, batch, generator(seed, update + 1)).to(device)
+
+    def loss_of(update: int) -> torch.Tensor:
+        images = any_ground_batch(recipe, drawings, 16, generator(seed, update + 1))
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mode()
         with torch.autocast(device, torch.bfloat16):
             decoded = vae.decode(latents).sample
         error = decoded.float() - images
-        loss = error.abs().mean() + error.square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder, 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = one_cycle(update, updates, 2e-3)
-        optimiser.step()
-        losses.append(error.square().mean().item())
-        if (update + 1) % 50 == 0 or update + 1 == updates:
-            report("autoencoder (mse)", update + 1, updates, losses, started_s)
-            state = {"vae": vae.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, state | {"update": update + 1})
+        return error.abs().mean() + error.square().mean()
+
+    parts = {"vae": vae, "optimiser": optimiser}
+    checkpoint = folder / "autoencoder.pt"
+    return run_updates(checkpoint, parts, loss_of, recipe.autoencoder_updates, 2e-3, deadline_s)
+
+
+def trained_autoencoder(recipe: Recipe, folder: Path) -> AutoencoderKL:
+    """On the CPU. Raises SystemExit with a sentence where it has not all its updates."""
+    state = read_checkpoint(folder / "autoencoder.pt")
+    if state["update"] < recipe.autoencoder_updates:
+        raise SystemExit("The autoencoder is not trained to its end yet: that stage comes first.")
+    vae = new_autoencoder(recipe).eval().requires_grad_(False)
+    vae.load_state_dict(state["vae"])
+    return vae
+
+
+# --- recogniser ----------------------------------------------------------------------------------
+
+
+def recogniser_batch(
+    recipe: Recipe, drawings: Drawings, size: int, draw: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Single drawings, a little noisy and sometimes blurred, and their (B, 3) labels."""
+    words = (drawings.concepts, drawings.styles, tuple(GROUNDS))
+    labels = (torch.rand(size, 3, generator=draw) * torch.tensor([len(w) for w in words])).long()
+    shown = [
+        Scene("alone", (words[0][concept],), words[1][style], words[2][ground])
+        for concept, style, ground in labels.tolist()
+    ]
+    corners = torch.randint(recipe.size_px - recipe.drawing_px + 1, (size, 2), generator=draw)
+    placed = [[(top, left, recipe.drawing_px)] for top, left in corners.tolist()]
+    grounds = scenes.palette(shown) + 12 * torch.randn(size, 3, generator=draw)
+    images = scenes.drawn(drawings, shown, placed, grounds.clamp(0, 255), recipe.size_px)
+    images = F.adaptive_avg_pool2d(images, recogniser.INPUT_PX)
+    device = images.device
+    blurred = F.avg_pool2d(images, 3, 1, 1)
+    images = images + torch.rand(size, 1, 1, 1, generator=draw).to(device) * (blurred - images)
+    level = 0.15 * torch.rand(size, 1, 1, 1, generator=draw)
+    noise = level * torch.randn(images.shape, generator=draw)
+    return images + noise.to(device), labels.to(device)
+
+
+def train_recogniser(
+    recipe: Recipe, folder: Path, seed: int, device: str, deadline_s: float
+) -> bool:
+    """On rendered drawings alone; written to `folder`/recogniser when it is done."""
+    drawings = load_for(recipe, folder).to(device)
+    torch.manual_seed(seed)
+    words = (drawings.concepts, drawings.styles, tuple(GROUNDS))
+    network = recogniser.Network(*map(len, words)).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+
+    def loss_of(update: int) -> torch.Tensor:
+        images, labels = recogniser_batch(recipe, drawings, 64, generator(seed, update + 1))
+        with torch.autocast(device, torch.bfloat16):
+            outputs = network(images.contiguous(memory_format=torch.channels_last))
+        return sum(
+            F.cross_entropy(output.float(), labels[:, column], label_smoothing=0.05)
+            for column, output in enumerate(outputs)
+        )
+
+    parts = {"network": network, "optimiser": optimiser}
+    checkpoint = folder / "recogniser.pt"
+    done = run_updates(checkpoint, parts, loss_of, recipe.recogniser_updates, 3e-3, deadline_s)
+    if done:
+        made = recogniser.Recogniser(network.eval().cpu(), *words)
+        recogniser.save(made, folder / "recogniser")
+    return done
 
 
 # --- text ----------------------------------------------------------------------------------------
 
 
-def captions_of(concept: str, style: str | None, ground: str | None) -> tuple[str, str]:
-    """The two wordings that the model learns: a list of words, and a sentence."""
-    article = "an" if concept[0].lower() in "aeiou" else "a"
-    sentence = f"{article} {concept}"
-    sentence += f" in {style} style" if style else ""
-    sentence += f" on a {ground} background" if ground else ""
-    return caption(concept, style, ground), sentence
+def draw_caption(recipe: Recipe, drawings: Drawings, scene: Scene, draw: random.Random) -> str:
+    """The words for a scene in training: not all of it is named, and sometimes nothing."""
+    if draw.random() < EMPTY_CAPTION_SHARE:
+        return ""
+    style, ground = draw.random() < NAMED_STYLE_SHARE, draw.random() < NAMED_GROUND_SHARE
+    return scenes.words_for(scene, recipe, drawings.keywords, style, ground, draw)
 
 
-def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+def tokenizer_for(
+    recipe: Recipe, drawings: Drawings, unseen: Combinations, folder: Path
+) -> CLIPTokenizer:
+    """The one in `folder`, learned from captions unless it is there.
+
+    Merges that are equally frequent fall in any order: a run keeps those that it began with.
+    """
+    if folder.exists():
+        return CLIPTokenizer.from_pretrained(folder)
+    draw = random.Random("tokenizer")
+    count = TOKENIZER_CAPTIONS * len(drawings.concepts)
+    shown = scenes.draw_scenes(recipe, drawings, unseen, count, draw)
+    captions = [draw_caption(recipe, drawings, scene, draw) for scene in shown]
+    return train_tokenizer(recipe, captions, folder)
+
+
+def train_tokenizer(recipe: Recipe, captions: list[str], folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Split(",", "isolated")]
-    )
+    clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
+    bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=1400, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+        vocab_size=recipe.vocabulary,
+        end_of_word_suffix="</w>",
+        min_frequency=1,
+        show_progress=False,
     )
     bpe.train_from_iterator(captions, trainer)
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
@@ -251,21 +377,21 @@ def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(
         vocab={word: index for index, word in enumerate(words)},
         merges=merges,
-        model_max_length=TEXT_TOKENS,
+        model_max_length=recipe.text_tokens,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def new_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            hidden_size=recipe.text_width,
+            intermediate_size=4 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
             num_attention_heads=4,
-            max_position_embeddings=TEXT_TOKENS,
+            max_position_embeddings=recipe.text_tokens,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -276,16 +402,17 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 # --- diffusion -----------------------------------------------------------------------------------
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_unet(recipe: Recipe) -> UNet2DConditionModel:
+    attending = len(recipe.unet_widths) - 1
     return UNet2DConditionModel(
-        sample_size=SIZE_PX // 4,
+        sample_size=recipe.size_px // scenes.LATENT_PX,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128, 192),
+        block_out_channels=recipe.unet_widths,
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * attending),
+        up_block_types=(*["CrossAttnUpBlock2D"] * attending, "UpBlock2D"),
+        cross_attention_dim=recipe.text_width,
         attention_head_dim=4,  # in a UNet2DConditionModel this is the number of heads
         # The prompt, pooled, beside the timestep: cross-attention alone learns what to draw slowly.
         addition_embed_type="text",
@@ -308,109 +435,59 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
+def diffusion_batch(
+    recipe: Recipe, drawings: Drawings, unseen: Combinations, size: int, draw: random.Random
+) -> tuple[torch.Tensor, list[str]]:
+    """Composed pictures on the drawings' device, and their captions."""
+    shown = scenes.draw_scenes(recipe, drawings, unseen, size, draw)
+    placed = [scenes.boxes(scene.relation, recipe, draw) for scene in shown]
+    images = scenes.drawn(drawings, shown, placed, scenes.palette(shown), recipe.size_px)
+    captions = [draw_caption(recipe, drawings, scene, draw) for scene in shown]
+    return images.contiguous(memory_format=torch.channels_last), captions
+
+
 @torch.no_grad()
-def encode_bank(vae: AutoencoderKL, drawings: Drawings, device: str) -> torch.Tensor:
-    """(concepts, styles, grounds, C, h, w) float16: every drawing in the middle of every ground."""
-    grounds = torch.tensor(list(GROUNDS.values()))
-    middle = CORNERS_PX[1].expand(len(grounds), 2)
-    bank = []
-    for rgba in drawings.rgba.flatten(0, 1):
-        images = compose(rgba[None].expand(len(grounds), -1, -1, -1), grounds, middle)
-        posterior = vae.encode(images.to(device, memory_format=torch.channels_last)).latent_dist
-        bank.append(posterior.mode().half().cpu())
-    return torch.stack(bank).view(*drawings.rgba.shape[:2], len(grounds), *bank[0].shape[1:])
+def latent_scale(
+    recipe: Recipe, drawings: Drawings, unseen: Combinations, vae: AutoencoderKL
+) -> float:
+    """What gives latents a standard deviation of 1; on the CPU, so that it is always the same."""
+    images, _ = diffusion_batch(recipe, drawings, unseen, 256, random.Random("scale"))
+    return 1 / vae.encode(images).latent_dist.mode().std().item()
 
 
-def caption_table(tokenizer: CLIPTokenizer, drawings: Drawings) -> torch.Tensor:
-    """(concepts, styles + 1, grounds + 1, 2 wordings, tokens); the last ones are not named."""
-    styles = (*drawings.styles, None)
-    grounds = (*GROUNDS, None)
-    texts = [
-        text
-        for concept in drawings.concepts
-        for style in styles
-        for ground in grounds
-        for text in captions_of(concept, style, ground)
-    ]
-    ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    return ids.view(len(drawings.concepts), len(styles), len(grounds), 2, -1)
-
-
-def caption_rows(
-    table: torch.Tensor,
-    empty: torch.Tensor,
-    rows: torch.Tensor,
-    draw: torch.Generator,
-) -> torch.Tensor:
-    """Token ids for drawings `rows` (B, 3: concept, style, ground); not all of it is named."""
-    batch = len(rows)
-    named_style = torch.rand(batch, generator=draw) < NAMED_STYLE_SHARE
-    named_ground = torch.rand(batch, generator=draw) < NAMED_GROUND_SHARE
-    style = torch.where(named_style, rows[:, 1], table.shape[1] - 1)
-    ground = torch.where(named_ground, rows[:, 2], table.shape[2] - 1)
-    wording = torch.randint(2, (batch,), generator=draw)
-    ids = table[rows[:, 0], style, ground, wording]
-    dropped = torch.rand(batch, 1, generator=draw) < EMPTY_CAPTION_SHARE
-    return torch.where(dropped, empty, ids)
-
-
-def train_diffusion(folder: Path, updates: int, batch: int, seed: int, device: str) -> None:
-    drawings = load(folder / "drawings.safetensors", only=listed_concepts())
-    vae = new_autoencoder().to(device).eval()
-    vae.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True)["vae"])
-    texts = [
-        text
-        for concept in drawings.concepts
-        for style in drawings.styles
-        for ground in GROUNDS
-        for text in captions_of(concept, style, ground)
-    ]
-    # Merges that are equally frequent fall in any order: a run keeps those that it began with.
-    if (folder / "tokenizer").exists():
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    else:
-        tokenizer = train_tokenizer(texts, folder / "tokenizer")
-    table = caption_table(tokenizer, drawings)
-    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids
-
-    bank_path = folder / "latents.pt"
-    if not bank_path.exists():
-        save_checkpoint(bank_path, {"bank": encode_bank(vae, drawings, device)})
-    bank = torch.load(bank_path, weights_only=True)["bank"]
-    scale = 1 / bank.float().std().item()
-    sizes = torch.tensor(bank.shape[:3])
+def train_diffusion(
+    recipe: Recipe, folder: Path, seed: int, device: str, deadline_s: float
+) -> bool:
+    drawings = load_for(recipe, folder)
+    unseen = scenes.held_out(recipe, drawings)
+    vae = trained_autoencoder(recipe, folder)
+    scale = latent_scale(recipe, drawings, unseen, vae)
+    vae, drawings = vae.to(device), drawings.to(device)
+    tokenizer = tokenizer_for(recipe, drawings, unseen, folder / "tokenizer")
 
     torch.manual_seed(seed)
-    unet, text_encoder = new_unet().to(device), new_text_encoder(tokenizer).to(device)
+    unet, text_encoder = new_unet(recipe).to(device), new_text_encoder(recipe, tokenizer).to(device)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     ema = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75)
-    checkpoint, first = folder / "diffusion.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        unet.load_state_dict(state["unet"])
-        text_encoder.load_state_dict(state["text_encoder"])
-        optimiser.load_state_dict(state["optimiser"])
-        ema.load_state_dict(state["ema"])
-        first = state["update"]
-
     # the fused attention's backward pass is slow on a CPU in bfloat16
     attention = partial(sdpa_kernel, SDPBackend.MATH) if device == "cpu" else nullcontext
     alphas = new_scheduler().alphas_cumprod.to(device)
-    losses: list[float] = []
-    started_s = time.monotonic()
-    for update in range(first, updates):
+
+    def loss_of(update: int) -> torch.Tensor:
         draw = generator(seed + 1, update)
-        rows = (torch.rand(batch, 3, generator=draw) * sizes).long()
-        latents = bank[tuple(rows.T)].float().to(device) * scale
-        ids = caption_rows(table, empty, rows, draw).to(device)
+        chance = random.Random(draw.initial_seed())
+        images, captions = diffusion_batch(recipe, drawings, unseen, recipe.batch, chance)
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.mode() * scale
         noise = torch.randn(latents.shape, generator=draw).to(device)
-        timesteps = torch.randint(len(alphas), (batch,), generator=draw).to(device)
+        timesteps = torch.randint(len(alphas), (recipe.batch,), generator=draw).to(device)
         alpha_bar = alphas[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
         with attention(), torch.autocast(device, torch.bfloat16):
-            states = text_encoder(ids)[0]
+            states = text_encoder(ids.input_ids.to(device))[0]
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             predicted = unet(noisy, timesteps, states).sample
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
@@ -418,41 +495,25 @@ def train_diffusion(folder: Path, updates: int, batch: int, seed: int, device: s
         # learned where there is most noise, and min-SNR hardly weighs that.
         weight = (5 / (snr + 1)).clamp(max=1)
         error = F.mse_loss(predicted.float(), velocity, reduction="none").mean((1, 2, 3))
-        loss = (weight * error).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = one_cycle(update, updates, 1.2e-3)
-        optimiser.step()
-        ema.step(parameters)
-        losses.append(error.mean().item())
-        if (update + 1) % 100 == 0 or update + 1 == updates:
-            report("diffusion", update + 1, updates, losses, started_s)
-        if (update + 1) % 250 == 0 or update + 1 == updates:
-            save_checkpoint(
-                checkpoint,
-                {
-                    "unet": unet.state_dict(),
-                    "text_encoder": text_encoder.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "ema": ema.state_dict(),
-                    "update": update + 1,
-                    "scale": scale,
-                },
-            )
+        return (weight * error).mean()
+
+    parts = {"unet": unet, "text_encoder": text_encoder, "optimiser": optimiser, "ema": ema}
+    checkpoint = folder / "diffusion.pt"
+    return run_updates(checkpoint, parts, loss_of, recipe.diffusion_updates, 1.2e-3, deadline_s)
 
 
 # --- write ---------------------------------------------------------------------------------------
 
 
-def write(folder: Path, target: Path) -> None:
-    """The averaged weights as a diffusers folder in fp16."""
-    state = torch.load(folder / "diffusion.pt", weights_only=True)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    vae, unet, text_encoder = new_autoencoder(), new_unet(), new_text_encoder(tokenizer)
-    vae.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True)["vae"])
-    vae.register_to_config(scaling_factor=state["scale"])
+def write(recipe: Recipe, folder: Path) -> Path:
+    """The averaged weights as a diffusers folder in fp16, `folder`/model."""
+    state = read_checkpoint(folder / "diffusion.pt")
+    drawings = load_for(recipe, folder)
+    unseen = scenes.held_out(recipe, drawings)
+    tokenizer = tokenizer_for(recipe, drawings, unseen, folder / "tokenizer")
+    vae = trained_autoencoder(recipe, folder)
+    vae.register_to_config(scaling_factor=latent_scale(recipe, drawings, unseen, vae))
+    unet, text_encoder = new_unet(recipe), new_text_encoder(recipe, tokenizer)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     ema = EMAModel(parameters)
     ema.load_state_dict(state["ema"])
@@ -467,30 +528,38 @@ def write(folder: Path, target: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    target = folder / "model"
     pipeline.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
     print(f"Wrote {target} from {state['update']} updates")
+    return target
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("stage", choices=("autoencoder", "diffusion", "write", "all"), nargs="?")
-    parser.add_argument("--folder", type=Path, default=BUILD_PATH)
-    parser.add_argument("--target", type=Path, default=STARTER_PATH)
-    parser.add_argument("--autoencoder-updates", type=int, default=1400)
-    parser.add_argument("--diffusion-updates", type=int, default=14000)
-    parser.add_argument("--batch", type=int, default=32, help="drawings in a diffusion update")
+TRAINED = {
+    "autoencoder": train_autoencoder,
+    "recogniser": train_recogniser,
+    "diffusion": train_diffusion,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("stage", choices=(*TRAINED, "write", "all"), nargs="?", default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
-    stage = args.stage or "all"
-    if stage in ("autoencoder", "all"):
-        train_autoencoder(args.folder, args.autoencoder_updates, 16, args.seed, args.device)
-    if stage in ("diffusion", "all"):
-        train_diffusion(args.folder, args.diffusion_updates, args.batch, args.seed, args.device)
-    if stage in ("write", "all"):
-        write(args.folder, args.target)
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop with a checkpoint after so many"
+    )
+    args = parser.parse_args(argv)
+    recipe, folder = chosen(args)
+    deadline_s = time.monotonic() + 60 * args.minutes
+    for stage, train in TRAINED.items():
+        if args.stage not in (stage, "all"):
+            continue
+        if not train(recipe, folder, args.seed, args.device, deadline_s):
+            print(f"The time is up: the same command goes on with the {stage}.")
+            return
+    if args.stage in ("write", "all"):
+        write(recipe, folder)
 
 
 if __name__ == "__main__":
