@@ -186,6 +186,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
     """Taste gained and picture kept against picks, all artists together; then each artist."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     mpl.rcParams["svg.hashsalt"] = "d3po-studio"  # the same rows make the same file
     clean = [row for row in rows if row["noise"] == 0]
@@ -197,7 +198,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         (axes[1, 0], "object_accuracy_tuned", "Object still recognised", None),
     )
     for axis, key, title, neutral in panels:
-        for way, what in WAYS.items():
+        for way in WAYS:
             points = {
                 picks: pooled(group)
                 for (one, picks), group in of_all_artists(clean, "way", "picks").items()
@@ -206,7 +207,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
             if not points:
                 continue
             values = [point[key] for point in points.values()]
-            axis.plot(list(points), values, marker="o", color=_colour(way), label=what.label)
+            axis.plot(list(points), values, marker="o", color=_colour(way))
             if key == "win_rate":
                 lows = [point["win_rate_low"] for point in points.values()]
                 highs = [point["win_rate_high"] for point in points.values()]
@@ -220,8 +221,11 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         axis.set_title(title)
     axes[0, 0].set_ylim(0.3, 1.0)
     axes[1, 0].set_ylim(0.0, 1.02)
-    axes[0, 0].legend(loc="lower right", fontsize="small")
     _plot_artists(axes[1, 1], clean, artists)
+    shown = [way for way in WAYS if any(row["way"] == way for row in clean)]
+    handles = [Line2D([], [], marker="o", color=_colour(way)) for way in shown]
+    labels = [WAYS[way].label for way in shown]
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(shown))
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         dated = {"Date": None} if path.suffix == ".svg" else {}
@@ -238,8 +242,10 @@ def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
     """The win rate of each artist after the most picks, with its interval."""
     most = max(row["picks"] for row in rows)
     last = [row for row in rows if row["picks"] == most]
+    shown = [way for way in WAYS if any(row["way"] == way for row in last)]
     for (artist, way), group in by(last, "artist", "way").items():
-        place = len(artists) - 1 - artists.index(artist) - 0.15 * list(WAYS).index(way)
+        below = 0.6 / len(shown) * shown.index(way)
+        place = len(artists) - 1 - artists.index(artist) - below
         point = pooled(group)
         span = [point["win_rate_low"], point["win_rate_high"]]
         axis.plot(span, [place] * 2, color=_colour(way), linewidth=1)
