@@ -62,7 +62,7 @@ def test_diffusers_draws_the_same_steps(denoiser, monkeypatch):
 
 def test_pair_steps_are_counted_by_pairs_steps_and_updates(denoiser):
     """By hand: 3 updates of 2 pairs at all 4 steps; 5 of 2 pairs at 2 timesteps; and with four
-    images of each of two prompts, 5 updates of 2 x 6 pairs at 2 timesteps."""
+    images of each of two prompts, 5 updates of 2 x 6 pairs at one timestep."""
     pairs = train.draw_pairs(denoiser, 2, 2, SAMPLING)
     few = {"updates_per_pick": 0, "batch_pairs": 2, "micro_batch_pairs": 2}
     d3po = replace(OBJECTIVES["d3po"], updates_base=3, **few)
@@ -70,7 +70,7 @@ def test_pair_steps_are_counted_by_pairs_steps_and_updates(denoiser):
     dpo = replace(OBJECTIVES["diffusion_dpo"], updates_base=5, steps_per_pair=2, **few)
     assert train.pair_steps(Training(denoiser, pairs, dpo)) == 5 * 2 * 2
     ranked = train.draw_pairs(denoiser, 2, 4, SAMPLING)
-    assert train.pair_steps(Training(denoiser, ranked, dpo)) == 5 * 12 * 2
+    assert train.pair_steps(Training(denoiser, ranked, dpo)) == 5 * 12 * 1
 
 
 def test_the_ratio_is_the_median_of_what_ran_side_by_side():
