@@ -414,7 +414,7 @@ class Training:
         wanted = self.settings.steps_per_pair
         if self.settings.loss == "d3po":
             return min(wanted, len(self._steps)) or len(self._steps)
-        return max(1, round(2 * wanted / _most_pictures(self.pairs, self._groups)))
+        return max(1, min(wanted, round(2 * wanted / _most_pictures(self.pairs, self._groups))))
 
     def _latents_of(self, batch: PairBatch, groups: list[list[int]], steps: int) -> int:
         """How many latents the largest of the groups sends through the network at once."""

@@ -33,6 +33,7 @@ dependencies = ["torch==2.13.0", "part==1.0"]
 [project.optional-dependencies]
 test = ["pytest==9.0"]
 bench = []
+starter = []
 """
 
 # Stands in for the studio that launch.py hands over to: says what it was given.
