@@ -6,8 +6,8 @@ As live labelling would have it: a round over all picks so far, a fifth of them 
 training. Then prompts that no pick was about are drawn by both with the same seeds, and the artist
 says which is better. With several numbers of picks, each is looked at on the way to the largest.
 A pick says which of two pictures is better, or with `--pictures 4` which of four is best. The
-pictures are drawn by the base model, so that rounds in between would change nothing, and are left
-out; or, with `--pairs-by newest`, by the newest adapter, of which there is one after every 16 picks.
+pictures are drawn by the base model, so that rounds in between would change nothing and are left
+out; or with `--pairs-by newest` by the newest adapter, of which there is one after every 16 picks.
 """
 
 from __future__ import annotations
