@@ -131,6 +131,9 @@ class TrainingSettings(_Stored):
         They want different learning rates.
     noisiest_share: of the timesteps that finished pictures are noised to, the share with most
         noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
+    reach: how far a round takes the pictures: the root mean square change of the guided velocity
+        that the finished adapter is brought to, in units of latents (whose deviation is about 1).
+        None leaves it as far as the updates took it.
     """
 
     objective: str = "diffusion_dpo"
@@ -142,6 +145,7 @@ class TrainingSettings(_Stored):
     optimiser: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = 3e-4
     noisiest_share: float = 0.25
+    reach: float | None = 0.3
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
     batch_pairs: int = 16  # pairs, or grids, in one update
@@ -156,7 +160,11 @@ class TrainingSettings(_Stored):
     held_out_fraction: float = 0.2  # of the picks, kept out of training to measure agreement
     seed: int = 0
 
-    _before: ClassVar[dict[str, Any]] = {"optimiser": "adamw", "noisiest_share": 1.0}
+    _before: ClassVar[dict[str, Any]] = {
+        "optimiser": "adamw",
+        "noisiest_share": 1.0,
+        "reach": None,
+    }
 
     def __post_init__(self) -> None:
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
@@ -176,6 +184,10 @@ class TrainingSettings(_Stored):
         _require(
             0 < self.noisiest_share <= 1,
             "The noisiest share must lie between 0 and 1.",
+        )
+        _require(
+            self.reach is None or 0 < self.reach <= 3,
+            "The reach must lie between 0 and 3, or be left out.",
         )
         _require(self.updates_base >= 0, "The number of updates cannot be negative.")
         _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
@@ -204,6 +216,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=1e-3,
         noisiest_share=1.0,
+        reach=None,
         updates_per_pick=2.0,
         steps_per_pair=1,
     ),
@@ -217,6 +230,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=3e-5,
         noisiest_share=1.0,
+        reach=None,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
@@ -235,6 +249,7 @@ BASELINES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=7e-4,
         noisiest_share=1.0,
+        reach=None,
         updates_per_pick=2.0,
     ),
 }

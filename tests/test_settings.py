@@ -13,7 +13,7 @@ from studio.settings import (
     SettingsError,
     TrainingSettings,
 )
-from studio.ui.tabs.train import STRENGTHS, strength_of, with_strength
+from studio.ui.tabs.train import REACHES, strength_of, with_strength
 
 PRESETS = [*OBJECTIVES.values(), *BASELINES.values()]
 # The default of the versions that had no choice of an optimiser.
@@ -22,6 +22,7 @@ WITH_ADAMW = TrainingSettings(
     optimiser="adamw",
     learning_rate=7e-4,
     noisiest_share=1.0,
+    reach=None,
     updates_per_pick=2.0,
 )
 
@@ -35,11 +36,12 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
     written = WITH_ADAMW.to_dict()
     assert "optimiser" not in written
     assert "noisiest_share" not in written
+    assert "reach" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
 
 @pytest.mark.parametrize("training", [*OBJECTIVES.values(), WITH_ADAMW])
-@pytest.mark.parametrize("name", STRENGTHS)
+@pytest.mark.parametrize("name", REACHES)
 def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str) -> None:
     session = with_strength(SessionSettings(training=training), name)
     assert strength_of(session.training) == name
@@ -48,7 +50,13 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
 
 @pytest.mark.parametrize(
     "changed",
-    [{"optimiser": "sgd"}, {"noisiest_share": 0.0}, {"noisiest_share": 1.5}],
+    [
+        {"optimiser": "sgd"},
+        {"noisiest_share": 0.0},
+        {"noisiest_share": 1.5},
+        {"reach": 0.0},
+        {"reach": 4.0},
+    ],
 )
 def test_what_cannot_be_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(SettingsError):

@@ -18,10 +18,12 @@ from studio.models import Denoiser
 from studio.optimiser import ScalarAdam
 from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 from studio.training import (
+    MOST_SCALED,
     Training,
     TrainingFailed,
     reference_log_probs,
     step_log_prob,
+    velocity_changes,
     velocity_errors,
 )
 from studio.trajectory import PairBatch, Trajectory
@@ -114,6 +116,53 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
     list(Training(denoiser, replace(pairs, rejected=pairs.chosen), settings))
     for name, value in denoiser.adapter_state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [3e-4, 3e-3])
+def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, rate: float) -> None:
+    """However large its steps were: two learning rates that lie a factor of ten apart."""
+    free = Training(denoiser, pairs, replace(SHORT_DPO, reach=None, learning_rate=rate))
+    list(free)
+    learned, went = denoiser.adapter_state(), free.change()
+    held = Training(denoiser, pairs, replace(SHORT_DPO, reach=went / 2, learning_rate=rate))
+    list(held)
+    assert held.change() == pytest.approx(went / 2, rel=0.1)
+    for name, value in denoiser.adapter_state().items():
+        half = value * 2 if "lora_B" in name else value  # the same taste, half as far
+        torch.testing.assert_close(half, learned[name])
+
+
+def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: PairBatch) -> None:
+    free = Training(denoiser, pairs, replace(SHORT_DPO, reach=None))
+    list(free)
+    learned = denoiser.adapter_state()
+    list(Training(denoiser, pairs, replace(SHORT_DPO, reach=3.0)))
+    for name, value in denoiser.adapter_state().items():
+        factor = MOST_SCALED if "lora_B" in name else 1
+        torch.testing.assert_close(value, learned[name] * factor)
+
+
+def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: PairBatch) -> None:
+    training = Training(denoiser, pairs, replace(SHORT_DPO, reach=None))
+    assert training.change() == 0.0
+    list(training)
+    timesteps, noise = torch.tensor([800]), torch.randn(1, *pairs.latents.shape[2:])
+    alpha_bar = denoiser.alpha_bar(timesteps)
+    final = pairs.latents[[0], -1]
+    noisy = alpha_bar.sqrt() * final + (1 - alpha_bar).sqrt() * noise
+
+    def velocity() -> torch.Tensor:  # v = (noise - sqrt(1 - alpha_bar) x_t) / sqrt(alpha_bar)
+        texts = (denoiser.embed([pairs.prompts[0]]), denoiser.embed_negative("", 1))
+        words, empty = (denoiser.predict_noise(noisy, timesteps, text) for text in texts)
+        guided = empty + SAMPLING.guidance * (words - empty)
+        return (guided - (1 - alpha_bar).sqrt() * noisy) / alpha_bar.sqrt()
+
+    with torch.no_grad():
+        tuned = velocity()
+        with denoiser.adapter_off():
+            moved = tuned - velocity()
+        [value] = velocity_changes(denoiser, pairs, [0], timesteps, noise)
+    assert float(value) == pytest.approx(float(moved.square().mean()), rel=1e-4)
 
 
 def test_an_image_level_error_is_that_of_the_velocity() -> None:

@@ -507,12 +507,20 @@ def test_the_starter_packs_are_ready_to_use():
     assert set(prompts) <= set(CONCEPTS_PATH.read_text(encoding="utf-8").splitlines())
 
 
-def test_the_strength_dial_sets_beta_and_reads_it_back():
-    for name in train.STRENGTHS:
+def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
+    for name in train.REACHES:
         settings = train.with_strength(SessionSettings(), name)
         assert train.strength_of(settings.training) == name
     gentle, strong = (train.with_strength(SessionSettings(), n) for n in ("Gentle", "Strong"))
+    assert gentle.training.reach < strong.training.reach
+    assert gentle.training.beta == strong.training.beta
+
+
+def test_the_strength_dial_sets_beta_where_there_is_no_reach():
+    published = SessionSettings(training=OBJECTIVES["d3po"])
+    gentle, strong = (train.with_strength(published, n) for n in ("Gentle", "Strong"))
     assert gentle.training.beta > strong.training.beta  # beta is what holds it back
+    assert gentle.training.reach is strong.training.reach is None
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))

@@ -552,13 +552,13 @@ def on_starter(store: Store) -> Session:
 
 class TestBrake:
     def test_a_ruined_adapter_is_not_used_and_a_gentle_one_is(self, store, on_starter):
-        """A learning rate a hundred times too large; the round after it is as it should be."""
+        """A learning rate a hundred times too large, and no reach that would hold it; the round
+        after it is as it should be."""
         session, worker = on_starter, Worker(store, "cpu")
         sane = session.settings
         rate = 100 * sane.training.learning_rate
-        store.update_settings(
-            session.id, replace(sane, training=replace(sane.training, learning_rate=rate))
-        )
+        poison = replace(sane.training, learning_rate=rate, reach=None)
+        store.update_settings(session.id, replace(sane, training=poison))
         ruined = store.request_round(session.id)
         work_until(worker, lambda: store.round(ruined.id).finished_at_s)
         ruined = store.round(ruined.id)

@@ -480,6 +480,13 @@ class Denoiser:
     def adapter_parameters(self) -> list[torch.nn.Parameter]:
         return [p for name, p in self.unet.named_parameters() if f".{ADAPTER_NAME}." in name]
 
+    @torch.no_grad()
+    def scale_adapter(self, factor: float) -> None:
+        """Make the adapter change every weight `factor` times as much."""
+        for name, value in self.unet.named_parameters():
+            if ".lora_B." in name:
+                value.mul_(factor)
+
     def adapter_state(self) -> dict[str, Tensor]:
         """The adapter's tensors under peft's names, on the CPU in float32."""
         state = get_peft_model_state_dict(self.unet, adapter_name=ADAPTER_NAME)

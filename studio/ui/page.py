@@ -229,7 +229,8 @@ class Page:
             if problem:
                 answer[self.notice] = notice("bad", problem)
             else:  # what went wrong before is put right, or no longer of interest
-                answer[self.notice] = notice("good", said if isinstance(said, str) else "")
+                good = notice("good", said if isinstance(said, str) else "")
+                answer.setdefault(self.notice, good)
             return answer | self._changed(session_id, sent, refill=refill and not problem)
 
         # Gradio hands an event's data to the parameter that is annotated so.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Pictures
 from playwright.sync_api import Page, Route, expect
 
-from studio.settings import OBJECTIVES, STARTER_SIZE_PX, SessionSettings
+from studio.settings import OBJECTIVES, STARTER_SIZE_PX, SessionSettings, TrainingSettings
 from studio.store import Export, KnownModel
 from tests.browser import seed
 from tests.browser.conftest import PATIENCE_MS
@@ -553,7 +553,9 @@ def test_a_round_that_went_too_far_is_offered_again_more_gently(open_page, store
     open_fold(page, "How it learns")
     expect(page.get_by_label("Gentle", exact=True)).to_be_checked()
     third = store.rounds(labelling.id)[-1]
-    assert third.settings.beta == 3 * OBJECTIVES["diffusion_dpo"].beta
+    default = TrainingSettings()
+    assert third.settings.reach == pytest.approx(0.7 * default.reach)
+    assert third.settings.beta == default.beta
 
 
 def test_what_is_known_is_said_in_words(open_page, store, labelling):
@@ -709,6 +711,11 @@ def test_an_export_is_sent_to_the_folder_of_another_tool(
     field.fill(str(tmp_path))
     field.press("Enter")
     made.get_by_role("button", name="Send to the tool").click()
+    expect(page.locator("#notice-area")).to_contain_text(f"Blue.safetensors is in {tmp_path} now")
+    field.focus()
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        field.blur()  # nothing was changed: what the button had to say stays
+    page.wait_for_timeout(300)
     expect(page.locator("#notice-area")).to_contain_text(f"Blue.safetensors is in {tmp_path} now")
     assert (tmp_path / "Blue.safetensors").read_text() == "Blue.safetensors"
     page.reload()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -207,11 +208,12 @@ def _made(page: Page, is_local: bool) -> None:
     page.fills(lambda look: {tool: look.store.lora_folder()}, [tool])
     page.shows(lambda look: {made: exports(look, is_local)}, [made])
 
-    def remember(session: Session, written: str) -> str | None:
+    def remember(session: Session, written: str) -> str | dict[Any, Any] | None:
         if not is_local:
             raise SettingsError(ONLY_HERE)
         if written.strip() == page.store.lora_folder():
-            return None
+            # The field was left for a button, perhaps, and what that has to say may be there first.
+            return {page.notice: gr.skip()}
         page.store.set_lora_folder(written)
         return "Exports can be sent there now." if written.strip() else None
 

@@ -41,9 +41,11 @@ OBJECTIVE_WORDS = {
 
 PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
 
-# The dial from gentle to strong is beta, the pull back to the base model, from strong to weak.
-BALANCED_WITH_ADAMW = 60.0  # of sessions that were begun when that was the default
-STRENGTHS = {"Very gentle": 10.0, "Gentle": 3.0, "Balanced": 1.0, "Strong": 0.3, "Very strong": 0.1}
+# The dial from gentle to strong is how far a round takes the pictures, in parts of the middle; or,
+# for ways of learning without a reach, beta: the pull back to the base model.
+REACHES = {"Very gentle": 0.4, "Gentle": 0.7, "Balanced": 1.0, "Strong": 1.4, "Very strong": 2.0}
+BETAS = {"Very gentle": 10.0, "Gentle": 3.0, "Balanced": 1.0, "Strong": 0.3, "Very strong": 0.1}
+BALANCED_WITH_ADAMW = 60.0  # beta of sessions that were begun when that was the default
 
 
 def build(page: Page) -> None:
@@ -489,10 +491,10 @@ def _learning(page: Page) -> None:
     )
     about = gr.HTML(apply_default_css=False, elem_classes="under-field")
     strength = gr.Radio(
-        list(STRENGTHS),
-        label="How strongly a pick counts",
+        list(REACHES),
+        label="How far a round goes",
         info="Gentle keeps the pictures as the base model draws them; strong goes further and may "
-        "spoil them. (This sets beta.)",
+        "spoil them.",
         elem_id="strength",
     )
     pairs_by = gr.Radio(
@@ -540,7 +542,7 @@ def with_objective(settings: SessionSettings, objective: str) -> SessionSettings
     return replace(settings, training=training)
 
 
-def _balanced(training: TrainingSettings) -> float:
+def _balanced_beta(training: TrainingSettings) -> float:
     """The beta in the middle of the dial."""
     preset = OBJECTIVES[training.objective]
     if training.loss == "diffusion_dpo" and training.optimiser != preset.optimiser:
@@ -549,25 +551,32 @@ def _balanced(training: TrainingSettings) -> float:
 
 
 def strength_of(training: TrainingSettings) -> str:
-    """The name on the dial that is nearest to beta."""
-    ratio = training.beta / _balanced(training)
-    return min(STRENGTHS, key=lambda name: abs(math.log(ratio / STRENGTHS[name])))
+    """The name on the dial that is nearest."""
+    if training.reach is None:
+        dial, ratio = BETAS, training.beta / _balanced_beta(training)
+    else:
+        dial, ratio = REACHES, training.reach / TrainingSettings().reach
+    return min(dial, key=lambda name: abs(math.log(ratio / dial[name])))
 
 
 def with_strength(settings: SessionSettings, name: str) -> SessionSettings:
-    """Beta from the dial."""
-    beta = _balanced(settings.training) * STRENGTHS[name]
-    return replace(settings, training=replace(settings.training, beta=beta))
+    """Reach, or else beta, from the dial."""
+    training = settings.training
+    if training.reach is None:
+        training = replace(training, beta=_balanced_beta(training) * BETAS[name])
+    else:
+        training = replace(training, reach=TrainingSettings().reach * REACHES[name])
+    return replace(settings, training=training)
 
 
 def can_be_gentler(settings: SessionSettings) -> bool:
     """Whether the dial has a gentler place."""
-    return strength_of(settings.training) != next(iter(STRENGTHS))
+    return strength_of(settings.training) != next(iter(REACHES))
 
 
 def more_gently(settings: SessionSettings) -> SessionSettings:
     """The dial one place gentler."""
-    names = list(STRENGTHS)
+    names = list(REACHES)
     return with_strength(settings, names[max(0, names.index(strength_of(settings.training)) - 1)])
 
 
