@@ -74,6 +74,7 @@ def _prepare(place: Path) -> tuple[Path, str]:
             updates_base=12,
             updates_per_pick=0,
             held_out_fraction=0,
+            reach=0.05,  # not so far that the brake would hold it back
             batch_pairs=1,
             micro_batch_pairs=1,
         )
@@ -107,7 +108,9 @@ def _learned(home: Path, copy: Path, session_id: str, killed_after_s: float | No
         picks = things(store, session_id)
     with _worker(copy) as pid, contextlib.closing(Store.open(copy)) as store:
         until_s = time.monotonic() + LIMIT_S
-        while store.rounds(session_id)[0].state != "done":
+        while (learned := store.rounds(session_id)[0]).state != "done":
+            if learned.state not in ("queued", "running"):
+                raise RuntimeError(f"The round is {learned.state}: {learned.message}")
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended or time.monotonic() > until_s:
                 raise TimeoutError
