@@ -40,6 +40,7 @@ BENCHMARKS = (
     "faults",
     "full-size",
     "gradients",
+    "leads",
     "protections",
     "questions",
     "readers",

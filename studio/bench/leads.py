@@ -1,0 +1,516 @@
+"""What others found to learn more from a preference, each as one change of the default.
+
+    python launch.py bench leads --jobs 2 --rows FILE
+
+Every lead learns from as many clicks of the same simulated artist, most from the very same pairs of
+pictures. Then two things are asked. How often the adapter thinks likelier what the artist prefers
+among pictures of prompts that no click was about: the direction that was learned, finely measured.
+And, as in `bench clicks`, what the tuned model draws. Each run is kept as it ends; a later call
+goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from studio import models, sampling
+from studio.bench import clicks
+from studio.bench.clicks import Artist, Asked, Click
+from studio.bench.curves import ARTISTS
+from studio.ddim import sigma, step_mean
+from studio.settings import SamplingSettings, TrainingSettings
+from studio.starter import recogniser
+from studio.training import Training, velocity_errors
+from studio.trajectory import PairBatch, Trajectory
+
+TAUGHT = 51  # clicks: what 64 leave when a fifth is held out
+UNSEEN = 40  # prompts that no click is about
+PICTURES = 4  # of each prompt, of which most leads ask about the first two
+SHARED_STEPS = 3  # of the chain, where pairs share its beginning
+CAP = 1.0  # of beta x margin, from where on a pair teaches no more
+JUDGED_AT = 8  # timesteps that an unseen picture is looked at
+
+
+# --- what an update looks at ---
+
+
+class Mirrored(Training):
+    """Each second look at a picture is with the noise of the first turned round (antithetic)."""
+
+    def _draws(self, groups: int, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, ...]:
+        timesteps, noise = super()._draws(groups, batch, draw)
+        timesteps[:, 1::2], noise[:, 1::2] = timesteps[:, ::2], -noise[:, ::2]
+        return timesteps, noise
+
+
+class _OfPairs(Training):
+    """The two pictures of a pair noised each in its own way."""
+
+    def _noises(
+        self, batch: PairBatch, chosen: list[int], rejected: list[int], *draws: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Timesteps (pairs, steps), and the noise of both sides, each (pairs, steps, C, h, w)."""
+        raise NotImplementedError
+
+    def _chosen_and_rejected(
+        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        pairs = [pair for (pair,) in groups]
+        sides = batch.chosen[pairs].tolist(), batch.rejected[pairs].tolist()
+        timesteps, noises = self._noises(batch, *sides, *draws)
+
+        def errors() -> Tensor:
+            return torch.stack(
+                [
+                    velocity_errors(self.denoiser, batch, side, timesteps, noise).flatten()
+                    for side, noise in zip(sides, noises, strict=True)
+                ]
+            )
+
+        policy = errors()
+        with torch.no_grad(), self.denoiser.adapter_off():
+            return policy, errors()
+
+
+class Opposed(_OfPairs):
+    """The rejected picture with the noise of the chosen one turned round."""
+
+    def _noises(self, batch, chosen, rejected, timesteps, noise):
+        return timesteps, (noise, -noise)
+
+
+class Inverted(_OfPairs):
+    """Pictures noised by the base's own way to them, backwards (DDIM-InPO, arXiv 2503.18454)."""
+
+    def _noises(self, batch, chosen, rejected, timesteps, noise):
+        known, noises = self._inverted(batch)
+        places = (timesteps[..., None] - known).abs().argmin(-1)
+        return known[places], tuple(
+            noises[torch.tensor(side)[:, None], places] for side in (chosen, rejected)
+        )
+
+    def _inverted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        if not hasattr(self, "_found"):
+            with self.denoiser.adapter_off():
+                self._found = inverted(self.denoiser, batch)
+        return self._found
+
+
+@torch.no_grad()
+def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """DDIM (arXiv 2010.02502) from the final latents back to noise, prompted and without guidance.
+
+    The timesteps (T,) of the batch's own steps, and (M, T, C, h, w): the noise that, added to a
+    picture's final latent, gives where its way back was at that timestep.
+    """
+    schedule = denoiser.schedule(batch.settings.steps)
+    final = batch.latents[:, -1].to(denoiser.device)
+    text = denoiser.embed(list(batch.prompts), batch.settings.clip_skip)
+    latent, found = final, []
+    for timestep, alpha_bar, alpha_bar_prev in reversed(
+        list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
+    ):
+        predicted = denoiser.predict_noise(latent, timestep.expand(len(latent)), text)
+        latent = step_mean(latent, predicted, alpha_bar_prev, alpha_bar, eta=0.0)
+        found.append((latent - alpha_bar.sqrt() * final) / (1 - alpha_bar).sqrt())
+    return schedule.timesteps.cpu(), torch.stack(found[::-1], 1).cpu()
+
+
+# --- what it makes of it ---
+
+
+class Capped(Training):
+    """A pair that is told apart by far enough teaches no more."""
+
+    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
+        _, margins = super()._losses(groups, *draws)
+        return -F.logsigmoid((self.settings.beta * margins).clamp(max=CAP)), margins
+
+
+class Anchored(Training):
+    """The error of the chosen picture is brought down as well (RPO, arXiv 2404.19733)."""
+
+    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
+        policy, reference = self._chosen_and_rejected(self.pairs, groups, *draws)
+        better, worse = 0.5 * (reference - policy)
+        margins = better - worse
+        beta = self.settings.beta
+        return -F.logsigmoid(beta * margins) - 0.5 * beta * better, margins
+
+
+class MovedReference(Training):
+    """From the middle of the round on the reference is what had been learned by then."""
+
+    _then: list[Tensor] | None = None
+
+    def _gradient_of_all(self) -> tuple[Tensor, Tensor]:
+        if self.update == self.updates // 2:
+            self._then = [value.detach().clone() for value in self._parameters]
+        return super()._gradient_of_all()
+
+    def _chosen_and_rejected(
+        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self._then is None:
+            return super()._chosen_and_rejected(batch, groups, *draws)
+        with torch.no_grad(), self._as_then():  # before the policy's own look, which is kept
+            reference, _ = super()._chosen_and_rejected(batch, groups, *draws)
+        policy, _ = super()._chosen_and_rejected(batch, groups, *draws)
+        return policy, reference
+
+    @contextlib.contextmanager
+    def _as_then(self) -> Iterator[None]:
+        now = [value.detach().clone() for value in self._parameters]
+        try:
+            _put(self._parameters, self._then)
+            yield
+        finally:
+            _put(self._parameters, now)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+# --- a lesson: who teaches whom, and about what ---
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The pool is asked about from its front; what follows the first `taught` is never asked."""
+
+    denoiser: models.Denoiser
+    artist: Artist
+    pool: list[Asked]
+    taught: int
+    sampling: SamplingSettings
+    training: TrainingSettings
+
+    def scores(self, asked: Asked) -> list[float]:
+        return [self.artist(image, asked.chains[0].prompt) for image in asked.images]
+
+    def pick(self, chains: Sequence[Trajectory]) -> Click:
+        """Which of two pictures is better; nothing where they are equal."""
+        pictures = sampling.images(self.denoiser, list(chains))
+        ordered = sorted(
+            zip(self.scores(Asked(list(chains), pictures)), chains, strict=True),
+            key=lambda one: -one[0],
+        )
+        (best, better), (least, worse) = ordered
+        return [(better, worse)] if best > least else []
+
+    def clicks(self, prompts: slice | None = None) -> Click:
+        """The better of the first two pictures of each prompt."""
+        asked = self.pool[: self.taught][prompts or slice(None)]
+        return [pair for one in asked for pair in self.pick(one.chains[:2])]
+
+    def learn(self, pairs: Click, kind: type[Training] = Training, **changes: object) -> Training:
+        """A round over the pairs, with other settings where `changes` names them."""
+        self.denoiser.remove_adapter()
+        training = kind(self.denoiser, PairBatch.of(pairs), replace(self.training, **changes))
+        for _ in training:
+            pass
+        return training
+
+
+def the_default(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks())
+
+
+def mirrored(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Mirrored)
+
+
+def opposed(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Opposed)
+
+
+def inversion(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Inverted)
+
+
+def capped(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Capped)
+
+
+def anchored(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Anchored)
+
+
+def moved_reference(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), MovedReference)
+
+
+def small_rank(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), rank=2, alpha=2.0)
+
+
+def large_rank(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), rank=32, alpha=32.0)
+
+
+def no_replay(lesson: Lesson) -> None:
+    """A second round goes on from the first one's adapter, with the new half of the picks only."""
+    half = lesson.taught // 2
+    first = lesson.learn(lesson.clicks(slice(half)), reach=None)
+    learned = first.denoiser.adapter_state()
+    second = Training(
+        lesson.denoiser, PairBatch.of(lesson.clicks(slice(half, None))), lesson.training
+    )
+    lesson.denoiser.set_adapter_state(learned)
+    for _ in second:
+        pass
+
+
+def least_sure(lesson: Lesson) -> None:
+    """Half of the pairs are those, of all of their prompt, that the first half says least about."""
+    half = lesson.taught // 2
+    known = lesson.clicks(slice(half))
+    lesson.learn(known)
+    for asked in lesson.pool[half : lesson.taught]:
+        liking = likings(lesson.denoiser, asked.chains, lesson.training)
+        pairs = list(itertools.combinations(range(PICTURES), 2))
+        one, other = min(pairs, key=lambda pair: abs(float(liking[pair[0]] - liking[pair[1]])))
+        known = known + lesson.pick([asked.chains[one], asked.chains[other]])
+    lesson.learn(known)
+
+
+def from_liked_noise(lesson: Lesson) -> None:
+    """Half of the pairs begin with the noise that a liked picture began with (HERO, 2410.05116)."""
+    half = lesson.taught // 2
+    known = lesson.clicks(slice(half))
+    liked = [chosen.seed for chosen, _ in known]
+    for number, asked in enumerate(lesson.pool[half : lesson.taught]):
+        start, walks = liked[number % len(liked)], [7_000_000 + 2 * number, 7_000_001 + 2 * number]
+        known = known + lesson.pick(_drawn(lesson, asked, [start] * 2, walks))
+    lesson.learn(known)
+
+
+def own_noise(lesson: Lesson) -> None:
+    """The two pictures of a pair begin with noise of their own."""
+    pairs: Click = []
+    for number, asked in enumerate(lesson.pool[: lesson.taught]):
+        own = [8_000_000 + 2 * number, 8_000_001 + 2 * number]
+        pairs += lesson.pick(_drawn(lesson, asked, own, own))
+    lesson.learn(pairs)
+
+
+def shared_chain(lesson: Lesson, **changes: object) -> None:
+    """The two pictures of a pair share the first steps too."""
+    pairs: Click = []
+    for number, asked in enumerate(lesson.pool[: lesson.taught]):
+        first = asked.chains[0]
+        with lesson.denoiser.adapter_off():
+            second = branched(lesson.denoiser, first, SHARED_STEPS, 9_100_000 + number)
+        pairs += lesson.pick([first, second])
+    lesson.learn(pairs, **changes)
+
+
+def shared_chain_half(lesson: Lesson) -> None:
+    """The same, learned from the noisier half of the timesteps, where such pairs differ."""
+    shared_chain(lesson, noisiest_share=0.5)
+
+
+def _drawn(lesson: Lesson, asked: Asked, starts: list[int], walks: list[int]) -> list[Trajectory]:
+    """Two more pictures of a prompt, by the base."""
+    prompts = [asked.chains[0].prompt] * 2
+    with lesson.denoiser.adapter_off():
+        return sampling.sample(lesson.denoiser, prompts, starts, lesson.sampling, walks)
+
+
+@torch.no_grad()
+def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: int) -> Trajectory:
+    """Another way on from where a chain is after its first `shared` steps, as it is switched."""
+    settings = chain.settings
+    schedule = denoiser.schedule(settings.steps)
+    text = denoiser.embed([chain.prompt], settings.clip_skip)
+    empty = denoiser.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
+    draw = torch.Generator().manual_seed(seed)
+    latents = list(chain.latents[: shared + 1])
+    for step in range(shared, settings.steps):
+        alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+        latent = latents[-1][None].to(denoiser.device)
+        predicted = denoiser.predict_guided_noise(
+            latent, schedule.timesteps[step][None], text, empty, settings.guidance
+        )
+        mean = step_mean(latent, predicted, alpha_bar, alpha_bar_prev, settings.eta)[0].cpu()
+        deviation = float(sigma(alpha_bar, alpha_bar_prev, settings.eta))
+        latents.append(mean + deviation * torch.randn(mean.shape, generator=draw))
+    return replace(chain, latents=torch.stack(latents), seed=seed)
+
+
+LEADS: dict[str, Callable[[Lesson], None]] = {
+    "the default": the_default,
+    "noise and its mirror image": mirrored,
+    "mirrored noise for the rejected": opposed,
+    "noise from DDIM inversion": inversion,
+    "a cap on the margin": capped,
+    "an anchor on the chosen": anchored,
+    "reference moved in the middle": moved_reference,
+    "old picks not replayed": no_replay,
+    "asked where it is least sure": least_sure,
+    "asked from the noise of liked ones": from_liked_noise,
+    "noise of its own for each": own_noise,
+    "three steps of the chain shared": shared_chain,
+    "the same, noisier half": shared_chain_half,
+    "rank 2": small_rank,
+    "rank 32": large_rank,
+}
+
+
+# --- what came of it ---
+
+
+@torch.no_grad()
+def likings(
+    denoiser: models.Denoiser, chains: list[Trajectory], settings: TrainingSettings, seed: int = 1
+) -> Tensor:
+    """(pictures,): how much likelier the adapter makes each than the base, in units of the margin.
+
+    All pictures, of one prompt, with the same timesteps and noise.
+    """
+    batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
+    draw = torch.Generator().manual_seed(seed)
+    count = denoiser.scheduler.config.num_train_timesteps
+    share = (torch.arange(JUDGED_AT) + torch.rand(JUDGED_AT, generator=draw)) / JUDGED_AT
+    timesteps = ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
+    noise = torch.randn((1, JUDGED_AT, *batch.latents.shape[2:]), generator=draw)
+    looked_at = (
+        list(range(len(chains))),
+        timesteps.expand(len(chains), -1),
+        noise.expand(len(chains), *noise.shape[1:]),
+    )
+    tuned = velocity_errors(denoiser, batch, *looked_at)
+    with denoiser.adapter_off():
+        base = velocity_errors(denoiser, batch, *looked_at)
+    return 0.5 * (base - tuned).mean(1)
+
+
+def agreement(lesson: Lesson) -> float:
+    """The share of the pairs among unseen pictures of a prompt that the adapter has right."""
+    right = []
+    for asked in lesson.pool[lesson.taught :]:
+        scores = lesson.scores(asked)
+        liking = likings(lesson.denoiser, asked.chains, lesson.training).tolist()
+        for one, other in itertools.combinations(range(len(scores)), 2):
+            if scores[one] != scores[other]:
+                right.append((scores[one] > scores[other]) == (liking[one] > liking[other]))
+    return statistics.mean(right)
+
+
+@cache
+def _pool(taught: int, unseen: int) -> list[Asked]:
+    """Pictures of the base, drawn once a process."""
+    session = clicks.session_settings("diffusion_dpo", {})
+    prompts, _ = clicks.split_prompts(recogniser.load(), seed=0)
+    names = tuple(prompts[number % len(prompts)] for number in range(taught + unseen))
+    seeds = tuple(1_000_000 + number for number in range(len(names)))
+    base = clicks.load_base(session.base_model)
+    return clicks.draw_asked_by_base(base, names, seeds, session.sampling, PICTURES)
+
+
+def run(
+    artist_name: str, lead: str, taught: int, unseen: int, changes: dict, threads: int
+) -> dict[str, object]:
+    """The figures of one lead with one artist."""
+    torch.set_num_threads(threads)
+    session = clicks.session_settings("diffusion_dpo", changes)
+    denoiser = clicks.load_base(session.base_model)
+    judge = recogniser.load()
+    _, held_out = clicks.split_prompts(judge, seed=0)
+    base = clicks.draw_held_out_by_base(denoiser, held_out, session.sampling)
+    artist = clicks.load_artist(f"studio.bench.artists:{artist_name}")
+    lesson = Lesson(
+        denoiser, artist, _pool(taught, unseen), taught, session.sampling, session.training
+    )
+    denoiser.remove_adapter()
+    LEADS[lead](lesson)
+    figures = clicks.summarise(
+        [
+            clicks.compare(
+                base,
+                clicks.draw_held_out(denoiser, held_out, session.sampling),
+                held_out,
+                judge,
+                artist,
+            )
+        ]
+    )
+    return {"artist": artist_name, "lead": lead, "agreement": agreement(lesson), **figures}
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a line a lead, a column an artist, and the mean where all artists were run."""
+    artists = sorted({row["artist"] for row in rows})
+    lines = [
+        f"| | {' | '.join(artist.replace('_', ' ') for artist in artists)} | mean |",
+        "|" + "---|" * (len(artists) + 2),
+    ]
+    for lead in LEADS:
+        of_it = {row["artist"]: row for row in rows if row["lead"] == lead}
+        if not of_it:
+            continue
+        cells = [_cell([of_it[artist]]) if artist in of_it else "" for artist in artists]
+        mean = _cell(list(of_it.values())) if len(of_it) == len(artists) else ""
+        lines.append(f"| {lead} | {' | '.join(cells)} | {mean} |")
+    return "\n".join(lines)
+
+
+def _cell(rows: list[dict]) -> str:
+    names = ("agreement", "win_rate", "shift_sd", "object_accuracy_tuned")
+    agrees, wins, shift, objects = (statistics.mean(row[name] for row in rows) for name in names)
+    return f"{agrees:.3f}; {wins:.2f}, {shift:+.2f} sd, {objects:.0%}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launch.py bench leads", description=__doc__)
+    parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
+    parser.add_argument("--leads", nargs="*", choices=tuple(LEADS), default=tuple(LEADS))
+    parser.add_argument("--clicks", type=int, default=TAUGHT)
+    parser.add_argument("--unseen", type=int, default=UNSEEN, help="prompts to judge agreement on")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--rows", type=Path, required=True, help="where each run is kept")
+    args = parser.parse_args(argv)
+    if args.clicks < 4 or args.unseen < 1:
+        parser.error("there must be four clicks and an unseen prompt at least")
+    changes = {key: clicks.number(value) for key, _, value in (s.partition("=") for s in args.set)}
+    there = _rows(args.rows)
+    known = {(row["artist"], row["lead"]) for row in there}
+    todo = [one for one in itertools.product(args.artists, args.leads) if one not in known]
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+        pending = [
+            pool.submit(run, *one, args.clicks, args.unseen, changes, threads) for one in todo
+        ]
+        for future in as_completed(pending):
+            row = future.result()
+            with args.rows.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['artist']}, {row['lead']}: {_cell([row])}", flush=True)
+    print(table(_rows(args.rows)))
+    return 0
+
+
+def _rows(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
