@@ -32,6 +32,7 @@ from studio import models, sampling
 from studio.bench import clicks
 from studio.bench.clicks import Artist, Asked, Click
 from studio.bench.curves import ARTISTS
+from studio.bench.questions import picture_errors
 from studio.ddim import sigma, step_mean
 from studio.settings import SamplingSettings, TrainingSettings
 from studio.starter import recogniser
@@ -380,27 +381,18 @@ LEADS: dict[str, Callable[[Lesson], None]] = {
 
 @torch.no_grad()
 def likings(
-    denoiser: models.Denoiser, chains: list[Trajectory], settings: TrainingSettings, seed: int = 1
+    denoiser: models.Denoiser, chains: list[Trajectory], settings: TrainingSettings
 ) -> Tensor:
-    """(pictures,): how much likelier the adapter makes each than the base, in units of the margin.
+    """(pictures,): how much likelier the adapter makes each of a prompt than the base does, in
+    units of the margin."""
 
-    All pictures, of one prompt, with the same timesteps and noise.
-    """
-    batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
-    draw = torch.Generator().manual_seed(seed)
-    count = denoiser.scheduler.config.num_train_timesteps
-    share = (torch.arange(JUDGED_AT) + torch.rand(JUDGED_AT, generator=draw)) / JUDGED_AT
-    timesteps = ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
-    noise = torch.randn((1, JUDGED_AT, *batch.latents.shape[2:]), generator=draw)
-    looked_at = (
-        list(range(len(chains))),
-        timesteps.expand(len(chains), -1),
-        noise.expand(len(chains), *noise.shape[1:]),
-    )
-    tuned = velocity_errors(denoiser, batch, *looked_at)
+    def errors() -> Tensor:
+        draw = torch.Generator().manual_seed(1)
+        return picture_errors(denoiser, chains, settings, JUDGED_AT, draw)
+
+    tuned = errors()
     with denoiser.adapter_off():
-        base = velocity_errors(denoiser, batch, *looked_at)
-    return 0.5 * (base - tuned).mean(1)
+        return 0.5 * (errors() - tuned)
 
 
 def agreement(lesson: Lesson) -> float:

@@ -78,34 +78,45 @@ QUESTIONS: dict[str, Question] = {
 }
 
 
+def picture_errors(
+    denoiser: models.Denoiser,
+    chains: list[Trajectory],
+    settings: TrainingSettings,
+    draws: int,
+    draw: torch.Generator,
+) -> Tensor:
+    """(pictures,): the mean error of each picture of a prompt, as the denoiser is switched now.
+
+    At `draws` timesteps of the share that is learned from; all pictures with the same noise.
+    """
+    batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
+    count = denoiser.scheduler.config.num_train_timesteps
+    share = (torch.arange(draws) + torch.rand(draws, generator=draw)) / draws
+    timesteps = ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
+    noise = torch.randn((1, draws, *batch.latents.shape[2:]), generator=draw)
+    return velocity_errors(
+        denoiser,
+        batch,
+        list(range(len(chains))),
+        timesteps.expand(len(chains), -1),
+        noise.expand(len(chains), *noise.shape[1:]),
+    ).mean(1)
+
+
 def picture_gradients(
     denoiser: models.Denoiser, prompts: list[list[Trajectory]], draws: int, seed: int = 0
 ) -> Tensor:
     """(prompts, pictures, parameters): the gradient of each picture's error.
 
-    At `draws` timesteps of the share that the default learns from; all pictures of a prompt with
-    the same noise. Less their mean, which no click tells apart.
+    Less their mean over a prompt's pictures, which no click tells apart.
     """
     settings = TrainingSettings(seed=seed)
     denoiser.new_adapter(settings)
     parameters = up_projections(denoiser)
-    count = denoiser.scheduler.config.num_train_timesteps
     draw = torch.Generator().manual_seed(seed)
     rows = []
     for chains in prompts:
-        batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
-        share = (torch.arange(draws) + torch.rand(draws, generator=draw)) / draws
-        timesteps = (
-            ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
-        )
-        noise = torch.randn((1, draws, *batch.latents.shape[2:]), generator=draw)
-        errors = velocity_errors(
-            denoiser,
-            batch,
-            list(range(len(chains))),
-            timesteps.expand(len(chains), -1),
-            noise.expand(len(chains), *noise.shape[1:]),
-        ).mean(1)
+        errors = picture_errors(denoiser, chains, settings, draws, draw)
         found = [torch.autograd.grad(error, parameters, retain_graph=True) for error in errors]
         own = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in found])
         rows.append((own - own.mean(0)).cpu())
