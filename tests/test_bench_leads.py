@@ -48,6 +48,19 @@ def test_every_second_look_has_the_noise_of_the_first_turned_round(
     assert len(noise[:, ::2].unique()) == noise[:, ::2].numel()
 
 
+def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
+    training = leads.Flipped(denoiser, pairs, FEW)
+    timesteps, noise = training._draws(2, pairs, torch.Generator().manual_seed(0))
+    policy, reference = training._chosen_and_rejected(pairs, pairs.groups()[:2], timesteps, noise)
+    assert policy.shape == reference.shape == (2, 4)
+    for column, latents in enumerate((pairs.latents, pairs.latents.flip(-1))):
+        one = replace(pairs, latents=latents)
+        at = timesteps[:, [column]], noise[:, [column]]
+        with torch.no_grad(), denoiser.adapter_off():
+            expected = leads.velocity_errors(denoiser, one, pairs.chosen[:2].tolist(), *at)
+        assert torch.allclose(reference[0, 2 * column : 2 * column + 2], expected.flatten())
+
+
 def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:

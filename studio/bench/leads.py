@@ -59,6 +59,20 @@ class Mirrored(Training):
         return timesteps, noise
 
 
+class Flipped(Training):
+    """Each second look is at the pictures flipped, as tools for fine-tuning do."""
+
+    def _chosen_and_rejected(
+        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        seen = []
+        for first, one in enumerate((batch, replace(batch, latents=batch.latents.flip(-1)))):
+            columns = [values[:, first::2] for values in draws]
+            seen.append(super()._chosen_and_rejected(one, groups, *columns))
+        policy, reference = zip(*seen, strict=True)
+        return torch.cat(policy, 1), torch.cat(reference, 1)
+
+
 class _OfPairs(Training):
     """The two pictures of a pair noised each in its own way."""
 
@@ -239,6 +253,10 @@ def mirrored(lesson: Lesson) -> None:
     lesson.learn(lesson.clicks(), Mirrored)
 
 
+def flipped(lesson: Lesson) -> None:
+    lesson.learn(lesson.clicks(), Flipped)
+
+
 def opposed(lesson: Lesson) -> None:
     lesson.learn(lesson.clicks(), Opposed)
 
@@ -360,6 +378,7 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
 LEADS: dict[str, Callable[[Lesson], None]] = {
     "the default": the_default,
     "noise and its mirror image": mirrored,
+    "each other look flipped": flipped,
     "mirrored noise for the rejected": opposed,
     "noise from DDIM inversion": inversion,
     "a cap on the margin": capped,
