@@ -77,6 +77,15 @@ def test_an_average_over_some_artists_is_not_held_against_one_over_all():
     assert list(curves.of_all_artists(rows, "picks")) == [(32,)]
 
 
+def test_artists_are_listed_where_most_ways_can_be_compared():
+    published = replace(PUBLISHED, artist="bright", noise=0.0)
+    of_pairs = [row(ONE, picks) for picks in (16, 32, 64)]
+    assert curves.most_compared(of_pairs) == 64
+    rows = [*of_pairs, *(row(published, picks) for picks in (32, 128))]
+    assert curves.most_compared(rows) == 32
+    assert "| artist, 32 picks, none wrong |" in curves.table(rows)
+
+
 def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     rows = [row(one, picks) for one in (ONE, OTHER) for picks in (16, 32)]

@@ -151,6 +151,12 @@ def of_all_artists(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
     return {key: group for key, group in groups if {r["artist"] for r in group} == everybody}
 
 
+def most_compared(rows: list[Row]) -> int:
+    """The number of picks that most ways were run with; of several such, the largest."""
+    ways = {picks: len(by(group, "way")) for (picks,), group in by(rows, "picks").items()}
+    return max(ways, key=lambda picks: (ways[picks], picks), default=0)
+
+
 def table(rows: list[Row]) -> str:
     """Markdown: all artists together by way, noise and picks, where all were run; then each."""
     lines = [
@@ -160,15 +166,16 @@ def table(rows: list[Row]) -> str:
     ]
     for (way, noise, picks), group in of_all_artists(rows, "way", "noise", "picks").items():
         lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
-    most = max((row["picks"] for row in rows), default=0)
-    last = [row for row in rows if row["picks"] == most and row["noise"] == 0]
+    clean = [row for row in rows if row["noise"] == 0]
+    picks = most_compared(clean)
+    compared = [row for row in clean if row["picks"] == picks]
     lines += [
         "",
-        f"| artist, {most} picks, none wrong | way of learning | tuned wins (95%) | taste score | "
+        f"| artist, {picks} picks, none wrong | way of learning | tuned wins (95%) | taste score | "
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (artist, way), group in by(last, "artist", "way").items():
+    for (artist, way), group in by(compared, "artist", "way").items():
         name = artist.replace("_", " ")
         lines.append(f"| {name} | {WAYS[way].label} | {_cells(pooled(group))} |")
     return "\n".join(lines) + "\n"
@@ -239,11 +246,11 @@ def _colour(way: str) -> str:
 
 
 def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
-    """The win rate of each artist after the most picks, with its interval."""
-    most = max(row["picks"] for row in rows)
-    last = [row for row in rows if row["picks"] == most]
-    shown = [way for way in WAYS if any(row["way"] == way for row in last)]
-    for (artist, way), group in by(last, "artist", "way").items():
+    """The win rate of each artist where most ways can be compared, with its interval."""
+    picks = most_compared(rows)
+    compared = [row for row in rows if row["picks"] == picks]
+    shown = [way for way in WAYS if any(row["way"] == way for row in compared)]
+    for (artist, way), group in by(compared, "artist", "way").items():
         below = 0.6 / len(shown) * shown.index(way)
         place = len(artists) - 1 - artists.index(artist) - below
         point = pooled(group)
@@ -253,7 +260,7 @@ def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
     axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
     axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
     axis.set_xlim(0.3, 1.0)
-    axis.set_title(f"Each artist, {most} picks")
+    axis.set_title(f"Each artist, {picks} picks")
 
 
 def main(argv: list[str] | None = None) -> int:
