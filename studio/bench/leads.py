@@ -17,6 +17,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -249,6 +250,13 @@ def the_default(lesson: Lesson) -> None:
     lesson.learn(lesson.clicks())
 
 
+def coin(lesson: Lesson) -> None:
+    """No taste at all: what is learned by chance, and what that does to pictures."""
+    toss = random.Random(0)
+    pairs = [pair if toss.random() < 0.5 else pair[::-1] for pair in lesson.clicks()]
+    lesson.learn(pairs)
+
+
 def mirrored(lesson: Lesson) -> None:
     lesson.learn(lesson.clicks(), Mirrored)
 
@@ -377,6 +385,7 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
 
 LEADS: dict[str, Callable[[Lesson], None]] = {
     "the default": the_default,
+    "picks by a coin": coin,
     "noise and its mirror image": mirrored,
     "each other look flipped": flipped,
     "mirrored noise for the rejected": opposed,
