@@ -218,7 +218,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
             if key == "win_rate":
                 lows = [point["win_rate_low"] for point in points.values()]
                 highs = [point["win_rate_high"] for point in points.values()]
-                axis.fill_between(list(points), lows, highs, color=_colour(way), alpha=0.15)
+                axis.vlines(list(points), lows, highs, color=_colour(way), alpha=0.5)
         if neutral is not None:
             axis.axhline(neutral, color="gray", linewidth=0.8, linestyle="--")
         counts = sorted({row["picks"] for row in clean})
@@ -259,7 +259,7 @@ def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
         axis.plot([point["win_rate"]], [place], marker="o", markersize=4, color=_colour(way))
     axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
     axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
-    axis.set_xlim(0.3, 1.0)
+    axis.set_xlim(0.1, 1.0)
     axis.set_title(f"Each artist, {picks} picks")
 
 
