@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Adapter, Export, Store, StoreError, WorkerStatus
 from studio.store.schema import metadata
 from tests.factories import make_image, make_pair
@@ -119,6 +120,30 @@ class TestSessions:
         assert store.waiting_pairs(session.id) == [lion]
         store.add_pick("late", apple.id, "left")  # it was on the screen already
         assert store.pick_counts(session.id).total == 1
+
+    def test_two_who_change_settings_at_once_are_both_kept(self, store, session):
+        """Each adds prompts of its own, one at a time, to whatever is there by then."""
+
+        def add(name: str) -> None:
+            for number in range(20):
+                prompt = f"{name} {number}"
+                store.change_settings(
+                    session.id, lambda now, new=prompt: replace(now, prompts=(*now.prompts, new))
+                )
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(add, ("a cat", "a dog")))
+        prompts = store.session(session.id).settings.prompts[len(session.settings.prompts) :]
+        assert sorted(prompts) == sorted(f"{n} {i}" for n in ("a cat", "a dog") for i in range(20))
+        assert [p for p in prompts if "cat" in p] == [f"a cat {number}" for number in range(20)]
+
+    def test_settings_that_cannot_be_made_change_nothing(self, store, session):
+        def refuse(now: SessionSettings) -> SessionSettings:
+            raise SettingsError("This cannot be.")
+
+        with pytest.raises(SettingsError):
+            store.change_settings(session.id, refuse)
+        assert store.session(session.id) == session
 
     def test_other_picture_settings_make_all_waiting_pairs_stale(self, store, session, add_pairs):
         add_pairs(2)

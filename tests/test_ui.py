@@ -12,6 +12,7 @@ import uuid
 from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -20,7 +21,7 @@ from PIL import Image as Pictures
 from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
 from studio.starter.data import CONCEPTS_PATH
 from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
-from studio.ui import curves, guard, words
+from studio.ui import curves, fields, guard, words
 from studio.ui.app import build, serve, server
 from studio.ui.images import THUMBNAIL_PX
 from studio.ui.page import Look, begin_session, open_session
@@ -726,3 +727,16 @@ def test_the_dial_ends_at_very_gentle():
         settings = train.more_gently(settings)
         assert train.strength_of(settings.training) == name
     assert not train.can_be_gentler(settings)
+
+
+def test_a_field_keeps_what_another_saved_since_it_was_read(store: Store, session: Session) -> None:
+    """Leaving a field by a click on another saves both, and neither knows of the other."""
+    page = SimpleNamespace(store=store)
+
+    def saver(put) -> object:
+        return fields._saver(page, fields.Field(None, None, put), None)
+
+    saver(lambda s, value: replace(s, round_every=value))(session, 24)
+    saver(lambda s, value: replace(s, live=value))(session, not session.settings.live)
+    settings = store.session(session.id).settings
+    assert (settings.round_every, settings.live) == (24, not session.settings.live)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,13 +141,21 @@ class Sessions(Database):
         self._set_session_aside(session_id)
 
     def update_settings(self, session_id: str, settings: SessionSettings) -> Session:
-        """Keep new settings. Waiting pairs that no longer fit them are not shown any more.
+        """Keep new settings, whatever they were before; otherwise as `change_settings`."""
+        return self.change_settings(session_id, lambda _: settings)
 
-        Another base model, or LoRA to start from, also puts the session back to that base, and
-        stops its round: what was learned fits the old one.
+    def change_settings(
+        self, session_id: str, change: Callable[[SessionSettings], SessionSettings]
+    ) -> Session:
+        """Keep what `change` makes of the settings. Waiting pairs that no longer fit are not shown.
+
+        They are read and written as one: two fields that are saved at the same moment are both
+        kept. Another base model, or LoRA to start from, also puts the session back to that base,
+        and stops its round: what was learned fits the old one.
         """
         with self._writing() as connection:
             before = read_session(connection, session_id)
+            settings = change(before.settings)
             if settings.base_model == before.settings.base_model:  # only `library` changes this
                 known = before.settings
                 settings = replace(

@@ -54,10 +54,9 @@ def _saver(
         if value is None:
             raise SettingsError(f"“{field.component.label}” needs a value.")
         before = session.settings
-        settings = field.put(before, value)
-        if settings == before:
+        if field.put(before, value) == before:
             return
-        saved = page.store.update_settings(session.id, settings)
+        saved = page.store.change_settings(session.id, lambda now: field.put(now, value))
         if after is not None:
             after(before, saved)
 

@@ -229,7 +229,13 @@ def test_prompts_save_themselves(open_page, store, labelling):
     field.fill("a fox\n\n  a  fox \nan owl")
     page.get_by_label("Negative prompt").fill("text")
     page.get_by_label("Negative prompt").blur()
-    wait_for(page, lambda: store.session(labelling.id).settings.sampling.negative_prompt == "text")
+
+    def saved() -> tuple[str, tuple[str, ...]]:
+        settings = store.session(labelling.id).settings
+        return settings.sampling.negative_prompt, settings.prompts
+
+    # two fields that are left at nearly the same moment: neither is written over by the other
+    wait_for(page, lambda: saved() == ("text", ("a fox", "an owl")))
     page.reload()
     expect(field).to_have_value("a fox\nan owl")
     expect(page.get_by_label("Negative prompt")).to_have_value("text")

@@ -50,9 +50,8 @@ def build(page: Page) -> None:
         }
 
     def size(payload: dict[str, Any]) -> dict[str, Any]:
-        session = store.session(payload["session_id"])
-        settings = replace(session.settings, pictures=payload["pictures"])
-        store.update_settings(session.id, settings)
+        pictures = payload["pictures"]
+        store.change_settings(payload["session_id"], lambda now: replace(now, pictures=pictures))
         return {"state": state(Look(store))}
 
     def favourite(payload: dict[str, Any]) -> dict[str, Any]:

@@ -155,13 +155,13 @@ def _prompts(page: Page) -> None:
     def add(session: Session, event: gr.EventData) -> Values:
         """One prompt of a theme, or all of them."""
         theme, wanted = event._data.get("theme"), event._data.get("prompt")
-        settings = session.settings
-        offered = starter_packs().get(theme, ())
-        new = [p for p in offered if wanted in (None, p) and p not in settings.prompts]
-        if new:
-            settings = replace(settings, prompts=(*settings.prompts, *new))
-            page.store.update_settings(session.id, settings)
-        return {prompts: "\n".join(settings.prompts)}
+        offered = [p for p in starter_packs().get(theme, ()) if wanted in (None, p)]
+
+        def with_offered(now: SessionSettings) -> SessionSettings:
+            return replace(now, prompts=tuple(dict.fromkeys((*now.prompts, *offered))))
+
+        saved = page.store.change_settings(session.id, with_offered)
+        return {prompts: "\n".join(saved.settings.prompts)}
 
     page.hears(pack.add_prompt, add, outputs=[prompts], with_event=True)
 
@@ -261,9 +261,9 @@ def _styles(page: Page) -> None:
 
     def on_use(session: Session, wanted: str | None) -> str:
         before = session.settings
-        draw_preview(
-            page, before, page.store.update_settings(session.id, with_style(before, known(wanted)))
-        )
+        style = known(wanted)
+        saved = page.store.change_settings(session.id, lambda now: with_style(now, style))
+        draw_preview(page, before, saved)
         return f"The prompts have the words of “{wanted}”."
 
     def on_keep(session: Session, name: str, words: str) -> tuple[Values, str]:
@@ -389,8 +389,9 @@ def _sampling(page: Page) -> None:
 
     def choose(session: Session, event: gr.EventData) -> None:
         width_px, _, height_px = str(event._data.get("shape")).partition("x")
-        sized = _sampled(session.settings, width_px=_px(width_px), height_px=_px(height_px))
-        draw_preview(page, session.settings, page.store.update_settings(session.id, sized))
+        size = {"width_px": _px(width_px), "height_px": _px(height_px)}
+        saved = page.store.change_settings(session.id, lambda now: _sampled(now, **size))
+        draw_preview(page, session.settings, saved)
 
     page.hears(fitting.choose, choose, with_event=True, refill=True)
 
@@ -401,8 +402,10 @@ def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
 
 def _restore(page: Page, session: Session, found: Parameters) -> str:
     before = session.settings
-    settings, said = restored(before, found, page.store.known_model(before.base_model))
-    draw_preview(page, before, page.store.update_settings(session.id, settings))
+    model = page.store.known_model(before.base_model)
+    _, said = restored(before, found, model)
+    saved = page.store.change_settings(session.id, lambda now: restored(now, found, model)[0])
+    draw_preview(page, before, saved)
     return said
 
 
@@ -508,6 +511,9 @@ def _model(page: Page) -> None:
             raise SettingsError("Write the path or the name of a model first.")
         store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
 
+    def take(session: Session, base_model: str, size_px: int) -> None:
+        store.change_settings(session.id, lambda now: using_model(now, base_model, size_px))
+
     def use(session: Session, event: gr.EventData) -> str | None:
         """What a button says to do with a model: take the one that was looked at, at the size it
         was made for, or the starter again; have one of the hub's downloaded, or leave that."""
@@ -515,9 +521,7 @@ def _model(page: Page) -> None:
         look = Look(store)
         asked = newest_asked(look)
         if act == "starter":
-            store.update_settings(
-                session.id, using_model(session.settings, "starter", STARTER_SIZE_PX)
-            )
+            take(session, "starter", STARTER_SIZE_PX)
             return "The starter model is in use again."
         if act == "download" and asked is not None:
             store.add_job(session.id, "download", {"repo": asked_for(asked)})
@@ -542,14 +546,13 @@ def _model(page: Page) -> None:
             known = store.known_model(name)
             if known is None or not known.family:
                 raise SettingsError("This model is not known any more: look again.")
-            chosen = using_model(session.settings, name, known.size_px)
-            store.update_settings(session.id, chosen)
+            take(session, name, known.size_px)
             return f"{known.name} is in use now. The first pairs take a while: it is loaded first."
         if asked is None or asked.state != "done":
             return "Look at the model first."
         size_px = int(asked.result["size_px"])
         base_model = asked.result.get("base_model", asked_for(asked))
-        store.update_settings(session.id, using_model(session.settings, base_model, size_px))
+        take(session, base_model, size_px)
         return "This model is in use now. The first pairs take a while: it is loaded first."
 
     for listener in (check.click, path.submit):

@@ -79,7 +79,8 @@ def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], N
             said = (
                 "New pairs are drawn with this LoRA. The first takes a while: it is loaded first."
             )
-        draw_preview(page, before, store.update_settings(session.id, replace(before, start=start)))
+        saved = store.change_settings(session.id, lambda now: replace(now, start=start))
+        draw_preview(page, before, saved)
         return said
 
     for listener in (check.click, path.submit):

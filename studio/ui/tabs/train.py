@@ -99,10 +99,9 @@ def _round_card(page: Page) -> None:
         store.request_round(session.id)
 
     def begin_gentler(session: Session) -> str:
-        settings = more_gently(session.settings)
-        store.update_settings(session.id, settings)
+        gentler = store.change_settings(session.id, more_gently)
         store.request_round(session.id)
-        return f"It learns again, set to “{strength_of(settings.training)}”."
+        return f"It learns again, set to “{strength_of(gentler.settings.training)}”."
 
     def on_open_round(act: Any) -> Any:
         def handler(session: Session) -> None:
