@@ -246,8 +246,13 @@ class Lesson:
         return training
 
 
-def the_default(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks())
+def learned(kind: type[Training] = Training, **changes: object) -> Callable[[Lesson], None]:
+    """The usual clicks, learned from in another way."""
+
+    def learn(lesson: Lesson) -> None:
+        lesson.learn(lesson.clicks(), kind, **changes)
+
+    return learn
 
 
 def coin(lesson: Lesson) -> None:
@@ -257,51 +262,15 @@ def coin(lesson: Lesson) -> None:
     lesson.learn(pairs)
 
 
-def mirrored(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Mirrored)
-
-
-def flipped(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Flipped)
-
-
-def opposed(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Opposed)
-
-
-def inversion(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Inverted)
-
-
-def capped(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Capped)
-
-
-def anchored(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), Anchored)
-
-
-def moved_reference(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), MovedReference)
-
-
-def small_rank(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), rank=2, alpha=2.0)
-
-
-def large_rank(lesson: Lesson) -> None:
-    lesson.learn(lesson.clicks(), rank=32, alpha=32.0)
-
-
 def no_replay(lesson: Lesson) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
     half = lesson.taught // 2
     first = lesson.learn(lesson.clicks(slice(half)), reach=None)
-    learned = first.denoiser.adapter_state()
+    first_adapter = first.denoiser.adapter_state()
     second = Training(
         lesson.denoiser, PairBatch.of(lesson.clicks(slice(half, None))), lesson.training
     )
-    lesson.denoiser.set_adapter_state(learned)
+    lesson.denoiser.set_adapter_state(first_adapter)
     for _ in second:
         pass
 
@@ -384,23 +353,23 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
 
 
 LEADS: dict[str, Callable[[Lesson], None]] = {
-    "the default": the_default,
+    "the default": learned(),
     "picks by a coin": coin,
-    "noise and its mirror image": mirrored,
-    "each other look flipped": flipped,
-    "mirrored noise for the rejected": opposed,
-    "noise from DDIM inversion": inversion,
-    "a cap on the margin": capped,
-    "an anchor on the chosen": anchored,
-    "reference moved in the middle": moved_reference,
+    "noise and its mirror image": learned(Mirrored),
+    "each other look flipped": learned(Flipped),
+    "mirrored noise for the rejected": learned(Opposed),
+    "noise from DDIM inversion": learned(Inverted),
+    "a cap on the margin": learned(Capped),
+    "an anchor on the chosen": learned(Anchored),
+    "reference moved in the middle": learned(MovedReference),
     "old picks not replayed": no_replay,
     "asked where it is least sure": least_sure,
     "asked from the noise of liked ones": from_liked_noise,
     "noise of its own for each": own_noise,
     "three steps of the chain shared": shared_chain,
     "the same, noisier half": shared_chain_half,
-    "rank 2": small_rank,
-    "rank 32": large_rank,
+    "rank 2": learned(rank=2, alpha=2.0),
+    "rank 32": learned(rank=32, alpha=32.0),
 }
 
 
