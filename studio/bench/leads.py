@@ -224,26 +224,21 @@ class Lesson:
 
     def pick(self, chains: Sequence[Trajectory]) -> Click:
         """Which of two pictures is better; nothing where they are equal."""
-        pictures = sampling.images(self.denoiser, list(chains))
-        ordered = sorted(
-            zip(self.scores(Asked(list(chains), pictures)), chains, strict=True),
-            key=lambda one: -one[0],
-        )
-        (best, better), (least, worse) = ordered
-        return [(better, worse)] if best > least else []
+        asked = Asked(list(chains), sampling.images(self.denoiser, list(chains)))
+        labelled = clicks.label([asked], self.artist, noise=0.0, slips=random.Random(0))
+        return [pair for click in labelled for pair in click]
 
     def clicks(self, prompts: slice | None = None) -> Click:
         """The better of the first two pictures of each prompt."""
         asked = self.pool[: self.taught][prompts or slice(None)]
         return [pair for one in asked for pair in self.pick(one.chains[:2])]
 
-    def learn(self, pairs: Click, kind: type[Training] = Training, **changes: object) -> Training:
+    def learn(self, pairs: Click, kind: type[Training] = Training, **changes: object) -> None:
         """A round over the pairs, with other settings where `changes` names them."""
         self.denoiser.remove_adapter()
         training = kind(self.denoiser, PairBatch.of(pairs), replace(self.training, **changes))
         for _ in training:
             pass
-        return training
 
 
 def learned(kind: type[Training] = Training, **changes: object) -> Callable[[Lesson], None]:
@@ -265,8 +260,8 @@ def coin(lesson: Lesson) -> None:
 def no_replay(lesson: Lesson) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
     half = lesson.taught // 2
-    first = lesson.learn(lesson.clicks(slice(half)), reach=None)
-    first_adapter = first.denoiser.adapter_state()
+    lesson.learn(lesson.clicks(slice(half)), reach=None)
+    first_adapter = lesson.denoiser.adapter_state()
     second = Training(
         lesson.denoiser, PairBatch.of(lesson.clicks(slice(half, None))), lesson.training
     )
