@@ -38,6 +38,7 @@ BENCHMARKS = (
     "clicks-latency",
     "curves",
     "faults",
+    "frontier",
     "full-size",
     "gradients",
     "leads",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from studio.bench import curves
+from studio.bench import curves, runs
 from studio.bench.curves import Run
 
 
@@ -108,7 +108,9 @@ def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
 def test_a_run_that_cannot_be_done_is_said_and_the_others_go_on(tmp_path, capsys):
     """In a process of its own, as all runs are."""
     nobody = Run("nobody", 0.0, "pairs", 0)
-    assert list(curves.gather([nobody], [16], 1)) == []
+    kept = tmp_path / "rows.jsonl"
+    assert list(runs.gather(curves.run, [(nobody, [16])], 1, kept)) == []
+    assert runs.read(kept) == []
     assert "studio.bench.artists has no function nobody" in capsys.readouterr().out
 
 

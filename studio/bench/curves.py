@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import multiprocessing
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from studio.bench import clicks
+from studio.bench import clicks, runs
+from studio.bench.runs import Row
 from studio.evidence import wilson
 from studio.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = Path(__file__).parent / "figures"
 ARTISTS = (
@@ -60,8 +61,6 @@ WAYS = {
 }
 USUAL_WAYS = ("pairs", "best_of_4", "d3po", "finetune")
 
-Row = dict  # one line of the rows: a Run's fields, and the figures of `bench clicks`
-
 
 @dataclass(frozen=True, order=True)
 class Run:
@@ -89,12 +88,8 @@ def run(one: Run, picks: list[int], threads: int) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that are there, the last of each run and number of picks; none without a file."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line]
-    return list({(_run_of(row), row["picks"]): row for row in rows}.values())
+    """The rows that are there, the last of each run and number of picks."""
+    return list({(_run_of(row), row["picks"]): row for row in runs.read(path)}.values())
 
 
 def _run_of(row: Row) -> Run:
@@ -105,19 +100,6 @@ def missing(wanted: Iterable[Run], picks: Iterable[int], rows: list[Row]) -> lis
     """The runs of which not every number of picks is among the rows."""
     there = {(_run_of(row), row["picks"]) for row in rows}
     return [one for one in wanted if any((one, count) not in there for count in picks)]
-
-
-def gather(runs: list[Run], picks: list[int], jobs: int) -> Iterator[list[Row]]:
-    """The rows of each run as it ends; a run that cannot be done is said and left out."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        pending = {pool.submit(run, one, picks, threads): one for one in runs}
-        for future in as_completed(pending):
-            try:
-                yield future.result()
-            except SystemExit as error:
-                print(f"{pending[future]}: {error}", flush=True)
 
 
 def pooled(rows: list[Row]) -> Row:
@@ -191,11 +173,9 @@ def _cells(f: Row) -> str:
 
 def plot(rows: list[Row], paths: list[Path]) -> None:
     """Taste gained and picture kept against picks, all artists together; then each artist."""
-    import matplotlib as mpl
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
-    mpl.rcParams["svg.hashsalt"] = "d3po-studio"  # the same rows make the same file
     clean = [row for row in rows if row["noise"] == 0]
     artists = sorted({row["artist"] for row in clean})
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
@@ -233,10 +213,19 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
     handles = [Line2D([], [], marker="o", color=_colour(way)) for way in shown]
     labels = [WAYS[way].label for way in shown]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(shown))
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dated = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=110, metadata=dated)
+    save(figure, paths)
+
+
+def save(figure: Figure, paths: list[Path]) -> None:
+    """Write a drawing in each form, and forget it; the same drawing makes the same files."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context({"svg.hashsalt": "d3po-studio"}):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dated = {"Date": None} if path.suffix == ".svg" else {}
+            figure.savefig(path, dpi=110, metadata=dated)
     plt.close(figure)
 
 
@@ -280,9 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     picks = sorted(args.picks)
     todo = missing(wanted, picks, read(args.rows))
     print(f"{len(todo)} of {len(wanted)} runs are to be done.", flush=True)
-    for rows in gather(todo, picks, args.jobs) if todo else ():
-        with args.rows.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    for rows in runs.gather(run, [(one, picks) for one in todo], args.jobs, args.rows):
         for row in rows:
             print(f"{row['artist']}: {clicks.report(row, WAYS[row['way']].label)}", flush=True)
     rows = read(args.rows)

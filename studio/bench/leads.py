@@ -14,13 +14,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
-import multiprocessing
-import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,10 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from studio import models, sampling
-from studio.bench import clicks
+from studio.bench import clicks, runs
 from studio.bench.clicks import Artist, Asked, Click
 from studio.bench.curves import ARTISTS
 from studio.bench.questions import picture_errors
+from studio.bench.runs import Row
 from studio.ddim import sigma, step_mean
 from studio.settings import SamplingSettings, TrainingSettings
 from studio.starter import recogniser
@@ -410,37 +407,42 @@ def _pool(taught: int, unseen: int) -> list[Asked]:
     return clicks.draw_asked_by_base(base, names, seeds, session.sampling, PICTURES)
 
 
-def run(
-    artist_name: str, lead: str, taught: int, unseen: int, changes: dict, threads: int
-) -> dict[str, object]:
-    """The figures of one lead with one artist."""
-    torch.set_num_threads(threads)
+def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> Lesson:
+    """With the starter, which has learned nothing yet; `changes` are of the default's settings."""
     session = clicks.session_settings("diffusion_dpo", changes)
     denoiser = clicks.load_base(session.base_model)
+    denoiser.remove_adapter()
+    return Lesson(
+        denoiser,
+        clicks.load_artist(f"studio.bench.artists:{artist}"),
+        _pool(taught, unseen),
+        taught,
+        session.sampling,
+        session.training,
+    )
+
+
+def look(lesson: Lesson) -> Row:
+    """What the artist says of the tuned pictures beside the base's, as in `bench clicks`."""
     judge = recogniser.load()
     _, held_out = clicks.split_prompts(judge, seed=0)
-    base = clicks.draw_held_out_by_base(denoiser, held_out, session.sampling)
-    artist = clicks.load_artist(f"studio.bench.artists:{artist_name}")
-    lesson = Lesson(
-        denoiser, artist, _pool(taught, unseen), taught, session.sampling, session.training
-    )
-    denoiser.remove_adapter()
+    base = clicks.draw_held_out_by_base(lesson.denoiser, held_out, lesson.sampling)
+    tuned = clicks.draw_held_out(lesson.denoiser, held_out, lesson.sampling)
+    return clicks.summarise([clicks.compare(base, tuned, held_out, judge, lesson.artist)])
+
+
+def run(
+    artist: str, lead: str, taught: int, unseen: int, changes: dict[str, object], threads: int
+) -> list[Row]:
+    """The figures of one lead with one artist."""
+    torch.set_num_threads(threads)
+    lesson = begin(artist, taught, unseen, changes)
     LEADS[lead](lesson)
-    figures = clicks.summarise(
-        [
-            clicks.compare(
-                base,
-                clicks.draw_held_out(denoiser, held_out, session.sampling),
-                held_out,
-                judge,
-                artist,
-            )
-        ]
-    )
-    return {"artist": artist_name, "lead": lead, "agreement": agreement(lesson), **figures}
+    figures = look(lesson)
+    return [{"artist": artist, "lead": lead, "agreement": agreement(lesson), **figures}]
 
 
-def table(rows: list[dict]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: a line a lead, a column an artist, and the mean where all artists were run."""
     artists = sorted({row["artist"] for row in rows})
     lines = [
@@ -457,7 +459,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _cell(rows: list[dict]) -> str:
+def _cell(rows: list[Row]) -> str:
     names = ("agreement", "win_rate", "shift_sd", "object_accuracy_tuned")
     agrees, wins, shift, objects = (statistics.mean(row[name] for row in rows) for name in names)
     return f"{agrees:.3f}; {wins:.2f}, {shift:+.2f} sd, {objects:.0%}"
@@ -476,25 +478,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.clicks < 4 or args.unseen < 1:
         parser.error("there must be four clicks and an unseen prompt at least")
     changes = {key: clicks.number(value) for key, _, value in (s.partition("=") for s in args.set)}
-    there = _rows(args.rows)
-    known = {(row["artist"], row["lead"]) for row in there}
-    todo = [one for one in itertools.product(args.artists, args.leads) if one not in known]
-    threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
-        pending = [
-            pool.submit(run, *one, args.clicks, args.unseen, changes, threads) for one in todo
-        ]
-        for future in as_completed(pending):
-            row = future.result()
-            with args.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            print(f"{row['artist']}, {row['lead']}: {_cell([row])}", flush=True)
-    print(table(_rows(args.rows)))
+    known = {(row["artist"], row["lead"]) for row in runs.read(args.rows)}
+    todo = [
+        (*one, args.clicks, args.unseen, changes)
+        for one in itertools.product(args.artists, args.leads)
+        if one not in known
+    ]
+    for [row] in runs.gather(run, todo, args.jobs, args.rows):
+        print(f"{row['artist']}, {row['lead']}: {_cell([row])}", flush=True)
+    print(table(runs.read(args.rows)))
     return 0
-
-
-def _rows(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

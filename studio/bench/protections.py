@@ -127,6 +127,49 @@ PROTECTIONS = (
         "::test_weights_that_are_no_numbers_never_become_an_adapter",
     ),
     Protection(
+        "a round that ruined the model is held back",
+        "studio/worker/rounds.py",
+        "message, held_back=bool(lost))",
+        "message, held_back=False)",
+        "tests/test_worker.py::TestBrake::test_a_ruined_adapter_is_not_used_and_a_gentle_one_is",
+    ),
+    Protection(
+        "a pick that was held out is never learned from",
+        "studio/store/rounds.py",
+        "        if question in held_before or (question not in trained_before and due):\n",
+        "        if due:\n",
+        "tests/test_store.py::TestRounds::test_held_out_once_is_held_out_for_ever",
+    ),
+    Protection(
+        "a round learns from all picks, not from the new ones",
+        "studio/store/rounds.py",
+        "            usable = [one for one in picked if one.pick.id in learnable]\n",
+        "            learned = {id_ for one in earlier for id_ in one.train_pick_ids}\n"
+        "            usable = [one for one in picked if one.pick.id in learnable - learned]\n",
+        "tests/test_store.py::TestRounds::test_held_out_once_is_held_out_for_ever",
+    ),
+    Protection(
+        "a pick that was taken back is learned from no more",
+        "studio/store/labelling.py",
+        "_not_superseded = ~sa.exists().where(_later.c.supersedes == picks.c.id)\n",
+        "_not_superseded = sa.true()\n",
+        "tests/test_worker.py::TestRepeating::test_a_pick_taken_back_is_out_of_the_weights",
+    ),
+    Protection(
+        "the same picks and seed make the same adapter",
+        "studio/training.py",
+        "self.settings.seed * 1_000_003 + self.update)",
+        "torch.seed() % 2**32)",
+        "tests/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
+    ),
+    Protection(
+        "a round that is taken up again is the round itself",
+        "studio/training.py",
+        '        self._optimiser.load_state_dict(state["optimiser"])\n',
+        "",
+        "tests/test_training.py::test_a_run_continued_from_its_state_is_the_run_itself",
+    ),
+    Protection(
         "the lock against a second studio",
         "studio/store/lock.py",
         "            self._lock.acquire(timeout=0)\n",
@@ -157,9 +200,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="WORD", default="", help="what has this word in it")
+    parser.add_argument(
+        "--only", metavar="WORD", nargs="*", default=[""], help="of which a part is"
+    )
     arguments = parser.parse_args(argv)
-    asked = [one for one in PROTECTIONS if arguments.only in one.what]
+    asked = [one for one in PROTECTIONS if any(word in one.what for word in arguments.only)]
     red = {}
     with tempfile.TemporaryDirectory(prefix="protections-") as place:
         copy = Path(place)
