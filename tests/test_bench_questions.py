@@ -61,6 +61,23 @@ def test_a_ridge_weighs_down_what_pairs_share_by_chance() -> None:
     assert questions.agreement(gram, rows[:2], rows[2:], 1e-6) == 1.0
 
 
+def test_places_weigh_as_in_rankdpo_by_hand() -> None:
+    """Gains 1, 0.587, 0.260, 0; discounts 1.443, 0.910, 0.721, 0.621."""
+    assert questions.rank_weights() == pytest.approx(
+        [0.2198, 0.5339, 0.8214, 0.0618, 0.1697, 0.0260], abs=5e-4
+    )
+
+
+def test_what_counts_more_turns_the_direction() -> None:
+    """Taught (1, 0) and (0, 1), of which the first counts three times as much, or alike."""
+    pictures = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, -1.5], [0.0, 0.0]])
+    rows = torch.tensor([(0, 3), (1, 3), (2, 3)])
+    gram = pictures @ pictures.T
+    for ridge in (None, 1.0):
+        for counts, share in ((None, 0.0), (torch.tensor([3.0, 1.0]), 1.0)):
+            assert questions.agreement(gram, rows[:2], rows[2:], ridge, counts) == share
+
+
 def test_a_whole_run(tmp_path, capsys) -> None:
     path = tmp_path / "questions.json"
     few = ["--prompts", "4", "--draws", "1", "--clicks", "2", "--artists", "bright", "dark"]

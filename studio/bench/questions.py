@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -64,10 +65,25 @@ def whole_order(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
     return list(itertools.combinations(_in_order(scores), 2))
 
 
+def rank_weights() -> list[float]:
+    """Of each pair of a whole order, the best picture at place 1: |gain - gain| x |1/D - 1/D|.
+
+    As RankDPO weighs them (arXiv 2410.18013), with D = log(1 + place) and the gain 2^g - 1, where g
+    falls evenly from 1 to 0: an order has no scores. An untrained adapter has no order of its own.
+    """
+    gains = [2 ** (1 - place / (PICTURES - 1)) - 1 for place in range(PICTURES)]
+    discounts = [1 / math.log(2 + place) for place in range(PICTURES)]
+    return [
+        abs(gains[one] - gains[other]) * abs(discounts[one] - discounts[other])
+        for one, other in itertools.combinations(range(PICTURES), 2)
+    ]
+
+
 def _in_order(scores: list[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda place: -scores[place])
 
 
+RANKED = "all 4 in order, pairs weighed by place"
 QUESTIONS: dict[str, Question] = {
     "the better of 2": best_of(2),
     "the better of the 2 most different of 4": better_of_the_most_different,
@@ -75,6 +91,7 @@ QUESTIONS: dict[str, Question] = {
     "the best of 4": best_of(4),
     "the best and the worst of 4": best_and_worst,
     "all 4 in order": whole_order,
+    RANKED: whole_order,
 }
 
 
@@ -123,25 +140,38 @@ def picture_gradients(
     return torch.stack(rows)
 
 
-def agreement(gram: Tensor, taught: Tensor, unseen: Tensor, ridge: float | None) -> float:
+def agreement(
+    gram: Tensor,
+    taught: Tensor,
+    unseen: Tensor,
+    ridge: float | None,
+    counts: Tensor | None = None,
+) -> float:
     """The share of `unseen` pairs that the direction of the `taught` ones agrees with.
 
     gram: (pictures, pictures), products of the pictures' gradients; the others: (pairs, 2), the
-    better picture and the worse. A ridge of None sums the taught ones alike.
+    better picture and the worse. A ridge of None sums the taught ones. counts: (taught,), how much
+    each of them counts; None lets them count alike.
     """
     better, worse = taught.T
     towards = gram[:, better] - gram[:, worse]  # (pictures, taught)
-    weights = torch.ones(len(taught))
+    counts = torch.ones(len(taught)) if counts is None else counts / counts.mean()
+    weights = counts
     if ridge is not None:
         own = towards[better] - towards[worse]
-        penalty = ridge * own.diagonal().mean() * torch.eye(len(own))
-        weights = torch.linalg.solve(own + penalty, weights)
+        penalty = ridge * own.diagonal().mean() * (1 / counts).diag()
+        weights = torch.linalg.solve(own + penalty, torch.ones(len(own)))
     liking = towards @ weights
     return float((liking[unseen[:, 0]] > liking[unseen[:, 1]]).float().mean())
 
 
 def judge(
-    gram: Tensor, scores: list[list[float]], question: Question, taught: int, ridge: float | None
+    gram: Tensor,
+    scores: list[list[float]],
+    question: Question,
+    taught: int,
+    ridge: float | None,
+    weights: list[float] | None = None,  # of the pairs of an answer
 ) -> float:
     """Mean agreement over `SPLITS` choices of the prompts that clicks are about."""
     squares = gram.diagonal()
@@ -154,12 +184,13 @@ def judge(
     asked = [pairs_of(prompt, question) for prompt in range(len(scores))]
     known = [pairs_of(prompt, whole_order) for prompt in range(len(scores))]
     draw = torch.Generator().manual_seed(0)
+    counts = None if weights is None else torch.tensor(weights).repeat(taught)
     shares = []
     for _ in range(SPLITS):
         order = torch.randperm(len(scores), generator=draw).tolist()
         clicked = torch.cat([asked[prompt] for prompt in order[:taught]])
         unseen = torch.cat([known[prompt] for prompt in order[taught:]])
-        shares.append(agreement(gram, clicked, unseen, ridge))
+        shares.append(agreement(gram, clicked, unseen, ridge, counts))
     return statistics.mean(shares)
 
 
@@ -212,11 +243,15 @@ def main(argv: list[str] | None = None) -> int:
             "question": name,
             "clicks": count,
             **{
-                how: {artist: judge(gram, scores[artist], ask, count, ridge) for artist in artists}
+                how: {
+                    artist: judge(gram, scores[artist], ask, count, ridge, weights)
+                    for artist in artists
+                }
                 for how, ridge in (("summed", None), ("weighed", RIDGE))
             },
         }
         for name, ask in QUESTIONS.items()
+        for weights in [rank_weights() if name == RANKED else None]
         for count in args.clicks
     ]
     print(table(rows))
