@@ -99,6 +99,7 @@ def _cell(row: Row) -> str:
 def plot(rows: list[Row], paths: list[Path]) -> None:
     """A line a way, from gentle to strong: what is gained, up; objects and variety kept, right."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     points = means(rows)
@@ -113,6 +114,8 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
             [line] = axis.plot(kept, gained, linewidth=1, label=way)
             axis.scatter(kept, gained, sizes, color=line.get_color())
         axis.axhline(0.0, color="gray", linewidth=0.8, linestyle="--")
+        axis.xaxis.set_major_locator(MultipleLocator(0.05))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
         axis.set_xlabel(title)
     axes[0].set_ylabel("Taste score gained (standard deviations)")
     handles, labels = axes[0].get_legend_handles_labels()
