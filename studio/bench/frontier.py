@@ -115,7 +115,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
             axis.scatter(kept, gained, sizes, color=line.get_color())
         axis.axhline(0.0, color="gray", linewidth=0.8, linestyle="--")
         axis.xaxis.set_major_locator(MultipleLocator(0.05))
-        axis.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set_xlabel(title)
     axes[0].set_ylabel("Taste score gained (standard deviations)")
     handles, labels = axes[0].get_legend_handles_labels()
