@@ -200,11 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--only", metavar="WORD", nargs="*", default=[""], help="of which a part is"
-    )
+    parser.add_argument("--only", metavar="WORD", default="", help="what has this word in it")
     arguments = parser.parse_args(argv)
-    asked = [one for one in PROTECTIONS if any(word in one.what for word in arguments.only)]
+    asked = [one for one in PROTECTIONS if arguments.only in one.what]
     red = {}
     with tempfile.TemporaryDirectory(prefix="protections-") as place:
         copy = Path(place)
