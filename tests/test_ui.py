@@ -617,6 +617,15 @@ def test_an_empty_queue_says_why(store: Store, status, prompts, title):
     assert prefer.state(Look(store))["empty"]["title"] == title
 
 
+def test_nobody_is_faster_than_the_painter_before_the_first_pick(store: Store):
+    session = store.create_session("Empty", SessionSettings(prompts=("a",)))
+    store.set_last_session(session.id)
+    store.set_worker_status(said_now(a_status("sampling")))
+    assert "faster" not in prefer.state(Look(store))["empty"]["text"]
+    store.add_pick("p1", make_pair(store, session.id).id, "left")
+    assert "faster" in prefer.state(Look(store))["empty"]["text"]
+
+
 def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
     store.set_last_session(session.id)
     pairs = [make_pair(store, session.id) for _ in range(3)]

@@ -216,8 +216,9 @@ def empty(look: Look) -> dict[str, Any]:
             "working": True,
         }
     is_pair = look.settings.pictures == 2
+    faster = "You were faster than the painter. " if look.counts.total else ""
     return {
         "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
-        "text": "You were faster than the painter. What comes next appears here by itself.",
+        "text": f"{faster}What comes next appears here by itself.",
         "working": True,
     }
