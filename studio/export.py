@@ -257,17 +257,21 @@ def kohya_name(module: str, family: str) -> str:
 
 
 def original_name(module: str) -> str:
-    """diffusers' name of an SDXL attention module as the original checkpoint has it."""
-    match = re.fullmatch(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?attentions\.(\d+)\.(.+)", module)
-    if match is None:
-        raise ExportError(f"Only attention layers of SDXL can be exported, not {module}.")
-    part, block, index, rest = match[1], int(match[2] or 0), int(match[3]), match[4]
+    """diffusers' name of an attention layer or a shortcut as the original checkpoint has it."""
+    match = re.fullmatch(
+        r"(down|mid|up)_blocks?\.(?:(\d+)\.)?(attentions|resnets)\.(\d+)\.(.+)", module
+    )
+    is_shortcut = match is not None and match[3] == "resnets"
+    if match is None or (is_shortcut and match[5] != "conv_shortcut"):
+        raise ExportError(f"Only attention layers and shortcuts can be exported, not {module}.")
+    part, block, index = match[1], int(match[2] or 0), int(match[4])
     # Three modules a block: two layers and a downsampler going down, three layers going up; going
-    # down, conv_in comes first.
+    # down, conv_in comes first. A layer is a residual block, and an attention after it.
+    place, rest = (0, "skip_connection") if is_shortcut else (1, match[5])
     where = {
-        "down": f"input_blocks.{3 * block + index + 1}.1",
-        "mid": "middle_block.1",
-        "up": f"output_blocks.{3 * block + index}.1",
+        "down": f"input_blocks.{3 * block + index + 1}.{place}",
+        "mid": f"middle_block.{2 * index if is_shortcut else 1}",
+        "up": f"output_blocks.{3 * block + index}.{place}",
     }
     return f"{where[part]}.{rest}"
 

@@ -345,7 +345,8 @@ def merge(
 
     model: a file in the original layout or a diffusers folder, and `out` is the same. family: a key
     of `export.FAMILIES`. layers: of the UNet, by name (`Denoiser.layer_shapes`). The weights keep
-    their type. Raises LoraError when a layer of the LoRA is not an attention layer of this model.
+    their type. Raises LoraError when a layer of the LoRA is neither an attention layer
+    nor a shortcut of this model.
     """
     _require_new(out)
     changes = {
@@ -376,7 +377,7 @@ def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) ->
     """The LoRA's modules by the names of the model's layers."""
     names: dict[str, str] = {}
     for layer in layers:
-        if ".attentions." in layer:
+        if ".attentions." in layer or layer.endswith(".conv_shortcut"):
             names[f"unet.{layer}"] = layer
             names[export.kohya_name(layer, family)] = layer
             names[export.kohya_name(layer, "sd1")] = layer  # of SDXL, which some trainers use
@@ -385,8 +386,8 @@ def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) ->
         layer = names.get(name)
         if layer is None:
             raise LoraError(
-                f"Only what changes the attention of the UNet can be merged, and {name} is not "
-                "that in this model."
+                "Only what changes the attention and the shortcuts of the UNet can be merged, and "
+                f"{name} is not that in this model."
             )
         if layers[layer] != (module.up.shape[0], *module.down.shape[1:]):
             raise LoraError(f"The LoRA was made for another kind of model: {layer} does not fit.")

@@ -131,6 +131,9 @@ class TrainingSettings(_Stored):
         They want different learning rates.
     noisiest_share: of the timesteps that finished pictures are noised to, the share with most
         noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
+    layers: of the UNet, those that the LoRA changes: its attention alone, or beside it the
+        shortcuts that lead past the convolutions of a residual block where its width changes. With
+        these, more is learned from few picks (studio/bench/LOG.md).
     reach: how far a round takes the pictures: the root mean square change of the guided velocity
         that the finished adapter is brought to, in units of latents (whose deviation is about 1).
         None leaves it as far as the updates took it.
@@ -145,6 +148,7 @@ class TrainingSettings(_Stored):
     optimiser: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = 3e-4
     noisiest_share: float = 0.25
+    layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
     reach: float | None = 0.3
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
@@ -163,6 +167,7 @@ class TrainingSettings(_Stored):
     _before: ClassVar[dict[str, Any]] = {
         "optimiser": "adamw",
         "noisiest_share": 1.0,
+        "layers": "attention",
         "reach": None,
     }
 
@@ -184,6 +189,10 @@ class TrainingSettings(_Stored):
         _require(
             0 < self.noisiest_share <= 1,
             "The noisiest share must lie between 0 and 1.",
+        )
+        _require(
+            self.layers in ("attention", "attention_and_shortcuts"),
+            f"Unknown layers: {self.layers}.",
         )
         _require(
             self.reach is None or 0 < self.reach <= 3,
@@ -216,6 +225,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=1e-3,
         noisiest_share=1.0,
+        layers="attention",
         reach=None,
         updates_per_pick=2.0,
         steps_per_pair=1,
@@ -230,6 +240,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=3e-5,
         noisiest_share=1.0,
+        layers="attention",
         reach=None,
         updates_base=0,
         updates_per_pick=1.0,
@@ -249,6 +260,7 @@ BASELINES: dict[str, TrainingSettings] = {
         optimiser="adamw",
         learning_rate=7e-4,
         noisiest_share=1.0,
+        layers="attention",
         reach=None,
         updates_per_pick=2.0,
     ),

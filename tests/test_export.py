@@ -32,6 +32,7 @@ from studio.export import (
     read_lora,
     read_peft,
 )
+from studio.models.denoiser import LAYERS
 
 RANK, ALPHA = 4, 2.0  # not equal, so that a lost alpha shows
 
@@ -64,7 +65,7 @@ class XLPipeline(StableDiffusionXLLoraLoaderMixin):
 def add_adapter(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """An adapter that changes something, as a trained one does; gives peft's state of it."""
     unet.add_adapter(
-        LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+        LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LAYERS["attention_and_shortcuts"])
     )
     torch.manual_seed(1)
     for name, parameter in unet.named_parameters():
@@ -156,7 +157,8 @@ def test_sdxl_files_are_read_by_diffusers_under_the_original_names(tmp_path):
     export_lora(tmp_path, "xl", state, RANK, ALPHA, info, ("kohya",))
     modules, _, _ = read_lora(tmp_path / "xl.safetensors", "kohya")
     assert all("_blocks_" in name or "middle_block_" in name for name in modules)
-    assert not any("attentions" in name for name in modules)
+    assert not any("attentions" in name or "resnets" in name for name in modules)
+    assert any("skip_connection" in name for name in modules)
     unet = make_sdxl_unet()
     XLPipeline(unet).load_lora_weights(str(tmp_path), weight_name="xl.safetensors")
     torch.testing.assert_close(outputs(unet), outputs(tuned), rtol=1e-5, atol=1e-5)
@@ -171,11 +173,21 @@ def test_sdxl_names():
         "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "output_blocks_0_1_",
         "up_blocks.1.attentions.2.transformer_blocks.1.attn1.to_out.0": "output_blocks_5_1_",
     }
+    shortcuts = {
+        "down_blocks.1.resnets.0": "input_blocks_4_0",
+        "down_blocks.2.resnets.0": "input_blocks_7_0",
+        "up_blocks.0.resnets.2": "output_blocks_2_0",
+        "up_blocks.2.resnets.1": "output_blocks_7_0",
+    }
+    for block, start in shortcuts.items():
+        name = kohya_name(f"{block}.conv_shortcut", "sdxl")
+        assert name == f"lora_unet_{start}_skip_connection"
     for module, start in names.items():
         rest = module[module.index("transformer") :].replace(".", "_")
         assert kohya_name(module, "sdxl") == f"lora_unet_{start}{rest}"
-    with pytest.raises(ExportError, match="Only attention layers"):
-        kohya_name("time_embedding.linear_1", "sdxl")
+    for other in ("time_embedding.linear_1", "down_blocks.1.resnets.0.conv1"):
+        with pytest.raises(ExportError, match="Only attention layers and shortcuts"):
+            kohya_name(other, "sdxl")
 
 
 # --- the check must catch what readers do not notice ---------------------------------------------
@@ -220,10 +232,10 @@ def transposed_halves(tensors, metadata):
     """Exchanged so that the shapes fit: only the product shows it."""
     for down in [key for key in tensors if key.endswith(("lora_down.weight", "lora_A.weight"))]:
         up = down.replace("lora_down", "lora_up").replace("lora_A", "lora_B")
-        if tensors[down].shape == tensors[up].T.shape:
+        if tensors[down].shape == tensors[up].transpose(0, 1).shape:
             tensors[down], tensors[up] = (
-                tensors[up].T.contiguous(),
-                tensors[down].T.contiguous(),
+                tensors[up].transpose(0, 1).contiguous(),
+                tensors[down].transpose(0, 1).contiguous(),
             )
 
 

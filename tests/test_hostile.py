@@ -9,6 +9,7 @@ import json
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.bench.faults import hostile
@@ -84,3 +85,17 @@ def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(tmp_
         return Found(problems=[f"{grown_kb} kB"] if grown_kb > 100_000 else [])
 
     assert hostile.in_a_process(apply) == Found()
+
+
+def test_an_adapter_with_another_kernel_than_its_layer_has_is_refused(tmp_path):
+    denoiser = models.load("starter", "cpu")
+    denoiser.new_adapter(TrainingSettings(rank=2))
+    denoiser.save_adapter(tmp_path)
+    denoiser.remove_adapter()
+    path = tmp_path / models.ADAPTER_FILE
+    state = load_file(path)
+    name = next(name for name in state if name.endswith("conv_shortcut.lora_A.weight"))
+    state[name] = state[name].expand(-1, -1, 3, 3).contiguous()
+    save_file(state, path)
+    with pytest.raises(models.ModelError, match="damaged"), denoiser.using(tmp_path):
+        pass

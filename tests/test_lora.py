@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     out = tmp_path / "merged.safetensors"
     layers = made.denoiser.layer_shapes
     text = replace(one, modules={"lora_te_text_model_x": module})
-    for wrong, said in ((wider, "another kind of model"), (text, "attention of the UNet")):
+    for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
         with pytest.raises(LoraError, match=said):
             lora.merge(wrong, 1.0, made.file, made.family, layers, out)
     with pytest.raises(LoraError, match="too large"):

@@ -6,6 +6,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -61,12 +62,16 @@ def test_what_was_used_is_given_back():
 def test_saving_memory_changes_no_picture(tiny_model: Path):
     denoiser = models.load(str(tiny_model), "cpu")
     settings = replace(SamplingSettings(), steps=2)
-    drawn = []
+    latents, pixels = [], []
     for parts_away in (False, True):
         denoiser.save_memory(parts_away, tiled_vae=parts_away)
         chains = sampling.sample(denoiser, ["a cat", "a dog"], [1, 2], settings)
-        drawn.append([picture.tobytes() for picture in sampling.images(denoiser, chains)])
-    assert drawn[0] == drawn[1]
+        latents.append([chain.latents for chain in chains])
+        pixels.append([np.array(picture, int) for picture in sampling.images(denoiser, chains)])
+    for one, other in zip(*latents, strict=True):
+        assert torch.equal(one, other)
+    # Pictures decoded one by one and together are rounded alike on some processors, not on all.
+    np.testing.assert_allclose(*pixels, rtol=0, atol=1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -22,6 +22,7 @@ WITH_ADAMW = TrainingSettings(
     optimiser="adamw",
     learning_rate=7e-4,
     noisiest_share=1.0,
+    layers="attention",
     reach=None,
     updates_per_pick=2.0,
 )
@@ -36,6 +37,7 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
     written = WITH_ADAMW.to_dict()
     assert "optimiser" not in written
     assert "noisiest_share" not in written
+    assert "layers" not in written
     assert "reach" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
@@ -54,6 +56,7 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
         {"optimiser": "sgd"},
         {"noisiest_share": 0.0},
         {"noisiest_share": 1.5},
+        {"layers": "convolutions"},
         {"reach": 0.0},
         {"reach": 4.0},
     ],

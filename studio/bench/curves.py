@@ -13,7 +13,7 @@ import argparse
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,17 @@ class Way:
     label: str
     objective: str
     pictures: int = 2  # of which a pick says the best
+    changes: dict[str, str] = field(default_factory=dict)  # of the preset
 
 
 WAYS = {
     "pairs": Way("the default, the better of 2", TrainingSettings().objective),
     "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
+    "attention": Way(
+        "the default, attention layers alone",
+        TrainingSettings().objective,
+        changes={"layers": "attention"},
+    ),
     "d3po": Way("D3PO as published", "d3po"),
     "d3po_balanced": Way("D3PO, steps weighed alike", "d3po_balanced"),
     "finetune": Way("LoRA on the chosen pictures", "finetune"),
@@ -76,7 +82,7 @@ def run(one: Run, picks: list[int], threads: int) -> list[Row]:
     """The figures of a run after each number of picks; in a process of its own."""
     torch.set_num_threads(threads)
     way = WAYS[one.way]
-    session = replace(clicks.session_settings(way.objective, {}), pictures=way.pictures)
+    session = replace(clicks.session_settings(way.objective, way.changes), pictures=way.pictures)
     figures = clicks.run(
         clicks.load_artist(f"studio.bench.artists:{one.artist}"),
         picks,
@@ -146,7 +152,8 @@ def table(rows: list[Row]) -> str:
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (way, noise, picks), group in of_all_artists(rows, "way", "noise", "picks").items():
+    averages = of_all_artists(rows, "way", "noise", "picks").items()
+    for (way, noise, picks), group in sorted(averages, key=lambda one: list(WAYS).index(one[0][0])):
         lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
     clean = [row for row in rows if row["noise"] == 0]
     picks = most_compared(clean)

@@ -28,11 +28,13 @@ from studio.training import Training
 from studio.trajectory import PairBatch
 
 DEFAULT = TrainingSettings()
+ATTENTION = replace(DEFAULT, layers="attention")  # alone, as all other ways
 WAYS: dict[str, TrainingSettings] = {
     "the default": DEFAULT,
-    "the default, through guidance": replace(DEFAULT, guided=True),
-    "Diffusion-DPO, AdamW, all timesteps": replace(
-        DEFAULT, optimiser="adamw", noisiest_share=1.0, beta=60.0, learning_rate=7e-4
+    "attention layers alone": ATTENTION,
+    "attention, through guidance": replace(ATTENTION, guided=True),
+    "attention, AdamW, all timesteps": replace(
+        ATTENTION, optimiser="adamw", noisiest_share=1.0, beta=60.0, learning_rate=7e-4
     ),
     "D3PO as published": OBJECTIVES["d3po"],
     "D3PO, steps weighed alike": OBJECTIVES["d3po_balanced"],

@@ -6,9 +6,9 @@ Each reader is another program's own loading code, imported from where you have 
 packages must be importable too; nothing of theirs is part of this project). A reader that is not
 named or cannot be imported is said to be absent. diffusers is always there.
 
-For each family an adapter with random numbers, of rank 4 and alpha 2, is made for every attention
-layer of the model at its true size, written by `studio.export`, and given to each reader. The
-*change* that the reader would make to each layer is compared with the adapter's own:
+For each family an adapter with random numbers, of rank 4 and alpha 2, is made for every layer that
+a round trains, of the model at its true size, written by `studio.export`, and given to each reader.
+The *change* that the reader would make to each layer is compared with the adapter's own:
 
 - taken: tensors of the file that ended up in a layer (of those offered; an alpha counts as one)
 - right: layers in which the change is the adapter's, to within rounding
@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import importlib
 import logging
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -39,9 +38,10 @@ from torch import Tensor
 
 from studio import export
 from studio.bench import timing
-from studio.bench.families import make_unet
+from studio.bench.families import make_unet, unet_tensors
 from studio.export import ExportError, ExportInfo, Module
-from studio.models.denoiser import ATTENTION_LAYERS
+from studio.models.denoiser import LAYERS
+from studio.settings import TrainingSettings
 
 RANK, ALPHA = 4, 2.0  # unequal, so that a reader that loses alpha is seen
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -52,7 +52,7 @@ class Found:
     """What a reader made of a file: which of its tensors it took, and what they change."""
 
     taken: set[str]  # keys of the file
-    changes: Mapping[str, Tensor]  # by diffusers' name of the layer: (out, in)
+    changes: Mapping[str, Tensor]  # by diffusers' name of the layer, in the weight's shape
 
 
 Reader = Callable[[Path, str], Found]  # of a file, for a family
@@ -65,13 +65,14 @@ def true_unet(family: str) -> UNet2DConditionModel:
 
 
 def make_adapter(family: str) -> dict[str, Module]:
-    """Random numbers for every attention layer of the true model, by diffusers' names."""
+    """Random numbers for every layer of the true model that a round trains, by diffusers' names."""
     draw = torch.Generator().manual_seed(0)
     adapter = {}
     for name, module in true_unet(family).named_modules():
-        if name.endswith(tuple(f".{layer}" for layer in ATTENTION_LAYERS)):
-            down = torch.randn(RANK, module.in_features, generator=draw)
-            up = torch.randn(module.out_features, RANK, generator=draw)
+        if name.endswith(tuple(f".{layer}" for layer in LAYERS[TrainingSettings().layers])):
+            width, *rest = module.weight.shape
+            down = torch.randn(RANK, *rest, generator=draw)
+            up = torch.randn(width, RANK, *(1 for _ in rest[1:]), generator=draw)
             adapter[name] = Module(down, up, ALPHA)
     return adapter
 
@@ -103,8 +104,9 @@ def swapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     changed = dict(tensors)
     for down in [key for key in tensors if key.endswith(".lora_down.weight")]:
         up = down.replace("lora_down", "lora_up")
-        if tensors[up].shape == tensors[down].T.shape:
-            changed[up], changed[down] = tensors[down].T.clone(), tensors[up].T.clone()
+        turned = tensors[down].transpose(0, 1), tensors[up].transpose(0, 1)
+        if tensors[up].shape == turned[0].shape:
+            changed[up], changed[down] = turned
     return {key: value.contiguous() for key, value in changed.items()}
 
 
@@ -134,7 +136,7 @@ def by_diffusers(path: Path, family: str) -> Found:
     for name, module in unet.named_modules():
         if hasattr(module, "lora_A") and "read" in module.lora_A:
             down, up = module.lora_A["read"].weight, module.lora_B["read"].weight
-            changes[name] = (module.scaling["read"] * (up @ down)).detach()
+            changes[name] = (module.scaling["read"] * (up.flatten(1) @ down.flatten(1))).detach()
     return Found(_keys_of(changes, path, family), changes)
 
 
@@ -216,23 +218,14 @@ def _copied(value: object) -> object:
 
 
 def _original_names(family: str) -> dict[str, str]:
-    """diffusers' name of an attention layer by its name in the original layout."""
+    """diffusers' name of each layer by its name in the original layout."""
+    unet = true_unet(family)
+    names = zip(unet_tensors(unet), unet.state_dict(), strict=True)
     return {
-        _original(name): name
-        for name, module in true_unet(family).named_modules()
-        if isinstance(module, torch.nn.Linear) and ".attentions." in name
+        theirs.removesuffix(".weight"): ours.removesuffix(".weight")
+        for theirs, ours in names
+        if ours.endswith(".weight")
     }
-
-
-def _original(module: str) -> str:
-    match = re.fullmatch(r"(down|mid|up)_blocks?\.(?:(\d+)\.)?attentions\.(\d+)\.(.+)", module)
-    part, block, index, rest = match[1], int(match[2] or 0), int(match[3]), match[4]
-    where = {
-        "down": f"input_blocks.{3 * block + index + 1}.1",
-        "mid": "middle_block.1",
-        "up": f"output_blocks.{3 * block + index}.1",
-    }[part]
-    return f"{where}.{rest}"
 
 
 def by_sd_scripts(path: Path, family: str) -> Found:
@@ -326,8 +319,8 @@ def judge(reader: Reader, path: Path, family: str, adapter: Mapping[str, Module]
     for name, module in adapter.items():
         change = found.changes.get(name)
         wanted = module.change()
-        if change is not None and change.shape == wanted.shape:
-            right += bool((change - wanted).norm() <= 1e-4 * wanted.norm())
+        if change is not None and change.flatten(1).shape == wanted.shape:
+            right += bool((change.flatten(1) - wanted).norm() <= 1e-4 * wanted.norm())
     return {
         "offered": len(offered),
         "taken": len(found.taken),

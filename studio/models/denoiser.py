@@ -31,6 +31,10 @@ from studio.settings import SamplingSettings, TrainingSettings
 log = logging.getLogger("studio.models")
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
+LAYERS = {  # by the name that `TrainingSettings.layers` has for them
+    "attention": ATTENTION_LAYERS,
+    "attention_and_shortcuts": [*ATTENTION_LAYERS, "conv_shortcut"],
+}
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -349,9 +353,9 @@ class Denoiser:
             self.unet.delete_adapters(ADAPTER_NAME)
 
     def new_adapter(self, settings: TrainingSettings) -> None:
-        """An untrained LoRA on the attention layers: it changes nothing yet. Seeded."""
+        """An untrained LoRA on the layers of the settings: it changes nothing yet. Seeded."""
         config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, target_modules=ATTENTION_LAYERS
+            r=settings.rank, lora_alpha=settings.alpha, target_modules=LAYERS[settings.layers]
         )
         self._attach(config, settings.seed)
 
@@ -549,11 +553,12 @@ class Denoiser:
 def _fits(name: str, value: Tensor, rank: int, layers: dict[str, tuple[int, ...]]) -> bool:
     """Whether a tensor of an adapter's is one half of a layer of the network, at that rank."""
     layer, _, half = name.rpartition(".lora_")
-    shape = layers.get(layer, ())
-    if value.ndim != len(shape) or value.ndim < 2:
+    shape = layers.get(layer)
+    if shape is None:
         return False
-    sides = {"A.weight": (rank, shape[1]), "B.weight": (shape[0], rank)}
-    return tuple(value.shape[:2]) == sides.get(half)
+    width, *rest = shape
+    sides = {"A.weight": (rank, *rest), "B.weight": (width, rank, *(1 for _ in rest[1:]))}
+    return tuple(value.shape) == sides.get(half)
 
 
 def _damaged(folder: Path) -> str:
