@@ -46,6 +46,18 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
+def test_the_adapter_changes_the_layers_of_its_settings(denoiser: Denoiser) -> None:
+    ends = {}
+    for objective, settings in OBJECTIVES.items():
+        denoiser.new_adapter(settings)
+        ends[objective] = {
+            name.split(".lora_")[0].split(".")[-1] for name in denoiser.adapter_state()
+        }
+    attention = {"to_q", "to_k", "to_v", "0"}
+    assert ends["d3po"] == attention  # as it was published
+    assert ends["diffusion_dpo"] == attention | {"conv_shortcut"}
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean", "noise"])
 @pytest.mark.parametrize("guided", [True, False])
 def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
