@@ -68,7 +68,9 @@ def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, 
         return {
             name: strength
             * module.scaling["guest"]
-            * (module.lora_B["guest"].weight @ module.lora_A["guest"].weight).detach()
+            * (
+                module.lora_B["guest"].weight.flatten(1) @ module.lora_A["guest"].weight.flatten(1)
+            ).detach()
             for name, module in denoiser.unet.named_modules()
             if "guest" in getattr(module, "lora_A", {})
         }

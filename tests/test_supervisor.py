@@ -53,6 +53,7 @@ def notes(tmp_path: Path) -> Path:
 @pytest.fixture
 def supervised(notes: Path, tmp_path: Path) -> Iterator[Supervisor]:
     with Supervisor(tmp_path, running(WORKER, str(notes))) as found:
+        wait_until(lambda: found.pid)  # known a moment after the worker began, on a busy machine
         yield found
 
 
