@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they are tried 
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
     place = tmp_path_factory.mktemp("hostile")
     return {kind.what: kind for kind in kinds_of(make_homes(place)["new"], place)}
+
+
+@pytest.fixture
+def denoiser(tmp_path: Path) -> models.Denoiser:
+    """With an adapter of its own saved in `tmp_path`."""
+    denoiser = models.load("starter", "cpu")
+    denoiser.new_adapter(TrainingSettings(rank=2))
+    denoiser.save_adapter(tmp_path)
+    denoiser.remove_adapter()
+    return denoiser
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,12 +77,8 @@ def test_a_reader_that_does_harm_is_noticed(kinds, monkeypatch, reader, problem)
     assert problem in found.problems[0]
 
 
-def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(tmp_path):
+def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(denoiser, tmp_path):
     """As an archive can bring it in: the weights are small, and their description is not."""
-    denoiser = models.load("starter", "cpu")
-    denoiser.new_adapter(TrainingSettings(rank=2))
-    denoiser.save_adapter(tmp_path)
-    denoiser.remove_adapter()
     path = tmp_path / models.ADAPTER_CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5000}))
 
@@ -87,11 +94,7 @@ def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(tmp_
     assert hostile.in_a_process(apply) == Found()
 
 
-def test_an_adapter_with_another_kernel_than_its_layer_has_is_refused(tmp_path):
-    denoiser = models.load("starter", "cpu")
-    denoiser.new_adapter(TrainingSettings(rank=2))
-    denoiser.save_adapter(tmp_path)
-    denoiser.remove_adapter()
+def test_an_adapter_with_another_kernel_than_its_layer_has_is_refused(denoiser, tmp_path):
     path = tmp_path / models.ADAPTER_FILE
     state = load_file(path)
     name = next(name for name in state if name.endswith("conv_shortcut.lora_A.weight"))
