@@ -155,15 +155,12 @@ def velocity_errors(
     with most noise, where a picture is decided, would weigh next to nothing
     ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
     """
-    draws = timesteps.shape[1]
-    final = batch.latents[pictures, -1].repeat_interleave(draws, 0).to(denoiser.device)
-    at, added = timesteps.flatten().to(denoiser.device), noise.flatten(0, 1).to(denoiser.device)
-    noisy = denoiser.scheduler.add_noise(final, added, at)
-    prompts = [batch.prompts[picture] for picture in pictures for _ in range(draws)]
+    each = [picture for picture in pictures for _ in range(timesteps.shape[1])]
+    noise = noise.flatten(0, 1).to(denoiser.device)
+    noisy, at = _noised(denoiser, batch, each, timesteps.flatten(), noise)
+    prompts = [batch.prompts[picture] for picture in each]
     predicted = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided)
-    error = (predicted - added).square().mean((1, 2, 3))
-    # a last timestep without any signal says nothing about a picture
-    return (error / denoiser.alpha_bar(at).clamp(min=1e-4)).view(timesteps.shape)
+    return _in_velocity(denoiser, predicted - noise, at).view(timesteps.shape)
 
 
 @torch.no_grad()
@@ -175,14 +172,30 @@ def velocity_changes(
     timesteps: (pictures,); noise: (pictures, C, h, w). The mean square over the latent's elements,
     through guidance: what the pictures are drawn with, whatever they were learned with.
     """
-    at = timesteps.to(denoiser.device)
-    final = batch.latents[pictures, -1].to(denoiser.device)
-    noisy = denoiser.scheduler.add_noise(final, noise.to(denoiser.device), at)
+    noisy, at = _noised(denoiser, batch, pictures, timesteps, noise)
     prompts = [batch.prompts[picture] for picture in pictures]
     tuned = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
     with denoiser.adapter_off():
         base = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
-    return (tuned - base).square().mean((1, 2, 3)) / denoiser.alpha_bar(at).clamp(min=1e-4)
+    return _in_velocity(denoiser, tuned - base, at)
+
+
+def _noised(
+    denoiser: Denoiser, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The final latents of pictures with noise (pictures, C, h, w), and the timesteps (pictures,);
+    both where the denoiser is."""
+    at = timesteps.to(denoiser.device)
+    final = batch.latents[pictures, -1].to(denoiser.device)
+    return denoiser.scheduler.add_noise(final, noise.to(denoiser.device), at), at
+
+
+def _in_velocity(denoiser: Denoiser, difference: Tensor, timesteps: Tensor) -> Tensor:
+    """(B,): the mean square of a difference in predicted noise (B, C, h, w), in units of velocity.
+
+    A last timestep without any signal says nothing about a picture.
+    """
+    return difference.square().mean((1, 2, 3)) / denoiser.alpha_bar(timesteps).clamp(min=1e-4)
 
 
 def _on_cpu(tree: Any) -> Any:
