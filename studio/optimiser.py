@@ -9,11 +9,10 @@ gradient's, and the length of a step still does not depend on the units of the l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
+from torch.optim.optimizer import ParamsT
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # as Adam has them
 LEAST_SCALE = 1e-12  # so that a gradient of zeros moves nothing
@@ -22,23 +21,28 @@ LEAST_SCALE = 1e-12  # so that a gradient of zeros moves nothing
 class ScalarAdam(torch.optim.Optimizer):
     """Kingma & Ba, arXiv 1412.6980, algorithm 1, with the mean square of the whole gradient for v.
 
-    One step size for all parameters, as AdaGrad-Norm has it (Ward et al., arXiv 1806.01811). `lr`:
-    the root mean square over the parameters of a step along a gradient that does not change.
+    One scale for all parameters, of all groups, as AdaGrad-Norm has it (Ward et al., arXiv
+    1806.01811). `lr`: the root mean square over the parameters of a step along a gradient that does
+    not change; each group of parameters may have its own.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+    def __init__(self, parameters: ParamsT, lr: float) -> None:
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            moving = [one for one in group["params"] if one.grad is not None]
-            if not moving:
-                continue
-            count = sum(one.numel() for one in moving)
-            square = get_total_norm([one.grad for one in moving]).square() / count
-            for one in moving:
-                self._move(one, square, group["lr"])
+        moving = [
+            (one, group["lr"])
+            for group in self.param_groups
+            for one in group["params"]
+            if one.grad is not None
+        ]
+        if not moving:
+            return
+        count = sum(one.numel() for one, _ in moving)
+        square = get_total_norm([one.grad for one, _ in moving]).square() / count
+        for one, rate in moving:
+            self._move(one, square, rate)
 
     def _move(self, parameter: Tensor, square: Tensor, lr: float) -> None:
         state = self.state[parameter]

@@ -134,6 +134,8 @@ class TrainingSettings(_Stored):
     layers: of the UNet, those that the LoRA changes: its attention alone, or beside it the
         shortcuts that lead past the convolutions of a residual block where its width changes. With
         these, more is learned from few picks (studio/bench/LOG.md).
+    shortcut_rate: the shortcuts' learning rate, as a share of the attention's. Their gradients are
+        larger, and with the whole of it they would decide nearly alone.
     reach: how far a round takes the pictures: the root mean square change of the guided velocity
         that the finished adapter is brought to, in units of latents (whose deviation is about 1).
         None leaves it as far as the updates took it.
@@ -149,6 +151,7 @@ class TrainingSettings(_Stored):
     learning_rate: float = 3e-4
     noisiest_share: float = 0.25
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
+    shortcut_rate: float = 0.25
     reach: float | None = 0.3
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
@@ -168,6 +171,7 @@ class TrainingSettings(_Stored):
         "optimiser": "adamw",
         "noisiest_share": 1.0,
         "layers": "attention",
+        "shortcut_rate": 1.0,
         "reach": None,
     }
 
@@ -194,6 +198,7 @@ class TrainingSettings(_Stored):
             self.layers in ("attention", "attention_and_shortcuts"),
             f"Unknown layers: {self.layers}.",
         )
+        _require(0 < self.shortcut_rate <= 1, "The shortcuts' rate must lie between 0 and 1.")
         _require(
             self.reach is None or 0 < self.reach <= 3,
             "The reach must lie between 0 and 3, or be left out.",

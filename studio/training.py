@@ -292,8 +292,10 @@ class Training:
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
         self.note = ""  # what the artist should know of the memory
+        groups = self._parameter_groups()
+        rate = self.settings.learning_rate
         if self.settings.optimiser == "scalar_adam":
-            return ScalarAdam(self._parameters, lr=self.settings.learning_rate)
+            return ScalarAdam(groups, lr=rate)
         kind = torch.optim.AdamW
         if self._has_small_moments:
             kind = memory.eight_bit_adamw()
@@ -303,7 +305,16 @@ class Training:
                 "This round was begun with the 8-bit optimiser of bitsandbytes, which is not here "
                 "any more. Install it again, or begin a new round: your picks are kept."
             )
-        return kind(self._parameters, lr=self.settings.learning_rate, weight_decay=1e-2)
+        return kind(groups, lr=rate, weight_decay=1e-2)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """One for each learning rate; where there is only one, all are together."""
+        shortcuts = set(self.denoiser.shortcut_parameters())
+        rates: dict[float, list[torch.nn.Parameter]] = {}
+        for parameter in self._parameters:
+            share = self.settings.shortcut_rate if parameter in shortcuts else 1.0
+            rates.setdefault(share * self.settings.learning_rate, []).append(parameter)
+        return [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]
 
     # --- the loop ---
 

@@ -56,6 +56,11 @@ class Way:
 WAYS = {
     "pairs": Way("the default, the better of 2", TrainingSettings().objective),
     "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
+    "one_rate": Way(
+        "the default, one learning rate for all layers",
+        TrainingSettings().objective,
+        changes={"shortcut_rate": "1.0"},
+    ),
     "attention": Way(
         "the default, attention layers alone",
         TrainingSettings().objective,

@@ -28,9 +28,11 @@ from studio.training import Training
 from studio.trajectory import PairBatch
 
 DEFAULT = TrainingSettings()
+ONE_RATE = replace(DEFAULT, shortcut_rate=1.0)  # for all layers
 ATTENTION = replace(DEFAULT, layers="attention")  # alone, as all other ways
 WAYS: dict[str, TrainingSettings] = {
     "the default": DEFAULT,
+    "one learning rate for all layers": ONE_RATE,
     "attention layers alone": ATTENTION,
     "attention, through guidance": replace(ATTENTION, guided=True),
     "attention, AdamW, all timesteps": replace(

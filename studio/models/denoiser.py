@@ -31,9 +31,10 @@ from studio.settings import SamplingSettings, TrainingSettings
 log = logging.getLogger("studio.models")
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
+SHORTCUT = "conv_shortcut"
 LAYERS = {  # by the name that `TrainingSettings.layers` has for them
     "attention": ATTENTION_LAYERS,
-    "attention_and_shortcuts": [*ATTENTION_LAYERS, "conv_shortcut"],
+    "attention_and_shortcuts": [*ATTENTION_LAYERS, SHORTCUT],
 }
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
@@ -483,6 +484,13 @@ class Denoiser:
 
     def adapter_parameters(self) -> list[torch.nn.Parameter]:
         return [p for name, p in self.unet.named_parameters() if f".{ADAPTER_NAME}." in name]
+
+    def shortcut_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of `adapter_parameters` that change a shortcut."""
+        mark = f".{SHORTCUT}.lora_"
+        return [
+            p for name, p in self.unet.named_parameters() if mark in name and ADAPTER_NAME in name
+        ]
 
     @torch.no_grad()
     def scale_adapter(self, factor: float) -> None:
