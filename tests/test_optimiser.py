@@ -51,6 +51,18 @@ def test_the_scale_is_of_all_tensors_together() -> None:
     torch.testing.assert_close(torch.cat([one.detach() for one in apart]), together)
 
 
+def test_groups_with_rates_of_their_own_share_the_scale() -> None:
+    """(3, -4) has the mean square 12.5, whichever groups the two are in."""
+    parameters = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
+    fast, slow = parameters
+    optimiser = ScalarAdam([{"params": [fast]}, {"params": [slow], "lr": 0.025}], lr=0.1)
+    for parameter, value in zip(parameters, (3.0, -4.0), strict=True):
+        parameter.grad = torch.full((1,), value, dtype=torch.float64)
+    optimiser.step()
+    assert fast.item() == pytest.approx(-0.3 / 12.5**0.5)
+    assert slow.item() == pytest.approx(0.1 / 12.5**0.5)
+
+
 @given(st.floats(1e-6, 1e6))
 def test_the_units_of_the_loss_do_not_matter(scale: float) -> None:
     torch.testing.assert_close(moved(GRADIENTS, scale=scale), moved(GRADIENTS))

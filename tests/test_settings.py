@@ -23,6 +23,7 @@ WITH_ADAMW = TrainingSettings(
     learning_rate=7e-4,
     noisiest_share=1.0,
     layers="attention",
+    shortcut_rate=1.0,
     reach=None,
     updates_per_pick=2.0,
 )
@@ -38,6 +39,7 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
     assert "optimiser" not in written
     assert "noisiest_share" not in written
     assert "layers" not in written
+    assert "shortcut_rate" not in written
     assert "reach" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
@@ -57,6 +59,8 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
         {"noisiest_share": 0.0},
         {"noisiest_share": 1.5},
         {"layers": "convolutions"},
+        {"shortcut_rate": 0.0},
+        {"shortcut_rate": 2.0},
         {"reach": 0.0},
         {"reach": 4.0},
     ],

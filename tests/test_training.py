@@ -58,6 +58,20 @@ def test_the_adapter_changes_the_layers_of_its_settings(denoiser: Denoiser) -> N
     assert ends["diffusion_dpo"] == attention | {"conv_shortcut"}
 
 
+def test_shortcuts_learn_at_a_rate_of_their_own(denoiser: Denoiser, pairs: PairBatch) -> None:
+    after = []
+    for share in (1.0, 0.25):
+        one = replace(SHORT_DPO, updates_base=1, reach=None, shortcut_rate=share)
+        list(Training(denoiser, pairs, one))
+        after.append(denoiser.adapter_state())
+    whole, quarter = after
+    for name in whole:
+        if "lora_B" in name:  # nothing at first, so that this is the step
+            share = 0.25 if "conv_shortcut" in name else 1.0
+            torch.testing.assert_close(quarter[name], share * whole[name])
+            assert whole[name].abs().max() > 0
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean", "noise"])
 @pytest.mark.parametrize("guided", [True, False])
 def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(

@@ -50,7 +50,7 @@ class Way:
     label: str
     objective: str
     pictures: int = 2  # of which a pick says the best
-    changes: dict[str, str] = field(default_factory=dict)  # of the preset
+    changes: dict[str, str | float] = field(default_factory=dict)  # of the preset
 
 
 WAYS = {
@@ -59,7 +59,7 @@ WAYS = {
     "one_rate": Way(
         "the default, one learning rate for all layers",
         TrainingSettings().objective,
-        changes={"shortcut_rate": "1.0"},
+        changes={"shortcut_rate": 1.0},
     ),
     "attention": Way(
         "the default, attention layers alone",
