@@ -36,6 +36,10 @@ def test_what_is_kept_is_drawn_without_running_again(tmp_path: Path, capsys) -> 
     plots = [tmp_path / "new folder" / name for name in ("f.png", "f.svg")]
     assert frontier.main(["--artists", "--rows", str(kept), "--plot", *map(str, plots)]) == 0
     assert capsys.readouterr().out.strip() == frontier.table(rows)
+    others = [*runs.read(kept), row("mixed", "the default", 0.1)]
+    kept.write_text("".join(json.dumps(one) + "\n" for one in others), encoding="utf-8")
+    assert frontier.main(["--artists", "bright", "--rows", str(kept)]) == 0
+    assert capsys.readouterr().out.strip() == frontier.table(rows)
     assert Image.open(plots[0]).width > 800
     first = plots[1].read_bytes()
     frontier.plot(rows, plots)

@@ -6,7 +6,7 @@ How loud a way of learning is says nothing about it: a small learning rate or a 
 less and spoils less. So each learns from the same clicks, and its adapter is then scaled until the
 guided velocity of the round's pictures changes equally much, to several such reaches: what is left
 between two ways is the direction. Each run is kept as it ends; a later call goes on with those that
-are missing, and with `--artists` and no name draws what is kept.
+are missing. Drawn are the artists that are named; with `--artists` and no name, all that is kept.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     for rows in runs.gather(run, todo, args.jobs, args.rows):
         for row in rows:
             print(f"{row['artist']}, {row['way']}, to {row['reach']:g}: {_cell(row)}", flush=True)
-    rows = runs.read(args.rows)
+    rows = [row for row in runs.read(args.rows) if row["artist"] in (args.artists or ARTISTS)]
     if not rows:
         raise SystemExit("There is nothing to draw.")
     print(table(rows))
