@@ -50,17 +50,12 @@ class Way:
     label: str
     objective: str
     pictures: int = 2  # of which a pick says the best
-    changes: dict[str, str | float] = field(default_factory=dict)  # of the preset
+    changes: dict[str, str] = field(default_factory=dict)  # of the preset
 
 
 WAYS = {
     "pairs": Way("the default, the better of 2", TrainingSettings().objective),
     "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
-    "one_rate": Way(
-        "the default, one learning rate for all layers",
-        TrainingSettings().objective,
-        changes={"shortcut_rate": 1.0},
-    ),
     "attention": Way(
         "the default, attention layers alone",
         TrainingSettings().objective,
