@@ -1,7 +1,7 @@
 """Pairs in, adapter out: one update at a time, no files and no rows.
 
     training = Training(denoiser, pairs, settings, held_out)
-    for metrics in training:          # one AdamW update each
+    for metrics in training:          # one update each
         ...                           # stop, show, or save training.state() between any two
 
 Every random draw belongs to (seed, update), so a run continued from a state is the run itself.

@@ -487,9 +487,10 @@ class Denoiser:
 
     def shortcut_parameters(self) -> list[torch.nn.Parameter]:
         """Those of `adapter_parameters` that change a shortcut."""
-        mark = f".{SHORTCUT}.lora_"
         return [
-            p for name, p in self.unet.named_parameters() if mark in name and ADAPTER_NAME in name
+            p
+            for name, p in self.unet.named_parameters()
+            if f".{ADAPTER_NAME}." in name and f".{SHORTCUT}." in name
         ]
 
     @torch.no_grad()
