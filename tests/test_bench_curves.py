@@ -64,7 +64,7 @@ def test_the_table_names_what_does_not_work_too():
     )
     assert "| the default, the better of 2 | 0% | 16 | 0.75 (0.63 to 0.84) | +0.50 sd |" in made
     assert "| D3PO as published | 10% | 32 | 0.50 (0.38 to 0.62) | +0.00 sd |" in made
-    assert "| bright | the default, the better of 2 | 0.75" in made
+    assert "\n| bright | 0.75 (0.63 to 0.84)<br>+0.50 sd, 90%, 0.80 |\n" in made
     assert made.count("D3PO as published") == 1  # the second part is of picks without a slip
 
 
@@ -83,7 +83,13 @@ def test_artists_are_listed_where_most_ways_can_be_compared():
     assert curves.most_compared(of_pairs) == 64
     rows = [*of_pairs, *(row(published, picks) for picks in (32, 128))]
     assert curves.most_compared(rows) == 32
-    assert "| artist, 32 picks, none wrong |" in curves.table(rows)
+    other = replace(ONE, artist="mixed")
+    made = curves.table([*rows, row(other, 32)]).splitlines()
+    ways = "the default, the better of 2 | D3PO as published"
+    assert made[-4] == f"| artist, 32 picks, none wrong | {ways} |"
+    assert made[-3] == "|---|---|---|"
+    alike = "0.75 (0.63 to 0.84)<br>+0.50 sd, 90%, 0.80"
+    assert made[-2:] == [f"| bright | {alike} | {alike} |", f"| mixed | {alike} |  |"]
 
 
 def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):

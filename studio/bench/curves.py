@@ -155,19 +155,31 @@ def table(rows: list[Row]) -> str:
     averages = of_all_artists(rows, "way", "noise", "picks").items()
     for (way, noise, picks), group in sorted(averages, key=lambda one: list(WAYS).index(one[0][0])):
         lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
+    return "\n".join([*lines, "", *_artists_table(rows)]) + "\n"
+
+
+def _artists_table(rows: list[Row]) -> list[str]:
+    """A line an artist, a column a way, where most ways can be compared and no pick was wrong."""
     clean = [row for row in rows if row["noise"] == 0]
     picks = most_compared(clean)
-    compared = [row for row in clean if row["picks"] == picks]
-    lines += [
-        "",
-        f"| artist, {picks} picks, none wrong | way of learning | tuned wins (95%) | taste score | "
-        "object recognised | diversity | runs |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (artist, way), group in by(compared, "artist", "way").items():
-        name = artist.replace("_", " ")
-        lines.append(f"| {name} | {WAYS[way].label} | {_cells(pooled(group))} |")
-    return "\n".join(lines) + "\n"
+    groups = by([row for row in clean if row["picks"] == picks], "artist", "way")
+    ways = [way for way in WAYS if any(way == one for _, one in groups)]
+    labels = " | ".join(WAYS[way].label for way in ways)
+    lines = [f"| artist, {picks} picks, none wrong | {labels} |", "|" + "---|" * (len(ways) + 1)]
+    for artist in sorted({artist for artist, _ in groups}):
+        cells = [_cell(groups.get((artist, way), [])) for way in ways]
+        lines.append(f"| {artist.replace('_', ' ')} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    f = pooled(rows)
+    return (
+        f"{f['win_rate']:.2f} ({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f})<br>"
+        f"{f['shift_sd']:+.2f} sd, {f['object_accuracy_tuned']:.0%}, {f['diversity']:.2f}"
+    )
 
 
 def _cells(f: Row) -> str:
