@@ -152,7 +152,7 @@ class TrainingSettings(_Stored):
     noisiest_share: float = 0.25
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
     shortcut_rate: float = 0.25
-    reach: float | None = 0.3
+    reach: float | None = 0.25
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
     batch_pairs: int = 16  # pairs, or grids, in one update

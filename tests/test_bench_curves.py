@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from studio.bench import curves, runs
+from studio.bench import clicks, curves, runs
 from studio.bench.curves import Run
 
 
@@ -118,6 +118,27 @@ def test_a_run_that_cannot_be_done_is_said_and_the_others_go_on(tmp_path, capsys
     assert list(runs.gather(curves.run, [(nobody, [16])], 1, kept)) == []
     assert runs.read(kept) == []
     assert "studio.bench.artists has no function nobody" in capsys.readouterr().out
+
+
+def test_the_ways_that_are_named_are_drawn_and_without_a_name_all(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    rows = [row(ONE, 16), row(replace(ONE, way="d3po_balanced"), 16)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    run_nothing = ["--seeds", "--rows", str(path)]
+    curves.main(run_nothing)
+    assert "steps weighed alike" not in capsys.readouterr().out
+    curves.main([*run_nothing, "--ways"])
+    drawn = capsys.readouterr().out
+    assert "steps weighed alike" in drawn
+    assert "the better of 2" in drawn
+
+
+@pytest.mark.parametrize("way", curves.WAYS.values(), ids=list(curves.WAYS))
+def test_what_a_way_changes_is_a_change(way: curves.Way):
+    """Not what the preset has become meanwhile, under another name."""
+    changed = clicks.session_settings(way.objective, way.changes).training
+    for name, value in way.changes.items():
+        assert getattr(changed, name) == value != getattr(clicks.PRESETS[way.objective], name)
 
 
 def test_nothing_to_draw_is_a_sentence(tmp_path):

@@ -4,7 +4,8 @@
 
 Runs `bench clicks` for every simulated artist, share of wrong picks, way and seed, looks
 after 16, 32, 64 and 128 picks, and draws what came out. Each run is kept as it ends, in `--rows`; a
-later call goes on with those that are missing: the whole can be spread over days or machines.
+later call goes on with those that are missing: the whole can be spread over days or machines. Drawn
+are the ways that are named; with `--ways` and no name, all that is kept.
 """
 
 from __future__ import annotations
@@ -50,16 +51,19 @@ class Way:
     label: str
     objective: str
     pictures: int = 2  # of which a pick says the best
-    changes: dict[str, str] = field(default_factory=dict)  # of the preset
+    changes: dict[str, str | float] = field(default_factory=dict)  # of the preset
 
 
 WAYS = {
     "pairs": Way("the default, the better of 2", TrainingSettings().objective),
     "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
+    "further": Way(
+        "the default, to a reach of 0.3", TrainingSettings().objective, changes={"reach": 0.3}
+    ),
     "attention": Way(
-        "the default, attention layers alone",
+        "attention layers alone, to a reach of 0.3",
         TrainingSettings().objective,
-        changes={"layers": "attention"},
+        changes={"layers": "attention", "reach": 0.3},
     ),
     "d3po": Way("D3PO as published", "d3po"),
     "d3po_balanced": Way("D3PO, steps weighed alike", "d3po_balanced"),
@@ -291,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     for rows in runs.gather(run, [(one, picks) for one in todo], args.jobs, args.rows):
         for row in rows:
             print(f"{row['artist']}: {clicks.report(row, WAYS[row['way']].label)}", flush=True)
-    rows = read(args.rows)
+    rows = [row for row in read(args.rows) if row["way"] in (args.ways or WAYS)]
     if not rows:
         raise SystemExit("There is nothing to draw.")
     print(table(rows))
