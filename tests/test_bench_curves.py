@@ -133,7 +133,7 @@ def test_the_ways_that_are_named_are_drawn_and_without_a_name_all(tmp_path, caps
     assert "the better of 2" in drawn
 
 
-@pytest.mark.parametrize("way", curves.WAYS.values(), ids=list(curves.WAYS))
+@pytest.mark.parametrize("way", [way for way in curves.WAYS.values() if way.changes])
 def test_what_a_way_changes_is_a_change(way: curves.Way):
     """Not what the preset has become meanwhile, under another name."""
     changed = clicks.session_settings(way.objective, way.changes).training

@@ -181,15 +181,18 @@ def _cell(rows: list[Row]) -> str:
         return ""
     f = pooled(rows)
     return (
-        f"{f['win_rate']:.2f} ({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f})<br>"
-        f"{f['shift_sd']:+.2f} sd, {f['object_accuracy_tuned']:.0%}, {f['diversity']:.2f}"
+        f"{_wins(f)}<br>{f['shift_sd']:+.2f} sd, {f['object_accuracy_tuned']:.0%}, "
+        f"{f['diversity']:.2f}"
     )
+
+
+def _wins(f: Row) -> str:
+    return f"{f['win_rate']:.2f} ({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f})"
 
 
 def _cells(f: Row) -> str:
     return (
-        f"{f['win_rate']:.2f} ({f['win_rate_low']:.2f} to {f['win_rate_high']:.2f}) | "
-        f"{f['shift_sd']:+.2f} sd | {f['object_accuracy_base']:.0%} → "
+        f"{_wins(f)} | {f['shift_sd']:+.2f} sd | {f['object_accuracy_base']:.0%} → "
         f"{f['object_accuracy_tuned']:.0%} | {f['diversity']:.2f} | {f['runs']}"
     )
 
