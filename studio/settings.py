@@ -30,6 +30,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
+NEVER_AGAIN = 256  # looks at a pair: more than a round has, so that none comes twice
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 
 
@@ -131,6 +132,9 @@ class TrainingSettings(_Stored):
         They want different learning rates.
     noisiest_share: of the timesteps that finished pictures are noised to, the share with most
         noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
+    looks_per_pair: in how many ways the finished pictures of a pair are noised in a round, one
+        after the other and again from the first: what the reference makes of a look is computed
+        once. NEVER_AGAIN looks are more than a round has. D3PO looks at its steps instead.
     layers: of the UNet, those that the LoRA changes: its attention alone, or beside it the
         shortcuts that lead past the convolutions of a residual block where its width changes. With
         these, more is learned from few picks (studio/bench/LOG.md).
@@ -159,6 +163,7 @@ class TrainingSettings(_Stored):
     # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
     # that an update costs as much. 0: all of the chain (D3PO).
     steps_per_pair: int = 2
+    looks_per_pair: int = 16
     micro_batch_pairs: int = 16  # of them in one forward pass; smaller needs less memory
     max_grad_norm: float = 1.0
     rank: int = 8
@@ -173,6 +178,7 @@ class TrainingSettings(_Stored):
         "layers": "attention",
         "shortcut_rate": 1.0,
         "reach": None,
+        "looks_per_pair": NEVER_AGAIN,
     }
 
     def __post_init__(self) -> None:
@@ -203,6 +209,7 @@ class TrainingSettings(_Stored):
             self.reach is None or 0 < self.reach <= 3,
             "The reach must lie between 0 and 3, or be left out.",
         )
+        _require(self.looks_per_pair >= 1, "A pair needs at least one look.")
         _require(self.updates_base >= 0, "The number of updates cannot be negative.")
         _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
         _require(
@@ -233,6 +240,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         layers="attention",
         shortcut_rate=1.0,
         reach=None,
+        looks_per_pair=NEVER_AGAIN,
         updates_per_pick=2.0,
         steps_per_pair=1,
     ),
@@ -249,6 +257,7 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         layers="attention",
         shortcut_rate=1.0,
         reach=None,
+        looks_per_pair=NEVER_AGAIN,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
@@ -270,6 +279,7 @@ BASELINES: dict[str, TrainingSettings] = {
         layers="attention",
         shortcut_rate=1.0,
         reach=None,
+        looks_per_pair=NEVER_AGAIN,
         updates_per_pick=2.0,
     ),
 }

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from studio.models import Denoiser
 
 HELD_OUT_CHECKS = 8  # times in a round that agreement with the held-out picks is measured
-HELD_OUT_STEPS = 4  # denoising steps a held-out pair is judged at
+# Multiples of it, without their whole parts, lie evenly in [0, 1) however many they are.
+GOLDEN = (math.sqrt(5) - 1) / 2
+HELD_OUT_STEPS = 4  # looks that a held-out pair is judged at
 REACH_PICTURES = 64  # pictures of a round that its reach is measured on
 # What was hardly learned, because the picks contradict each other, say, is not blown up further.
 MOST_SCALED = 3.0
@@ -117,29 +120,6 @@ def _predicted_noise(
     return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
 
 
-@torch.no_grad()
-def reference_log_probs(
-    denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings, at_once: int = 64
-) -> Tensor:
-    """(M, T) of every stored step of every picture under the base model, adapter off.
-
-    Steps without noise are left at 0; they are never drawn. at_once: latents in a forward pass.
-    """
-    stochastic = denoiser.schedule(batch.settings.steps).stochastic_steps(batch.settings.eta).cpu()
-    result = torch.zeros(len(batch.latents), len(batch.timesteps))
-    rows = [(picture, int(step)) for picture in range(len(result)) for step in stochastic]
-    with denoiser.adapter_off():
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            latents = torch.stack([batch.latents[p, step : step + 2] for p, step in part])
-            prompts = [batch.prompts[picture] for picture, _ in part]
-            steps = torch.tensor([step for _, step in part])
-            values = step_log_prob(denoiser, latents, steps, prompts, batch, settings).cpu()
-            for row, value in zip(part, values, strict=True):
-                result[row] = value
-    return result
-
-
 def velocity_errors(
     denoiser: Denoiser,
     batch: PairBatch,
@@ -213,6 +193,12 @@ def _spread(pairs: int, draws: int, count: int, draw: torch.Generator) -> Tensor
     return (strata / total * count).long().clamp(max=count - 1).view(pairs, draws)
 
 
+def _generator(*key: int) -> torch.Generator:
+    """The same random draws for the same whole numbers, from 0 upwards."""
+    [mixed] = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed))
+
+
 def _most_pictures(batch: PairBatch, groups: list[list[int]]) -> int:
     """Of the largest of the groups."""
     sides = (batch.chosen, batch.rejected)
@@ -264,7 +250,7 @@ class Training:
         self._at_once = settings.micro_batch_pairs * of_one
         self._checkpointing = settings.gradient_checkpointing
         self._use(preset)
-        self._references: dict[str, Tensor] = {}
+        self._references: dict[str, Tensor] = {}  # of the pairs and of the held-out ones
         self._parameters = denoiser.adapter_parameters()
         self._has_small_moments = settings.optimiser == "adamw" and memory.has_small_moments(
             preset, denoiser.device
@@ -274,12 +260,16 @@ class Training:
     # --- going on where it stopped ---
 
     def state(self) -> dict[str, Any]:
-        """Everything that an exact continuation needs: adapter, optimiser, position."""
+        """Everything that an exact continuation needs: adapter, optimiser, position.
+
+        And the references that are known: computed in other company they would differ by rounding.
+        """
         return {
             "update": self.update,
             "adapter": self.denoiser.adapter_state(),
             "optimiser": self._optimiser.state_dict(),
             "small_moments": self._has_small_moments,
+            "references": dict(self._references),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -289,6 +279,7 @@ class Training:
         self.update = state["update"]
         self.denoiser.set_adapter_state(state["adapter"])
         self._optimiser.load_state_dict(state["optimiser"])
+        self._references = dict(state.get("references", {}))
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
         self.note = ""  # what the artist should know of the memory
@@ -373,17 +364,14 @@ class Training:
 
     def _own_gradient(self) -> tuple[Tensor, Tensor]:
         """The part of this process: what it adds to the gradient, with its losses and margins."""
-        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
-        groups = self._groups_of_update()
-        # all at once, so that every part draws the same
-        draws = self._draws(len(groups), self.pairs, draw)
-        count = sum(len(group) for group in groups) * draws[0].shape[1]
-        mine = self.crew.share(groups)
-        draws = tuple(self.crew.share(drawn) for drawn in draws)
+        groups, epochs = self._groups_of_update()
+        looks = self._looks(epochs)  # of all at once, so that every part has the same
+        count = sum(len(group) for group in groups) * looks.shape[1]
+        mine, looks = self.crew.share(groups), self.crew.share(looks)
         losses, margins = [torch.zeros(0)], [torch.zeros(0)]
         self._optimiser.zero_grad()
-        for part, columns in self._parts(self.pairs, mine, draws[0].shape[1], self._at_once):
-            loss, margin = self._losses(mine[part], *(drawn[part, columns] for drawn in draws))
+        for part, columns in self._parts(self.pairs, mine, looks.shape[1], self._at_once):
+            loss, margin = self._losses(mine[part], looks[part, columns])
             (loss.sum() / count).backward()
             losses.append(loss.detach().cpu())
             margins.append(margin.detach().cpu())
@@ -438,12 +426,14 @@ class Training:
     def _while_memory_lasts(self, work: Callable[[], Done]) -> Done:
         """Do `work`; where the memory runs out, again with a smaller preset."""
         while True:
+            known = dict(self._references)
             try:
                 return work()
             except Exception as error:
                 if not memory.has_run_out(error):
                     raise
             # out of the clause above, whose error holds on to all that was in use
+            self._references = known  # of what is made again, all is computed again
             self._step_down()
 
     def _step_down(self) -> None:
@@ -503,35 +493,60 @@ class Training:
             for first in range(0, steps, columns):
                 yield slice(start, start + count), slice(first, first + columns)
 
-    def _groups_of_update(self) -> list[list[int]]:
-        """The groups in shuffled order, again and again, as many as an update takes."""
+    def _groups_of_update(self) -> tuple[list[list[int]], list[int]]:
+        """The groups in shuffled order, again and again, as many as an update takes; and how often
+        each has had its turn before."""
         count = len(self._groups)
         size = min(self.settings.batch_pairs, count)
         positions = range(self.update * size, (self.update + 1) * size)
+        epochs = [position // count for position in positions]
         orders = {
             epoch: torch.randperm(
                 count, generator=torch.Generator().manual_seed(self.settings.seed + epoch)
             )
-            for epoch in {position // count for position in positions}
+            for epoch in set(epochs)
         }
-        return [
-            self._groups[int(orders[position // count][position % count])] for position in positions
+        groups = [
+            self._groups[int(orders[epoch][position % count])]
+            for epoch, position in zip(epochs, positions, strict=True)
         ]
+        return groups, epochs
 
-    def _draws(self, groups: int, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, ...]:
-        """What the pictures of each group are looked at with: all of them with the same.
+    def _looks(self, epochs: list[int]) -> Tensor:
+        """Indices (groups, steps) of what each group is looked at with.
 
-        D3PO: chain indices (groups, steps). The others: timesteps (groups, steps), and the noise
-        (groups, steps, C, h, w) that the pictures are noised with.
+        D3PO: steps of the chain, drawn at random. The others: the ways that a group's finished
+        pictures are noised in (`_ways`), one after the other and again from the first.
         """
         wanted = self.steps_per_group
         if self.settings.loss != "d3po":
-            least, count = self._timesteps()
-            timesteps = least + _spread(groups, wanted, count, draw)
-            return timesteps, _noise(timesteps, batch, draw)
+            first = torch.tensor(epochs)[:, None] * wanted
+            return (first + torch.arange(wanted)) % self.settings.looks_per_pair
         if wanted == len(self._steps):
-            return (self._steps.expand(groups, -1),)
-        return (self._steps[_spread(groups, wanted, len(self._steps), draw)],)
+            return self._steps.expand(len(epochs), -1)
+        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
+        return self._steps[_spread(len(epochs), wanted, len(self._steps), draw)]
+
+    def _ways(self, batch: PairBatch, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, ...]:
+        """What the looks (groups, steps) are: the same for all pictures of a group.
+
+        D3PO: the steps themselves. The others: timesteps (groups, steps), and the noise
+        (groups, steps, C, h, w) that the pictures are noised with.
+        """
+        if self.settings.loss == "d3po":
+            return (looks,)
+        least, count = self._timesteps()
+        shape, seed = batch.latents.shape[2:], self.settings.seed
+        begins = torch.stack(
+            [torch.rand(1, generator=_generator(seed, group[0], 0)) for group in groups]
+        )
+        timesteps = least + ((begins + looks * GOLDEN) % 1 * count).long().clamp(max=count - 1)
+        noise = [
+            torch.randn(shape, generator=_generator(seed, group[0], 1 + look))
+            for group, row in zip(groups, looks.tolist(), strict=True)
+            for look in row
+        ]
+        return timesteps, torch.stack(noise).view(*looks.shape, *shape)
 
     def _timesteps(self) -> tuple[int, int]:
         """The least timestep that finished pictures are noised to, and how many from there on."""
@@ -539,49 +554,60 @@ class Training:
         count = max(1, round(self.settings.noisiest_share * of_all))
         return of_all - count, count
 
-    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
         """Losses and margins, flattened over pairs and steps."""
         settings = self.settings
-        policy, reference = self._chosen_and_rejected(self.pairs, groups, *draws)
+        policy, reference = self._chosen_and_rejected(self.pairs, groups, looks)
         if settings.loss == "d3po":
             return d3po_loss(*policy, *reference, settings.beta, settings.clip_range)
         losses, margins = diffusion_dpo_loss(*policy, *reference, settings.beta)
         return (policy[0] if settings.loss == "finetune" else losses), margins
 
     def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Of the policy and of the reference (2, pairs x steps): log-probabilities, or errors.
 
         Every picture goes through the network once, however many pairs it stands in.
         """
-        # a group may come twice, at the turn of an epoch, with draws of its own each time
+        # a group may come twice, at the turn of an epoch, with looks of its own each time
         pairs = [(place, pair) for place, group in enumerate(groups) for pair in group]
         chosen = [(place, int(batch.chosen[pair])) for place, pair in pairs]
         rejected = [(place, int(batch.rejected[pair])) for place, pair in pairs]
         looked_at = list(dict.fromkeys(chosen + rejected))
+        places = [place for place, _ in looked_at]
         pictures = [picture for _, picture in looked_at]
-        drawn = [values[[place for place, _ in looked_at]] for values in draws]
-        if self.settings.loss == "d3po":
-            policy = self._log_probs(batch, pictures, *drawn)
-            reference = self._reference(batch)[pictures].gather(1, *drawn).to(policy.device)
-        else:
-            guided = self.settings.guided
-            policy = velocity_errors(self.denoiser, batch, pictures, *drawn, guided)
-            with torch.no_grad(), self.denoiser.adapter_off():
-                reference = velocity_errors(self.denoiser, batch, pictures, *drawn, guided)
+        ways = [values[places] for values in self._ways(batch, groups, looks)]
+        reference = self._reference(batch, pictures, looks[places], *ways)
+        policy = self._values(batch, pictures, *ways)
         row = {key: number for number, key in enumerate(looked_at)}
         sides = torch.tensor([[row[key] for key in side] for side in (chosen, rejected)])
         return policy[sides].flatten(1), reference[sides].flatten(1)
 
-    def _reference(self, batch: PairBatch) -> Tensor:
-        """(M, T), computed when it is first asked for: it never changes."""
+    def _values(self, batch: PairBatch, pictures: list[int], *ways: Tensor) -> Tensor:
+        """(pictures, steps) under the network as it is switched now."""
+        if self.settings.loss == "d3po":
+            return self._log_probs(batch, pictures, *ways)
+        return velocity_errors(self.denoiser, batch, pictures, *ways, self.settings.guided)
+
+    @torch.no_grad()
+    def _reference(
+        self, batch: PairBatch, pictures: list[int], looks: Tensor, *ways: Tensor
+    ) -> Tensor:
+        """(pictures, steps) under the base, which never changes: a look is computed only once."""
         key = "train" if batch is self.pairs else "held out"
-        if key not in self._references:
-            self._references[key] = reference_log_probs(
-                self.denoiser, batch, self.settings, self._at_once * MORE_WITHOUT_GRADIENT
-            )
-        return self._references[key]
+        chain, looks_in_all = len(batch.timesteps), self.settings.looks_per_pair
+        width = chain if self.settings.loss == "d3po" else max(looks_in_all, HELD_OUT_STEPS)
+        known = self._references.get(key, torch.full((len(batch.latents), width), math.nan))
+        places = torch.tensor(pictures)[:, None], looks
+        new = known[places].isnan().any(1)
+        if new.any():
+            some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
+            with self.denoiser.adapter_off():
+                values = self._values(batch, some, *(way[new] for way in ways))
+            known = known.index_put((places[0][new], looks[new]), values.cpu())
+            self._references[key] = known
+        return known[places].to(self.denoiser.device)
 
     def _log_probs(self, batch: PairBatch, pictures: list[int], steps: Tensor) -> Tensor:
         """(pictures, steps) under the adapter, in one forward pass."""
@@ -609,22 +635,19 @@ class Training:
     def _held_out_agreement(self) -> float:
         """Share of the held-out pairs whose chosen side the adapter has made likelier.
 
-        Always looked at with the same steps, or the same timesteps and noise.
+        Always with the same looks.
         """
         held_out, groups = self.held_out, self.held_out.groups()
-        spread = (torch.arange(HELD_OUT_STEPS) + 0.5) / HELD_OUT_STEPS
-        if self.settings.loss == "d3po":
-            draws = (self._steps[(spread * len(self._steps)).long()].expand(len(groups), -1),)
-        else:
-            least, count = self._timesteps()
-            timesteps = (least + spread * count).long().expand(len(groups), -1)
-            draw = torch.Generator().manual_seed(self.settings.seed)
-            draws = timesteps, _noise(timesteps, held_out, draw)
+        looks = torch.arange(HELD_OUT_STEPS)
+        if self.settings.loss == "d3po":  # spread over the chain
+            looks = self._steps[((looks + 0.5) / HELD_OUT_STEPS * len(self._steps)).long()]
+        looks = looks.expand(len(groups), -1)
         margins = torch.zeros(len(held_out))
         at_once = self._at_once * MORE_WITHOUT_GRADIENT
         for part, columns in self._parts(held_out, groups, HELD_OUT_STEPS, at_once):
-            drawn = (values[part, columns] for values in draws)
-            policy, reference = self._chosen_and_rejected(held_out, groups[part], *drawn)
+            policy, reference = self._chosen_and_rejected(
+                held_out, groups[part], looks[part, columns]
+            )
             gained = policy - reference if self.settings.loss == "d3po" else reference - policy
             pairs = [pair for group in groups[part] for pair in group]
             margins[pairs] += (gained[0] - gained[1]).view(len(pairs), -1).sum(1).cpu()

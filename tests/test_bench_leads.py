@@ -42,7 +42,8 @@ def test_every_second_look_has_the_noise_of_the_first_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     training = leads.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
-    timesteps, noise = training._draws(3, pairs, torch.Generator().manual_seed(0))
+    looks = torch.arange(4).expand(3, -1)
+    timesteps, noise = training._ways(pairs, pairs.groups()[:3], looks)
     assert torch.equal(timesteps[:, 1::2], timesteps[:, ::2])
     assert torch.equal(noise[:, 1::2], -noise[:, ::2])
     assert len(noise[:, ::2].unique()) == noise[:, ::2].numel()
@@ -50,8 +51,9 @@ def test_every_second_look_has_the_noise_of_the_first_turned_round(
 
 def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
     training = leads.Flipped(denoiser, pairs, FEW)
-    timesteps, noise = training._draws(2, pairs, torch.Generator().manual_seed(0))
-    policy, reference = training._chosen_and_rejected(pairs, pairs.groups()[:2], timesteps, noise)
+    groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
+    timesteps, noise = training._ways(pairs, groups, looks)
+    policy, reference = training._chosen_and_rejected(pairs, groups, looks)
     assert policy.shape == reference.shape == (2, 4)
     for column, latents in enumerate((pairs.latents, pairs.latents.flip(-1))):
         one = replace(pairs, latents=latents)
@@ -65,9 +67,9 @@ def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     training = leads.Opposed(denoiser, pairs, FEW)
-    timesteps, noise = training._draws(2, pairs, torch.Generator().manual_seed(0))
-    groups = pairs.groups()[:2]
-    _, reference = training._chosen_and_rejected(pairs, groups, timesteps, noise)
+    groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
+    timesteps, noise = training._ways(pairs, groups, looks)
+    _, reference = training._chosen_and_rejected(pairs, groups, looks)
     rejected = pairs.rejected[[0, 1]].tolist()
     with torch.no_grad(), denoiser.adapter_off():
         expected = leads.velocity_errors(denoiser, pairs, rejected, timesteps, -noise)
@@ -106,8 +108,7 @@ def test_from_the_cap_on_a_pair_teaches_nothing(denoiser: Denoiser, pairs: PairB
     training = leads.Capped(denoiser, pairs, replace(FEW, learning_rate=5e-3, updates_base=30))
     list(training)
     training.settings = replace(training.settings, beta=1e9)  # each is far beyond it, or below 0
-    draws = training._draws(len(pairs), pairs, torch.Generator().manual_seed(0))
-    losses, margins = training._losses(pairs.groups(), *draws)
+    losses, margins = training._losses(pairs.groups(), training._looks([0] * len(pairs)))
     assert (margins > 0).any()
     at_cap = math.log1p(math.exp(-leads.CAP))
     assert torch.allclose(losses[margins > 0], torch.tensor(at_cap, device=losses.device))
@@ -120,7 +121,7 @@ def test_an_anchor_by_hand(denoiser: Denoiser, pairs: PairBatch, monkeypatch) ->
     training = leads.Anchored(denoiser, pairs, replace(FEW, beta=2.0))
     sides = torch.tensor([[3.0], [5.0]]), torch.tensor([[4.0], [1.0]])
     monkeypatch.setattr(training, "_chosen_and_rejected", lambda *_: sides)
-    losses, margins = training._losses([[0]])
+    losses, margins = training._losses([[0]], torch.zeros(1, 1))
     assert margins.tolist() == [2.5]
     assert losses.tolist() == pytest.approx([math.log1p(math.exp(-5.0)) - 0.5])
 

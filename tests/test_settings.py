@@ -8,6 +8,7 @@ import pytest
 
 from studio.settings import (
     BASELINES,
+    NEVER_AGAIN,
     OBJECTIVES,
     SessionSettings,
     SettingsError,
@@ -25,6 +26,7 @@ WITH_ADAMW = TrainingSettings(
     layers="attention",
     shortcut_rate=1.0,
     reach=None,
+    looks_per_pair=NEVER_AGAIN,
     updates_per_pick=2.0,
 )
 
@@ -41,6 +43,7 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
     assert "layers" not in written
     assert "shortcut_rate" not in written
     assert "reach" not in written
+    assert "looks_per_pair" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
 
@@ -63,6 +66,7 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
         {"shortcut_rate": 2.0},
         {"reach": 0.0},
         {"reach": 4.0},
+        {"looks_per_pair": 0},
     ],
 )
 def test_what_cannot_be_is_refused(changed: dict[str, object]) -> None:

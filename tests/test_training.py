@@ -21,7 +21,6 @@ from studio.training import (
     MOST_SCALED,
     Training,
     TrainingFailed,
-    reference_log_probs,
     step_log_prob,
     velocity_changes,
     velocity_errors,
@@ -88,12 +87,80 @@ def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
     assert torch.equal(policy, reference)
 
 
+@both_kinds
 def test_the_reference_is_the_base_however_far_the_adapter_is_trained(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+) -> None:
+    training = Training(denoiser, pairs, replace(short, learning_rate=0.05))
+    looks = training._looks([0] * len(pairs))
+
+    def sides() -> tuple[torch.Tensor, torch.Tensor]:
+        training._references.clear()
+        with torch.no_grad():
+            return training._chosen_and_rejected(pairs, pairs.groups(), looks)
+
+    policy, before = sides()
+    torch.testing.assert_close(policy, before)
+    list(training)
+    policy, after = sides()
+    assert torch.equal(before, after)
+    assert not torch.isclose(policy, after).any()
+
+
+@both_kinds
+def test_what_the_reference_makes_of_a_look_is_computed_once(
+    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all is learned that is learned when it is computed anew for every update."""
+    settings = replace(short, updates_base=6, looks_per_pair=4)
+    training = Training(denoiser, pairs, settings)
+    for _ in training:
+        training._references.clear()
+    expected = denoiser.adapter_state()
+
+    rows: list[int] = []
+    predict = denoiser.predict_noise
+
+    def counted(latents: torch.Tensor, *rest: object) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            rows.append(len(latents))
+        return predict(latents, *rest)
+
+    training = Training(denoiser, pairs, replace(settings, reach=None))
+    monkeypatch.setattr(denoiser, "predict_noise", counted)
+    list(training)
+    [known] = training._references.values()
+    assert sum(rows) == int(known.isfinite().sum())
+    looks = len(training._steps) if settings.loss == "d3po" else settings.looks_per_pair
+    assert sum(rows) <= len(pairs.latents) * looks
+    monkeypatch.undo()
+    list(Training(denoiser, pairs, settings))
+    for name, value in denoiser.adapter_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_pair_is_looked_at_in_so_many_ways_and_again_from_the_first(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    before = reference_log_probs(denoiser, pairs, SHORT)
-    list(Training(denoiser, pairs, replace(SHORT, learning_rate=0.05)))
-    assert torch.equal(before, reference_log_probs(denoiser, pairs, SHORT))
+    settings = replace(SHORT_DPO, steps_per_pair=2, looks_per_pair=16)
+    training = Training(denoiser, pairs, settings)
+    seen: dict[int, list[int]] = {pair: [] for pair in range(len(pairs))}
+    for training.update in range(15):  # 60 turns of 6 pairs
+        groups, epochs = training._groups_of_update()
+        for [pair], row in zip(groups, training._looks(epochs).tolist(), strict=True):
+            seen[pair] += row
+    assert list(seen.values()) == [[*range(16), *range(4)]] * len(pairs)
+
+    looks = torch.arange(16).expand(len(pairs), -1)
+    timesteps, noise = training._ways(pairs, pairs.groups(), looks)
+    assert len(noise[..., 0, 0, 0].unique()) == looks.numel()
+    for row in timesteps.sort(1).values:  # from the noisiest quarter, without a large gap
+        assert int(row[0]) >= 750
+        assert int(row[-1]) < 1000
+        assert int(row.diff(append=row[:1] + 250).max()) < 2 * 250 / 16
+    again = training._ways(pairs, pairs.groups()[2:3], looks[2:3, 5:6])
+    assert torch.equal(again[0], timesteps[2:3, 5:6])
+    assert torch.equal(again[1], noise[2:3, 5:6])
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
@@ -112,8 +179,8 @@ def test_finished_pictures_are_noised_to_the_noisiest_share_of_the_timesteps(
 ) -> None:
     settings = replace(SHORT_DPO, noisiest_share=share)
     training = Training(denoiser, pairs, settings)
-    draw = torch.Generator().manual_seed(0)
-    timesteps, _ = training._draws(200, pairs, draw)
+    looks = torch.arange(200).expand(len(pairs), -1)
+    timesteps, _ = training._ways(pairs, pairs.groups(), looks)
     assert least <= int(timesteps.min()) <= least + 10
     assert 989 <= int(timesteps.max()) <= 999
 
@@ -351,7 +418,8 @@ def test_looking_at_the_held_out_pairs_may_run_out_of_memory_and_changes_no_upda
     expected = denoiser.adapter_state()
     training = Training(denoiser, pairs, SHORT, pairs)
     training.step()
-    training._reference(pairs)
+    groups, epochs = training._groups_of_update()
+    training._chosen_and_rejected(pairs, groups, training._looks(epochs))  # known from here on
     with running_out("forward", range(1, 2)):  # the first is the update's
         training.step()
     assert training.preset == PRESETS[1]
@@ -426,21 +494,24 @@ def test_a_picture_of_many_pairs_goes_through_the_network_once(
         for parameter in denoiser.adapter_parameters():
             parameter.add_(0.05)
     groups = training.pairs.groups()
-    draws = training._draws(2, training.pairs, torch.Generator().manual_seed(1))
+    looks = training._looks([0, 1])
+    ways = training._ways(training.pairs, groups, looks)
     alone = []
     for number, group in enumerate(groups):
-        one = tuple(drawn[[number]] for drawn in draws)
-        alone += [training._losses([[pair]], *one)[0] for pair in group]
+        with monkeypatch.context() as patched:
+            one = [values[[number]] for values in ways]
+            patched.setattr(training, "_ways", lambda *_, one=one: one)
+            alone += [training._losses([[pair]], looks[[number]])[0] for pair in group]
+    training._references.clear()
     rows: list[int] = []
     predict = denoiser.predict_noise
     monkeypatch.setattr(
         denoiser, "predict_noise", lambda x, *rest: (rows.append(len(x)), predict(x, *rest))[1]
     )
-    losses, _ = training._losses(groups, *draws)
+    losses, _ = training._losses(groups, looks)
     torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-3, atol=1e-5)
     halves = 2 if training.settings.guided else 1
-    networks = 1 if training.settings.loss == "d3po" else 2  # its reference is kept
-    assert sum(rows) == networks * halves * 6 * draws[0].shape[1]
+    assert rows == [halves * 6 * looks.shape[1]] * 2  # the reference, and what is learned
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(

@@ -51,8 +51,8 @@ JUDGED_AT = 8  # timesteps that an unseen picture is looked at
 class Mirrored(Training):
     """Each second look at a picture is with the noise of the first turned round (antithetic)."""
 
-    def _draws(self, groups: int, batch: PairBatch, draw: torch.Generator) -> tuple[Tensor, ...]:
-        timesteps, noise = super()._draws(groups, batch, draw)
+    def _ways(self, batch: PairBatch, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, ...]:
+        timesteps, noise = super()._ways(batch, groups, looks)
         timesteps[:, 1::2], noise[:, 1::2] = timesteps[:, ::2], -noise[:, ::2]
         return timesteps, noise
 
@@ -61,31 +61,42 @@ class Flipped(Training):
     """Each second look is at the pictures flipped, as tools for fine-tuning do."""
 
     def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = []
         for first, one in enumerate((batch, replace(batch, latents=batch.latents.flip(-1)))):
-            columns = [values[:, first::2] for values in draws]
-            seen.append(super()._chosen_and_rejected(one, groups, *columns))
+            seen.append(super()._chosen_and_rejected(one, groups, looks[:, first::2]))
         policy, reference = zip(*seen, strict=True)
         return torch.cat(policy, 1), torch.cat(reference, 1)
+
+    @torch.no_grad()
+    def _reference(
+        self, batch: PairBatch, pictures: list[int], looks: Tensor, *ways: Tensor
+    ) -> Tensor:
+        with self.denoiser.adapter_off():  # what is known is of the pictures as they are
+            return self._values(batch, pictures, *ways)
 
 
 class _OfPairs(Training):
     """The two pictures of a pair noised each in its own way."""
 
     def _noises(
-        self, batch: PairBatch, chosen: list[int], rejected: list[int], *draws: Tensor
+        self,
+        batch: PairBatch,
+        chosen: list[int],
+        rejected: list[int],
+        timesteps: Tensor,
+        noise: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Timesteps (pairs, steps), and the noise of both sides, each (pairs, steps, C, h, w)."""
         raise NotImplementedError
 
     def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
     ) -> tuple[Tensor, Tensor]:
         pairs = [pair for (pair,) in groups]
         sides = batch.chosen[pairs].tolist(), batch.rejected[pairs].tolist()
-        timesteps, noises = self._noises(batch, *sides, *draws)
+        timesteps, noises = self._noises(batch, *sides, *self._ways(batch, groups, looks))
 
         def errors() -> Tensor:
             return torch.stack(
@@ -150,16 +161,16 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
 class Capped(Training):
     """A pair that is told apart by far enough teaches no more."""
 
-    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
-        _, margins = super()._losses(groups, *draws)
+    def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
+        _, margins = super()._losses(groups, looks)
         return -F.logsigmoid((self.settings.beta * margins).clamp(max=CAP)), margins
 
 
 class Anchored(Training):
     """The error of the chosen picture is brought down as well (RPO, arXiv 2404.19733)."""
 
-    def _losses(self, groups: list[list[int]], *draws: Tensor) -> tuple[Tensor, Tensor]:
-        policy, reference = self._chosen_and_rejected(self.pairs, groups, *draws)
+    def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
+        policy, reference = self._chosen_and_rejected(self.pairs, groups, looks)
         better, worse = 0.5 * (reference - policy)
         margins = better - worse
         beta = self.settings.beta
@@ -177,13 +188,13 @@ class MovedReference(Training):
         return super()._gradient_of_all()
 
     def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], *draws: Tensor
+        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
     ) -> tuple[Tensor, Tensor]:
         if self._then is None:
-            return super()._chosen_and_rejected(batch, groups, *draws)
+            return super()._chosen_and_rejected(batch, groups, looks)
         with torch.no_grad(), self._as_then():  # before the policy's own look, which is kept
-            reference, _ = super()._chosen_and_rejected(batch, groups, *draws)
-        policy, _ = super()._chosen_and_rejected(batch, groups, *draws)
+            reference, _ = super()._chosen_and_rejected(batch, groups, looks)
+        policy, _ = super()._chosen_and_rejected(batch, groups, looks)
         return policy, reference
 
     @contextlib.contextmanager

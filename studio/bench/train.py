@@ -11,7 +11,7 @@ More than two images of a prompt are taken as ranked: each with each is a pair, 
 picture through the network once for all its pairs, the baseline once for each of them.
 
 `peak_memory_mb` is that of our round alone, before there is a baseline. `tflops_per_s` counts what
-the network computes in our updates, and `utilisation` is its share of the GPU's peak, where that is
+the network computes in our round, and `utilisation` is its share of the GPU's peak, where that is
 known; what gradient checkpointing computes twice counts twice.
 """
 
@@ -61,19 +61,14 @@ def measure(
 ) -> dict[str, float | str | None]:
     """Pair-steps per second of both, and what our round takes of the device."""
 
-    def ours() -> Training:
-        training = Training(denoiser, pairs, settings, preset=preset)
-        for _ in training:
+    def ours() -> None:
+        for _ in Training(denoiser, pairs, settings, preset=preset):
             pass
-        return training
 
     timing.forget_peak_memory(denoiser.device)
-    training = ours()
+    computed = flops.counted(ours)
     peak_mb = timing.peak_memory_mb(denoiser.device)
-    done = pair_steps(training)
-    training.update = 0
-    computed = training.updates * flops.counted(training.step)
-    del training
+    done = pair_steps(Training(denoiser, pairs, settings, preset=preset))
 
     reference = published.deep_copied_reference(denoiser)
     steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
