@@ -210,6 +210,7 @@ class TrainingSettings(_Stored):
             "The reach must lie between 0 and 3, or be left out.",
         )
         _require(self.looks_per_pair >= 1, "A pair needs at least one look.")
+        _require(self.seed >= 0, "The seed must be a whole number from 0 upwards.")
         _require(self.updates_base >= 0, "The number of updates cannot be negative.")
         _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
         _require(

@@ -205,11 +205,6 @@ def _most_pictures(batch: PairBatch, groups: list[list[int]]) -> int:
     return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
 
 
-def _noise(timesteps: Tensor, batch: PairBatch, draw: torch.Generator) -> Tensor:
-    """(*timesteps.shape, C, h, w) for the latents of a batch."""
-    return torch.randn((*timesteps.shape, *batch.latents.shape[2:]), generator=draw)
-
-
 class Training:
     """One round: a fresh adapter, `updates` updates over the pairs.
 
@@ -390,7 +385,7 @@ class Training:
         pictures = order[:REACH_PICTURES].tolist()
         least, of_all = self._timesteps()
         timesteps = (least + _spread(len(pictures), 1, of_all, draw)).squeeze(1)
-        noise = _noise(timesteps, self.pairs, draw)
+        noise = torch.randn((len(pictures), *self.pairs.latents.shape[2:]), generator=draw)
         at_once = max(1, self._at_once * MORE_WITHOUT_GRADIENT // 2)  # both halves of guidance
         parts = [slice(start, start + at_once) for start in range(0, len(pictures), at_once)]
         squares = [
@@ -483,7 +478,7 @@ class Training:
     def _parts(
         self, batch: PairBatch, groups: list[list[int]], steps: int, at_once: int
     ) -> Iterator[tuple[slice, slice]]:
-        """Which groups, and which columns of their draws, go through the network together."""
+        """Which groups, and which columns of their looks, go through the network together."""
         if not groups:
             return
         of_one = self._latents_of(batch, groups, 1)
@@ -524,7 +519,7 @@ class Training:
             return (first + torch.arange(wanted)) % self.settings.looks_per_pair
         if wanted == len(self._steps):
             return self._steps.expand(len(epochs), -1)
-        draw = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.update)
+        draw = _generator(self.settings.seed, self.update)
         return self._steps[_spread(len(epochs), wanted, len(self._steps), draw)]
 
     def _ways(self, batch: PairBatch, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, ...]:
@@ -578,6 +573,7 @@ class Training:
         places = [place for place, _ in looked_at]
         pictures = [picture for _, picture in looked_at]
         ways = [values[places] for values in self._ways(batch, groups, looks)]
+        # first, before what the policy's gradient needs takes up memory
         reference = self._reference(batch, pictures, looks[places], *ways)
         policy = self._values(batch, pictures, *ways)
         row = {key: number for number, key in enumerate(looked_at)}

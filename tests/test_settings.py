@@ -67,6 +67,7 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
         {"reach": 0.0},
         {"reach": 4.0},
         {"looks_per_pair": 0},
+        {"seed": -1},
     ],
 )
 def test_what_cannot_be_is_refused(changed: dict[str, object]) -> None:

@@ -158,8 +158,8 @@ PROTECTIONS = (
     Protection(
         "the same picks and seed make the same adapter",
         "studio/training.py",
-        "self.settings.seed * 1_000_003 + self.update)",
-        "torch.seed() % 2**32)",
+        "np.random.SeedSequence(key)",
+        "np.random.SeedSequence()",
         "tests/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
     ),
     Protection(
