@@ -606,7 +606,7 @@ class Training:
         return known[places].to(self.denoiser.device)
 
     def _log_probs(self, batch: PairBatch, pictures: list[int], steps: Tensor) -> Tensor:
-        """(pictures, steps) under the adapter, in one forward pass."""
+        """(pictures, steps) under the network as it is switched now, in one forward pass."""
         wanted = [
             (picture, int(step))
             for picture, chain_steps in zip(pictures, steps, strict=True)
