@@ -100,6 +100,7 @@ def in_a_process(call: Callable[[], Found]) -> Found:
         if pid == 0:
             with contextlib.suppress(BaseException):
                 signal.alarm(int(ROW_LIMIT_S))
+                torch.set_num_threads(1)  # its threads did not survive the fork
                 nothing = os.open(os.devnull, os.O_RDWR)
                 os.dup2(nothing, 2)  # libraries complain there
                 faulthandler.disable()
