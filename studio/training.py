@@ -451,7 +451,7 @@ class Training:
     def _use(self, preset: memory.Preset) -> None:
         self.preset = preset
         denoiser = self.denoiser
-        one = memory.cost(1, math.prod(self.pairs.latents.shape[-2:]), denoiser.unet.dtype.itemsize)
+        one = memory.cost(1, math.prod(self.pairs.latents.shape[-2:]), denoiser.dtype.itemsize)
         if self._at_once * one > preset.latents_kept:
             self._checkpointing = True
         self._at_once = min(self._at_once, max(1, int(preset.latents / one)))

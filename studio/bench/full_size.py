@@ -111,7 +111,7 @@ def kept_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
         denoiser.predict_noise(latents, torch.tensor([500]), denoiser.embed([PROMPT]))
     denoiser.set_gradient_checkpointing(False)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    return total * 2 / denoiser.unet.dtype.itemsize / 1e6
+    return total * 2 / denoiser.dtype.itemsize / 1e6
 
 
 def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates: int) -> dict:

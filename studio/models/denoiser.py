@@ -246,7 +246,7 @@ class Denoiser:
 
     def predict_noise(self, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """Predicted noise (B, C, h, w) in float32 for timesteps (B,) and texts of `embed`."""
-        dtype = self.unet.dtype
+        dtype = self.dtype
         output = self.unet(
             latents.to(dtype),
             timesteps,
@@ -265,7 +265,7 @@ class Denoiser:
             return None
         height_px, width_px = (side * self.shrink for side in latents.shape[-2:])
         sizes = [height_px, width_px, 0, 0, height_px, width_px]
-        dtype = self.unet.dtype
+        dtype = self.dtype
         return {
             "text_embeds": text.pooled.to(dtype),
             "time_ids": torch.tensor([sizes], dtype=dtype, device=self.device).repeat(
@@ -284,6 +284,11 @@ class Denoiser:
         )
         unprompted, prompted = both.chunk(2)
         return unprompted + guidance * (prompted - unprompted)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in. `unet.dtype` walks all parameters, a millisecond a step."""
+        return self.unet.conv_in.weight.dtype
 
     @property
     def shrink(self) -> int:
