@@ -44,18 +44,23 @@ def sample(
     text = denoiser.embed(prompts, settings.clip_skip)
     empty = denoiser.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)
+    # All of it before the first step: a copy in between would wait for the GPU at each of them.
+    noises = torch.stack(
+        [
+            torch.stack([torch.randn(shape, generator=walk) for walk in walks])
+            for _ in schedule.timesteps
+        ]
+    ).to(denoiser.device)
     kept = [latents]
-    for timestep, alpha_bar, alpha_bar_prev in zip(
-        schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True
+    for timestep, alpha_bar, alpha_bar_prev, noise in zip(
+        schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, noises, strict=True
     ):
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
             )
         mean = step_mean(latents, noise_pred, alpha_bar, alpha_bar_prev, settings.eta)
-        noise = torch.stack([torch.randn(shape, generator=walk) for walk in walks])
-        deviation = sigma(alpha_bar, alpha_bar_prev, settings.eta)
-        latents = mean + deviation * noise.to(denoiser.device)
+        latents = mean + sigma(alpha_bar, alpha_bar_prev, settings.eta) * noise
         kept.append(latents)
     chains = torch.stack(kept, 1).cpu()
     return [
