@@ -42,6 +42,7 @@ BENCHMARKS = (
     "full-size",
     "gradients",
     "leads",
+    "profile",
     "protections",
     "questions",
     "readers",

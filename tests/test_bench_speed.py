@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studio import models, sampling
-from studio.bench import flops, published, sample, timing, train
+from studio.bench import flops, profile, published, sample, timing, train
 from studio.settings import OBJECTIVES, SamplingSettings
 from studio.training import Training
 
@@ -88,6 +88,44 @@ def test_operations_are_counted_by_hand():
     layer.requires_grad_(False)
     assert flops.counted(lambda: layer(given).sum().backward()) == 2 * (2 * 7 * 3 * 5)
     assert flops.utilisation(1e12, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("work", "kind"),
+    [
+        (lambda x: torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3)), "convolutions"),
+        (lambda x: x.flatten(1) @ x.flatten(1).T, "matrix products"),
+        (
+            lambda x: torch.nn.functional.linear(x, torch.ones(64, 64), torch.ones(64)),
+            "matrix products",
+        ),
+        (lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x), "attention"),
+        (lambda x: torch.nn.functional.group_norm(x, 4), "normalisation"),
+        (lambda x: torch.cat([x, x]), "copies"),
+        (lambda x: x.sin(), profile.ALL_ELSE),
+    ],
+)
+def test_operations_are_told_apart_by_their_kinds(work, kind):
+    given = torch.randn(16, 8, 64, 64)
+    shares = profile.profiled(lambda: work(given), torch.device("cpu"))
+    assert shares.pop("busy") is None
+    assert sum(shares.values()) == pytest.approx(1)
+    assert {name for name, share in shares.items() if share} - {"copies", profile.ALL_ELSE} == (
+        {kind} - {"copies", profile.ALL_ELSE}
+    )
+    assert shares[kind] > 0
+
+
+def test_what_bounds_drawing_and_learning(tiny_model, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    few = ["--batch", "2", "--steps", "2", "--pairs", "2", "--updates", "2", "--preset", "6"]
+    assert profile.main(["--model", str(tiny_model), *few, "--json", str(path)]) == 0
+    assert "learning: " in capsys.readouterr().out
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    assert figures["preset_gb"] == 6
+    for work in ("drawing", "learning"):
+        assert figures[work]["convolutions"] > 0
+        assert figures[work]["matrix products"] > 0
 
 
 def test_a_shape_instead_of_a_model(tmp_path, capsys):
