@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import ipaddress
 import logging
 import os
 import shutil
@@ -138,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_credentials,
         help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
         "and does not show in the list of processes",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        type=_address,
+        help="of a proxy before the studio, which alone is believed for whom it asks",
     )
     parser.add_argument(
         "--gpus",
@@ -327,6 +334,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError("an address is written like 192.168.0.2") from None
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("a whole number is needed")
@@ -396,19 +410,19 @@ def serve(arguments: argparse.Namespace) -> int:
         with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
-                _serve_pages(store, door, credentials(arguments), not arguments.no_browser)
+                _serve_pages(store, door, arguments)
             print("\nEnding. Everything is kept.")
     return 0
 
 
-def _serve_pages(
-    store: Store, door: socket.socket, auth: tuple[str, str] | None, open_browser: bool
-) -> None:
+def _serve_pages(store: Store, door: socket.socket, arguments: argparse.Namespace) -> None:
     from studio.ui.app import server
 
     address, port = door.getsockname()[:2]
-    threading.Thread(target=_announce, args=(address, port, open_browser), daemon=True).start()
-    server(store, address, port, auth).run(sockets=[door])
+    announced = (address, port, not arguments.no_browser)
+    threading.Thread(target=_announce, args=announced, daemon=True).start()
+    auth = credentials(arguments)
+    server(store, address, port, auth, arguments.proxy).run(sockets=[door])
 
 
 def _announce(address: str, port: int, open_browser: bool) -> None:

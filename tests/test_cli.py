@@ -193,6 +193,7 @@ def test_what_follows_test_and_bench_is_passed_on_as_it_is():
         ["--port", "65536"],
         ["--port", "-1"],
         ["--auth", "only-a-name"],
+        ["--proxy", "proxy.example"],
         ["--listen"],
         ["generate"],
         ["generate", "x", "--size", "big"],

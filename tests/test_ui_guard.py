@@ -1,0 +1,128 @@
+"""The guard before the studio, asked through real sockets: who is counted, and what is endured."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from studio.store import Store
+from studio.ui import guard
+from studio.ui.app import build, server
+
+AUTH = ("ada", "secret")
+RIGHT, WRONG = (
+    {"Authorization": "Basic " + b64encode(text).decode()} for text in (b"ada:secret", b"ada:x")
+)
+PATH = "/studio/favicon.svg"
+
+
+@contextlib.contextmanager
+def serving(store: Store, **options: object) -> Iterator[int]:
+    """The port of the real server over `store`."""
+    served = server(store, "127.0.0.1", 0, **options)
+    thread = threading.Thread(target=served.run, daemon=True)
+    thread.start()
+    while not served.started:
+        assert thread.is_alive(), "the server ended"
+        time.sleep(0.02)
+    yield served.servers[0].sockets[0].getsockname()[1]
+    served.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def port(store: Store) -> Iterator[int]:
+    with serving(store, auth=AUTH) as found:
+        yield found
+
+
+def ask(port: int, headers: dict[str, str], path: str = PATH) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.body = answer.read()
+        return answer
+
+
+# --- who asks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Client-IP", "x-forwarded-for"]
+)
+def test_wrong_passwords_are_counted_whatever_they_say_of_their_sender(port, name):
+    said = [
+        ask(port, {**WRONG, name: f"{'for=' * (name == 'Forwarded')}10.0.0.{number}"}).status
+        for number in range(guard.MOST_ATTEMPTS + 5)
+    ]
+    assert said == [401] * guard.MOST_ATTEMPTS + [429] * 5
+
+
+def test_nobody_locks_out_a_browser_that_knew_the_password(port):
+    """From its own address too, as behind a proxy or on a machine where others log in."""
+    first = ask(port, RIGHT)
+    cookie = first.headers["Set-Cookie"].partition(";")[0]
+    assert "HttpOnly; SameSite=Strict" in first.headers["Set-Cookie"]
+    known = {"Cookie": f"theme=dark; {cookie}"}
+    assert ask(port, RIGHT | known).headers["Set-Cookie"] is None  # one is enough
+    for _ in range(guard.MOST_ATTEMPTS):
+        assert ask(port, WRONG).status == 401
+    assert ask(port, RIGHT).status == 429
+    assert ask(port, RIGHT | known).status == 200
+    name, _, signature = cookie.partition(".")
+    forged = {"Cookie": f"{name}.{'0' * len(signature)}"}
+    assert ask(port, RIGHT | forged).status == 429
+    for _ in range(guard.MOST_ATTEMPTS):  # the cookie itself guesses no faster, and is no password
+        assert ask(port, WRONG | known).status == 401
+    assert ask(port, RIGHT | known).status == 429
+
+
+def test_many_addresses_guess_no_faster_than_a_few(store, monkeypatch):
+    app = build(store, auth=AUTH)
+
+    def asking(number: int) -> TestClient:
+        return TestClient(app, base_url="http://studio.example", client=(f"10.0.0.{number}", 1))
+
+    known = asking(0)
+    assert known.get(PATH, headers=RIGHT).status_code == 200
+    attempts = range(1, guard.MOST_ATTEMPTS_OF_ALL + 6)
+    said = [asking(number).get(PATH, headers=WRONG).status_code for number in attempts]
+    assert said == [401] * guard.MOST_ATTEMPTS_OF_ALL + [429] * 5
+    assert known.get(PATH, headers=RIGHT).status_code == 200
+    assert asking(250).get(PATH, headers=RIGHT).status_code == 429
+    monkeypatch.setattr(guard, "WAIT_S", 0.0)
+    assert asking(250).get(PATH, headers=RIGHT).status_code == 200
+
+
+CLAIMS = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+
+
+def test_what_a_request_says_of_its_sender_is_not_believed(store):
+    """Gradio builds the addresses of a page's parts from such headers."""
+    with serving(store) as port:
+        told = ask(port, CLAIMS, "/config").body
+    assert b"evil.example" not in told
+    assert f"http://127.0.0.1:{port}".encode() in told
+
+
+def test_a_proxy_that_was_named_is_believed_and_no_other(store):
+    page = {**RIGHT, "Host": "studio.example", "X-Forwarded-Proto": "https"}
+    with serving(store, auth=AUTH, proxy="127.0.0.1") as port:
+        assert b"https://studio.example" in ask(port, page, "/config").body
+        for number in range(guard.MOST_ATTEMPTS * 2):  # each is another's first
+            assert ask(port, {**WRONG, "X-Forwarded-For": f"10.0.0.{number}"}).status == 401
+        spoofed = [
+            ask(port, {**WRONG, "X-Forwarded-For": f"10.1.0.{number}, 10.2.0.1"}).status
+            for number in range(guard.MOST_ATTEMPTS + 1)
+        ]
+        assert spoofed[-1] == 429  # the proxy writes last: what stands before it is the client's
+    with serving(store, auth=AUTH, proxy="192.0.2.1") as port:
+        assert b"https://studio.example" not in ask(port, page, "/config").body
