@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.responses import Response
 
-from studio.store import Store
+from studio.store import Export, Session, Store
 from studio.ui import guard
 from studio.ui.app import build, server
+from tests.browser import seed
 
 AUTH = ("ada", "secret")
 RIGHT, WRONG = (
@@ -43,6 +47,19 @@ def port(store: Store) -> Iterator[int]:
         yield found
 
 
+def export_files(store: Store, session: Session, *names: str) -> list[str]:
+    """The addresses of files of an export, which say window.canary = 1 if they can."""
+    seed.add_pairs(store, session, 4)
+    seed.pick_all(store, session)
+    adapter = seed.learn(store, session)
+    folder = store.export_path(session.id, "e1")
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text("window.canary = parent.canary = 1")
+    store.add_export(Export("e1", session.id, adapter.id, "Blue", names, {}, time.time()))
+    return [f"/exports/{session.id}/e1/{name}" for name in names]
+
+
 def ask(port: int, headers: dict[str, str], path: str = PATH) -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     with contextlib.closing(connection):
@@ -50,6 +67,77 @@ def ask(port: int, headers: dict[str, str], path: str = PATH) -> http.client.HTT
         answer = connection.getresponse()
         answer.body = answer.read()
         return answer
+
+
+# --- what is served ------------------------------------------------------------------------------
+
+
+def test_what_an_archive_brought_is_only_to_be_saved(store, session, monkeypatch):
+    """Whatever its name says, it is bytes; a PNG is a PNG, whatever the system's table says."""
+    monkeypatch.setattr("starlette.responses.guess_type", lambda *_: ("text/html", None))
+    names = ("x.js", "x.mjs", "x.html", "x.svg", "x.xhtml", "x.css", "x.wasm", "x", "x.safetensors")
+    paths = export_files(store, session, *names, "check.png")
+    with serving(store) as port:
+        answers = [ask(port, {}, path) for path in paths]
+    for answer in answers:
+        assert answer.status == 200
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"] == guard.FOREIGN_POLICY
+        assert answer.headers["Content-Disposition"].startswith("attachment")
+    types = [answer.headers["Content-Type"] for answer in answers]
+    assert types == ["application/octet-stream"] * len(names) + ["image/png"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"),
+    [
+        ("text/html", "application/octet-stream"),
+        ("Text/HTML; charset=utf-8", "application/octet-stream"),
+        ("text/javascript", "application/octet-stream"),
+        ("image/svg+xml", "application/octet-stream"),
+        ("text/xml", "application/octet-stream"),
+        ("application/pdf", "application/octet-stream"),
+        ("image/png", "image/png"),
+        ("application/json", "application/json"),
+        ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
+    ],
+)
+def test_only_the_programs_own_files_have_a_type_that_runs(kind, served):
+    """Whatever a route says, one that does not exist yet too."""
+
+    async def says(scope, receive, send):
+        await Response(b"<script>", media_type="x", headers={"content-type": kind})(
+            scope, receive, send
+        )
+
+    client = TestClient(guard.Guard(says), base_url="http://127.0.0.1")
+    for path in ("/exports/x", "/new", "/configs", "/studio", "//studio/x", "/images/studio/x"):
+        headers = client.get(path).headers
+        assert headers["content-type"] == served
+        assert headers["content-security-policy"] == guard.FOREIGN_POLICY
+        saved = headers.get("content-disposition") == "attachment"
+        assert saved == (served == "application/octet-stream")
+    assert client.get("/studio/x").headers["content-type"] == kind
+
+
+def test_gradio_serves_no_file_of_its_cache(store, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # as it was, afterwards
+    monkeypatch.delenv("GRADIO_TEMP_DIR")
+    with serving(store) as port:
+        cache = Path(os.environ["GRADIO_TEMP_DIR"])
+        cache.mkdir(exist_ok=True)
+        (cache / "x.html").write_text("<script>canary</script>")
+        for path in (
+            f"/gradio_api/file={cache}/x.html",
+            f"/gradio_api/file/{cache}/x.html",
+            f"/gradio_api/%66ile={cache}/x.html",
+            f"/file={cache}/x.html",
+            f"//gradio_api/file={cache}/x.html",
+            "/gradio_api/stream/x/y/1/playlist-file",
+        ):
+            answer = ask(port, {}, path)
+            assert answer.status in (403, 404), path
+            assert b"canary" not in answer.body
 
 
 # --- who asks ------------------------------------------------------------------------------------

@@ -85,6 +85,27 @@ PROTECTIONS = (
         "tests/test_ui.py::test_a_page_runs_only_the_scripts_that_it_was_served_with",
     ),
     Protection(
+        "the types of files are fixed",
+        "studio/ui/images.py",
+        "    kind = TYPES.get(path.suffix, BYTES)\n",
+        "    kind = None\n",
+        "tests/test_ui_guard.py::test_what_an_archive_brought_is_only_to_be_saved",
+    ),
+    Protection(
+        "no type that runs, but for the program's own files",
+        "studio/ui/guard.py",
+        '        headers["content-type"] = BYTES\n',
+        "",
+        "tests/test_ui_guard.py::test_only_the_programs_own_files_have_a_type_that_runs",
+    ),
+    Protection(
+        "what is not of the program is in a sandbox",
+        "studio/ui/guard.py",
+        '    headers["Content-Security-Policy"] = FOREIGN_POLICY\n',
+        "",
+        "tests/test_ui_guard.py::test_only_the_programs_own_files_have_a_type_that_runs",
+    ),
+    Protection(
         "a file is on the disk before it has its name",
         "studio/store/files.py",
         '        for path_of_it in (*temporary.rglob("*"), temporary):\n'

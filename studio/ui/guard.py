@@ -7,7 +7,8 @@ for instead of the host, for every route there is: pages, pictures and downloads
 by the socket: what a request says of its sender is believed only from a proxy that was named.
 
 Should markup of somebody's making ever come into a page, the browser runs no script in it: only
-those that were in the page as it was served, known by their checksums.
+those that were in the page as it was served, known by their checksums. And no file that an artist
+or an archive brought is one: what is not of the program itself has a type that cannot run.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+
+# What is served under these is of the program; all else may be of anybody.
+OWN_PATHS = re.compile(r"/(?:$|(?:assets|gradio_api|static|studio|svelte)/|config/?$|theme\.css$)")
+FOREIGN_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+FOREIGN_TYPES = frozenset(
+    (
+        *("image/png", "image/jpeg", "image/webp", "image/gif"),
+        *("application/json", "application/zip", "text/plain"),
+    )
+)
+BYTES = "application/octet-stream"
 
 SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
@@ -168,11 +180,14 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers[name] = value
-                headers["Content-Security-Policy"] = content_security_policy(b"")
+                if OWN_PATHS.match(scope["path"]):
+                    headers["Content-Security-Policy"] = content_security_policy(b"")
+                else:
+                    _disarm(headers)
                 if refusal is None and is_new:
                     cookie = self.brake.new_cookie()
                     headers.append("set-cookie", f"d3po-studio={cookie}; {COOKIE_RULES}")
-                if headers.get("content-type", "").startswith("text/html"):
+                if _type(headers) == "text/html":
                     page.append(message)
                     return
             elif page:
@@ -251,6 +266,18 @@ def _same_origin(headers: Headers, host: str, method: str) -> bool:
     # A link elsewhere may open the studio in a tab; nothing else may reach into it.
     opens_a_tab = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return opens_a_tab == ("navigate", "document") and method == "GET"
+
+
+def _disarm(headers: MutableHeaders) -> None:
+    """Whatever is in it, a browser must neither run it nor show it as a page."""
+    headers["Content-Security-Policy"] = FOREIGN_POLICY
+    if "content-type" in headers and _type(headers) not in FOREIGN_TYPES:
+        headers["content-type"] = BYTES
+        headers.setdefault("content-disposition", "attachment")
+
+
+def _type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _cookie(headers: Headers) -> str:
