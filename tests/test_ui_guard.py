@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
+import socket
 import threading
 import time
 from base64 import b64encode
@@ -16,7 +18,7 @@ from fastapi.testclient import TestClient
 from starlette.responses import Response
 
 from studio.store import Export, Session, Store
-from studio.ui import guard
+from studio.ui import connections, guard
 from studio.ui.app import build, server
 from tests.browser import seed
 
@@ -44,6 +46,14 @@ def serving(store: Store, **options: object) -> Iterator[int]:
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
     with serving(store, auth=AUTH) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def open_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Its port; without a password, as on the artist's own machine."""
+    home = tmp_path_factory.mktemp("home")
+    with contextlib.closing(Store.open(home)) as store, serving(store) as found:
         yield found
 
 
@@ -138,6 +148,147 @@ def test_gradio_serves_no_file_of_its_cache(store, monkeypatch):
             answer = ask(port, {}, path)
             assert answer.status in (403, 404), path
             assert b"canary" not in answer.body
+
+
+# --- how much is endured -------------------------------------------------------------------------
+
+
+def opened(port: int, sent: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(sent)
+    return connection
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side ends it, in whatever way."""
+    parts = []
+    with contextlib.suppress(ConnectionError), connection:
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+HALF = f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: ".encode()
+
+
+@pytest.mark.parametrize("half", [b"", b"G", HALF, HALF + b"1\r\n", HALF + b"1\r\n\r\n" + HALF])
+def test_half_requests_leave_it_reachable(store, half):
+    """As many as there are files a process may open on many systems, and more."""
+    with serving(store, auth=AUTH) as port, contextlib.ExitStack() as held:
+        for _ in range(1300 if half == HALF else connections.MOST_CONNECTIONS + 20):
+            held.enter_context(opened(port, half))
+        assert ask(port, RIGHT).status == 200
+        assert ask(port, {}).status == 401
+
+
+def test_there_are_never_more_connections_than_there_is_room_for(store, monkeypatch):
+    """And who was let in stays; the oldest of those who wait goes."""
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 3)
+    with serving(store) as port, contextlib.ExitStack() as held:
+        head = b"POST /parameters HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n"
+        let_in = held.enter_context(opened(port, head + b"Expect: 100-continue\r\n\r\n"))
+        assert let_in.recv(100).startswith(b"HTTP/1.1 100")
+        first, second, third = (held.enter_context(opened(port, HALF)) for _ in range(3))
+        assert all_of(first) == b""
+        let_in.sendall(b"abcd")
+        assert let_in.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        for one in (second, third):
+            one.sendall(b"1\r\nConnection: close\r\n\r\n")
+            assert all_of(one).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("sent", [b"", HALF, HALF + b"1\r\n\r\n" + HALF])
+def test_whoever_does_not_say_what_he_wants_is_not_waited_for(store, monkeypatch, sent):
+    monkeypatch.setattr(connections, "PATIENCE_S", 0.2)
+    with serving(store, auth=AUTH) as port:
+        all_of(opened(port, sent))  # it ends: else the socket's patience does, with an error
+
+
+def test_a_drop_at_a_time_is_too_slow_as_well(store, monkeypatch):
+    monkeypatch.setattr(connections, "PATIENCE_S", 0.2)
+    sent = 0
+    cut_off = contextlib.suppress(ConnectionError)
+    with serving(store) as port, opened(port, HALF) as connection, cut_off:
+        while sent < 1000:
+            connection.sendall(b"x")
+            sent += 1
+            time.sleep(0.01)
+    assert sent < 1000
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setattr(guard, "BODY_PATIENCE_S", 0.2)
+    head = b"POST /parameters HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nx"
+    with serving(store) as port:
+        assert b" 200 " not in all_of(opened(port, head))
+
+
+CHUNK = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", PATH), ("POST", "/parameters"), ("POST", "/sessions")]
+)
+@pytest.mark.parametrize(
+    ("framing", "code"),
+    [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", 400),
+        ("Transfer-Encoding: chunked", 411),
+        ("Transfer-Encoding: gzip, chunked", 400),
+        ("Content-Length: 5\r\nContent-Length: 6", 400),
+        ("Content-Length: -5", 400),
+        ("Content-Length: 1_0", 400),
+    ],
+)
+def test_no_framing_carries_more_than_there_is_room_for(open_studio, method, path, framing, code):
+    """300 MB are offered; what is not taken within a moment is not waited for."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{framing}\r\n\r\n".encode()
+    with contextlib.closing(opened(open_studio, head)) as connection:
+        assert connection.recv(100).partition(b" ")[2].startswith(str(code).encode())
+        taken = 0
+        with contextlib.suppress(OSError):
+            while taken < 300:
+                connection.sendall(CHUNK)
+                taken += 1
+        assert taken < 60  # 16, and what the system's buffers hold
+
+
+def test_before_the_password_no_body_is_read(store):
+    head = b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
+    with serving(store, auth=AUTH) as port, opened(port, head) as connection:
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401")
+        taken = 0
+        with contextlib.suppress(OSError):
+            while taken < 300:
+                connection.sendall(CHUNK)
+                taken += 1
+        assert taken < 60
+
+
+def test_whoever_sent_too_much_still_sees_the_answer(open_studio):
+    connection = http.client.HTTPConnection("127.0.0.1", open_studio, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", "/parameters", body=b"x" * (guard.LARGEST_BODY_BYTES + 1))
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (413, b"This is too much at once.")
+
+
+def test_a_body_of_no_said_length_is_counted():
+    """Whatever server is in front: the guard counts what comes."""
+    sent = []
+
+    async def receive():
+        sent.append(1)
+        return {"type": "http.request", "body": b"x" * 1_000_000, "more_body": True}
+
+    async def read() -> None:
+        bounded = guard._bounded(receive, guard.LARGEST_BODY_BYTES)
+        while (await bounded())["type"] == "http.request":
+            pass
+
+    asyncio.run(read())
+    assert len(sent) == guard.LARGEST_BODY_BYTES // 1_000_000 + 1
 
 
 # --- who asks ------------------------------------------------------------------------------------

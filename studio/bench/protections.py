@@ -106,6 +106,48 @@ PROTECTIONS = (
         "tests/test_ui_guard.py::test_only_the_programs_own_files_have_a_type_that_runs",
     ),
     Protection(
+        "half requests leave room for others",
+        "studio/ui/connections.py",
+        "        if len(self.connections) > MOST_CONNECTIONS:\n",
+        "        if False:\n",
+        "tests/test_ui_guard.py::test_there_are_never_more_connections_than_there_is_room_for",
+    ),
+    Protection(
+        "half requests are not waited for",
+        "studio/ui/connections.py",
+        "        if not self.is_let_in:\n            self._end()\n",
+        "        pass\n",
+        "tests/test_ui_guard.py::test_a_drop_at_a_time_is_too_slow_as_well",
+    ),
+    Protection(
+        "a body that does not come is not waited for",
+        "studio/ui/guard.py",
+        "asyncio.wait_for(receive(), BODY_PATIENCE_S)",
+        "receive()",
+        "tests/test_ui_guard.py::test_a_body_that_does_not_come_is_not_waited_for",
+    ),
+    Protection(
+        "a body has one length",
+        "studio/ui/guard.py",
+        '        if "transfer-encoding" in headers and "content-length" in headers:\n',
+        "        if False:\n",
+        "tests/test_ui_guard.py::test_no_framing_carries_more_than_there_is_room_for",
+    ),
+    Protection(
+        "what was refused is not heard to its end",
+        "studio/ui/guard.py",
+        '    refusal.headers["Connection"] = "close"\n',
+        "",
+        "tests/test_ui_guard.py::test_before_the_password_no_body_is_read",
+    ),
+    Protection(
+        "what comes is counted",
+        "studio/ui/guard.py",
+        "return message if received <= most_bytes else",
+        "return message if received <= 2 * most_bytes else",
+        "tests/test_ui_guard.py::test_a_body_of_no_said_length_is_counted",
+    ),
+    Protection(
         "a file is on the disk before it has its name",
         "studio/store/files.py",
         '        for path_of_it in (*temporary.rglob("*"), temporary):\n'

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from studio.report import report
 from studio.store import Store
 from studio.ui import archives, header, images
+from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
@@ -129,6 +130,9 @@ def server(
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Connection,
+        backlog=64,  # so many are accepted at once: a flood leaves turns to read what others say
+        ws="none",  # gradio opens no websocket; one would not be a Connection
         proxy_headers=False,  # see Forwarded: by default uvicorn believes whoever is on 127.0.0.1
         timeout_graceful_shutdown=2,  # an open page keeps a stream open for ever
     )

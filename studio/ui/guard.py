@@ -13,10 +13,13 @@ or an archive brought is one: what is not of the program itself has a type that 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -26,6 +29,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from studio.ui.connections import LET_IN
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
@@ -72,6 +77,9 @@ UNUSED_PATHS = re.compile(
     r"|token|runs|openapi|vibe|undo-vibe)|login|logout|monitoring|pwa_icon|manifest\.json)"
 )
 LARGEST_BODY_BYTES = 16_000_000  # all prompts of the largest session, and room
+MOST_DIGITS = 20
+BODY_PATIENCE_S = 60.0  # for the next part of a body
+LINGER_S = 2.0  # for what a refused request still sends: else its sender may not see the answer
 ARCHIVES_PATH = "/sessions"  # takes a session with all its pictures, as far as there is room
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script", re.DOTALL | re.IGNORECASE)
 
@@ -205,7 +213,12 @@ class Guard:
         if scope["path"] == "/":  # its scripts must be readable here
             plain = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
             scope = {**scope, "headers": plain}
-        await (refusal or self.app)(scope, receive, send_guarded)
+        if refusal is None:
+            scope.setdefault("state", {})[LET_IN] = True
+            most = math.inf if scope["path"] == ARCHIVES_PATH else LARGEST_BODY_BYTES
+            await self.app(scope, _bounded(receive, most), send_guarded)
+        else:
+            await _refuse(refusal, scope, receive, send_guarded)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Response | None:
         """The answer to a request that is not let in; None lets it in."""
@@ -230,12 +243,14 @@ class Guard:
             return PlainTextResponse("The studio does not answer other pages.", 403)
         if UNUSED_PATHS.match(scope["path"]):
             return PlainTextResponse("The studio has nothing here.", 404)
-        if method not in ("GET", "HEAD", "OPTIONS"):
-            length = headers.get("content-length", "")
-            if not (length.isascii() and length.isdigit()):
-                return PlainTextResponse("Say how long it is.", 411)
-            if int(length) > LARGEST_BODY_BYTES and scope["path"] != ARCHIVES_PATH:
-                return PlainTextResponse("This is too much at once.", 413)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return PlainTextResponse("Say how long it is in one way.", 400)
+        has_none = method in ("GET", "HEAD", "OPTIONS") and "transfer-encoding" not in headers
+        length = headers.get("content-length", "0" if has_none else "")
+        if not (length.isascii() and length.isdigit() and len(length) <= MOST_DIGITS):
+            return PlainTextResponse("Say how long it is.", 411)
+        if int(length) > LARGEST_BODY_BYTES and scope["path"] != ARCHIVES_PATH:
+            return PlainTextResponse("This is too much at once.", 413)
         return None
 
     def _knows(self, authorization: str) -> bool:
@@ -266,6 +281,43 @@ def _same_origin(headers: Headers, host: str, method: str) -> bool:
     # A link elsewhere may open the studio in a tab; nothing else may reach into it.
     opens_a_tab = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return opens_a_tab == ("navigate", "document") and method == "GET"
+
+
+def _bounded(receive: Receive, most_bytes: float) -> Receive:
+    """`receive` for a body that comes steadily and is no longer than this; else it is cut off."""
+    received, is_whole = 0, False
+
+    async def receive_bounded() -> Message:
+        nonlocal received, is_whole
+        if is_whole:  # only the end of the connection is still waited for
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), BODY_PATIENCE_S)
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        received += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        return message if received <= most_bytes else {"type": "http.disconnect"}
+
+    return receive_bounded
+
+
+async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, hear out a moment what is still sent, and end the connection."""
+    refusal.headers["Connection"] = "close"
+
+    async def send_and_linger(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    rest = _bounded(receive, LARGEST_BODY_BYTES)
+                    while (await rest()).get("more_body"):
+                        pass
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    await refusal(scope, receive, send_and_linger)
 
 
 def _disarm(headers: MutableHeaders) -> None:
