@@ -18,6 +18,7 @@ EVERYTHING_BUT_UI = {
     "crew",
     "ddim",
     "emphasis",
+    "environment",
     "evidence",
     "exchange",
     "export",
@@ -57,12 +58,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evidence": set(),
     "parameters": set(),  # text in, text out
     "pictures": {"parameters"},
+    "environment": set(),
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
     "prompts": {"settings"},
     "styles": {"settings"},  # text in, text out
     "trajectory": {"settings"},
-    "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
+    "models": {"settings", "ddim", "emphasis", "environment"},  # the schedule is pure maths
     "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
     "training": {  # likewise
         "trajectory",

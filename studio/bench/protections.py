@@ -148,6 +148,20 @@ PROTECTIONS = (
         "tests/test_ui_guard.py::test_a_body_of_no_said_length_is_counted",
     ),
     Protection(
+        "it starts whatever is said of the network",
+        "studio/__main__.py",
+        "    with without_network_variables():\n",
+        "    with contextlib.nullcontext():\n",
+        "tests/test_cli.py::test_what_the_environment_says_of_the_network_keeps_it_from_nothing",
+    ),
+    Protection(
+        "no print ends the work",
+        "studio/__main__.py",
+        '            stream.reconfigure(errors="backslashreplace")\n',
+        "            pass\n",
+        "tests/test_cli.py::test_no_print_ends_the_work",
+    ),
+    Protection(
         "a file is on the disk before it has its name",
         "studio/store/files.py",
         '        for path_of_it in (*temporary.rglob("*"), temporary):\n'
