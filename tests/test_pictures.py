@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from studio.pictures import animation, sheet
+from studio.pictures.files import animation, sheet
 
 COLOURS = ((200, 30, 30), (30, 60, 200))
 

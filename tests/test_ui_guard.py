@@ -327,18 +327,18 @@ def test_nobody_locks_out_a_browser_that_knew_the_password(port):
 def test_many_addresses_guess_no_faster_than_a_few(store, monkeypatch):
     app = build(store, auth=AUTH)
 
-    def asking(number: int) -> TestClient:
+    def pair_queue(number: int) -> TestClient:
         return TestClient(app, base_url="http://studio.example", client=(f"10.0.0.{number}", 1))
 
-    known = asking(0)
+    known = pair_queue(0)
     assert known.get(PATH, headers=RIGHT).status_code == 200
     attempts = range(1, guard.MOST_ATTEMPTS_OF_ALL + 6)
-    said = [asking(number).get(PATH, headers=WRONG).status_code for number in attempts]
+    said = [pair_queue(number).get(PATH, headers=WRONG).status_code for number in attempts]
     assert said == [401] * guard.MOST_ATTEMPTS_OF_ALL + [429] * 5
     assert known.get(PATH, headers=RIGHT).status_code == 200
-    assert asking(250).get(PATH, headers=RIGHT).status_code == 429
+    assert pair_queue(250).get(PATH, headers=RIGHT).status_code == 429
     monkeypatch.setattr(guard, "WAIT_S", 0.0)
-    assert asking(250).get(PATH, headers=RIGHT).status_code == 200
+    assert pair_queue(250).get(PATH, headers=RIGHT).status_code == 200
 
 
 CLAIMS = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}

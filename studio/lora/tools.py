@@ -24,8 +24,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from studio import export
-from studio.export import ExportError, Format, Module
+from studio.lora import export
+from studio.lora.export import ExportError, Format, Module
 from studio.models import ModelError, files
 
 UNET = "model.diffusion_model."  # before the names of its weights in the original layout

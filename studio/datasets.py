@@ -37,7 +37,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from studio import parameters, pictures, trajectory
+from studio.engine import trajectory
+from studio.engine.trajectory import Trajectory
+from studio.pictures import files as picture_files
+from studio.pictures import infotext
 from studio.settings import (
     CHOICES,
     MAX_PROMPT_CHARACTERS,
@@ -50,7 +53,6 @@ from studio.settings import (
 )
 from studio.store import Image, PickedPair, Session, Store, write_atomically
 from studio.store.files import sha256
-from studio.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from studio.models import Denoiser
@@ -403,7 +405,7 @@ def _prompt_beside(picture: Path) -> str:
         if text.is_file() and text.stat().st_size <= 4 * MAX_PROMPT_CHARACTERS:
             return text.read_text("utf-8").strip()
         if picture.is_file():
-            return parameters.read(pictures.text_of_png(picture.read_bytes())).prompt
+            return infotext.read(picture_files.text_of_png(picture.read_bytes())).prompt
     except (OSError, ValueError):
         return ""
     return ""
