@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
+import ipaddress
 import logging
 import os
 import shutil
@@ -66,6 +68,7 @@ class CommandError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out a command; gives the exit status."""
+    _let_no_print_fail()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     # For the worker as well: libraries speak to programmers, and nothing is reported to anybody.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -76,24 +79,46 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        say("\nStopped.", to_errors=True)
         return 130
     except Exception as error:
         return _report(error, arguments)
 
 
+def _let_no_print_fail() -> None:
+    """A console may lack letters, as those of cp1252 do: they are written as their numbers then.
+
+    Where nobody reads any more, as after `| head -1`, the work still goes on: see `say`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(*words: object, end: str = "\n", to_errors: bool = False) -> None:
+    """`print`, which never ends the work: from the first failure on, nothing is said."""
+    stream = sys.stderr if to_errors else sys.stdout
+    try:
+        print(*words, end=end, file=stream, flush=True)
+    except (OSError, ValueError):  # the reader is gone, the disk behind it full, or it is closed
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def _report(error: Exception, arguments: argparse.Namespace) -> int:
     """What went wrong, in a sentence; every error class of ours carries one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
-        print(error, file=sys.stderr)
+        say(error, to_errors=True)
         return 2 if type(error).__name__ == "StoreLocked" else 1
     if arguments.command in ("bench", "test"):  # for developers, who want to see where
         raise error
     log.error("%s failed", arguments.command, exc_info=error)
-    print(
+    say(
         f"Something went wrong that should not have: {error}\n"
         f"The details are in {home_folder(arguments) / 'logs'}.",
-        file=sys.stderr,
+        to_errors=True,
     )
     return 1
 
@@ -137,6 +162,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_credentials,
         help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
         "and does not show in the list of processes",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        type=_address,
+        help="of a proxy before the studio, which alone is believed for whom it asks",
     )
     parser.add_argument(
         "--gpus",
@@ -326,6 +357,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError("an address is written like 192.168.0.2") from None
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("a whole number is needed")
@@ -391,38 +429,43 @@ def serve(arguments: argparse.Namespace) -> int:
         logs.set_up(home, "web")
         if sentence := home_warning(home):
             log.warning("%s", sentence)
-            print(sentence)
+            say(sentence)
         with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
-                _serve_pages(store, door, credentials(arguments), not arguments.no_browser)
-            print("\nEnding. Everything is kept.")
+                _serve_pages(store, door, arguments)
+            say("\nEnding. Everything is kept.")
     return 0
 
 
-def _serve_pages(
-    store: Store, door: socket.socket, auth: tuple[str, str] | None, open_browser: bool
-) -> None:
-    from studio.ui.app import server
+def _serve_pages(store: Store, door: socket.socket, arguments: argparse.Namespace) -> None:
+    from studio.runtime.environment import without_network_variables
 
+    # Gradio makes network clients when it is imported. The pages ask nothing of other machines.
+    with without_network_variables():
+        from studio.ui.app import server
+
+        served = server(store, *door.getsockname()[:2], credentials(arguments), arguments.proxy)
     address, port = door.getsockname()[:2]
-    threading.Thread(target=_announce, args=(address, port, open_browser), daemon=True).start()
-    server(store, address, port, auth).run(sockets=[door])
+    announced = (address, port, not arguments.no_browser)
+    threading.Thread(target=_announce, args=announced, daemon=True).start()
+    served.run(sockets=[door])
 
 
 def _announce(address: str, port: int, open_browser: bool) -> None:
     """Say where the studio is, and show it, as soon as it answers there."""
     url = f"http://127.0.0.1:{port}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
     try:
-        urllib.request.urlopen(url, timeout=600).close()
+        direct.open(url, timeout=600).close()
     except urllib.error.HTTPError:
         pass  # it does answer: with the question for name and password
     except OSError:
         return  # it ended before it was open
-    print(f"D3PO Studio is open at {url}", flush=True)
+    say(f"D3PO Studio is open at {url}")
     if address != "127.0.0.1":
-        print(f"and for others at http://{socket.gethostname()}:{port}", flush=True)
-    print("End it with Ctrl+C; nothing is lost.", flush=True)
+        say(f"and for others at http://{socket.gethostname()}:{port}")
+    say("End it with Ctrl+C; nothing is lost.")
     if open_browser and _has_screen():
         webbrowser.open(url)
 
@@ -497,7 +540,7 @@ def generate(arguments: argparse.Namespace) -> int:
                 [image] = sampling.images(denoiser, drawn)
                 path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
                 image.save(path)
-                print(path, flush=True)
+                say(path)
     return 0
 
 
@@ -551,7 +594,7 @@ def export(arguments: argparse.Namespace) -> int:
         offered = tuple(name for name in made.files if not name.endswith(CHECK_PICTURE))
         _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
         for what, found in made.checks.items():
-            print(f"{what}: {found}")
+            say(f"{what}: {found}")
     return 0
 
 
@@ -563,15 +606,15 @@ def sessions(arguments: argparse.Namespace) -> int:
         if arguments.action == "export":
             session = _session(store, arguments.session)
             missing = export_session(store, session.id, arguments.out.absolute())
-            print(arguments.out)
+            say(arguments.out)
             if missing:
-                print(f"{missing} files were missing and are not in it.", file=sys.stderr)
+                say(f"{missing} files were missing and are not in it.", to_errors=True)
         elif arguments.action == "import":
             session = import_session(store, arguments.archive)
-            print(f"{session.id}  {session.name}")
+            say(f"{session.id}  {session.name}")
         else:
             for session in store.sessions():
-                print(f"{session.id}  {session.name}")
+                say(f"{session.id}  {session.name}")
     return 0
 
 
@@ -584,11 +627,11 @@ def picks(arguments: argparse.Namespace) -> int:
             session = _session(store, arguments.session)
             out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
             done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
-            print(f"{done} picks are in {arguments.out}.")
+            say(f"{done} picks are in {arguments.out}.")
         else:
             done, left_out = _take_picks_in(arguments, store)
     if left_out:
-        print(f"{left_out} could not be used and were left out.", file=sys.stderr)
+        say(f"{left_out} could not be used and were left out.", to_errors=True)
     return 0
 
 
@@ -609,7 +652,7 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
         lambda _, done: _progress(f"{done} picks"),
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
-    print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    say("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
     return taken.picks, taken.left_out
 
 
@@ -637,10 +680,10 @@ def lora(arguments: argparse.Namespace) -> int:
     if arguments.rank:
         made, kept = tools.resize(made, arguments.rank)
     tools.write(arguments.out, made, getattr(torch, arguments.precision))
-    print(arguments.out)
-    print(f"{len(made.modules)} layers of rank {made.rank}.")
+    say(arguments.out)
+    say(f"{len(made.modules)} layers of rank {made.rank}.")
     if kept < 1 - 1e-6:
-        print(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
+        say(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
     return 0
 
 
@@ -657,8 +700,8 @@ def _merge(arguments: argparse.Namespace) -> int:
         denoiser.layer_shapes,
         arguments.out,
     )
-    print(arguments.out)
-    print(f"{count} layers were changed.")
+    say(arguments.out)
+    say(f"{count} layers were changed.")
     return 0
 
 
@@ -678,11 +721,11 @@ def _restate(arguments: argparse.Namespace) -> int:
     if not given and not is_strip:
         raise CommandError("Say what is to be changed: --title, --trigger and so on.")
     said = tools.restate(arguments.file, arguments.out, given, strip=is_strip)
-    print(arguments.out)
+    say(arguments.out)
     for key, value in sorted(said.items()):
-        print(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
+        say(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
     if "trigger_phrase" in given:
-        print("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
+        say("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
     return 0
 
 
@@ -705,28 +748,28 @@ def doctor(arguments: argparse.Namespace) -> int:
         if arguments.restore:
             snapshot = home / "snapshots" / arguments.restore  # a path from elsewhere stays one
             carried = restore(home, snapshot)
-            print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
-            print(f"Newer rows that could still be read there, and were carried over: {carried}.")
+            say(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
+            say(f"Newer rows that could still be read there, and were carried over: {carried}.")
         complaints = database_complaints(database) if database.exists() else ["it is missing"]
         if sentence := home_warning(home):
-            print(sentence)
-        print(f"Database: {'DAMAGED' if complaints else 'sound'}")
+            say(sentence)
+        say(f"Database: {'DAMAGED' if complaints else 'sound'}")
         _print_list(complaints)
         kept = snapshots(home)
         if kept and not complaints:
             complaints = differing_rows(database, kept[0].path)
             if complaints:
-                print("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
+                say("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
                 _print_list(complaints)
         problems = complaints or _look_at_files(home)
-        print(f"Snapshots: {len(kept)}")
+        say(f"Snapshots: {len(kept)}")
         for one in kept:
             when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
-            print(f"  {one.path.name}   {when}, {one.picks} picks")
+            say(f"  {one.path.name}   {when}, {one.picks} picks")
         if complaints and kept:
-            print(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
+            say(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
         elif complaints:
-            print("There is none to put back; the database was left as it is.")
+            say("There is none to put back; the database was left as it is.")
     return 1 if problems else 0
 
 
@@ -735,22 +778,22 @@ def _look_at_files(home: Path) -> list[str]:
 
     with contextlib.closing(Store.open(home)) as store:
         found = examine_files(store)
-    print(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
+    say(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
     for what, paths in (
         ("missing", found.missing),
         ("damaged, and set aside", found.damaged),
         ("without a row, and set aside", found.orphaned),
     ):
-        print(f"  {what}: {len(paths)}")
+        say(f"  {what}: {len(paths)}")
         _print_list(paths, "    ")
     if found.missing or found.damaged:
-        print("  Pictures are drawn again when they are needed; a round learns without the rest.")
+        say("  Pictures are drawn again when they are needed; a round learns without the rest.")
     return found.missing + found.damaged
 
 
 def _print_list(lines: list[str], indent: str = "  ") -> None:
     for line in lines:
-        print(f"{indent}{line}")
+        say(f"{indent}{line}")
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -762,7 +805,7 @@ def report(arguments: argparse.Namespace) -> int:
     with contextlib.suppress(StoreError), contextlib.closing(Store.open(home)) as store:
         status = store.worker_status()
         device = status.device if status is not None else ""
-    print(made(home, device), end="")
+    say(made(home, device), end="")
     return 0
 
 
@@ -801,7 +844,7 @@ def _wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
             held.enter_context(StudioLock(home))
             own = held.enter_context(Supervisor(home))
         except StoreLocked:
-            print("The studio that is open does the work.")
+            say("The studio that is open does the work.")
         while (found := look()) is None:
             if own is not None and own.deaths_in_a_row >= MOST_DEATHS:
                 words = "\n".join(own.last_words)
@@ -839,15 +882,15 @@ def _copy_new(folder: Path, names: tuple[str, ...], out: Path) -> None:
         if (out / name).exists():
             raise CommandError(f"There is a file {name} in {out} already: choose another --name.")
     for name in names:
-        print(shutil.copy(folder / name, out / name))
+        say(shutil.copy(folder / name, out / name))
 
 
 def _progress(line: str, last: bool = False) -> None:
     """One line that is written over in a terminal; elsewhere only the last one is of use."""
     if sys.stdout.isatty():
-        print(f"\r\x1b[K{line}", end="\n" if last else "", flush=True)
+        say(f"\r\x1b[K{line}", end="\n" if last else "")
     elif last:
-        print(line, flush=True)
+        say(line)
 
 
 if __name__ == "__main__":

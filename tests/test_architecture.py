@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtime": set(),
     "maths": set(),
     "store": {"engine", "settings"},
-    "models": {"maths", "prompting", "settings"},
+    "models": {"maths", "prompting", "runtime", "settings"},
     "engine": {"maths", "settings"},  # is handed a denoiser
     "lora": {"models"},
     "datasets": {"engine", "pictures", "settings", "store"},
