@@ -21,7 +21,11 @@ from typing import Any
 
 from studio.models.errors import ModelError
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+# Far more than real files have: SDXL's header takes 0.4 MB, and a LoRA's with its thumbnail and the
+# words it was trained on a few. The format's own limit is 100 MB.
+MAX_HEADER_BYTES = 25_000_000
+MAX_RANK = 8  # dimensions of a tensor; a convolution has four
+MAX_SIZE = 2**48  # bytes, elements and offsets: more than any disk holds
 MAX_CONFIG_BYTES = 10_000_000
 SUFFIX = ".safetensors"
 SNAPSHOTS = "snapshots"  # holds a model, in the hub's cache
@@ -104,13 +108,18 @@ def read_header(path: Path) -> Header:
             first = file.read(512)
             _refuse_others(path, first)
             header_bytes = int.from_bytes(first[:8], "little")
-            if size_bytes < 8 or header_bytes > min(size_bytes - 8, MAX_HEADER_BYTES):
+            if size_bytes < 8 or header_bytes > size_bytes - 8:
                 raise ModelError(
                     f"{path.name} is not a safetensors file, or only a part of one: copy or "
                     "download it again."
                 )
+            if header_bytes > MAX_HEADER_BYTES:
+                raise ModelError(
+                    f"{path.name} says far too much about itself ({header_bytes:,} bytes): it is "
+                    "not opened. Download it again, or choose another copy."
+                )
             file.seek(8)
-            header = json.loads(file.read(header_bytes), object_pairs_hook=_without_doubles)
+            header = _parsed(file.read(header_bytes))
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
@@ -143,6 +152,17 @@ def _refuse_others(path: Path, first: bytes) -> None:
         raise ModelError(f"{path.name} is a text, not a model.")
 
 
+def _parsed(content: bytes) -> Any:
+    """JSON as the format has it: UTF-8, no name twice, no NaN. Raises ValueError."""
+    return json.loads(
+        content.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_number
+    )
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -159,19 +179,9 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
         raise damaged
     tensors, spans = {}, []
     for name, entry in header.items():
-        try:
-            dtype, (start, end) = entry["dtype"], entry["data_offsets"]
-            shape = tuple(entry["shape"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise damaged from error
-        if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-            raise damaged
-        if dtype not in ELEMENT_BYTES:
-            raise ModelError(f"{path.name} holds weights in a form that is not known ({dtype}).")
-        if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
-            raise damaged
+        tensor, start, end = _entry(path, entry)
         spans.append((start, end))
-        tensors[name] = Entry(dtype, shape)
+        tensors[name] = tensor
     at = 0
     for start, end in sorted(spans):
         if start != at:
@@ -187,6 +197,28 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
     if not tensors:
         raise ModelError(f"{path.name} holds no weights.")
     return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+
+
+def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
+    """A tensor of a header, and where its bytes begin and end.
+
+    Every number is looked at before it is counted with: the product of a long list of large ones
+    takes time that grows with the square of its length.
+    """
+    damaged = ModelError(f"The header of {path.name} is damaged: download it again.")
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise damaged from error
+    if not (isinstance(dtype, str) and isinstance(shape, list)) or len(shape) > MAX_RANK:
+        raise damaged
+    if not all(type(number) is int and 0 <= number < MAX_SIZE for number in (*shape, start, end)):
+        raise damaged
+    if dtype not in ELEMENT_BYTES:
+        raise ModelError(f"{path.name} holds weights in a form that is not known ({dtype[:20]}).")
+    if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
+        raise damaged
+    return Entry(dtype, tuple(shape)), start, end
 
 
 def sha256(path: Path) -> str:
