@@ -87,6 +87,8 @@ def _report(error: Exception, arguments: argparse.Namespace) -> int:
     """What went wrong, in a sentence; every error class of ours carries one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
         print(error, file=sys.stderr)
+        if error.__cause__ is not None:  # what a library said, which the sentence leaves out
+            log.warning("%s failed", arguments.command, exc_info=error)
         return 2 if type(error).__name__ == "StoreLocked" else 1
     if arguments.command in ("bench", "test"):  # for developers, who want to see where
         raise error
@@ -482,11 +484,14 @@ def generate(arguments: argparse.Namespace) -> int:
     )
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
-    applied = (
-        denoiser.using_file(lora, arguments.strength)
-        if lora is not None and not lora.is_dir()
-        else denoiser.using(lora, arguments.strength)
-    )
+    if lora is None or lora.is_dir():
+        applied = denoiser.using(lora, arguments.strength)
+    else:
+        file = models.read_lora(lora)
+        fitted = denoiser.fit(file)
+        if fitted.strays:
+            print(f"{lora.name}: {fitted.words}", file=sys.stderr)
+        applied = denoiser.with_lora(file, arguments.strength)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with applied:
         for number, prompt in enumerate(arguments.prompts, start=1):
@@ -616,8 +621,9 @@ def lora(arguments: argparse.Namespace) -> int:
     """Operations on LoRA files, of the studio or of anybody."""
     import torch
 
-    from studio import lora
+    from studio import logs, lora
 
+    logs.set_up(home_folder(arguments), "command")
     if arguments.action == "merge":
         return _merge(arguments)
     if arguments.action in ("strip", "edit"):

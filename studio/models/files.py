@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from studio.models.errors import ModelError
 
 # Far more than real files have: SDXL's header takes 0.4 MB, and a LoRA's with its thumbnail and the
@@ -95,10 +97,12 @@ def require_plain_file(path: Path) -> int:
     return status.st_size
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, is_clean: bool = True) -> Header:
     """The header of a safetensors file, with everything in it checked against the file's size.
 
-    Raises ModelError with what the file is instead, or what is wrong with it.
+    is_clean: what it says of itself must be text, as the format has it, or the library would not
+    read the file; else it is made text. Raises ModelError with what the file is instead, or what is
+    wrong with it.
     """
     size_bytes = require_plain_file(path)
     if size_bytes == 0:
@@ -124,7 +128,21 @@ def read_header(path: Path) -> Header:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"The header of {path.name} is damaged: download it again.") from error
-    return _checked(path, header, size_bytes - 8 - header_bytes)
+    found = _checked(path, header, size_bytes - 8 - header_bytes, is_clean)
+    if is_clean:
+        _require_library(path)
+    return found
+
+
+def _require_library(path: Path) -> None:
+    """Nothing is taken here that the library, which loads the weights, would refuse then."""
+    try:
+        with safe_open(path, "np"):
+            pass
+    except SafetensorError as error:
+        raise ModelError(f"The header of {path.name} is damaged: download it again.") from error
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
 
 
 def _refuse_others(path: Path, first: bytes) -> None:
@@ -170,13 +188,43 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checked(path: Path, header: Any, body_bytes: int) -> Header:
+def _words(path: Path, said: Any, is_clean: bool) -> dict[str, str]:
+    """What a file says of itself: text by names, and nothing else.
+
+    Raises ModelError for what is neither, which tools have written that did not know better."""
+    if said is None:
+        return {}
+    wrong = "" if isinstance(said, dict) else "no names and texts"
+    if not wrong:
+        for key, value in said.items():
+            if not isinstance(value, str) or not _is_text(key + value):
+                wrong = f"{key[:40]!a}, which is not text"
+                break
+    if wrong and is_clean:
+        raise ModelError(
+            f"The weights of {path.name} may be whole, but what it says of itself (__metadata__) "
+            f"breaks the format: it holds {wrong}. `python launch.py lora strip` writes a copy "
+            "that can be used."
+        )
+    if not isinstance(said, dict):
+        return {}
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be stored: not with half of a letter that takes two of UTF-16."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked(path: Path, header: Any, body_bytes: int, is_clean: bool) -> Header:
     damaged = ModelError(f"The header of {path.name} is damaged: download it again.")
     if not isinstance(header, dict):
         raise damaged
-    metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
-        raise damaged
+    said = header.pop("__metadata__", None)
     tensors, spans = {}, []
     for name, entry in header.items():
         tensor, start, end = _entry(path, entry)
@@ -196,7 +244,7 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
         )
     if not tensors:
         raise ModelError(f"{path.name} holds no weights.")
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+    return Header(tensors, _words(path, said, is_clean))
 
 
 def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
