@@ -38,6 +38,7 @@ EVERYTHING_BUT_UI = {
     "store",
     "styles",
     "supervisor",
+    "texts",
     "training",
     "trajectory",
 }
@@ -59,7 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"parameters"},
     "supervisor": set(),
     "export": set(),  # takes plain dictionaries
-    "prompts": {"settings"},
+    "prompts": {"settings", "texts"},
+    "texts": set(),  # bytes in, text out
     "styles": {"settings"},  # text in, text out
     "trajectory": {"settings"},
     "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
@@ -73,8 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "crew",
         "memory",
     },
-    "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
-    "lora": {"export", "models"},
+    "exchange": {"parameters", "pictures", "settings", "store", "texts", "trajectory"},
+    "lora": {"export", "models", "pictures"},
     "following": {"crew", "models", "sampling", "settings", "training", "trajectory"},
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
@@ -87,6 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "prompts",
         "report",
         "styles",
+        "texts",
     },
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with

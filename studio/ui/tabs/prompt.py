@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio import styles
+from studio import styles, texts
 from studio.parameters import Parameters
 from studio.prompts import expand
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
@@ -246,8 +246,8 @@ def _styles(page: Page) -> None:
 
     def kept() -> dict[str, Style]:
         try:
-            return styles.parse(path.read_text("utf-8")) if path.exists() else {}
-        except (OSError, UnicodeDecodeError) as error:
+            return styles.parse(texts.read(path).text) if path.exists() else {}
+        except (OSError, ValueError) as error:
             raise SettingsError(f"{path} cannot be read: {error}.") from error
 
     def write(now: dict[str, Style]) -> None:
