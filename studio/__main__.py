@@ -614,6 +614,8 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
     print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    for remark in taken.remarks:
+        print(remark, file=sys.stderr)
     return taken.picks, taken.left_out
 
 

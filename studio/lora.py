@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from studio import export
+from studio import export, pictures
 from studio.export import Format, Module
 from studio.models import ModelError, files, loras
 
@@ -329,7 +329,7 @@ def thumbnail(path: Path) -> str:
     """A picture as the modelspec keeps it. Raises LoraError for what is none."""
     try:
         with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
-            return export.thumbnail_url(picture.convert("RGB"))
+            return export.thumbnail_url(pictures.rgb(picture))
     except (
         OSError,
         ValueError,
