@@ -73,8 +73,9 @@ def require_whole(info: ModelInfo) -> None:
         raise
     except Exception as error:  # what the conversion raises for other layouts is of any kind
         raise ModelError(
-            f"{info.path.name} is not built as {info.words} is: a shortened or changed network "
-            "cannot be tuned here. Choose the model that it was made from."
+            f"The weights of {info.path.name} do not fit together as those of {info.words} do: a "
+            "damaged or changed network cannot be tuned here. Download it again, or choose the "
+            "model that it was made from."
         ) from error
 
 
