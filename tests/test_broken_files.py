@@ -101,6 +101,10 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
         struct.pack("<Q", 57) + b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,NaN]}}  ',
         "header of .* is damaged",
     ),
+    "a name of half a letter": (
+        with_header({"\ud800": entry([1], 0, 4)}, b"\0" * 4),
+        "header of .* is damaged",
+    ),
     "another encoding": (
         struct.pack("<Q", 10) + "{[]}".encode("utf-16"),
         "header of .* is damaged",

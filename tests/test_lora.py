@@ -297,6 +297,7 @@ def test_generate_takes_what_start_takes(tmp_path: Path) -> None:
 SAID = [
     {"ss_network_dim": 4, "a": "b"},
     {"ss_steps": 1.5},
+    {"ss_loss": float("nan")},
     {"ss_tag_frequency": {"a": {"b": 1}}},
     {"ss_v2": None},
     {"ss_output_name": "\ud800"},

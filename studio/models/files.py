@@ -171,14 +171,8 @@ def _refuse_others(path: Path, first: bytes) -> None:
 
 
 def _parsed(content: bytes) -> Any:
-    """JSON as the format has it: UTF-8, no name twice, no NaN. Raises ValueError."""
-    return json.loads(
-        content.decode(), object_pairs_hook=_without_doubles, parse_constant=_no_number
-    )
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
+    """JSON as the format has it: UTF-8, and no name twice. Raises ValueError."""
+    return json.loads(content.decode(), object_pairs_hook=_without_doubles)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -227,6 +221,8 @@ def _checked(path: Path, header: Any, body_bytes: int, is_clean: bool) -> Header
     said = header.pop("__metadata__", None)
     tensors, spans = {}, []
     for name, entry in header.items():
+        if not _is_text(name):
+            raise damaged
         tensor, start, end = _entry(path, entry)
         spans.append((start, end))
         tensors[name] = tensor
