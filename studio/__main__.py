@@ -87,7 +87,8 @@ def _report(error: Exception, arguments: argparse.Namespace) -> int:
     """What went wrong, in a sentence; every error class of ours carries one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
         print(error, file=sys.stderr)
-        if error.__cause__ is not None:  # what a library said, which the sentence leaves out
+        # What a library said, which the sentence leaves out; not into a terminal.
+        if error.__cause__ is not None and logging.getLogger().handlers:
             log.warning("%s failed", arguments.command, exc_info=error)
         return 2 if type(error).__name__ == "StoreLocked" else 1
     if arguments.command in ("bench", "test"):  # for developers, who want to see where
