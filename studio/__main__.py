@@ -383,9 +383,9 @@ def home_folder(arguments: argparse.Namespace) -> Path:
 
 def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
-    from studio import logs
+    from studio.runtime import logs
+    from studio.runtime.supervisor import Supervisor, worker_command
     from studio.store import Store, StudioLock, home_warning
-    from studio.supervisor import Supervisor, worker_command
 
     home, gpus = home_folder(arguments), arguments.gpus
     worker = Supervisor(home, worker_command(home, gpus)) if gpus else contextlib.nullcontext()
@@ -465,9 +465,11 @@ def _end_on_sigterm() -> None:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Draw pictures; the files are named by number, seed and prompt."""
-    from studio import logs, models, sampling
-    from studio.export import file_name
-    from studio.prompts import expand
+    from studio import models
+    from studio.engine import sampling
+    from studio.lora.export import file_name
+    from studio.prompting.alternatives import expand
+    from studio.runtime import logs
     from studio.settings import SamplingSettings
 
     home = home_folder(arguments)
@@ -581,14 +583,14 @@ def sessions(arguments: argparse.Namespace) -> int:
 
 
 def picks(arguments: argparse.Namespace) -> int:
-    """Picks as other people's programs keep them: see `studio.exchange` for the forms."""
-    from studio import exchange
+    """Picks as other people's programs keep them: see `studio.datasets` for the forms."""
+    from studio import datasets
 
     with _store(arguments) as store:
         if arguments.action == "export":
             session = _session(store, arguments.session)
             out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
-            done, left_out = exchange.write(out, arguments.form, picked, store.image_path)
+            done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
             print(f"{done} picks are in {arguments.out}.")
         else:
             done, left_out = _take_picks_in(arguments, store)
@@ -598,13 +600,13 @@ def picks(arguments: argparse.Namespace) -> int:
 
 
 def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
-    from studio import exchange, models
+    from studio import datasets, models
 
     path = arguments.path.absolute()
-    given = exchange.read(path)  # what it is, before a model is loaded
+    given = datasets.read(path)  # what it is, before a model is loaded
     native_px = models.inspect(arguments.model).size_px
     denoiser = models.load(arguments.model, arguments.device)
-    taken = exchange.take_in(
+    taken = datasets.take_in(
         store,
         denoiser,
         (arguments.model, None),
@@ -624,7 +626,8 @@ def lora(arguments: argparse.Namespace) -> int:
     """Operations on LoRA files, of the studio or of anybody."""
     import torch
 
-    from studio import logs, lora
+    from studio.lora import tools
+    from studio.runtime import logs
 
     logs.set_up(home_folder(arguments), "command")
     if arguments.action == "merge":
@@ -639,12 +642,12 @@ def lora(arguments: argparse.Namespace) -> int:
                 f"There are {len(arguments.files)} files and {len(strengths)} strengths: give one "
                 "for each."
             )
-        made = lora.blend([lora.read(path) for path in arguments.files], strengths)
+        made = tools.blend([tools.read(path) for path in arguments.files], strengths)
     else:
-        made = lora.read(arguments.file)
+        made = tools.read(arguments.file)
     if arguments.rank:
-        made, kept = lora.resize(made, arguments.rank)
-    lora.write(arguments.out, made, getattr(torch, arguments.precision))
+        made, kept = tools.resize(made, arguments.rank)
+    tools.write(arguments.out, made, getattr(torch, arguments.precision))
     print(arguments.out)
     print(f"{len(made.modules)} layers of rank {made.rank}.")
     if kept < 1 - 1e-6:
@@ -653,11 +656,12 @@ def lora(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from studio import lora, models
+    from studio import models
+    from studio.lora import tools
 
     denoiser = models.load(arguments.model, "cpu")
-    count = lora.merge(
-        lora.read(arguments.file),
+    count = tools.merge(
+        tools.read(arguments.file),
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
@@ -670,7 +674,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _restate(arguments: argparse.Namespace) -> int:
-    from studio import lora
+    from studio.lora import tools
 
     words = {
         "title": arguments.title,
@@ -678,13 +682,13 @@ def _restate(arguments: argparse.Namespace) -> int:
         "author": arguments.author,
         "trigger_phrase": arguments.trigger,
         "license": arguments.licence,
-        "thumbnail": arguments.thumbnail and lora.thumbnail(Path(arguments.thumbnail)),
+        "thumbnail": arguments.thumbnail and tools.thumbnail(Path(arguments.thumbnail)),
     }
     given = {key: value for key, value in words.items() if value is not None}
     is_strip = arguments.action == "strip"
     if not given and not is_strip:
         raise CommandError("Say what is to be changed: --title, --trigger and so on.")
-    said = lora.restate(arguments.file, arguments.out, given, strip=is_strip)
+    said = tools.restate(arguments.file, arguments.out, given, strip=is_strip)
     print(arguments.out)
     for key, value in sorted(said.items()):
         print(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
@@ -762,7 +766,7 @@ def _print_list(lines: list[str], indent: str = "  ") -> None:
 
 def report(arguments: argparse.Namespace) -> int:
     """The last errors, versions and the device; no prompts, names or paths."""
-    from studio.report import report as made
+    from studio.runtime.support_report import report as made
     from studio.store import Store, StoreError
 
     home, device = home_folder(arguments), ""
@@ -786,7 +790,7 @@ def test(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _store(arguments: argparse.Namespace) -> Iterator[Store]:
-    from studio import logs
+    from studio.runtime import logs
     from studio.store import Store
 
     home = home_folder(arguments)
@@ -797,8 +801,8 @@ def _store(arguments: argparse.Namespace) -> Iterator[Store]:
 
 def _wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
     """Look until there is something: at the work of a studio that runs, or of our own worker."""
+    from studio.runtime.supervisor import Supervisor
     from studio.store import StoreLocked, StudioLock
-    from studio.supervisor import Supervisor
 
     _end_on_sigterm()
     with contextlib.ExitStack() as held:

@@ -30,7 +30,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
-NEVER_AGAIN = 256  # looks at a pair: more than a round has, so that none comes twice
+UNBOUNDED = 256  # looks at a pair: more than a round has, so that none comes twice
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 
 
@@ -128,7 +128,7 @@ class TrainingSettings(_Stored):
     beta: temperature of the preference; for D3PO in units of the reduction, for Diffusion-DPO for
         mean squared errors of velocity.
     clip_range: the ratio policy / reference is kept within 1 ± clip_range; None leaves it free.
-    optimiser: "scalar_adam" (`studio.optimiser`), which goes where the gradient points; or "adamw".
+    optimiser: "scalar_adam" (`studio.maths.scalar_adam`), which goes where the gradient points; or "adamw".
         They want different learning rates.
     noisiest_share: of the timesteps that finished pictures are noised to, the share with most
         noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
@@ -151,19 +151,19 @@ class TrainingSettings(_Stored):
     beta: float = 80.0
     clip_range: float | None = None
     guided: bool = False  # train through classifier-free guidance, or the prompted half alone
-    optimiser: Literal["scalar_adam", "adamw"] = "scalar_adam"
+    optimizer: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = 3e-4
-    noisiest_share: float = 0.25
+    timestep_fraction: float = 0.25
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
     shortcut_rate: float = 0.25
-    reach: float | None = 0.25
+    target_shift: float | None = 0.25
     updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
     updates_per_pick: float = 0.75
     batch_pairs: int = 16  # pairs, or grids, in one update
     # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
     # that an update costs as much. 0: all of the chain (D3PO).
     steps_per_pair: int = 2
-    looks_per_pair: int = 16
+    noise_draws_per_pair: int = 16
     micro_batch_pairs: int = 16  # of them in one forward pass; smaller needs less memory
     max_grad_norm: float = 1.0
     rank: int = 8
@@ -173,12 +173,12 @@ class TrainingSettings(_Stored):
     seed: int = 0
 
     _before: ClassVar[dict[str, Any]] = {
-        "optimiser": "adamw",
-        "noisiest_share": 1.0,
+        "optimizer": "adamw",
+        "timestep_fraction": 1.0,
         "layers": "attention",
         "shortcut_rate": 1.0,
-        "reach": None,
-        "looks_per_pair": NEVER_AGAIN,
+        "target_shift": None,
+        "noise_draws_per_pair": UNBOUNDED,
     }
 
     def __post_init__(self) -> None:
@@ -194,10 +194,10 @@ class TrainingSettings(_Stored):
         )
         _require(0 < self.learning_rate <= 1, "The learning rate must lie between 0 and 1.")
         _require(
-            self.optimiser in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimiser}."
+            self.optimizer in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimizer}."
         )
         _require(
-            0 < self.noisiest_share <= 1,
+            0 < self.timestep_fraction <= 1,
             "The noisiest share must lie between 0 and 1.",
         )
         _require(
@@ -206,10 +206,10 @@ class TrainingSettings(_Stored):
         )
         _require(0 < self.shortcut_rate <= 1, "The shortcuts' rate must lie between 0 and 1.")
         _require(
-            self.reach is None or 0 < self.reach <= 3,
+            self.target_shift is None or 0 < self.target_shift <= 3,
             "The reach must lie between 0 and 3, or be left out.",
         )
-        _require(self.looks_per_pair >= 1, "A pair needs at least one look.")
+        _require(self.noise_draws_per_pair >= 1, "A pair needs at least one look.")
         _require(self.seed >= 0, "The seed must be a whole number from 0 upwards.")
         _require(self.updates_base >= 0, "The number of updates cannot be negative.")
         _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
@@ -235,13 +235,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         objective="d3po_balanced",
         loss="d3po",
         beta=100.0,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=1e-3,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_per_pick=2.0,
         steps_per_pair=1,
     ),
@@ -252,13 +252,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         beta=0.1,
         clip_range=0.1,
         guided=True,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=3e-5,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
@@ -274,13 +274,13 @@ BASELINES: dict[str, TrainingSettings] = {
     "finetune": TrainingSettings(
         objective="finetune",
         loss="finetune",
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=7e-4,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_per_pick=2.0,
     ),
 }

@@ -15,7 +15,7 @@ STUDIO = Path(__file__).resolve().parent.parent / "studio"
 EVERYTHING_BUT_UI = {
     "bench",
     "brake",
-    "crew",
+    "processes",
     "ddim",
     "emphasis",
     "evidence",
@@ -27,7 +27,7 @@ EVERYTHING_BUT_UI = {
     "memory",
     "models",
     "objectives",
-    "optimiser",
+    "optimizer",
     "parameters",
     "pictures",
     "prompts",
@@ -49,10 +49,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ddim": set(),
     "emphasis": set(),  # text in, text and weights out
     "objectives": set(),
-    "optimiser": set(),
+    "optimizer": set(),
     "logs": set(),
     "report": {"logs"},
-    "crew": set(),  # knows processes, not what they work on
+    "processes": set(),  # knows processes, not what they work on
     "memory": set(),
     "brake": set(),  # pictures in, figures out
     "evidence": set(),
@@ -70,14 +70,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "trajectory",
         "ddim",
         "objectives",
-        "optimiser",
+        "optimizer",
         "settings",
-        "crew",
+        "processes",
         "memory",
     },
     "exchange": {"parameters", "pictures", "settings", "store", "texts", "trajectory"},
     "lora": {"export", "models", "pictures"},
-    "following": {"crew", "models", "sampling", "settings", "training", "trajectory"},
+    "following": {"processes", "models", "sampling", "settings", "training", "trajectory"},
     "store": {"trajectory", "settings"},
     "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
     "ui": {
@@ -187,7 +187,9 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_the_web_process_imports_no_torch():
-    loaded = imported_by("import studio.ui.app, studio.supervisor, studio.logs, studio.__main__")
+    loaded = imported_by(
+        "import studio.ui.app, studio.runtime.supervisor, studio.runtime.logs, studio.__main__"
+    )
     assert "gradio" in loaded
     assert not loaded & {"torch", "diffusers", "transformers", "peft", "studio.trajectory"}
 

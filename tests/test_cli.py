@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from studio.__main__ import credentials, home_folder, parse
-from studio.export import check, read_peft
+from studio.lora.export import check, read_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
 
@@ -226,7 +226,7 @@ QUICK = SamplingSettings(steps=2, width_px=64, height_px=64)
 @pytest.fixture
 def picked(home: Path, tiny_model: Path) -> Session:
     """A session with six picks on pairs that a worker drew."""
-    from studio.supervisor import Supervisor
+    from studio.runtime.supervisor import Supervisor
     from tests.test_supervisor import wait_until
 
     settings = SessionSettings(

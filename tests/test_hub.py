@@ -14,7 +14,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from studio import models, sampling
+from studio import models
+from studio.engine import sampling
 from studio.models import ModelError, hub
 from studio.settings import SamplingSettings, is_hub_id
 from studio.store import Session, Store

@@ -22,7 +22,7 @@ from studio.ui import library
 from studio.ui.app import build
 from studio.ui.page import Look
 from studio.worker.loop import Worker
-from studio.worker.shelf import models_in
+from studio.worker.model_library import models_in
 
 SETTINGS = SamplingSettings(steps=3, width_px=64, height_px=64)
 
@@ -250,7 +250,7 @@ def test_a_round_is_not_begun_with_a_changed_model(
 
         _write(connection, session.id, replace(settings, model_hash="0" * 64))
     with pytest.raises(Exception, match="not the model any more"):
-        worker.easel.model_of(store.session(session.id))
+        worker.renderer.model_of(store.session(session.id))
 
 
 # --- what is shown -------------------------------------------------------------------------------

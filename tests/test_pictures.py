@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import pictures
-from studio.pictures import animation, sheet
+from studio.pictures import files as picture_files
+from studio.pictures.files import animation, sheet
 
 COLOURS = ((200, 30, 30), (30, 60, 200))
 
@@ -99,6 +99,6 @@ def test_every_other_mode_is_what_pillow_makes_of_it(mode):
 
 
 def pixels_of(picture: Image.Image) -> list[tuple[int, int, int]]:
-    made = pictures.rgb(picture)
+    made = picture_files.rgb(picture)
     assert made.mode == "RGB"
     return list(made.get_flattened_data())

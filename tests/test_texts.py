@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio import prompts, texts
+from studio import texts
+from studio.prompting import alternatives
 
 SAYINGS = [
     ("a red café, naïve", "utf-8", "utf-8"),
@@ -71,4 +72,4 @@ def test_lists_are_read_so(encoding: str, name: str, tmp_path: Path) -> None:
     path.write_bytes("café crème\n".encode(encoding))
     (tmp_path / "chained.txt").write_bytes(f"__{name}__\n".encode(encoding))
     for asked in (name, "chained"):
-        assert prompts.expand(f"a __{asked}__", 1, tmp_path) == "a café crème"
+        assert alternatives.expand(f"a __{asked}__", 1, tmp_path) == "a café crème"

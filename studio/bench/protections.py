@@ -90,7 +90,7 @@ PROTECTIONS = (
     ),
     Protection(
         "a session draws with its own model only",
-        "studio/worker/easel.py",
+        "studio/worker/renderer.py",
         "        elif found != expected:\n",
         "        elif not found:\n",
         "tests/test_library.py::test_a_session_remembers_its_model_and_says_when_it_has_changed",
@@ -112,7 +112,7 @@ PROTECTIONS = (
     ),
     Protection(
         "the brake on what is no number, while it learns",
-        "studio/training.py",
+        "studio/engine/training.py",
         "        if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):\n",
         "        if False:\n",
         "tests/test_training.py::test_an_exploding_round_is_stopped_with_a_sentence",
@@ -157,14 +157,14 @@ PROTECTIONS = (
     ),
     Protection(
         "the same picks and seed make the same adapter",
-        "studio/training.py",
+        "studio/engine/training.py",
         "np.random.SeedSequence(key)",
         "np.random.SeedSequence()",
         "tests/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
     ),
     Protection(
         "a round that is taken up again is the round itself",
-        "studio/training.py",
+        "studio/engine/training.py",
         '        self._optimiser.load_state_dict(state["optimiser"])\n',
         "",
         "tests/test_training.py::test_a_run_continued_from_its_state_is_the_run_itself",

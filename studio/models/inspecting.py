@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
-from studio.ddim import PredictionType
+from studio.maths.schedules import PredictionType
 from studio.models import files, hub
 from studio.models.errors import ModelError
 from studio.models.files import FLOATS, Header
@@ -134,8 +134,8 @@ def _inspect_folder(path: Path) -> ModelInfo:
             raise _refusal(path.name, "an inpainting model")
         if unet["in_channels"] != unet["out_channels"]:
             raise _refusal(path.name, "a model that changes pictures by instruction")
-        shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-        size_px = int(unet["sample_size"]) * shrink
+        vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        size_px = int(unet["sample_size"]) * vae_scale_factor
         prediction_type = scheduler.get("prediction_type", "epsilon")
         zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
     except FileNotFoundError as error:

@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
 
-from studio.report import report
+from studio.runtime.support_report import report
 from studio.store import Store
 from studio.ui import archives, header, images
 from studio.ui.guard import LOOPBACK_NAMES, Guard

@@ -11,8 +11,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 
 from studio import __version__
-from studio.parameters import Parameters, ParametersError, read, write
-from studio.pictures import (
+from studio.pictures.files import (
     MOST_BYTES,
     animation,
     png_with_text,
@@ -20,6 +19,7 @@ from studio.pictures import (
     text_of_png,
     thumbnail,
 )
+from studio.pictures.infotext import Parameters, ParametersError, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 

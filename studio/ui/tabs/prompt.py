@@ -9,13 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from studio import styles, texts
-from studio.parameters import Parameters
-from studio.prompts import expand
+from studio import texts
+from studio.pictures.infotext import Parameters
+from studio.prompting import styles
+from studio.prompting.alternatives import expand
+from studio.prompting.styles import Style, styled
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import write_atomically
 from studio.store.rows import Image, Job, KnownModel, Session
-from studio.styles import Style, styled
 from studio.ui import library
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves

@@ -38,7 +38,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from studio import parameters, pictures, texts, trajectory
+from studio import texts
+from studio.engine import trajectory
+from studio.engine.trajectory import Trajectory
+from studio.pictures import files as picture_files
+from studio.pictures import infotext
 from studio.settings import (
     CHOICES,
     MAX_PROMPT_CHARACTERS,
@@ -51,7 +55,6 @@ from studio.settings import (
 )
 from studio.store import Image, PickedPair, Session, Store, write_atomically
 from studio.store.files import sha256
-from studio.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from studio.models import Denoiser
@@ -455,7 +458,7 @@ def _prompt_of(
             return found.text.strip(), guess if found.is_guess else "", ""
     for picture in filter(None, (one, other)):
         with contextlib.suppress(OSError, ValueError):
-            return parameters.read(pictures.text_of_png(_content(picture))).prompt, "", ""
+            return infotext.read(picture_files.text_of_png(_content(picture))).prompt, "", ""
     return "", "", "it has no prompt: put one beside it in a text file of its name"
 
 
@@ -572,7 +575,7 @@ def _picture(content: bytes, size_px: tuple[int, int]) -> PIL.Image.Image | None
     """In the size, cut at the middle; None for what is no picture."""
     try:
         with PIL.Image.open(io.BytesIO(content), formats=PICTURE_KINDS) as picture:
-            upright = pictures.rgb(PIL.ImageOps.exif_transpose(picture))
+            upright = picture_files.rgb(PIL.ImageOps.exif_transpose(picture))
             return PIL.ImageOps.fit(upright, size_px, PIL.Image.Resampling.LANCZOS)
     except (
         OSError,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from studio.parameters import ParametersError
+from studio.pictures.infotext import ParametersError
 
 MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more is not opened
 MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more

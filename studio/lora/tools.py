@@ -26,9 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from studio import export, pictures
-from studio.export import Format, Module
+from studio.lora import export
+from studio.lora.export import Format, Module
 from studio.models import ModelError, files, loras
+from studio.pictures import files as picture_files
 
 UNET = "model.diffusion_model."  # before the names of its weights in the original layout
 UNET_STEM = "diffusion_pytorch_model"
@@ -329,7 +330,7 @@ def thumbnail(path: Path) -> str:
     """A picture as the modelspec keeps it. Raises LoraError for what is none."""
     try:
         with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
-            return export.thumbnail_url(pictures.rgb(picture))
+            return export.thumbnail_url(picture_files.rgb(picture))
     except (
         OSError,
         ValueError,
