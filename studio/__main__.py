@@ -111,6 +111,9 @@ def _report(error: Exception, arguments: argparse.Namespace) -> int:
     """What went wrong, in a sentence; every error class of ours carries one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
         say(error, to_errors=True)
+        # What a library said, which the sentence leaves out; not into a terminal.
+        if error.__cause__ is not None and logging.getLogger().handlers:
+            log.warning("%s failed", arguments.command, exc_info=error)
         return 2 if type(error).__name__ == "StoreLocked" else 1
     if arguments.command in ("bench", "test"):  # for developers, who want to see where
         raise error
@@ -526,11 +529,14 @@ def generate(arguments: argparse.Namespace) -> int:
     )
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
-    applied = (
-        denoiser.using_file(lora, arguments.strength)
-        if lora is not None and not lora.is_dir()
-        else denoiser.using(lora, arguments.strength)
-    )
+    if lora is None or lora.is_dir():
+        applied = denoiser.using(lora, arguments.strength)
+    else:
+        file = models.read_lora(lora)
+        fitted = denoiser.fit(file)
+        if fitted.strays:
+            say(f"{lora.name}: {fitted.words}", to_errors=True)
+        applied = denoiser.with_lora(file, arguments.strength)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with applied:
         for number, prompt in enumerate(arguments.prompts, start=1):
@@ -653,6 +659,8 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
     say("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    for remark in taken.remarks:
+        say(remark, to_errors=True)
     return taken.picks, taken.left_out
 
 
@@ -661,7 +669,9 @@ def lora(arguments: argparse.Namespace) -> int:
     import torch
 
     from studio.lora import tools
+    from studio.runtime import logs
 
+    logs.set_up(home_folder(arguments), "command")
     if arguments.action == "merge":
         return _merge(arguments)
     if arguments.action in ("strip", "edit"):

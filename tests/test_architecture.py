@@ -39,8 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"engine", "settings"},
     "models": {"maths", "prompting", "runtime", "settings"},
     "engine": {"maths", "settings"},  # is handed a denoiser
-    "lora": {"models"},
-    "datasets": {"engine", "pictures", "settings", "store"},
+    "lora": {"models", "pictures"},
+    "datasets": {"engine", "pictures", "prompting", "settings", "store"},
     "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
     "ui": {"pictures", "prompting", "runtime", "settings", "statistics", "store"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is

@@ -177,6 +177,56 @@ def test_a_folder_of_own_pairs(tmp_path):
     assert found[1].left == png(3, "JPEG", 96)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("ending", [".txt", ".caption", ".TXT"])
+def test_captions_of_any_encoding(encoding, ending, tmp_path):
+    own_pairs(tmp_path)
+    (tmp_path / "rejected" / "b.txt").unlink()
+    (tmp_path / "rejected" / f"b{ending}").write_bytes("ein Café".encode(encoding))
+    found = list(datasets.read(tmp_path))[1]
+    assert found.prompt == "ein Café"
+    guessed = f"rejected/b{ending} was read as cp1252" if encoding == "cp1252" else ""
+    assert (found.remark, found.problem) == (guessed, "")
+
+
+def test_what_is_left_out_of_own_pairs_is_named_with_the_reason(store, tiny_model, tmp_path):
+    folder = own_pairs(tmp_path / "own")
+    chosen, rejected = folder / "chosen", folder / "rejected"
+    (chosen / "d.png").write_bytes(png(7))
+    (rejected / "d.PNG").write_bytes(png(8))  # goes with d.png
+    (chosen / "d.txt").write_text("a dog")
+    (chosen / "e.png").write_bytes(png(9))  # alone
+    (rejected / "f.png").write_bytes(png(9))
+    for name in ("g.avif", "h.bmp", "i.tiff", "j.gif"):
+        (chosen / name).write_bytes(b"a picture")
+    (chosen / "k.png").write_bytes(png(10))  # without words
+    (rejected / "k.png").write_bytes(png(11))
+    (chosen / "l.png").write_bytes(b"no picture")
+    (rejected / "l.png").write_bytes(png(11))
+    (chosen / "l.txt").write_text("a lion")
+    (chosen / "m.png").write_bytes(png(10))
+    (rejected / "m.png").write_bytes(png(11))
+    (chosen / "m.txt").write_bytes(b"\0" * 40)
+    denoiser = models.load(str(tiny_model), "cpu")
+    taken = datasets.take_in(
+        store, denoiser, (str(tiny_model), None), "Mine", datasets.read(folder), (64, 64)
+    )
+    assert (taken.picks, taken.left_out) == (4, 9)
+    for name, reason in {
+        "chosen/e.png": "no picture of this name in rejected",
+        "rejected/f.png": "no picture of this name in chosen",
+        "chosen/g.avif": "no PNG, JPEG or WebP",
+        "chosen/h.bmp": "no PNG, JPEG or WebP",
+        "chosen/i.tiff": "no PNG, JPEG or WebP",
+        "chosen/j.gif": "no PNG, JPEG or WebP",
+        "chosen/k.png": "has no prompt",
+        "chosen/l.png": "cannot be read",
+        "chosen/m.png": "m.txt cannot be read",
+    }.items():
+        [said] = [one for one in taken.remarks if one.startswith(f"{name} was left out")]
+        assert reason in said
+
+
 def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
     store, tiny_model, tmp_path
 ):

@@ -19,13 +19,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
 from studio import models
+from studio.__main__ import main
 from studio.bench.families import make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.lora import tools
 from studio.lora.export import ExportInfo, Module, export_lora
 from studio.lora.tools import Lora, LoraError
-from studio.models import Denoiser, ModelError
-from studio.settings import OBJECTIVES, SamplingSettings
+from studio.models import Denoiser, ModelError, loras
+from studio.runtime.logs import log_path
+from studio.settings import OBJECTIVES, SamplingSettings, StartLora
 
 SETTINGS = SamplingSettings(steps=2, width_px=64, height_px=64, eta=0.0)
 
@@ -182,14 +184,14 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     ("tensors", "said"),
     [
         ({"weight": torch.zeros(2)}, "is not a LoRA"),
-        ({"a.lora_down.weight": torch.zeros(2, 4)}, "not a plain LoRA"),
+        ({"a.lora_down.weight": torch.zeros(2, 4)}, "only one half"),
         (
             {
                 "a.lora_down.weight": torch.zeros(2, 4),
                 "a.lora_up.weight": torch.zeros(4, 2),
                 "a.dora_scale": torch.zeros(1),
             },
-            "not a plain LoRA",
+            "is a DoRA",
         ),
         (
             {"a.lora_down.weight": torch.zeros(2, 4), "a.lora_up.weight": torch.zeros(4, 3)},
@@ -206,11 +208,142 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
 )
 def test_files_that_are_no_plain_loras_get_a_sentence(tensors, said, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(LoraError, match=said):
+    with pytest.raises(ModelError, match=said):
         tools.read(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"\x80\x04 pickle")
     with pytest.raises(ModelError, match="pickle"):
         tools.read(tmp_path / "x.safetensors")
+
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_"
+KOHYA = f"lora_unet_{ATTENTION.replace('.', '_')}"
+TEXT = "encoder.layers.0.self_attn.q_proj"
+
+
+def uneven(form: str, path: Path) -> dict[str, torch.Tensor]:
+    """A LoRA of three layers of other ranks, one of them of the text encoder, each with an alpha of
+    half its rank; gives what it adds to them."""
+    names = {f"unet.{ATTENTION}q": 4, f"unet.{ATTENTION}k": 2, f"text_encoder.text_model.{TEXT}": 1}
+    draw, tensors, said, changes = torch.Generator().manual_seed(1), {}, {}, {}
+    for name, rank in names.items():
+        width = 64 if name.startswith("text") else 32
+        down, up = (torch.randn(size, generator=draw) for size in ((rank, width), (width, rank)))
+        changes[name.partition(".")[2].removeprefix("text_model.")] = 0.5 * up @ down
+        part, _, layer = name.partition(".")
+        if form == "kohya":
+            tag = {"unet": "lora_unet", "text_encoder": "lora_te"}[part]
+            key = f"{tag}_{layer.replace('.', '_')}"
+            tensors[f"{key}.alpha"] = torch.tensor(rank / 2)
+            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        else:
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+            said |= {f"{part}.r": 4, f"{part}.lora_alpha": rank / 2}
+            said.setdefault(f"{part}.alpha_pattern", {})[layer] = rank / 2
+    metadata = {} if form == "kohya" else {"lora_adapter_metadata": json.dumps(said)}
+    save_file(tensors, path, metadata)
+    return changes
+
+
+def added(path: Path) -> dict[str, torch.Tensor]:
+    """What `loras.fuse` adds to the layers of a model."""
+    pipeline = make_pipeline("sd1")
+    modules = [pipeline.unet, pipeline.text_encoder]
+    before = [{k: v.clone() for k, v in one.state_dict().items()} for one in modules]
+    loras.fuse(loras.read(path), 1.0, pipeline.unet, [pipeline.text_encoder])
+    return {
+        key.removesuffix(".weight").removeprefix("text_model."): value - old[key]
+        for one, old in zip(modules, before, strict=True)
+        for key, value in one.state_dict().items()
+        if not torch.equal(value, old[key])
+    }
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_every_tool_reads_a_file_with_text_encoder_and_uneven_ranks_alike(
+    form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    changes = uneven(form, path)
+    read = tools.read(path)
+    tools.write(tmp_path / "resized.safetensors", tools.resize(read, 6)[0])
+    tools.write(tmp_path / "blended.safetensors", tools.blend([read, read], [0.25, 0.75]))
+    for name in ("x", "resized", "blended"):
+        found = added(tmp_path / f"{name}.safetensors")
+        assert found.keys() == changes.keys()
+        for layer, change in changes.items():
+            torch.testing.assert_close(found[layer], change, rtol=1e-3, atol=1e-4)
+    resized = tools.read(tmp_path / "resized.safetensors")
+    assert {module.down.shape[0] for module in resized.modules.values()} == {6}
+
+
+def test_generate_takes_what_start_takes(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "sd1.safetensors", make_pipeline("sd1"), "sd1")
+    path = tmp_path / "x.safetensors"
+    uneven("kohya", path)
+    started = models.load(str(model), "cpu", start=StartLora(str(path)))
+    command = ["generate", "a red apple", "--model", str(model), "--device", "cpu", "--seed", "3"]
+    command += ["--steps", "2", "--size", "64x64", "--lora", str(path), "--out", str(tmp_path)]
+    assert main(["--home", str(tmp_path / "home"), *command]) == 0
+    [picture] = tmp_path.glob("*.png")
+    settings_ = SamplingSettings(steps=2, width_px=64, height_px=64, seed=3)
+    [expected] = sampling.images(started, sampling.sample(started, ["a red apple"], [3], settings_))
+    with PIL.Image.open(picture) as found:
+        assert found.tobytes() == expected.tobytes()
+    tensors = load_file(path)
+    tensors[f"{KOHYA}q.dora_scale"] = torch.ones(1, 32)
+    save_file(tensors, path)
+    assert main(["--home", str(tmp_path / "home"), *command]) == 1
+
+
+# What a tool may have written there that did not know better.
+SAID = [
+    {"ss_network_dim": 4, "a": "b"},
+    {"ss_steps": 1.5},
+    {"ss_loss": float("nan")},
+    {"ss_tag_frequency": {"a": {"b": 1}}},
+    {"ss_v2": None},
+    {"ss_output_name": "\ud800"},
+    ["a"],
+    3,
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=str)
+@pytest.mark.parametrize("action", ["strip", "edit"])
+def test_words_that_break_the_format_are_named_and_cleaned(
+    said: object, action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "x.safetensors", tmp_path / "clean.safetensors"
+    changes = uneven("kohya", path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length]) | {"__metadata__": said}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(path.read_bytes())
+    tries = [
+        lambda: tools.read(path),
+        lambda: loras.read(path),
+        lambda: models.load(str(model), "cpu"),
+        lambda: models.load("starter", "cpu", start=StartLora(str(path))),
+    ]
+    for attempt in tries:
+        with pytest.raises(ModelError, match=r"what it says of itself .* breaks the format"):
+            attempt()
+    words = ["--title", "mine"] if action == "edit" else []
+    home = tmp_path / "home"
+    assert main(["--home", str(home), "lora", action, str(path), "--out", str(out), *words]) == 0
+    assert body(out) == body(path)
+    assert added(out).keys() == changes.keys()
+
+
+def test_what_a_lora_command_could_not_do_is_in_the_log(tmp_path: Path) -> None:
+    path, home = tmp_path / "x.safetensors", tmp_path / "home"
+    path.write_bytes((4).to_bytes(8, "little") + b"{{{{")
+    command = ["lora", "resize", str(path), "--rank", "2", "--out", str(tmp_path / "y.safetensors")]
+    assert main(["--home", str(home), *command]) == 1
+    assert "JSONDecodeError" in log_path(home, "command").read_text("utf-8")
 
 
 sizes = st.integers(1, 6)

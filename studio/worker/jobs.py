@@ -39,6 +39,7 @@ from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
 
+REMARKS = 50  # that are shown of what was left out of picks that came in
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
 
 
@@ -282,8 +283,8 @@ class Jobs:
         return {"folder": str(folder), "picks": done, "left_out": left_out}
 
     def _do_take_picks(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → {"session_id", "name", "picks", "left_out"}: a new session, with the model and
-        in the size of the one that it was asked for in."""
+        """{"path"} → {"session_id", "name", "picks", "left_out", "remarks"}: a new session,
+        with the model and in the size of the one that it was asked for in."""
         if earlier := job.result.get("session_id"):
             with contextlib.suppress(StoreError):  # what a worker that was killed had of it
                 self.store.delete_session(earlier)
@@ -306,6 +307,7 @@ class Jobs:
             "name": taken.session.name,
             "picks": taken.picks,
             "left_out": taken.left_out,
+            "remarks": list(taken.remarks[:REMARKS]),
         }
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:

@@ -345,7 +345,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
     def lora(content: bytes) -> bool:
         path = write("lora.safetensors", content)
         try:
-            with denoiser.using_file(path):
+            with denoiser.with_lora(models.read_lora(path)):
                 return True
         except models.ModelError:
             return False
