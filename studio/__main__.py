@@ -530,7 +530,7 @@ def generate(arguments: argparse.Namespace) -> int:
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
     if lora is None or lora.is_dir():
-        applied = denoiser.using(lora, arguments.strength)
+        applied = denoiser.adapters.using(lora, arguments.strength)
     else:
         file = models.read_lora(lora)
         fitted = denoiser.fit(file)
@@ -707,7 +707,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
-        denoiser.layer_shapes,
+        denoiser.adapters.layer_shapes,
         arguments.out,
     )
     say(arguments.out)

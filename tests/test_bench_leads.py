@@ -60,7 +60,7 @@ def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: Pai
     for column, latents in enumerate((pairs.latents, pairs.latents.flip(-1))):
         one = replace(pairs, latents=latents)
         at = timesteps[:, [column]], noise[:, [column]]
-        with torch.no_grad(), denoiser.adapter_off():
+        with torch.no_grad(), denoiser.adapters.off():
             expected = ablations.velocity_errors(denoiser, one, pairs.chosen[:2].tolist(), *at)
         assert torch.allclose(reference[0, 2 * column : 2 * column + 2], expected.flatten())
 
@@ -73,7 +73,7 @@ def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     timesteps, noise = training._ways(pairs, groups, looks)
     _, reference = training._chosen_and_rejected(pairs, groups, looks)
     rejected = pairs.rejected[[0, 1]].tolist()
-    with torch.no_grad(), denoiser.adapter_off():
+    with torch.no_grad(), denoiser.adapters.off():
         expected = ablations.velocity_errors(denoiser, pairs, rejected, timesteps, -noise)
     assert torch.allclose(reference[1], expected.flatten())
 
@@ -84,7 +84,7 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
     oracle.set_timesteps(SAMPLING.steps)
     assert oracle.timesteps.tolist() == timesteps.flip(0).tolist()
     final = pairs.latents[:, -1]
-    text, latent = denoiser.embed(list(pairs.prompts)), final
+    text, latent = denoiser.text.embed(list(pairs.prompts)), final
     for timestep in oracle.timesteps:
         at = timestep.expand(len(latent))
         with torch.no_grad():
@@ -114,7 +114,7 @@ def test_from_the_cap_on_a_pair_teaches_nothing(denoiser: Denoiser, pairs: PairB
     assert (margins > 0).any()
     at_cap = math.log1p(math.exp(-ablations.CAP))
     assert torch.allclose(losses[margins > 0], torch.tensor(at_cap, device=losses.device))
-    found = torch.autograd.grad(losses[margins > 0].sum(), denoiser.adapter_parameters())
+    found = torch.autograd.grad(losses[margins > 0].sum(), denoiser.adapters.parameters())
     assert not any(value.any() for value in found)
 
 
@@ -156,7 +156,7 @@ def test_without_noise_a_branched_chain_is_the_chain(denoiser: Denoiser) -> None
 def test_what_is_liked_is_what_was_learned(
     denoiser: Denoiser, active: ablations.ActiveRound
 ) -> None:
-    denoiser.new_adapter(FEW)
+    denoiser.adapters.new(FEW)
     chains = active.pool[0].chains
     assert not ablations.likings(denoiser, chains, FEW).any()
     pairs = [(chains[2], chains[1])]
@@ -170,8 +170,8 @@ def test_every_lead_teaches_something(
     denoiser: Denoiser, active: ablations.ActiveRound, lead: str
 ) -> None:
     ablations.LEADS[lead](active)
-    assert any(value.any() for value in denoiser.adapter_parameters() if value.requires_grad)
-    state = denoiser.adapter_state()
+    assert any(value.any() for value in denoiser.adapters.parameters() if value.requires_grad)
+    state = denoiser.adapters.state()
     assert any(value.any() for name, value in state.items() if ".lora_B." in name)
     assert all(value.isfinite().all() for value in state.values())
     assert 0 <= ablations.agreement(active) <= 1

@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from studio.lora.export import (
     read_lora,
     read_peft,
 )
-from studio.models.denoiser import LAYERS
+from studio.models.adapters import LAYERS
 
 RANK, ALPHA = 4, 2.0  # not equal, so that a lost alpha shows
 
@@ -407,7 +408,7 @@ def test_a_full_disk_is_a_sentence(tuned, tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ExportError, match="The disk is full"):
         export_lora(tmp_path, "x", tuned[0], RANK, ALPHA, INFO)
     assert list(tmp_path.iterdir()) == []

@@ -45,13 +45,13 @@ class Made:
         info = ExportInfo(family, "made here", picks=0, trained_at_s=0.0)
         for name, rank, alpha in (("one", 2, 1.0), ("two", 3, 6.0)):
             wanted = replace(OBJECTIVES["diffusion_dpo"], rank=rank, alpha=alpha)
-            self.denoiser.new_adapter(wanted)
+            self.denoiser.adapters.new(wanted)
             draw = torch.Generator().manual_seed(rank)
             with torch.no_grad():
-                for parameter in self.denoiser.adapter_parameters():
+                for parameter in self.denoiser.adapters.parameters():
                     parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
-            export_lora(root, name, self.denoiser.adapter_state(), rank, alpha, info)
-        self.denoiser.remove_adapter()
+            export_lora(root, name, self.denoiser.adapters.state(), rank, alpha, info)
+        self.denoiser.adapters.remove()
 
     def lora(self, name: str, form: str = "kohya") -> Path:
         return self.root / f"{name}{'' if form == 'kohya' else '-diffusers'}.safetensors"
@@ -68,7 +68,7 @@ def drawn(denoiser: Denoiser) -> torch.Tensor:
 
 def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, torch.Tensor]:
     """What diffusers' own loader makes of a file: the change of every layer."""
-    with denoiser.using_file(path):
+    with denoiser.adapters.using_file(path):
         return {
             name: strength
             * module.scaling["guest"]
@@ -139,13 +139,13 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         0.5,
         model,
         made.family,
-        made.denoiser.layer_shapes,
+        made.denoiser.adapters.layer_shapes,
         out,
     )
     assert count == len(tools.read(made.lora("two")).modules)
     merged = models.load(str(out), "cpu")
     base = models.load(str(model), "cpu")
-    with base.using_file(made.lora("two", form), 0.5):
+    with base.adapters.using_file(made.lora("two", form), 0.5):
         expected = drawn(base)
     torch.testing.assert_close(drawn(merged), expected, rtol=1e-3, atol=1e-3)
     assert (drawn(base) - expected).norm() > 0.01 * expected.norm()
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     with pytest.raises(LoraError, match="different models"):
         tools.blend([one, wider], [1, 1])
     out = tmp_path / "merged.safetensors"
-    layers = made.denoiser.layer_shapes
+    layers = made.denoiser.adapters.layer_shapes
     text = replace(one, modules={"lora_te_text_model_x": module})
     for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
         with pytest.raises(LoraError, match=said):

@@ -187,11 +187,11 @@ def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> 
 
     base, wanted = drawn(plain), drawn(started)
     assert (base - wanted).norm() > 1e-2 * base.norm()
-    started.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=2))
-    with started.adapter_off():
+    started.adapters.new(replace(OBJECTIVES["diffusion_dpo"], rank=2))
+    with started.adapters.off():
         assert torch.equal(drawn(started), wanted)
-    plain.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=2))
-    for parameter in plain.adapter_parameters():  # one that must not be seen beside the other
+    plain.adapters.new(replace(OBJECTIVES["diffusion_dpo"], rank=2))
+    for parameter in plain.adapters.parameters():  # one that must not be seen beside the other
         nn.init.normal_(parameter, std=0.1)
     tuned = drawn(plain)
     base_hash = plain.base_hash
@@ -201,7 +201,7 @@ def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> 
         assert plain.fit(loras.read(path)) == replace(started.start, strength=1.0)
     assert plain.base_hash == base_hash
     assert torch.equal(drawn(plain), tuned)
-    plain.remove_adapter()
+    plain.adapters.remove()
     after = {k.replace(".base_layer", ""): v for k, v in plain.unet.state_dict().items()}
     assert all(torch.equal(before[key], value) for key, value in after.items())
     assert torch.equal(drawn(plain), base)
@@ -263,7 +263,7 @@ def test_what_peft_says_of_the_scale(sd1: Made, form: str, said: dict, scale: fl
         path, prefix = tmp_path / "x.safetensors", "unet."
         metadata = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in said.items()})}
     else:
-        path, prefix, metadata = tmp_path / loras.PEFT_FILE, "base_model.model.", None
+        path, prefix, metadata = tmp_path / loras.ADAPTER_FILE, "base_model.model.", None
         path.with_name("adapter_config.json").write_text(json.dumps(said))
     names = {f"{prefix}{LAYER}.lora_A.weight": down, f"{prefix}{LAYER}.lora_B.weight": up}
     save_file(names, path, metadata)
@@ -347,12 +347,12 @@ def test_a_header_that_cannot_be_used_gets_a_sentence(header, said, tmp_path: Pa
 def test_other_files_get_a_sentence(sd1: Made, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"\x80\x04 pickle")
     (tmp_path / "y.safetensors").write_bytes(b"\x80\x04 pickle")
-    (tmp_path / loras.PEFT_FILE).write_bytes((sd1.write("kohya")).read_bytes())
+    (tmp_path / loras.ADAPTER_FILE).write_bytes((sd1.write("kohya")).read_bytes())
     for path, said in (
         (tmp_path / "x.pt", "is not a .safetensors file"),
         (tmp_path / "y.safetensors", "a Python pickle under another name"),
         (tmp_path / "none.safetensors", "is missing from"),
-        (tmp_path / loras.PEFT_FILE, "adapter_config.json, which says how strong"),
+        (tmp_path / loras.ADAPTER_FILE, "adapter_config.json, which says how strong"),
         (sd1.file, "is not a LoRA"),
     ):
         with pytest.raises(ModelError, match=said):

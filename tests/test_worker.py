@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.engine import sampling, trajectory
+from studio.files import ADAPTER_FILE
 from studio.lora.export import ExportError
 from studio.maths.scalar_adam import ScalarAdam
-from studio.models import ADAPTER_FILE
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
 from studio.worker.errors import WorkerError
@@ -755,7 +755,7 @@ class TestJobs:
 
     def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
         exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
-        worker.renderer.load(session.settings.base).base_hash = "another"
+        worker.renderer.load(session.settings.base).adapters.base_hash = "another"
         worker.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert job.state == "failed"

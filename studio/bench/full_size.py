@@ -109,7 +109,7 @@ def kept_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
     latents = torch.zeros(1, *denoiser.latent_shape(settings))
     denoiser.set_gradient_checkpointing(checkpointing)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        denoiser.predict_noise(latents, torch.tensor([500]), denoiser.embed([PROMPT]))
+        denoiser.predict_noise(latents, torch.tensor([500]), denoiser.text.embed([PROMPT]))
     denoiser.set_gradient_checkpointing(False)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return total * 2 / denoiser.dtype.itemsize / 1e6
@@ -189,11 +189,11 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
             exported = export_lora(
                 root / "lora",
                 "tuned",
-                denoiser.adapter_state(),
+                denoiser.adapters.state(),
                 RANK,
                 ALPHA,
                 info,
-                layers=denoiser.layer_shapes,
+                layers=denoiser.adapters.layer_shapes,
             )
         del denoiser
         figures["diffusers"] = rows = {}

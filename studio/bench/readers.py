@@ -40,7 +40,7 @@ from studio.bench import timing
 from studio.bench.families import make_unet, unet_tensors
 from studio.lora import export
 from studio.lora.export import ExportError, ExportInfo, Module
-from studio.models.denoiser import LAYERS
+from studio.models.adapters import LAYERS
 from studio.settings import TrainingSettings
 
 RANK, ALPHA = 4, 2.0  # unequal, so that a reader that loses alpha is seen

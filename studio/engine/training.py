@@ -113,10 +113,10 @@ def _predicted_noise(
     guided: bool,
 ) -> Tensor:
     """As the pictures were drawn, through guidance; or by the prompted half of it alone."""
-    text = denoiser.embed(prompts, sampling.clip_skip)
+    text = denoiser.text.embed(prompts, sampling.clip_skip)
     if not guided:
         return denoiser.predict_noise(latents, timesteps, text)
-    empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
+    empty = denoiser.text.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
     return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
 
 
@@ -155,7 +155,7 @@ def velocity_changes(
     noisy, at = _noised(denoiser, batch, pictures, timesteps, noise)
     prompts = [batch.prompts[picture] for picture in pictures]
     tuned = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         base = _predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
     return _in_velocity(denoiser, tuned - base, at)
 
@@ -232,7 +232,7 @@ class Training:
         self._groups = pairs.groups()
         self.updates = settings.updates(len(self._groups))
         self.update = 0
-        denoiser.new_adapter(settings)
+        denoiser.adapters.new(settings)
         schedule = denoiser.schedule(pairs.settings.steps)
         self._steps = schedule.stochastic_steps(pairs.settings.eta).cpu()
         if not len(self._steps) and settings.loss == "d3po":
@@ -246,7 +246,7 @@ class Training:
         self._checkpointing = settings.gradient_checkpointing
         self._use(preset)
         self._references: dict[str, Tensor] = {}  # of the pairs and of the held-out ones
-        self._parameters = denoiser.adapter_parameters()
+        self._parameters = denoiser.adapters.parameters()
         self._uses_8bit_optimizer = settings.optimizer == "adamw" and memory.uses_8bit_optimizer(
             preset, denoiser.device
         )
@@ -261,7 +261,7 @@ class Training:
         """
         return {
             "update": self.update,
-            "adapter": self.denoiser.adapter_state(),
+            "adapter": self.denoiser.adapters.state(),
             "optimizer": self._optimizer.state_dict(),
             "optimizer_8bit": self._uses_8bit_optimizer,
             "references": dict(self._references),
@@ -275,7 +275,7 @@ class Training:
             self._uses_8bit_optimizer = not self._uses_8bit_optimizer
             self._optimizer = self._new_optimizer()  # goes on as it was begun
         self.update = state["update"]
-        self.denoiser.set_adapter_state(state["adapter"])
+        self.denoiser.adapters.set_state(state["adapter"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._references = dict(state.get("references", {}))
 
@@ -298,7 +298,7 @@ class Training:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """One for each learning rate; where there is only one, all are together."""
-        shortcuts = set(self.denoiser.shortcut_parameters())
+        shortcuts = set(self.denoiser.adapters.shortcut_parameters())
         rates: dict[float, list[torch.nn.Parameter]] = {}
         for parameter in self._parameters:
             share = self.settings.shortcut_rate if parameter in shortcuts else 1.0
@@ -324,7 +324,7 @@ class Training:
         self.update += 1
         if self.update == self.updates and self.settings.target_shift is not None:
             factor = self.settings.target_shift / max(self._while_memory_lasts(self.change), 1e-9)
-            self.denoiser.scale_adapter(min(factor, MOST_SCALED))
+            self.denoiser.adapters.scale(min(factor, MOST_SCALED))
         return Metrics(
             update=self.update,
             updates=self.updates,
@@ -602,7 +602,7 @@ class Training:
         new = known[places].isnan().any(1)
         if new.any():
             some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
-            with self.denoiser.adapter_off():
+            with self.denoiser.adapters.off():
                 values = self._values(batch, some, *(way[new] for way in ways))
             known = known.index_put((places[0][new], looks[new]), values.cpu())
             self._references[key] = known

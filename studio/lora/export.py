@@ -8,20 +8,16 @@ renamed there.
 Key counts prove little: a wrong alpha, or up and down exchanged, loads without a word in most
 readers. So each file is read back from the disk, and what it *does* to every module is compared
 with the adapter in memory, before it is given its final name.
-
-Nothing of ours is imported here: plain dictionaries in, files out.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import errno
 import hashlib
 import io
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -39,6 +35,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from studio import __version__
+from studio.files import is_full, publish
 
 Format = Literal["kohya", "diffusers"]
 FORMATS: tuple[Format, ...] = ("kohya", "diffusers")
@@ -190,23 +187,23 @@ def export_lora(
             for form in formats:
                 draft = drafts / f"{stem}{ENDINGS[form]}"
                 content = _lora_file(form, adapter, stem, title, info, thumbnail, precision)
-                _write(draft, content)
+                draft.write_bytes(content)
                 findings = check(draft, form, adapter, info.family, precision)
                 if layers is not None:
                     findings["base model"] = f"has all {len(adapter)} layers, of these dimensions"
                 if look is not None:
                     findings |= look(draft, form)
                 checks |= {f"{draft.name}: {what}": found for what, found in findings.items()}
-            _write(drafts / f"{stem}.json", _sidecar(title, info))
+            (drafts / f"{stem}.json").write_bytes(_sidecar(title, info))
             if thumbnail is not None:
-                _write(drafts / f"{stem}.png", _encoded(thumbnail, "PNG"))
-            files = tuple(_publish(draft, folder) for draft in sorted(drafts.iterdir()))
-            _sync_folder(folder)
+                (drafts / f"{stem}.png").write_bytes(_encoded(thumbnail, "PNG"))
+            moves = [(draft, folder / draft.name) for draft in sorted(drafts.iterdir())]
+            publish(*moves)
         finally:
             shutil.rmtree(drafts, ignore_errors=True)
     except OSError as error:
         raise ExportError(_disk_sentence(error, folder)) from error
-    return ExportReport(stem, files, checks)
+    return ExportReport(stem, tuple(path for _, path in moves), checks)
 
 
 ENDINGS: dict[Format, str] = {"kohya": ".safetensors", "diffusers": "-diffusers.safetensors"}
@@ -566,28 +563,7 @@ def _failed(path: Path, what: str) -> ExportError:
 # --- the disk ----------------------------------------------------------------------------------
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(draft: Path, folder: Path) -> Path:
-    """Give a checked file its final name; a file of that name is replaced in one step."""
-    return draft.replace(folder / draft.name)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows neither needs this nor can it
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _disk_sentence(error: OSError, folder: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return "The disk is full: the LoRA was not exported. Free some space and try again."
     return f"The LoRA could not be written to {folder}: {error.strerror or error}."

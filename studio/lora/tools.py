@@ -26,9 +26,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from studio import weights
+from studio.files import write_atomically
 from studio.lora import export
 from studio.lora.export import Format, Module
-from studio.models import ModelError, files, loras
+from studio.models import ModelError, loras
 from studio.pictures import files as picture_files
 
 UNET = "model.diffusion_model."  # before the names of its weights in the original layout
@@ -253,7 +255,7 @@ def restate(
     ModelError for what is no safetensors file, LoraError for what is no LoRA.
     """
     _require_new(out)
-    header = files.read_header(path, is_clean=False)
+    header = weights.read_header(path, is_clean=False)
     if not strip and not any(map(_LAYER.search, header.tensors)):
         raise LoraError(f"{path.name} is not a LoRA.")
     said = dict(header.metadata)
@@ -279,7 +281,7 @@ def restate(
         said["sshs_legacy_hash"] = _legacy_hash(path, said)
 
     def look(draft: Path) -> None:
-        if _body_hash(draft) != body_hash or files.read_header(draft).metadata != said:
+        if _body_hash(draft) != body_hash or weights.read_header(draft).metadata != said:
             raise LoraError(f"{out.name} was not written: read back, it was not the same.")
 
     def write_draft(draft: Path) -> None:
@@ -355,7 +357,7 @@ def merge(
     """A copy of a base model with the LoRA in its weights; gives how many layers were changed.
 
     model: a file in the original layout or a diffusers folder, and `out` is the same. family: a key
-    of `export.FAMILIES`. layers: of the UNet, by name (`Denoiser.layer_shapes`). The weights keep
+    of `export.FAMILIES`. layers: of the UNet, by name (`Adapters.layer_shapes`). The weights keep
     their type. Raises LoraError when a layer of the LoRA is neither an attention layer
     nor a shortcut of this model.
     """
@@ -364,16 +366,16 @@ def merge(
         name: strength * module.change() for name, module in _by_layer(lora, family, layers).items()
     }
     if model.is_dir():
-        _, variant = files.component_header(model / "unet", UNET_STEM)
-        weights = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
-        if not (model / "unet" / weights).is_file():
+        _, variant = weights.component_header(model / "unet", UNET_STEM)
+        name = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
+        if not (model / "unet" / name).is_file():
             raise LoraError("The UNet of this folder lies in several files: merge into one file.")
         keys = {f"{name}.weight": change for name, change in changes.items()}
 
         def copy(draft: Path) -> None:
             shutil.copytree(model, draft)
-            (draft / "unet" / weights).unlink()
-            _write_merged(model / "unet" / weights, draft / "unet" / weights, keys)
+            (draft / "unet" / name).unlink()
+            _write_merged(model / "unet" / name, draft / "unet" / name, keys)
 
         _publish(out, copy, lambda draft: None)
     else:
@@ -435,18 +437,14 @@ def _require_new(path: Path) -> None:
 
 def _publish(path: Path, write_draft: Callable[[Path], None], look: Callable[[Path], None]) -> None:
     """Nothing has the name before it is whole."""
-    draft = path.with_name(f".writing-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write_checked(draft: Path) -> None:
         write_draft(draft)
         look(draft)
-        draft.rename(path)
+
+    try:
+        write_atomically(path, write_checked)
     except (OSError, SafetensorError) as error:
         raise LoraError(f"{path} could not be written: {error}.") from error
     except ModelError as error:
         raise LoraError(str(error)) from error
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)

@@ -14,26 +14,20 @@ from pathlib import Path
 
 import torch
 
-from studio.models import files, hub, loras
+from studio import weights
+from studio.models import hub, loras
+from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_FILE,
-    INVERSIONS,
-    Denoiser,
-    ReadAdapter,
-    Text,
-)
-from studio.models.errors import ModelError
+from studio.models.denoiser import Denoiser
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.loras import Fused, LoraFile, hash_with
 from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
+from studio.models.text import INVERSIONS, PromptEncoder, Text
 from studio.settings import StartLora
+from studio.weights import ModelError
 
 __all__ = [
-    "ADAPTER_CONFIG_FILE",
-    "ADAPTER_FILE",
     "INVERSIONS",
     "VAE_ENDING",
     "Denoiser",
@@ -41,6 +35,7 @@ __all__ = [
     "LoraFile",
     "ModelError",
     "ModelInfo",
+    "PromptEncoder",
     "ReadAdapter",
     "Text",
     "base_path",
@@ -62,10 +57,10 @@ def _weight_files(path: Path) -> list[Path]:
     time: of one, those that are read."""
     if not path.is_dir():
         return [path]
-    if path.parent.name != files.SNAPSHOTS:
+    if path.parent.name != weights.SNAPSHOTS:
         return sorted(path.rglob("*.safetensors"))
     parts = [(path / part, stem) for part, stem in hub.PARTS.items() if (path / part).is_dir()]
-    return sorted(file for folder, stem in parts for file in files.component_files(folder, stem))
+    return sorted(file for folder, stem in parts for file in weights.component_files(folder, stem))
 
 
 def stamp(path: Path) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AddedToken
 
-from studio.models import files
-from studio.models.errors import ModelError
+from studio import weights
+from studio.weights import ModelError
 
 FOLDER = "embeddings"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -98,9 +98,9 @@ class Inversions:
         for folder in folders(self._model):
             for path in sorted(folder.rglob("*")):
                 ending, name = path.suffix.lower(), path.stem.lower()
-                if name and (ending == files.SUFFIX or ending in PICKLES):
+                if name and (ending == weights.SUFFIX or ending in PICKLES):
                     before = found.get(name)
-                    if before is None or (ending == files.SUFFIX and _is_pickle(before)):
+                    if before is None or (ending == weights.SUFFIX and _is_pickle(before)):
                         found[name] = path
         return found
 
@@ -111,7 +111,7 @@ class Inversions:
                 "hide a program and is not opened. Put a .safetensors file of it in its place, or "
                 "take the word out of the prompt."
             )
-        files.require_plain_file(path)
+        weights.require_plain_file(path)
         status = path.stat()
         key = (path, status.st_size, status.st_mtime_ns)
         if key not in self._known:
@@ -165,7 +165,7 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
 
     The forms are A1111's (`emb_params`), diffusers' (one tensor by any name) and SDXL's.
     """
-    header = files.read_header(path)
+    header = weights.read_header(path)
     names = sorted(header.tensors)
     is_xl_file = set(names) == set(XL_KEYS)
     if is_xl_file != (len(widths) == 2) and (is_xl_file or len(names) == 1):
@@ -176,7 +176,7 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
     found = []
     for name, width in zip(XL_KEYS if is_xl_file else names, widths, strict=True):
         entry = header.tensors[name]
-        if entry.dtype not in files.FLOATS or len(entry.shape) not in (1, 2):
+        if entry.dtype not in weights.FLOATS or len(entry.shape) not in (1, 2):
             raise ModelError(f"{path.name} is not a textual inversion that is known here.")
         count = entry.shape[0] if len(entry.shape) == 2 else 1
         if entry.shape[-1] != width:

@@ -25,11 +25,10 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from studio.models import files
-from studio.models.errors import ModelError
+from studio import weights
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from studio.weights import ModelError
 
-PEFT_FILE = "adapter_model.safetensors"  # its alpha lies in another file beside it
-PEFT_CONFIG_FILE = "adapter_config.json"
 DIFFUSERS_HEADER = "lora_adapter_metadata"
 
 # What keys of other kinds of files hold, by which they are told apart.
@@ -134,12 +133,12 @@ class Fused:
 
 def read(path: Path) -> LoraFile:
     """Raises ModelError with a sentence for what is no plain LoRA."""
-    if path.suffix.lower() != files.SUFFIX:
+    if path.suffix.lower() != weights.SUFFIX:
         raise ModelError(
             f"{path.name} is not a .safetensors file. Other files can hide programs and are not "
             "opened; choose the LoRA as .safetensors."
         )
-    header = files.read_header(path)
+    header = weights.read_header(path)
     for kind, mark in OTHER_KINDS:
         if any(re.search(mark, key) for key in header.tensors):
             raise ModelError(f"{path.name} is {kind}, which cannot be used here: only plain LoRAs.")
@@ -199,8 +198,8 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         if DIFFUSERS_HEADER in metadata:
             said = json.loads(metadata[DIFFUSERS_HEADER])
-        elif path.name == PEFT_FILE:
-            said = files.read_json(path.with_name(PEFT_CONFIG_FILE))
+        elif path.name == ADAPTER_FILE:
+            said = weights.read_json(path.with_name(ADAPTER_CONFIG_FILE))
         else:
             return {}
         if not isinstance(said, dict):
@@ -211,7 +210,7 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
                 raise ValueError("no name")
     except FileNotFoundError as error:
         raise ModelError(
-            f"{PEFT_CONFIG_FILE}, which says how strong it is, is missing beside {path.name}."
+            f"{ADAPTER_CONFIG_FILE}, which says how strong it is, is missing beside {path.name}."
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"The header of {path.name} is damaged: download it again.") from error

@@ -18,7 +18,7 @@ from studio.store.archive import (
 )
 from studio.store.doctor import FileReport, examine_files, restore
 from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
-from studio.store.files import free_bytes, write_atomically
+from studio.store.files import write_atomically
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.place import warning as home_warning
@@ -89,7 +89,6 @@ __all__ = [
     "differing_rows",
     "examine_files",
     "export_session",
-    "free_bytes",
     "home_warning",
     "import_session",
     "outgoing_archive",

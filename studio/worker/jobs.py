@@ -18,19 +18,11 @@ from safetensors.torch import load_file
 
 from studio import datasets, models
 from studio.engine.distributed import ProcessLost
+from studio.files import ADAPTER_FILE, free_bytes
 from studio.lora.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
-from studio.store import (
-    Export,
-    Job,
-    Session,
-    Store,
-    StoreError,
-    StoreFull,
-    free_bytes,
-    write_atomically,
-)
+from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
 from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
 from studio.worker.errors import Cancelled
@@ -118,7 +110,7 @@ class Jobs:
         shown = job.payload["prompts"]
         denoiser = self.renderer.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
-        ends = {prompt: denoiser.unread(prompt) for prompt in written}
+        ends = {prompt: denoiser.text.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
         for done, prompt in enumerate(shown, start=1):
@@ -226,7 +218,7 @@ class Jobs:
             checks={},
             created_at_s=time.time(),
         )
-        weights = self.renderer.whole_adapter(adapter.id) / models.ADAPTER_FILE
+        weights = self.renderer.whole_adapter(adapter.id) / ADAPTER_FILE
         needed_bytes = weights.stat().st_size * len(job.payload["formats"])
         if needed_bytes + RESERVE_MB * 1_000_000 > free_bytes(self.store.home):
             raise StoreFull(
@@ -241,7 +233,7 @@ class Jobs:
         drawn: dict[str, PIL.Image.Image] = {}
 
         def look(path: Path, form: str) -> dict[str, str]:
-            with denoiser.using_file(path):
+            with denoiser.adapters.using_file(path):
                 drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
@@ -256,7 +248,7 @@ class Jobs:
             tuple(job.payload["formats"]),
             expected,
             precision=job.payload.get("precision", "float32"),
-            layers=denoiser.layer_shapes,
+            layers=denoiser.adapters.layer_shapes,
             look=look,
         )
         # What the file draws, to be seen beside what the adapter drew: the picture of the export.

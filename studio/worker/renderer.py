@@ -20,10 +20,11 @@ import torch
 from studio import models
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
-from studio.store.files import require_whole, sha256
+from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.model_library import known
@@ -107,7 +108,7 @@ class Renderer:
         """Inside, an adapter of the store is applied, or none, whatever is being trained."""
         assert self.denoiser is not None
         folder = None if adapter_id is None else self.whole_adapter(adapter_id)
-        with self.denoiser.using(folder, strength):
+        with self.denoiser.adapters.using(folder, strength):
             yield self.denoiser
 
     def read_adapter(self, adapter_id: str | None) -> models.ReadAdapter | None:
@@ -115,15 +116,15 @@ class Renderer:
         assert self.denoiser is not None
         if adapter_id is None:
             return None
-        return self.denoiser.read_adapter(self.whole_adapter(adapter_id))
+        return self.denoiser.adapters.read(self.whole_adapter(adapter_id))
 
     def whole_adapter(self, adapter_id: str) -> Path:
         """The folder of an adapter, which is what was learned, to the last bit."""
         adapter = self.store.adapter(adapter_id)
         folder = self.store.adapter_path(adapter)
         try:
-            require_whole(folder / models.ADAPTER_FILE, adapter.sha256)
-            require_whole(folder / models.ADAPTER_CONFIG_FILE, adapter.config_sha256)
+            require_whole(folder / ADAPTER_FILE, adapter.sha256)
+            require_whole(folder / ADAPTER_CONFIG_FILE, adapter.config_sha256)
         except (OSError, StoreDamaged) as error:
             raise WorkerError(
                 f"The files of the LoRA of round {adapter.number} are missing or damaged. Use "

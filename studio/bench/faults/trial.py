@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.bench.faults.operations import OPERATIONS, Home, files_of, things
+from studio.files import sha256
 from studio.lora.export import ExportError
 from studio.settings import SessionSettings
 from studio.store import (
@@ -28,7 +29,7 @@ from studio.store import (
     database_complaints,
     examine_files,
 )
-from studio.store.files import read_sealed, sha256
+from studio.store.files import read_sealed
 
 LIMIT_S = 60.0  # an operation of milliseconds that takes longer hangs, on any machine
 OPENED_S = 5.0  # in which the store has to be open again, whatever happened to it

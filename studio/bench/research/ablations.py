@@ -73,7 +73,7 @@ class Flipped(Training):
     def _reference(
         self, batch: PairBatch, pictures: list[int], looks: Tensor, *ways: Tensor
     ) -> Tensor:
-        with self.denoiser.adapter_off():  # what is known is of the pictures as they are
+        with self.denoiser.adapters.off():  # what is known is of the pictures as they are
             return self._values(batch, pictures, *ways)
 
 
@@ -107,7 +107,7 @@ class _OfPairs(Training):
             )
 
         policy = errors()
-        with torch.no_grad(), self.denoiser.adapter_off():
+        with torch.no_grad(), self.denoiser.adapters.off():
             return policy, errors()
 
 
@@ -130,7 +130,7 @@ class Inverted(_OfPairs):
 
     def _inverted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         if not hasattr(self, "_found"):
-            with self.denoiser.adapter_off():
+            with self.denoiser.adapters.off():
                 self._found = inverted(self.denoiser, batch)
         return self._found
 
@@ -144,7 +144,7 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
     """
     schedule = denoiser.schedule(batch.settings.steps)
     final = batch.latents[:, -1].to(denoiser.device)
-    text = denoiser.embed(list(batch.prompts), batch.settings.clip_skip)
+    text = denoiser.text.embed(list(batch.prompts), batch.settings.clip_skip)
     latent, found = final, []
     for timestep, alpha_bar, alpha_bar_prev in reversed(
         list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
@@ -243,7 +243,7 @@ class ActiveRound:
 
     def learn(self, pairs: Click, kind: type[Training] = Training, **changes: object) -> None:
         """A round over the pairs, with other settings where `changes` names them."""
-        self.denoiser.remove_adapter()
+        self.denoiser.adapters.remove()
         training = kind(self.denoiser, PairBatch.of(pairs), replace(self.training, **changes))
         for _ in training:
             pass
@@ -269,11 +269,11 @@ def no_replay(active: ActiveRound) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
     half = active.taught // 2
     active.learn(active.clicks(slice(half)), target_shift=None)
-    first_adapter = active.denoiser.adapter_state()
+    first_adapter = active.denoiser.adapters.state()
     second = Training(
         active.denoiser, PairBatch.of(active.clicks(slice(half, None))), active.training
     )
-    active.denoiser.set_adapter_state(first_adapter)
+    active.denoiser.adapters.set_state(first_adapter)
     for _ in second:
         pass
 
@@ -316,7 +316,7 @@ def shared_chain(active: ActiveRound, **changes: object) -> None:
     pairs: Click = []
     for number, asked in enumerate(active.pool[: active.taught]):
         first = asked.chains[0]
-        with active.denoiser.adapter_off():
+        with active.denoiser.adapters.off():
             second = branched(active.denoiser, first, SHARED_STEPS, 9_100_000 + number)
         pairs += active.pick([first, second])
     active.learn(pairs, **changes)
@@ -332,7 +332,7 @@ def _drawn(
 ) -> list[Trajectory]:
     """Two more pictures of a prompt, by the base."""
     prompts = [asked.chains[0].prompt] * 2
-    with active.denoiser.adapter_off():
+    with active.denoiser.adapters.off():
         return sampling.sample(active.denoiser, prompts, starts, active.sampling, walks)
 
 
@@ -341,8 +341,8 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     """Another way on from where a chain is after its first `shared` steps, as it is switched."""
     settings = chain.settings
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed([chain.prompt], settings.clip_skip)
-    empty = denoiser.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
+    text = denoiser.text.embed([chain.prompt], settings.clip_skip)
+    empty = denoiser.text.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
     draw = torch.Generator().manual_seed(seed)
     latents = list(chain.latents[: shared + 1])
     for step in range(shared, settings.steps):
@@ -393,7 +393,7 @@ def likings(
         return picture_errors(denoiser, chains, settings, JUDGED_AT, draw)
 
     tuned = errors()
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return 0.5 * (errors() - tuned)
 
 
@@ -424,7 +424,7 @@ def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> 
     """With the starter, which has learned nothing yet; `changes` are of the default's settings."""
     session = clicks.session_settings("diffusion_dpo", changes)
     denoiser = clicks.load_base(session.base_model)
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     return ActiveRound(
         denoiser,
         clicks.load_artist(f"studio.bench.artists:{artist}"),

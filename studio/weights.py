@@ -9,7 +9,6 @@ a sentence. Nothing in a file is ever run.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -20,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-
-from studio.models.errors import ModelError
 
 # Far more than real files have: SDXL's header takes 0.4 MB, and a LoRA's with its thumbnail and the
 # words it was trained on a few. The format's own limit is 100 MB.
@@ -57,6 +54,10 @@ SIGNATURES = (
     (b"\x80\x04", "a Python pickle under another name"),
     (b"\x80\x05", "a Python pickle under another name"),
 )
+
+
+class ModelError(Exception):
+    """A model, adapter or LoRA file that cannot be used; the message is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -263,12 +264,6 @@ def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
     if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
         raise damaged
     return Entry(dtype, tuple(shape)), start, end
-
-
-def sha256(path: Path) -> str:
-    """Of a whole file, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
