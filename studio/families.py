@@ -173,7 +173,12 @@ SDXL = Family(
 FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL}
 
 
+def key_of(name: str, prediction_type: str) -> str:
+    """The key in `FAMILIES` of a model whose family is `name`."""
+    velocity = f"{name}_v"
+    return velocity if prediction_type == "v_prediction" and velocity in FAMILIES else name
+
+
 def family_of(name: str, prediction_type: str = "epsilon") -> Family:
     """The entry of a model whose family is `name`. Raises KeyError."""
-    velocity = f"{name}_v" if prediction_type == "v_prediction" else ""
-    return FAMILIES.get(velocity) or FAMILIES[name]
+    return FAMILIES[key_of(name, prediction_type)]

@@ -9,6 +9,7 @@ a sentence. Nothing in a file is ever run.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -264,6 +265,13 @@ def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
     if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
         raise damaged
     return Entry(dtype, tuple(shape)), start, end
+
+
+def body_sha256(path: Path) -> str:
+    """SHA-256 of a safetensors file without its header, as kohya's tools have it."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -40,12 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": set(),  # the headers of weight files by anybody
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
-    "runtime": set(),
+    "runtime": {"files"},
     "maths": set(),
     "store": {"engine", "files", "settings"},
-    "models": {"families", "files", "maths", "prompting", "runtime", "settings", "weights"},
+    "models": {"families", "files", "lora", "maths", "prompting", "runtime", "settings", "weights"},
     "engine": {"maths", "settings"},  # is handed a denoiser
-    "lora": {"families", "files", "models", "pictures", "weights"},
+    "lora": {"families", "files", "pictures", "weights"},  # models put one into their weights
     "datasets": {"engine", "files", "pictures", "prompting", "settings", "store"},
     "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
     "ui": {
@@ -71,7 +71,7 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"store"},
     "sqlite3": {"store"},
     "diffusers": {"models", "starter", "bench"},
-    "peft": {"models", "starter", "bench"},
+    "peft": {"lora", "models", "starter", "bench"},
 }
 
 

@@ -15,7 +15,9 @@ from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
-from studio.lora.export import ExportError, ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.format import LoraError
+from studio.lora.metadata import ExportInfo
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
 
@@ -313,7 +315,7 @@ def test_an_adapter_of_another_model_is_not_written(tuned: models.Denoiser, tmp_
         ({k: v for k, v in layers.items() if k != lost}, "does not have"),
         (layers | {lost: (1, 1)}, "does not fit"),
     ):
-        with pytest.raises(ExportError, match=words):
+        with pytest.raises(LoraError, match=words):
             export_lora(tmp_path / "x", "x", state, 4, 2.0, info, layers=changed)
         assert not (tmp_path / "x").exists()
 

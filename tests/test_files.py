@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from studio import files
 from studio.lora import tools
-from studio.lora.export import ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.metadata import ExportInfo
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 INFO = ExportInfo("sd1", "made here", picks=0, trained_at_s=0.0)

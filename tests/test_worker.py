@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from studio import models
 from studio.engine import sampling, trajectory
 from studio.files import ADAPTER_FILE
-from studio.lora.export import ExportError
+from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
@@ -977,5 +977,5 @@ def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
 def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
     drawn, other = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("#406080", "#506080"))
     assert "0.0 of 255" in same_picture(tmp_path, drawn, drawn)
-    with pytest.raises(ExportError, match="draws another picture"):
+    with pytest.raises(LoraError, match="draws another picture"):
         same_picture(tmp_path, drawn, other)

@@ -43,7 +43,8 @@ from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch, Trajectory
-from studio.lora.export import ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.metadata import ExportInfo
 from studio.settings import OBJECTIVES, SamplingSettings
 
 PROMPT, SEED = "a red apple on a wooden table", 3

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from studio import weights
-from studio.models import hub, loras
+from studio.lora import format as lora_format
+from studio.lora import fuse
+from studio.models import hub
 from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
 from studio.models.denoiser import Denoiser
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
-from studio.models.loras import Fused, LoraFile, hash_with
-from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
 from studio.models.text import INVERSIONS, PromptEncoder, Text
 from studio.settings import StartLora
@@ -31,8 +31,6 @@ __all__ = [
     "INVERSIONS",
     "VAE_ENDING",
     "Denoiser",
-    "Fused",
-    "LoraFile",
     "ModelError",
     "ModelInfo",
     "PromptEncoder",
@@ -41,10 +39,8 @@ __all__ = [
     "base_path",
     "best_device",
     "frozen_dtype",
-    "hash_with",
     "inspect",
     "load",
-    "read_lora",
     "stamp",
     "weights_hash",
 ]
@@ -104,7 +100,7 @@ def load(
     weights, so that it is a part of the base model from now on.
     """
     info = inspect(base_model)
-    file = read_lora(Path(start.path).expanduser()) if start else None
+    file = lora_format.read(Path(start.path).expanduser()) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
@@ -113,8 +109,8 @@ def load(
         info = replace(info, weights_hash=weights_hash(info.path))
         if file is None or start is None:
             return Denoiser(parts, info, info.weights_hash, device)
-        fused = loras.fuse(file, start.strength, parts.unet, parts.text_encoders)
-        base_hash = hash_with(info.weights_hash, file.sha256, start.strength)
+        fused = fuse.fuse(file, start.strength, parts.unet, parts.text_encoders)
+        base_hash = fuse.hash_with(info.weights_hash, file.sha256, start.strength)
         return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error

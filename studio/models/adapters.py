@@ -18,6 +18,7 @@ from torch import Tensor
 from studio import weights
 from studio.families import XL_PIPELINE
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from studio.lora.fuse import layers
 from studio.models.inspecting import ModelInfo
 from studio.settings import TrainingSettings
 from studio.weights import ModelError
@@ -149,11 +150,7 @@ class Adapters:
     @property
     def layer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the weights of all layers of the base model that a LoRA could change."""
-        return {
-            name.removesuffix(".base_layer"): tuple(module.weight.shape)
-            for name, module in self._unet.named_modules()
-            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name
-        }
+        return {name: tuple(weight.shape) for name, weight in layers(self._unet)}
 
     def _attach(self, config: LoraConfig, seed: int) -> None:
         self.remove()
@@ -230,8 +227,8 @@ class Adapters:
             )
         except Exception as error:  # JSON of any kind, and what the libraries make of it
             raise ModelError(_damaged(folder)) from error
-        layers = self.layer_shapes
-        if not state or not all(_fits(name, state[name], rank, layers) for name in state):
+        shapes = self.layer_shapes
+        if not state or not all(_fits(name, state[name], rank, shapes) for name in state):
             raise ModelError(_damaged(folder))
         if description.get("base_hash") != self.base_hash:
             raise ModelError("This adapter was trained on another base model.")
@@ -240,10 +237,10 @@ class Adapters:
         return config, state
 
 
-def _fits(name: str, value: Tensor, rank: int, layers: dict[str, tuple[int, ...]]) -> bool:
+def _fits(name: str, value: Tensor, rank: int, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether a tensor of an adapter's is one half of a layer of the network, at that rank."""
     layer, _, half = name.rpartition(".lora_")
-    shape = layers.get(layer)
+    shape = shapes.get(layer)
     if shape is None:
         return False
     width, *rest = shape

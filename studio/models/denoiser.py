@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from studio.files import sha256
+from studio.lora import fuse
+from studio.lora.format import LoraFile
+from studio.lora.fuse import Fused
 from studio.maths.schedules import PredictionType, Schedule, noise_of
-from studio.models import loras
 from studio.models.adapters import Adapters
 from studio.models.inspecting import ModelInfo
 from studio.models.inversions import Inversions
-from studio.models.loras import Fused, LoraFile
 from studio.models.parts import Parts, at_work
 from studio.models.text import PromptEncoder, Text
 from studio.settings import SamplingSettings
@@ -194,7 +195,7 @@ class Denoiser:
 
     def fit(self, file: LoraFile) -> Fused:
         """How a LoRA file would fit, as `with_lora` applies it. Raises ModelError."""
-        return loras.fitting(file, self.unet, self.text_encoders)
+        return fuse.fitting(file, self.unet, self.text_encoders)
 
     @contextmanager
     def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
@@ -206,10 +207,10 @@ class Denoiser:
         base_hash = self.base_hash
         with (
             self.adapters.off(),
-            loras.fused_for_now(file, strength, self.unet, self.text_encoders),
+            fuse.fused_for_now(file, strength, self.unet, self.text_encoders),
             self.text.encoding_anew(),
         ):
-            self.adapters.base_hash = loras.hash_with(base_hash, file.sha256, strength)
+            self.adapters.base_hash = fuse.hash_with(base_hash, file.sha256, strength)
             try:
                 yield
             finally:

@@ -7,7 +7,6 @@ letter of its own, of those that Unicode leaves to private use.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +131,7 @@ class Inversions:
             table.data[ids] = own.to(table.device, table.dtype)
         self._next_letter += count
         self._names[letters] = path.stem
-        return Inversion(path.stem, letters, _short_hash(path))
+        return Inversion(path.stem, letters, weights.body_sha256(path)[:12])
 
 
 def _word(name: str) -> str:
@@ -196,10 +195,3 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
     if not all(bool(one.isfinite().all()) for one in vectors):
         raise ModelError(f"{path.name} holds values that are not numbers: download it again.")
     return vectors
-
-
-def _short_hash(path: Path) -> str:
-    """The start of the SHA-256 over what follows the header, as kohya's tools have it."""
-    with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

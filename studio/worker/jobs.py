@@ -16,10 +16,14 @@ import PIL.ImageChops
 import PIL.ImageStat
 from safetensors.torch import load_file
 
-from studio import datasets, models
+from studio import datasets
 from studio.engine.distributed import ProcessLost
+from studio.families import key_of
 from studio.files import ADAPTER_FILE, free_bytes
-from studio.lora.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
+from studio.lora import format as lora_format
+from studio.lora.export import export_lora, file_name
+from studio.lora.format import LoraError
+from studio.lora.metadata import ExportInfo, StartedFrom
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
@@ -134,7 +138,7 @@ class Jobs:
         other = None
         if job.payload.get("other"):
             named = StartLora.from_dict(job.payload["other"])
-            other = models.read_lora(Path(named.path).expanduser()), named.strength
+            other = lora_format.read(Path(named.path).expanduser()), named.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
@@ -194,7 +198,7 @@ class Jobs:
         found = tallies(self.store.exams(session.id, adapter.id))
         texts = ("trigger", "licence", "author", "notes")
         info = ExportInfo(
-            family=_lora_family(denoiser),
+            family=key_of(denoiser.info.family, denoiser.prediction_type),
             base_model=denoiser.info.name,
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
@@ -232,7 +236,7 @@ class Jobs:
             expected = self.renderer.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
-        def look(path: Path, form: str) -> dict[str, str]:
+        def verify(path: Path, form: str) -> dict[str, str]:
             with denoiser.adapters.using_file(path):
                 drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
@@ -249,7 +253,7 @@ class Jobs:
             expected,
             precision=job.payload.get("precision", "float32"),
             layers=denoiser.adapters.layer_shapes,
-            look=look,
+            verify=verify,
         )
         # What the file draws, to be seen beside what the adapter drew: the picture of the export.
         checked = folder / f"{report.name}{CHECK_PICTURE}"
@@ -318,24 +322,18 @@ class Jobs:
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
         self.status.report("starting", "Looking at a LoRA.")
-        file = models.read_lora(Path(job.payload["path"]).expanduser())
+        file = lora_format.read(Path(job.payload["path"]).expanduser())
         found = self.renderer.model_of(session).fit(file)
         return {"name": found.name, "words": found.words}
 
 
-def _lora_family(denoiser: models.Denoiser) -> str:
-    """By which names other tools know the layers of a LoRA for this model."""
-    is_velocity = denoiser.prediction_type == "v_prediction"
-    return "sd2_v" if denoiser.info.family == "sd2" and is_velocity else denoiser.info.family
-
-
 def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) -> str:
-    """How near the picture drawn from a LoRA file is to the adapter's own, in words; ExportError
+    """How near the picture drawn from a LoRA file is to the adapter's own, in words; LoraError
     if it is another one."""
     difference = PIL.ImageChops.difference(found.convert("RGB"), expected.convert("RGB"))
     levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
     if levels > SAME_PICTURE_LEVELS:
-        raise ExportError(
+        raise LoraError(
             f"The export was not finished: {path.name} was checked, and it draws another picture "
             f"than the adapter does ({levels:.0f} of 255 levels apart)."
         )

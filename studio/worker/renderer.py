@@ -21,6 +21,8 @@ from studio import models
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
+from studio.lora.format import LoraFile
+from studio.lora.fuse import hash_with
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
@@ -162,11 +164,11 @@ class Renderer:
         )
 
     def image_with(
-        self, session: Session, prompt: str, seed: int, lora: models.LoraFile, strength: float
+        self, session: Session, prompt: str, seed: int, lora: LoraFile, strength: float
     ) -> Image:
         """What the base model draws with somebody's LoRA in it: another model, by its hash."""
         base = self.image(session, "compare", prompt, seed, None)
-        return replace(base, base_hash=models.hash_with(base.base_hash, lora.sha256, strength))
+        return replace(base, base_hash=hash_with(base.base_hash, lora.sha256, strength))
 
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
         """One of the fixed prompts."""
@@ -181,7 +183,7 @@ class Renderer:
         found = self.store.find_image(wanted)
         return found if found is not None and self.store.image_path(found).exists() else None
 
-    def draw(self, wanted: Image, with_lora: tuple[models.LoraFile, float] | None = None) -> Image:
+    def draw(self, wanted: Image, with_lora: tuple[LoraFile, float] | None = None) -> Image:
         """The picture `wanted` describes: drawn, unless there is one already.
 
         with_lora: what `image_with` was asked for.

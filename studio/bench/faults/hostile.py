@@ -36,7 +36,9 @@ from studio.bench.faults.operations import ARCHIVE, Home, things
 from studio.bench.faults.trial import Row
 from studio.engine import trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
-from studio.lora.export import ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.format import read as read_lora
+from studio.lora.metadata import ExportInfo
 from studio.pictures import files as picture_files
 from studio.pictures import infotext
 from studio.prompting import alternatives, emphasis
@@ -345,7 +347,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
     def lora(content: bytes) -> bool:
         path = write("lora.safetensors", content)
         try:
-            with denoiser.with_lora(models.read_lora(path)):
+            with denoiser.with_lora(read_lora(path)):
                 return True
         except models.ModelError:
             return False

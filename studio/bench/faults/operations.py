@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 from studio.engine import trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
-from studio.lora.export import ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.metadata import ExportInfo
 from studio.settings import SamplingSettings, SessionSettings
 from studio.store import (
     Adapter,

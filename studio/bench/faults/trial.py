@@ -20,7 +20,7 @@ from pathlib import Path
 
 from studio.bench.faults.operations import OPERATIONS, Home, files_of, things
 from studio.files import sha256
-from studio.lora.export import ExportError
+from studio.lora.format import LoraError
 from studio.settings import SessionSettings
 from studio.store import (
     Store,
@@ -91,7 +91,7 @@ def _child(door: socket.socket, home: Path, operation: str) -> None:
         door.recv(2)  # the tracer is there
         for said in OPERATIONS[operation](home):
             door.send(f"{said}\n".encode())
-    except (StoreError, ExportError) as error:
+    except (StoreError, LoraError) as error:
         status = REFUSED
         door.send(f"!{error}\n".encode()[:60_000])
     except BaseException:
