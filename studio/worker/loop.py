@@ -8,7 +8,7 @@ import time
 
 from studio import models
 from studio.crew import ALONE, Crew, CrewLost
-from studio.store import Store, StoreError, StoreFull, take_daily_snapshot
+from studio.store import RowDamaged, Store, StoreError, StoreFull, take_daily_snapshot
 from studio.worker.asking import Asking
 from studio.worker.downloads import Downloads
 from studio.worker.easel import Easel
@@ -96,6 +96,8 @@ class Worker:
             try:
                 if piece():
                     return True
+            except RowDamaged as error:  # what has nothing to do with that row goes on
+                failure = failure or error
             except (StoreError, CrewLost):
                 raise  # a full disk, say: nothing else would fare better
             except Exception as error:
