@@ -71,14 +71,14 @@ def whole(tmp_path_factory) -> Iterator[tuple[Store, Session, Path]]:
 
 
 @pytest.fixture(scope="module")
-def page(whole) -> Iterator[Page]:
+def page(whole) -> Page:
     """The whole page, without a server; `page.store` is the store that it looks at."""
     made: list[Page] = []
     with pytest.MonkeyPatch.context() as patch:
         finish = Page.finish
         patch.setattr(Page, "finish", lambda self, demo: (made.append(self), finish(self, demo)))
         app.pages(whole[0])
-    yield made[0]
+    return made[0]
 
 
 def shown(page: Page, store: Store) -> str:
