@@ -158,14 +158,17 @@ def test_in_a_store_the_page_shows_the_rest(whole, page, column):
                 continue
             store.set_last_session(session.id)
             store._damaged_rows.clear()
-            with contextlib.suppress(sqlite3.IntegrityError):
+            try:
                 connection.execute(f'UPDATE OR IGNORE {table} SET "{name}" = ?', (bad,))
                 shown(page, store)
                 store.sessions()
                 tried += 1
-            for rowid, value in before:
-                update = f'UPDATE {table} SET "{name}" = ? WHERE rowid = ?'
-                connection.execute(update, (value, rowid))
+            except sqlite3.IntegrityError:
+                continue
+            finally:
+                for rowid, value in before:
+                    update = f'UPDATE {table} SET "{name}" = ? WHERE rowid = ?'
+                    connection.execute(update, (value, rowid))
     store.set_last_session(session.id)
     assert tried
     assert "Whole" in shown(page, store)

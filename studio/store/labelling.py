@@ -162,6 +162,7 @@ def _whole_questions(connection: sa.Connection, ids: Sequence[str], most: int) -
             except RowDamaged as error:
                 remember_damage(connection, error)
                 torn.add(id_)
+        torn |= {id_ for id_, of_it in asked.items() if not of_it}  # their pictures are gone
         if torn.isdisjoint(wanted):
             return [Question(tuple(of_it)) for of_it in asked.values()]
 
