@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
+import ipaddress
 import logging
 import os
 import shutil
@@ -32,19 +34,18 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 7860
-# modules of studio.bench, each with `main(argv)`
+# Modules of studio.bench.research, each with `main(argv)`, and those of studio.bench itself.
+RESEARCH = ("ablations", "gradients", "questions")
 BENCHMARKS = (
+    *RESEARCH,
     "clicks",
     "clicks-latency",
     "curves",
     "faults",
     "frontier",
     "full-size",
-    "gradients",
-    "leads",
     "profile",
     "protections",
-    "questions",
     "readers",
     "sample",
     "soak",
@@ -67,6 +68,7 @@ class CommandError(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Carry out a command; gives the exit status."""
+    _let_no_print_fail()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     # For the worker as well: libraries speak to programmers, and nothing is reported to anybody.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -77,24 +79,49 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        say("\nStopped.", to_errors=True)
         return 130
     except Exception as error:
         return _report(error, arguments)
 
 
+def _let_no_print_fail() -> None:
+    """A console may lack letters, as those of cp1252 do: they are written as their numbers then.
+
+    Where nobody reads any more, as after `| head -1`, the work still goes on: see `say`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(*words: object, end: str = "\n", to_errors: bool = False) -> None:
+    """`print`, which never ends the work: from the first failure on, nothing is said."""
+    stream = sys.stderr if to_errors else sys.stdout
+    try:
+        print(*words, end=end, file=stream, flush=True)
+    except (OSError, ValueError):  # the reader is gone, the disk behind it full, or it is closed
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def _report(error: Exception, arguments: argparse.Namespace) -> int:
     """What went wrong, in a sentence; every error class of ours carries one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
-        print(error, file=sys.stderr)
+        say(error, to_errors=True)
+        # What a library said, which the sentence leaves out; not into a terminal.
+        if error.__cause__ is not None and logging.getLogger().handlers:
+            log.warning("%s failed", arguments.command, exc_info=error)
         return 2 if type(error).__name__ == "StoreLocked" else 1
     if arguments.command in ("bench", "test"):  # for developers, who want to see where
         raise error
     log.error("%s failed", arguments.command, exc_info=error)
-    print(
+    say(
         f"Something went wrong that should not have: {error}\n"
         f"The details are in {home_folder(arguments) / 'logs'}.",
-        file=sys.stderr,
+        to_errors=True,
     )
     return 1
 
@@ -138,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_credentials,
         help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
         "and does not show in the list of processes",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        type=_address,
+        help="of a proxy before the studio, which alone is believed for whom it asks",
     )
     parser.add_argument(
         "--gpus",
@@ -327,6 +360,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError("an address is written like 192.168.0.2") from None
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError("a whole number is needed")
@@ -380,9 +420,9 @@ def home_folder(arguments: argparse.Namespace) -> Path:
 
 def serve(arguments: argparse.Namespace) -> int:
     """The studio, until Ctrl+C: one studio a home, one worker a studio."""
-    from studio import logs
+    from studio.runtime import logs
+    from studio.runtime.supervisor import Supervisor, worker_command
     from studio.store import Store, StudioLock, home_warning
-    from studio.supervisor import Supervisor, worker_command
 
     home, gpus = home_folder(arguments), arguments.gpus
     worker = Supervisor(home, worker_command(home, gpus)) if gpus else contextlib.nullcontext()
@@ -392,38 +432,43 @@ def serve(arguments: argparse.Namespace) -> int:
         logs.set_up(home, "web")
         if sentence := home_warning(home):
             log.warning("%s", sentence)
-            print(sentence)
+            say(sentence)
         with contextlib.closing(Store.open(home)) as store, worker:
             # Ctrl+C; where a shell made it be ignored, the server just returns.
             with contextlib.suppress(KeyboardInterrupt):
-                _serve_pages(store, door, credentials(arguments), not arguments.no_browser)
-            print("\nEnding. Everything is kept.")
+                _serve_pages(store, door, arguments)
+            say("\nEnding. Everything is kept.")
     return 0
 
 
-def _serve_pages(
-    store: Store, door: socket.socket, auth: tuple[str, str] | None, open_browser: bool
-) -> None:
-    from studio.ui.app import server
+def _serve_pages(store: Store, door: socket.socket, arguments: argparse.Namespace) -> None:
+    from studio.runtime.environment import without_network_variables
 
+    # Gradio makes network clients when it is imported. The pages ask nothing of other machines.
+    with without_network_variables():
+        from studio.ui.app import server
+
+        served = server(store, *door.getsockname()[:2], credentials(arguments), arguments.proxy)
     address, port = door.getsockname()[:2]
-    threading.Thread(target=_announce, args=(address, port, open_browser), daemon=True).start()
-    server(store, address, port, auth).run(sockets=[door])
+    announced = (address, port, not arguments.no_browser)
+    threading.Thread(target=_announce, args=announced, daemon=True).start()
+    served.run(sockets=[door])
 
 
 def _announce(address: str, port: int, open_browser: bool) -> None:
     """Say where the studio is, and show it, as soon as it answers there."""
     url = f"http://127.0.0.1:{port}"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
     try:
-        urllib.request.urlopen(url, timeout=600).close()
+        direct.open(url, timeout=600).close()
     except urllib.error.HTTPError:
         pass  # it does answer: with the question for name and password
     except OSError:
         return  # it ended before it was open
-    print(f"D3PO Studio is open at {url}", flush=True)
+    say(f"D3PO Studio is open at {url}")
     if address != "127.0.0.1":
-        print(f"and for others at http://{socket.gethostname()}:{port}", flush=True)
-    print("End it with Ctrl+C; nothing is lost.", flush=True)
+        say(f"and for others at http://{socket.gethostname()}:{port}")
+    say("End it with Ctrl+C; nothing is lost.")
     if open_browser and _has_screen():
         webbrowser.open(url)
 
@@ -462,9 +507,11 @@ def _end_on_sigterm() -> None:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Draw pictures; the files are named by number, seed and prompt."""
-    from studio import logs, models, sampling
-    from studio.export import file_name
-    from studio.prompts import expand
+    from studio import models
+    from studio.engine import sampling
+    from studio.lora.export import file_name
+    from studio.prompting.alternatives import expand
+    from studio.runtime import logs
     from studio.settings import SamplingSettings
 
     home = home_folder(arguments)
@@ -482,11 +529,14 @@ def generate(arguments: argparse.Namespace) -> int:
     )
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
-    applied = (
-        denoiser.using_file(lora, arguments.strength)
-        if lora is not None and not lora.is_dir()
-        else denoiser.using(lora, arguments.strength)
-    )
+    if lora is None or lora.is_dir():
+        applied = denoiser.using(lora, arguments.strength)
+    else:
+        file = models.read_lora(lora)
+        fitted = denoiser.fit(file)
+        if fitted.strays:
+            say(f"{lora.name}: {fitted.words}", to_errors=True)
+        applied = denoiser.with_lora(file, arguments.strength)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with applied:
         for number, prompt in enumerate(arguments.prompts, start=1):
@@ -496,7 +546,7 @@ def generate(arguments: argparse.Namespace) -> int:
                 [image] = sampling.images(denoiser, drawn)
                 path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
                 image.save(path)
-                print(path, flush=True)
+                say(path)
     return 0
 
 
@@ -550,7 +600,7 @@ def export(arguments: argparse.Namespace) -> int:
         offered = tuple(name for name in made.files if not name.endswith(CHECK_PICTURE))
         _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
         for what, found in made.checks.items():
-            print(f"{what}: {found}")
+            say(f"{what}: {found}")
     return 0
 
 
@@ -562,43 +612,43 @@ def sessions(arguments: argparse.Namespace) -> int:
         if arguments.action == "export":
             session = _session(store, arguments.session)
             missing = export_session(store, session.id, arguments.out.absolute())
-            print(arguments.out)
+            say(arguments.out)
             if missing:
-                print(f"{missing} files were missing and are not in it.", file=sys.stderr)
+                say(f"{missing} files were missing and are not in it.", to_errors=True)
         elif arguments.action == "import":
             session = import_session(store, arguments.archive)
-            print(f"{session.id}  {session.name}")
+            say(f"{session.id}  {session.name}")
         else:
             for session in store.sessions():
-                print(f"{session.id}  {session.name}")
+                say(f"{session.id}  {session.name}")
     return 0
 
 
 def picks(arguments: argparse.Namespace) -> int:
-    """Picks as other people's programs keep them: see `studio.exchange` for the forms."""
-    from studio import exchange
+    """Picks as other people's programs keep them: see `studio.datasets` for the forms."""
+    from studio import datasets
 
     with _store(arguments) as store:
         if arguments.action == "export":
             session = _session(store, arguments.session)
             out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
-            done, left_out = exchange.write(out, arguments.form, picked, store.image_path)
-            print(f"{done} picks are in {arguments.out}.")
+            done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
+            say(f"{done} picks are in {arguments.out}.")
         else:
             done, left_out = _take_picks_in(arguments, store)
     if left_out:
-        print(f"{left_out} could not be used and were left out.", file=sys.stderr)
+        say(f"{left_out} could not be used and were left out.", to_errors=True)
     return 0
 
 
 def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
-    from studio import exchange, models
+    from studio import datasets, models
 
     path = arguments.path.absolute()
-    given = exchange.read(path)  # what it is, before a model is loaded
+    given = datasets.read(path)  # what it is, before a model is loaded
     native_px = models.inspect(arguments.model).size_px
     denoiser = models.load(arguments.model, arguments.device)
-    taken = exchange.take_in(
+    taken = datasets.take_in(
         store,
         denoiser,
         (arguments.model, None),
@@ -608,7 +658,9 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
         lambda _, done: _progress(f"{done} picks"),
     )
     _progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
-    print("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    say("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    for remark in taken.remarks:
+        say(remark, to_errors=True)
     return taken.picks, taken.left_out
 
 
@@ -616,8 +668,10 @@ def lora(arguments: argparse.Namespace) -> int:
     """Operations on LoRA files, of the studio or of anybody."""
     import torch
 
-    from studio import lora
+    from studio.lora import tools
+    from studio.runtime import logs
 
+    logs.set_up(home_folder(arguments), "command")
     if arguments.action == "merge":
         return _merge(arguments)
     if arguments.action in ("strip", "edit"):
@@ -630,38 +684,39 @@ def lora(arguments: argparse.Namespace) -> int:
                 f"There are {len(arguments.files)} files and {len(strengths)} strengths: give one "
                 "for each."
             )
-        made = lora.blend([lora.read(path) for path in arguments.files], strengths)
+        made = tools.blend([tools.read(path) for path in arguments.files], strengths)
     else:
-        made = lora.read(arguments.file)
+        made = tools.read(arguments.file)
     if arguments.rank:
-        made, kept = lora.resize(made, arguments.rank)
-    lora.write(arguments.out, made, getattr(torch, arguments.precision))
-    print(arguments.out)
-    print(f"{len(made.modules)} layers of rank {made.rank}.")
+        made, kept = tools.resize(made, arguments.rank)
+    tools.write(arguments.out, made, getattr(torch, arguments.precision))
+    say(arguments.out)
+    say(f"{len(made.modules)} layers of rank {made.rank}.")
     if kept < 1 - 1e-6:
-        print(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
+        say(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
     return 0
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from studio import lora, models
+    from studio import models
+    from studio.lora import tools
 
     denoiser = models.load(arguments.model, "cpu")
-    count = lora.merge(
-        lora.read(arguments.file),
+    count = tools.merge(
+        tools.read(arguments.file),
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
         denoiser.layer_shapes,
         arguments.out,
     )
-    print(arguments.out)
-    print(f"{count} layers were changed.")
+    say(arguments.out)
+    say(f"{count} layers were changed.")
     return 0
 
 
 def _restate(arguments: argparse.Namespace) -> int:
-    from studio import lora
+    from studio.lora import tools
 
     words = {
         "title": arguments.title,
@@ -669,18 +724,18 @@ def _restate(arguments: argparse.Namespace) -> int:
         "author": arguments.author,
         "trigger_phrase": arguments.trigger,
         "license": arguments.licence,
-        "thumbnail": arguments.thumbnail and lora.thumbnail(Path(arguments.thumbnail)),
+        "thumbnail": arguments.thumbnail and tools.thumbnail(Path(arguments.thumbnail)),
     }
     given = {key: value for key, value in words.items() if value is not None}
     is_strip = arguments.action == "strip"
     if not given and not is_strip:
         raise CommandError("Say what is to be changed: --title, --trigger and so on.")
-    said = lora.restate(arguments.file, arguments.out, given, strip=is_strip)
-    print(arguments.out)
+    said = tools.restate(arguments.file, arguments.out, given, strip=is_strip)
+    say(arguments.out)
     for key, value in sorted(said.items()):
-        print(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
+        say(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
     if "trigger_phrase" in given:
-        print("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
+        say("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
     return 0
 
 
@@ -703,28 +758,28 @@ def doctor(arguments: argparse.Namespace) -> int:
         if arguments.restore:
             snapshot = home / "snapshots" / arguments.restore  # a path from elsewhere stays one
             carried = restore(home, snapshot)
-            print(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
-            print(f"Newer rows that could still be read there, and were carried over: {carried}.")
+            say(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
+            say(f"Newer rows that could still be read there, and were carried over: {carried}.")
         complaints = database_complaints(database) if database.exists() else ["it is missing"]
         if sentence := home_warning(home):
-            print(sentence)
-        print(f"Database: {'DAMAGED' if complaints else 'sound'}")
+            say(sentence)
+        say(f"Database: {'DAMAGED' if complaints else 'sound'}")
         _print_list(complaints)
         kept = snapshots(home)
         if kept and not complaints:
             complaints = differing_rows(database, kept[0].path)
             if complaints:
-                print("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
+                say("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
                 _print_list(complaints)
         problems = complaints or _look_at_rows(home) + _look_at_files(home)
-        print(f"Snapshots: {len(kept)}")
+        say(f"Snapshots: {len(kept)}")
         for one in kept:
             when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
-            print(f"  {one.path.name}   {when}, {one.picks} picks")
+            say(f"  {one.path.name}   {when}, {one.picks} picks")
         if complaints and kept:
-            print(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
+            say(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
         elif complaints:
-            print("There is none to put back; the database was left as it is.")
+            say("There is none to put back; the database was left as it is.")
     return 1 if problems else 0
 
 
@@ -734,12 +789,12 @@ def _look_at_rows(home: Path) -> list[str]:
 
     Store.open(home).close()  # as this version of the studio keeps them
     found = mend_rows(home)
-    print(f"Rows: {found.looked_at}")
+    say(f"Rows: {found.looked_at}")
     for what, rows in (("mended", found.mended), ("damaged, and set aside", found.set_aside)):
-        print(f"  {what}: {len(rows)}")
+        say(f"  {what}: {len(rows)}")
         _print_list(rows, "    ")
     if found.kept_in is not None:
-        print(f"  The database as it was before is kept: {found.kept_in.name}")
+        say(f"  The database as it was before is kept: {found.kept_in.name}")
     return found.set_aside
 
 
@@ -748,41 +803,42 @@ def _look_at_files(home: Path) -> list[str]:
 
     with contextlib.closing(Store.open(home)) as store:
         found = examine_files(store)
-    print(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
+    say(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
     for what, paths in (
         ("missing", found.missing),
         ("damaged, and set aside", found.damaged),
         ("without a row, and set aside", found.orphaned),
     ):
-        print(f"  {what}: {len(paths)}")
+        say(f"  {what}: {len(paths)}")
         _print_list(paths, "    ")
     if found.missing or found.damaged:
-        print("  Pictures are drawn again when they are needed; a round learns without the rest.")
+        say("  Pictures are drawn again when they are needed; a round learns without the rest.")
     return found.missing + found.damaged
 
 
 def _print_list(lines: list[str], indent: str = "  ") -> None:
     for line in lines:
-        print(f"{indent}{line}")
+        say(f"{indent}{line}")
 
 
 def report(arguments: argparse.Namespace) -> int:
     """The last errors, versions and the device; no prompts, names or paths."""
-    from studio.report import report as made
+    from studio.runtime.support_report import report as made
     from studio.store import Store, StoreError
 
     home, device = home_folder(arguments), ""
     with contextlib.suppress(StoreError), contextlib.closing(Store.open(home)) as store:
         status = store.worker_status()
         device = status.device if status is not None else ""
-    print(made(home, device), end="")
+    say(made(home, device), end="")
     return 0
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Hand over to a module of `studio.bench`."""
+    """Hand over to a module of `studio.bench`, or of its research."""
     name = arguments.benchmark.replace("-", "_")
-    return importlib.import_module(f"studio.bench.{name}").main(arguments.rest) or 0
+    package = "studio.bench.research" if name in RESEARCH else "studio.bench"
+    return importlib.import_module(f"{package}.{name}").main(arguments.rest) or 0
 
 
 def test(arguments: argparse.Namespace) -> int:
@@ -792,7 +848,7 @@ def test(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _store(arguments: argparse.Namespace) -> Iterator[Store]:
-    from studio import logs
+    from studio.runtime import logs
     from studio.store import Store
 
     home = home_folder(arguments)
@@ -803,8 +859,8 @@ def _store(arguments: argparse.Namespace) -> Iterator[Store]:
 
 def _wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
     """Look until there is something: at the work of a studio that runs, or of our own worker."""
+    from studio.runtime.supervisor import Supervisor
     from studio.store import StoreLocked, StudioLock
-    from studio.supervisor import Supervisor
 
     _end_on_sigterm()
     with contextlib.ExitStack() as held:
@@ -813,7 +869,7 @@ def _wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
             held.enter_context(StudioLock(home))
             own = held.enter_context(Supervisor(home))
         except StoreLocked:
-            print("The studio that is open does the work.")
+            say("The studio that is open does the work.")
         while (found := look()) is None:
             if own is not None and own.deaths_in_a_row >= MOST_DEATHS:
                 words = "\n".join(own.last_words)
@@ -851,15 +907,15 @@ def _copy_new(folder: Path, names: tuple[str, ...], out: Path) -> None:
         if (out / name).exists():
             raise CommandError(f"There is a file {name} in {out} already: choose another --name.")
     for name in names:
-        print(shutil.copy(folder / name, out / name))
+        say(shutil.copy(folder / name, out / name))
 
 
 def _progress(line: str, last: bool = False) -> None:
     """One line that is written over in a terminal; elsewhere only the last one is of use."""
     if sys.stdout.isatty():
-        print(f"\r\x1b[K{line}", end="\n" if last else "", flush=True)
+        say(f"\r\x1b[K{line}", end="\n" if last else "")
     elif last:
-        print(line, flush=True)
+        say(line)
 
 
 if __name__ == "__main__":

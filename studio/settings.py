@@ -31,7 +31,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
-NEVER_AGAIN = 256  # looks at a pair: more than a round has, so that none comes twice
+UNBOUNDED = 256  # looks at a pair: more than a round has, so that none comes twice
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
 MAX_PROMPTS = 1000
 MAX_PATH_CHARACTERS = 4096
@@ -87,6 +87,8 @@ class _Stored:
     # written, and written only where they differ: the store compares what was written then with
     # what is written now.
     _before: ClassVar[dict[str, Any]] = {}
+    # Names that fields had in older stores and archives, with the names they have now.
+    _renamed: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
         """Every value is of its field's kind, and every number within its field's bounds.
@@ -124,6 +126,7 @@ class _Stored:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         _require(isinstance(values, dict), "Settings are values by name.")
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        values = {cls._renamed.get(name, name): value for name, value in values.items()}
         unknown = sorted(map(str, set(values) - names))
         _require(not unknown, f"Unknown setting: {', '.join(unknown)}.")
         values = {**cls._before, **values}
@@ -188,21 +191,21 @@ class TrainingSettings(_Stored):
     beta: temperature of the preference; for D3PO in units of the reduction, for Diffusion-DPO for
         mean squared errors of velocity.
     clip_range: the ratio policy / reference is kept within 1 ± clip_range; None leaves it free.
-    optimiser: "scalar_adam" (`studio.optimiser`), which goes where the gradient points; or "adamw".
-        They want different learning rates.
-    noisiest_share: of the timesteps that finished pictures are noised to, the share with most
+    optimizer: "scalar_adam" (`studio.maths.scalar_adam`), which goes where the gradient points;
+        or "adamw". They want different learning rates.
+    timestep_fraction: of the timesteps that finished pictures are noised to, the share with most
         noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
-    looks_per_pair: in how many ways the finished pictures of a pair are noised in a round, one
-        after the other and again from the first: what the reference makes of a look is computed
-        once. NEVER_AGAIN looks are more than a round has. D3PO looks at its steps instead.
+    noise_draws_per_pair: how many draws of timestep and noise a pair's finished pictures have in
+        a round. They take turns, and the reference's errors of each draw are computed once.
+        UNBOUNDED is more than a round uses. D3PO has its steps instead.
     layers: of the UNet, those that the LoRA changes: its attention alone, or beside it the
         shortcuts that lead past the convolutions of a residual block where its width changes. With
         these, more is learned from few picks (studio/bench/LOG.md).
     shortcut_rate: the shortcuts' learning rate, as a share of the attention's. Their gradients are
         larger, and with the whole of it they would decide nearly alone.
-    reach: how far a round takes the pictures: the root mean square change of the guided velocity
-        that the finished adapter is brought to, in units of latents (whose deviation is about 1).
-        None leaves it as far as the updates took it.
+    target_shift: the radius of a round, which its finished adapter is scaled to: the root mean
+        square change of the guided velocity, in units of latents (whose deviation is about 1).
+        None leaves the adapter as the updates made it.
     """
 
     objective: str = "diffusion_dpo"
@@ -213,12 +216,12 @@ class TrainingSettings(_Stored):
         None, 1.0 - 1e-9, "The clip range must lie between 0 and 1, or be left out."
     )
     guided: bool = False  # train through classifier-free guidance, or the prompted half alone
-    optimiser: Literal["scalar_adam", "adamw"] = "scalar_adam"
+    optimizer: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = _positive(3e-4, 1.0, "The learning rate must lie between 0 and 1.")
-    noisiest_share: float = _positive(0.25, 1.0, "The noisiest share must lie between 0 and 1.")
+    timestep_fraction: float = _positive(0.25, 1.0, "The noisiest share must lie between 0 and 1.")
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
     shortcut_rate: float = _positive(0.25, 1.0, "The shortcuts' rate must lie between 0 and 1.")
-    reach: float | None = _positive(
+    target_shift: float | None = _positive(
         0.25, 3.0, "The reach must lie between 0 and 3, or be left out."
     )
     # Updates in a round = updates_base + updates_per_pick x picks.
@@ -234,8 +237,8 @@ class TrainingSettings(_Stored):
     # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
     # that an update costs as much. 0: all of the chain (D3PO).
     steps_per_pair: int = _within(2, 0, 150, "The steps of a pair must be between 0 and 150.")
-    looks_per_pair: int = _within(
-        16, 1, NEVER_AGAIN, f"A pair is looked at in 1 to {NEVER_AGAIN} ways."
+    noise_draws_per_pair: int = _within(
+        16, 1, UNBOUNDED, f"A pair is looked at in 1 to {UNBOUNDED} ways."
     )
     # Of the batch in one forward pass; smaller needs less memory.
     micro_batch_pairs: int = _within(16, 1, 4096, "The micro-batch must fit the batch.")
@@ -250,13 +253,19 @@ class TrainingSettings(_Stored):
     )
     seed: int = _within(0, 0, LARGEST_INTEGER, "The seed must be a whole number from 0 upwards.")
 
+    _renamed: ClassVar[dict[str, str]] = {
+        "optimiser": "optimizer",
+        "noisiest_share": "timestep_fraction",
+        "looks_per_pair": "noise_draws_per_pair",
+        "reach": "target_shift",
+    }
     _before: ClassVar[dict[str, Any]] = {
-        "optimiser": "adamw",
-        "noisiest_share": 1.0,
+        "optimizer": "adamw",
+        "timestep_fraction": 1.0,
         "layers": "attention",
         "shortcut_rate": 1.0,
-        "reach": None,
-        "looks_per_pair": NEVER_AGAIN,
+        "target_shift": None,
+        "noise_draws_per_pair": UNBOUNDED,
     }
 
     def __post_init__(self) -> None:
@@ -267,7 +276,7 @@ class TrainingSettings(_Stored):
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
         )
         _require(
-            self.optimiser in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimiser}."
+            self.optimizer in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimizer}."
         )
         _require(
             self.layers in ("attention", "attention_and_shortcuts"),
@@ -290,13 +299,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         objective="d3po_balanced",
         loss="d3po",
         beta=100.0,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=1e-3,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_per_pick=2.0,
         steps_per_pair=1,
     ),
@@ -307,13 +316,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         beta=0.1,
         clip_range=0.1,
         guided=True,
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=3e-5,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
@@ -329,13 +338,13 @@ BASELINES: dict[str, TrainingSettings] = {
     "finetune": TrainingSettings(
         objective="finetune",
         loss="finetune",
-        optimiser="adamw",
+        optimizer="adamw",
         learning_rate=7e-4,
-        noisiest_share=1.0,
+        timestep_fraction=1.0,
         layers="attention",
         shortcut_rate=1.0,
-        reach=None,
-        looks_per_pair=NEVER_AGAIN,
+        target_shift=None,
+        noise_draws_per_pair=UNBOUNDED,
         updates_per_pick=2.0,
     ),
 }

@@ -14,82 +14,37 @@ STUDIO = Path(__file__).resolve().parent.parent / "studio"
 
 EVERYTHING_BUT_UI = {
     "bench",
-    "brake",
-    "crew",
-    "ddim",
-    "emphasis",
-    "evidence",
-    "exchange",
-    "export",
-    "following",
-    "logs",
+    "datasets",
+    "engine",
     "lora",
-    "memory",
+    "maths",
     "models",
-    "objectives",
-    "optimiser",
-    "parameters",
     "pictures",
-    "prompts",
-    "report",
-    "sampling",
+    "prompting",
+    "runtime",
     "settings",
     "starter",
+    "statistics",
     "store",
-    "styles",
-    "supervisor",
-    "training",
-    "trajectory",
 }
 
 # Part of the studio: the parts that it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
-    "ddim": set(),
-    "emphasis": set(),  # text in, text and weights out
-    "objectives": set(),
-    "optimiser": set(),
-    "logs": set(),
-    "report": {"logs"},
-    "crew": set(),  # knows processes, not what they work on
-    "memory": set(),
-    "brake": set(),  # pictures in, figures out
-    "evidence": set(),
-    "parameters": set(),  # text in, text out
-    "pictures": {"parameters"},
-    "supervisor": set(),
-    "export": set(),  # takes plain dictionaries
-    "prompts": {"settings"},
-    "styles": {"settings"},  # text in, text out
-    "trajectory": {"settings"},
-    "models": {"settings", "ddim", "emphasis"},  # the schedule that it was made with is pure maths
-    "sampling": {"trajectory", "ddim", "objectives", "settings"},  # is handed a denoiser
-    "training": {  # likewise
-        "trajectory",
-        "ddim",
-        "objectives",
-        "optimiser",
-        "settings",
-        "crew",
-        "memory",
-    },
-    "exchange": {"parameters", "pictures", "settings", "store", "trajectory"},
-    "lora": {"export", "models"},
-    "following": {"crew", "models", "sampling", "settings", "training", "trajectory"},
-    "store": {"trajectory", "settings"},
-    "worker": EVERYTHING_BUT_UI - {"bench"},  # starter: to see what its own drawings show
-    "ui": {
-        "store",
-        "settings",
-        "evidence",
-        "parameters",
-        "pictures",
-        "prompts",
-        "report",
-        "styles",
-    },
+    "statistics": set(),
+    "prompting": {"settings"},  # text in, text out
+    "pictures": set(),
+    "runtime": set(),
+    "maths": set(),
+    "store": {"engine", "settings"},
+    "models": {"maths", "prompting", "runtime", "settings"},
+    "engine": {"maths", "settings"},  # is handed a denoiser
+    "lora": {"models", "pictures"},
+    "datasets": {"engine", "pictures", "prompting", "settings", "store"},
+    "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
+    "ui": {"pictures", "prompting", "runtime", "settings", "statistics", "store"},
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
-    "starter": {"models", "sampling", "settings"},  # the recipe: what it made is drawn with
+    "starter": {"engine", "models", "settings"},  # the recipe: what it made is drawn with
     "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything
     "__init__": set(),
 }
@@ -100,8 +55,8 @@ ONLY_IN: dict[str, set[str]] = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "sqlite3": {"store"},
-    "diffusers": {"models", "sampling", "export", "starter", "bench"},
-    "peft": {"models", "sampling", "export", "starter", "bench"},
+    "diffusers": {"models", "starter", "bench"},
+    "peft": {"models", "starter", "bench"},
 }
 
 
@@ -155,11 +110,11 @@ def test_no_import_goes_against_the_map():
     [
         ("store/x.py", "import gradio as gr", "store imports gradio"),
         ("ui/tabs/x.py", "def f():\n    from studio.worker import loop", "ui imports worker"),
-        ("ui/x.py", "from studio import training", "ui imports training"),
+        ("ui/x.py", "from studio import engine", "ui imports engine"),
         ("settings.py", "import studio.store.rows", "settings imports store"),
         ("worker/x.py", "from sqlalchemy import text", "worker imports sqlalchemy"),
-        ("training.py", "from peft import LoraConfig", "training imports peft"),
-        ("sampling.py", "from studio.models import load", "sampling imports models"),
+        ("engine/x.py", "from peft import LoraConfig", "engine imports peft"),
+        ("engine/x.py", "from studio.models import load", "engine imports models"),
     ],
 )
 def test_such_an_import_would_be_noticed(name, source, complaint, tmp_path, monkeypatch):
@@ -184,9 +139,11 @@ def imported_by(statement: str) -> set[str]:
 
 
 def test_the_web_process_imports_no_torch():
-    loaded = imported_by("import studio.ui.app, studio.supervisor, studio.logs, studio.__main__")
+    loaded = imported_by(
+        "import studio.ui.app, studio.runtime.supervisor, studio.runtime.logs, studio.__main__"
+    )
     assert "gradio" in loaded
-    assert not loaded & {"torch", "diffusers", "transformers", "peft", "studio.trajectory"}
+    assert not loaded & {"torch", "diffusers", "transformers", "peft", "studio.engine"}
 
 
 def test_the_worker_imports_no_gradio():

@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 from studio import models
 from studio.bench import artists, clicks
 from studio.bench.clicks import Comparison
-from studio.brake import Checks
-from studio.evidence import wilson
+from studio.engine import recogniser
+from studio.engine.collapse import Checks
 from studio.settings import SamplingSettings
-from studio.starter import recogniser
+from studio.statistics import wilson
 
 
 def comparison(base: list[float], tuned: list[float]) -> Comparison:

@@ -14,7 +14,7 @@ from studio.bench.frontier import WAYS
 
 def row(artist: str, way: str, reach: float, shift: float = 0.5) -> runs.Row:
     figures = {"win_rate": 0.75, "shift_sd": shift, "object_accuracy_tuned": 0.9, "diversity": 0.8}
-    return {"artist": artist, "way": way, "reach": reach, "came_to": 0.012, **figures}
+    return {"artist": artist, "way": way, "target_shift": reach, "came_to": 0.012, **figures}
 
 
 def test_a_mean_is_one_over_all_artists():
@@ -52,9 +52,9 @@ def test_a_way_is_taken_to_every_reach(monkeypatch) -> None:
     monkeypatch.setattr(clicks, "NAMED_PROMPTS", 1)
     first, second = frontier.run("bright", "D3PO as published", 4, [0.1, 0.2], threads=1)
     assert first["came_to"] == second["came_to"] < 0.01
-    assert (first["reach"], second["reach"]) == (0.1, 0.2)
+    assert (first["target_shift"], second["target_shift"]) == (0.1, 0.2)
     for one in (first, second):
-        assert one["change"] == pytest.approx(one["reach"], rel=0.2)
+        assert one["change"] == pytest.approx(one["target_shift"], rel=0.2)
     assert 0 < first["drift"] < second["drift"]
 
 

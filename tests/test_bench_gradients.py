@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from studio.bench import gradients
+from studio.bench.research import gradients
 
 
 def test_the_share_by_hand() -> None:

@@ -10,12 +10,14 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler
 
-from studio import models, sampling
-from studio.bench import clicks, leads
+from studio import models
+from studio.bench import clicks
 from studio.bench.artists import bright
+from studio.bench.research import ablations
+from studio.engine import sampling
+from studio.engine.trajectory import PairBatch
 from studio.models import Denoiser
 from studio.settings import SamplingSettings, TrainingSettings
-from studio.trajectory import PairBatch
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = TrainingSettings(updates_base=4, updates_per_pick=0, batch_pairs=2, micro_batch_pairs=2)
@@ -28,20 +30,20 @@ def denoiser(tiny_model: Path) -> Denoiser:
 
 
 @pytest.fixture
-def lesson(denoiser: Denoiser) -> leads.Lesson:
-    pool = clicks.draw_asked(denoiser, PROMPTS, range(6), SAMPLING, leads.PICTURES)
-    return leads.Lesson(denoiser, bright, pool, 4, SAMPLING, FEW)
+def active(denoiser: Denoiser) -> ablations.ActiveRound:
+    pool = clicks.draw_asked(denoiser, PROMPTS, range(6), SAMPLING, ablations.PICTURES)
+    return ablations.ActiveRound(denoiser, bright, pool, 4, SAMPLING, FEW)
 
 
 @pytest.fixture
-def pairs(lesson: leads.Lesson) -> PairBatch:
-    return PairBatch.of(lesson.clicks())
+def pairs(active: ablations.ActiveRound) -> PairBatch:
+    return PairBatch.of(active.clicks())
 
 
 def test_every_second_look_has_the_noise_of_the_first_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    training = leads.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
+    training = ablations.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
     looks = torch.arange(4).expand(3, -1)
     timesteps, noise = training._ways(pairs, pairs.groups()[:3], looks)
     assert torch.equal(timesteps[:, 1::2], timesteps[:, ::2])
@@ -50,7 +52,7 @@ def test_every_second_look_has_the_noise_of_the_first_turned_round(
 
 
 def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = leads.Flipped(denoiser, pairs, FEW)
+    training = ablations.Flipped(denoiser, pairs, FEW)
     groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
     timesteps, noise = training._ways(pairs, groups, looks)
     policy, reference = training._chosen_and_rejected(pairs, groups, looks)
@@ -59,25 +61,25 @@ def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: Pai
         one = replace(pairs, latents=latents)
         at = timesteps[:, [column]], noise[:, [column]]
         with torch.no_grad(), denoiser.adapter_off():
-            expected = leads.velocity_errors(denoiser, one, pairs.chosen[:2].tolist(), *at)
+            expected = ablations.velocity_errors(denoiser, one, pairs.chosen[:2].tolist(), *at)
         assert torch.allclose(reference[0, 2 * column : 2 * column + 2], expected.flatten())
 
 
 def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    training = leads.Opposed(denoiser, pairs, FEW)
+    training = ablations.Opposed(denoiser, pairs, FEW)
     groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
     timesteps, noise = training._ways(pairs, groups, looks)
     _, reference = training._chosen_and_rejected(pairs, groups, looks)
     rejected = pairs.rejected[[0, 1]].tolist()
     with torch.no_grad(), denoiser.adapter_off():
-        expected = leads.velocity_errors(denoiser, pairs, rejected, timesteps, -noise)
+        expected = ablations.velocity_errors(denoiser, pairs, rejected, timesteps, -noise)
     assert torch.allclose(reference[1], expected.flatten())
 
 
 def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: PairBatch) -> None:
-    timesteps, noises = leads.inverted(denoiser, pairs)
+    timesteps, noises = ablations.inverted(denoiser, pairs)
     oracle = DDIMInverseScheduler.from_config(denoiser.scheduler.config)
     oracle.set_timesteps(SAMPLING.steps)
     assert oracle.timesteps.tolist() == timesteps.flip(0).tolist()
@@ -95,8 +97,8 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
 
 
 def test_a_pair_is_noised_by_its_own_ways_back(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = leads.Inverted(denoiser, pairs, FEW)
-    known, noises = leads.inverted(denoiser, pairs)
+    training = ablations.Inverted(denoiser, pairs, FEW)
+    known, noises = ablations.inverted(denoiser, pairs)
     nearly = known[[0, 1]].expand(2, 2) - 3  # between the steps: the nearest one
     timesteps, (chosen, rejected) = training._noises(pairs, [0, 2], [1, 3], nearly, noises)
     assert timesteps.tolist() == known[[0, 1]].expand(2, 2).tolist()
@@ -105,12 +107,12 @@ def test_a_pair_is_noised_by_its_own_ways_back(denoiser: Denoiser, pairs: PairBa
 
 
 def test_from_the_cap_on_a_pair_teaches_nothing(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = leads.Capped(denoiser, pairs, replace(FEW, learning_rate=5e-3, updates_base=30))
+    training = ablations.Capped(denoiser, pairs, replace(FEW, learning_rate=5e-3, updates_base=30))
     list(training)
     training.settings = replace(training.settings, beta=1e9)  # each is far beyond it, or below 0
     losses, margins = training._losses(pairs.groups(), training._looks([0] * len(pairs)))
     assert (margins > 0).any()
-    at_cap = math.log1p(math.exp(-leads.CAP))
+    at_cap = math.log1p(math.exp(-ablations.CAP))
     assert torch.allclose(losses[margins > 0], torch.tensor(at_cap, device=losses.device))
     found = torch.autograd.grad(losses[margins > 0].sum(), denoiser.adapter_parameters())
     assert not any(value.any() for value in found)
@@ -118,7 +120,7 @@ def test_from_the_cap_on_a_pair_teaches_nothing(denoiser: Denoiser, pairs: PairB
 
 def test_an_anchor_by_hand(denoiser: Denoiser, pairs: PairBatch, monkeypatch) -> None:
     """Errors of the chosen 4 -> 3, of the rejected 1 -> 5, beta 2: the margin is 0.5 + 2."""
-    training = leads.Anchored(denoiser, pairs, replace(FEW, beta=2.0))
+    training = ablations.Anchored(denoiser, pairs, replace(FEW, beta=2.0))
     sides = torch.tensor([[3.0], [5.0]]), torch.tensor([[4.0], [1.0]])
     monkeypatch.setattr(training, "_chosen_and_rejected", lambda *_: sides)
     losses, margins = training._losses([[0]], torch.zeros(1, 1))
@@ -128,16 +130,18 @@ def test_an_anchor_by_hand(denoiser: Denoiser, pairs: PairBatch, monkeypatch) ->
 
 def test_a_moved_reference_begins_again_from_nothing(denoiser: Denoiser, pairs: PairBatch) -> None:
     settings = replace(FEW, learning_rate=5e-3, updates_base=8)
-    metrics = list(leads.MovedReference(denoiser, pairs, settings))
+    metrics = list(ablations.MovedReference(denoiser, pairs, settings))
     assert metrics[3].margin != 0
     assert metrics[4].margin == 0
     assert metrics[4].loss == pytest.approx(math.log(2))
     assert metrics[5].margin != 0
 
 
-def test_a_branched_chain_shares_its_beginning(denoiser: Denoiser, lesson: leads.Lesson) -> None:
-    chain = lesson.pool[0].chains[0]
-    other = leads.branched(denoiser, chain, 2, seed=5)
+def test_a_branched_chain_shares_its_beginning(
+    denoiser: Denoiser, active: ablations.ActiveRound
+) -> None:
+    chain = active.pool[0].chains[0]
+    other = ablations.branched(denoiser, chain, 2, seed=5)
     assert torch.equal(other.latents[:3], chain.latents[:3])
     assert not torch.isclose(other.latents[3:], chain.latents[3:]).all(-1).any()
 
@@ -145,35 +149,39 @@ def test_a_branched_chain_shares_its_beginning(denoiser: Denoiser, lesson: leads
 def test_without_noise_a_branched_chain_is_the_chain(denoiser: Denoiser) -> None:
     settings = replace(SAMPLING, eta=0.0)
     [chain] = sampling.sample(denoiser, ["a cat"], [3], settings)
-    other = leads.branched(denoiser, chain, 1, seed=5)
+    other = ablations.branched(denoiser, chain, 1, seed=5)
     assert torch.allclose(other.latents, chain.latents, atol=1e-5)
 
 
-def test_what_is_liked_is_what_was_learned(denoiser: Denoiser, lesson: leads.Lesson) -> None:
+def test_what_is_liked_is_what_was_learned(
+    denoiser: Denoiser, active: ablations.ActiveRound
+) -> None:
     denoiser.new_adapter(FEW)
-    chains = lesson.pool[0].chains
-    assert not leads.likings(denoiser, chains, FEW).any()
+    chains = active.pool[0].chains
+    assert not ablations.likings(denoiser, chains, FEW).any()
     pairs = [(chains[2], chains[1])]
-    lesson.learn(pairs, learning_rate=5e-3, updates_base=30, reach=None)
-    liking = leads.likings(denoiser, chains, FEW)
+    active.learn(pairs, learning_rate=5e-3, updates_base=30, target_shift=None)
+    liking = ablations.likings(denoiser, chains, FEW)
     assert liking[2] > liking[1]
 
 
-@pytest.mark.parametrize("lead", list(leads.LEADS))
-def test_every_lead_teaches_something(denoiser: Denoiser, lesson: leads.Lesson, lead: str) -> None:
-    leads.LEADS[lead](lesson)
+@pytest.mark.parametrize("lead", list(ablations.LEADS))
+def test_every_lead_teaches_something(
+    denoiser: Denoiser, active: ablations.ActiveRound, lead: str
+) -> None:
+    ablations.LEADS[lead](active)
     assert any(value.any() for value in denoiser.adapter_parameters() if value.requires_grad)
     state = denoiser.adapter_state()
     assert any(value.any() for name, value in state.items() if ".lora_B." in name)
     assert all(value.isfinite().all() for value in state.values())
-    assert 0 <= leads.agreement(lesson) <= 1
+    assert 0 <= ablations.agreement(active) <= 1
 
 
-def test_pictures_that_are_equal_are_no_pick(lesson: leads.Lesson) -> None:
-    alike = replace(lesson, artist=lambda image, prompt: 0.5)
+def test_pictures_that_are_equal_are_no_pick(active: ablations.ActiveRound) -> None:
+    alike = replace(active, artist=lambda image, prompt: 0.5)
     assert alike.clicks() == []
-    chosen, rejected = lesson.clicks()[0]
-    [first, second] = sampling.images(lesson.denoiser, [chosen, rejected])
+    chosen, rejected = active.clicks()[0]
+    [first, second] = sampling.images(active.denoiser, [chosen, rejected])
     assert bright(first, "") > bright(second, "")
 
 
@@ -184,7 +192,7 @@ def test_the_table_has_a_mean_only_where_all_artists_were_run() -> None:
         {"artist": "dark", "lead": "rank 2", **figures, "agreement": 0.75},
         {"artist": "bright", "lead": "rank 32", **figures},
     ]
-    assert leads.table(rows).splitlines() == [
+    assert ablations.table(rows).splitlines() == [
         "| | bright | dark | mean |",
         "|---|---|---|---|",
         "| rank 2 | 0.500; 0.60, +0.10 sd, 100% | 0.750; 0.60, +0.10 sd, 100% "
@@ -197,14 +205,14 @@ def test_a_whole_run_is_kept_and_gone_on_with(tmp_path: Path, capsys) -> None:
     few = ["--artists", "bright", "--clicks", "4", "--unseen", "1"]
     few += ["--set", "updates_base=1", "updates_per_pick=0", "--rows", str(tmp_path / "rows.jsonl")]
     few += ["--leads", "the default"]
-    assert leads.main(few) == 0
+    assert ablations.main(few) == 0
     assert "| the default | " in capsys.readouterr().out
     kept = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
-    assert leads.main(few) == 0
+    assert ablations.main(few) == 0
     assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == kept
 
 
 def test_too_few_clicks_are_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
-        leads.main(["--clicks", "3", "--rows", str(tmp_path / "rows.jsonl")])
+        ablations.main(["--clicks", "3", "--rows", str(tmp_path / "rows.jsonl")])
     assert "four clicks" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from studio.bench import questions
+from studio.bench.research import questions
 
 SCORES = [2.0, 3.0, 1.0, 4.0]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio import models, sampling
+from studio import models
 from studio.bench import flops, profile, published, sample, timing, train
+from studio.engine import sampling
+from studio.engine.training import Training
 from studio.settings import OBJECTIVES, SamplingSettings
-from studio.training import Training
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 
@@ -32,9 +33,9 @@ def test_the_published_way_learns_what_our_own_does(denoiser):
 
     reference = published.deep_copied_reference(denoiser)
     denoiser.new_adapter(settings)
-    optimiser = torch.optim.AdamW(denoiser.adapter_parameters(), lr=rate)
+    optimizer = torch.optim.AdamW(denoiser.adapter_parameters(), lr=rate)
     losses = [
-        float(published.learn_pair(denoiser, reference, pairs, 0, optimiser).mean())
+        float(published.learn_pair(denoiser, reference, pairs, 0, optimizer).mean())
         for _ in range(3)
     ]
     assert ours == pytest.approx(losses, abs=1e-6)

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from studio import models, sampling
+from studio import models
 from studio.bench.families import make_pipeline, make_vae, vae_tensors, write_checkpoint
+from studio.engine import sampling
 from studio.models import ModelError
 from studio.models.inversions import _word
 from studio.settings import SamplingSettings

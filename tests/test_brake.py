@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from studio import brake
-from studio.brake import Checks
+from studio.engine import collapse
+from studio.engine.collapse import Checks
 
 
 def gray(level: int) -> Image.Image:
@@ -24,7 +24,7 @@ def test_the_figures_by_hand():
     """In levels of gray: base seeds 51 apart, tuned 76; one moved by 26, the other by 51."""
     base = [[gray(51), gray(102)]]
     tuned = [[gray(77), gray(153)]]
-    checks = brake.compare(base, tuned)
+    checks = collapse.compare(base, tuned)
     assert checks.drift == pytest.approx((26 + 51) / 2 / 51)
     assert checks.diversity == pytest.approx(76 / 51)
 
@@ -32,8 +32,8 @@ def test_the_figures_by_hand():
 def test_detail_is_the_change_from_pixel_to_pixel():
     base = [[striped(0, 100), striped(0, 100)]]
     tuned = [[striped(0, 50), striped(50, 100)]]
-    assert brake.compare(base, tuned).detail == pytest.approx(0.5)
-    assert brake.compare(base, base).detail == pytest.approx(1.0)
+    assert collapse.compare(base, tuned).detail == pytest.approx(0.5)
+    assert collapse.compare(base, base).detail == pytest.approx(1.0)
 
 
 def test_the_base_itself_has_lost_nothing():
@@ -42,9 +42,9 @@ def test_the_base_itself_has_lost_nothing():
         [Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)) for _ in range(2)]
         for _ in range(3)
     ]
-    checks = brake.compare(pictures, pictures, 0.9, 0.9)
+    checks = collapse.compare(pictures, pictures, 0.9, 0.9)
     assert checks == Checks(0.0, pytest.approx(1.0), pytest.approx(1.0), 0.9, 0.9)
-    assert brake.what_is_lost(checks) == ""
+    assert collapse.failure(checks) == ""
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_base_itself_has_lost_nothing():
     ],
 )
 def test_what_is_lost_is_said(checks, lost):
-    said = brake.what_is_lost(checks)
+    said = collapse.failure(checks)
     assert (lost in said) if lost else said == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +89,26 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     ),
     "negative offsets": (with_header({"a": entry([2], -8, 0)}), "header of .* is damaged"),
     "unknown numbers": (with_header({"a": entry([2], 0, 8, "Q4")}, b"\0" * 8), "not known"),
+    "numbers of no type": (
+        with_header({"a": entry([2], 0, 8, ["F32"])}),
+        "header of .* is damaged",
+    ),
+    "a number of four thousand digits": (
+        with_header({"a": entry([10**4000], 0, 8)}, b"\0" * 8),
+        "header of .* is damaged",
+    ),
+    "not a number of JSON": (
+        struct.pack("<Q", 57) + b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,NaN]}}  ',
+        "header of .* is damaged",
+    ),
+    "a name of half a letter": (
+        with_header({"\ud800": entry([1], 0, 4)}, b"\0" * 4),
+        "header of .* is damaged",
+    ),
+    "another encoding": (
+        struct.pack("<Q", 10) + "{[]}".encode("utf-16"),
+        "header of .* is damaged",
+    ),
     "the same name twice": (
         struct.pack("<Q", 25) + b'{"a":{},"a":{},"b":{}   }',
         "header of .* is damaged",
@@ -358,6 +380,42 @@ def _refused_or_right(path: Path) -> None:
     assert {k: tuple(v.shape) for k, v in tensors.items()} == {
         k: entry.shape for k, entry in header.tensors.items()
     }
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 2**20, 2**47, 2**62])
+@pytest.mark.parametrize("count", [9, 200_000])
+def test_a_long_shape_is_refused_before_it_is_counted_with(
+    size: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = 0
+
+    def counted(shape: tuple[int, ...]) -> int:
+        nonlocal factors
+        factors += len(shape)
+        return math.prod(shape)
+
+    monkeypatch.setattr(files, "math", SimpleNamespace(prod=counted))
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_header({"a": entry([size] * count, 0, 4)}, b"\0" * 4))
+    with pytest.raises(ModelError, match=r"header of .* is damaged"):
+        files.read_header(path)
+    assert factors == 0
+    path.write_bytes(with_header({"a": entry([1] * 8, 0, 4)}, b"\0" * 4))
+    assert files.read_header(path).shape("a") == (1,) * 8
+    assert factors == 8
+
+
+def test_a_header_longer_than_real_ones_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    length = files.MAX_HEADER_BYTES
+    text = json.dumps({"a": entry([1], 0, 4)}).encode()
+    for more, taken in ((0, True), (1, False)):
+        path.write_bytes(struct.pack("<Q", length + more) + text.ljust(length + more) + b"\0" * 4)
+        if taken:
+            assert list(files.read_header(path).tensors) == ["a"]
+        else:
+            with pytest.raises(ModelError, match="far too much about itself"):
+                files.read_header(path)
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from studio.__main__ import credentials, home_folder, parse
-from studio.export import check, read_peft
+from studio.lora.export import check, read_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
 
@@ -131,6 +131,26 @@ def test_the_studio_opens_refuses_a_second_one_and_ends_with_ctrl_c(home):
         assert status(studio.url) == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("http_proxy", "http://127.0.0.1:9"),
+        ("all_proxy", "socks://127.0.0.1:9"),
+        ("HTTPS_PROXY", "http://[::1"),
+        ("no_proxy", "[::1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_what_the_environment_says_of_the_network_keeps_it_from_nothing(home, name, value):
+    """It starts, says where it is open, and its worker has the environment as it was."""
+    with serving(home, **{name: value}) as studio:
+        [worker] = psutil.Process(studio.process.pid).children()
+        assert worker.environ()[name] == value
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert direct.open(f"{studio.url}/studio/favicon.svg").status == 200
+        assert studio.end() == 0
+
+
 def test_a_polite_kill_ends_the_worker_too(home):
     with serving(home) as studio:
         [worker] = psutil.Process(studio.process.pid).children()
@@ -193,6 +213,7 @@ def test_what_follows_test_and_bench_is_passed_on_as_it_is():
         ["--port", "65536"],
         ["--port", "-1"],
         ["--auth", "only-a-name"],
+        ["--proxy", "proxy.example"],
         ["--listen"],
         ["generate"],
         ["generate", "x", "--size", "big"],
@@ -226,7 +247,7 @@ QUICK = SamplingSettings(steps=2, width_px=64, height_px=64)
 @pytest.fixture
 def picked(home: Path, tiny_model: Path) -> Session:
     """A session with six picks on pairs that a worker drew."""
-    from studio.supervisor import Supervisor
+    from studio.runtime.supervisor import Supervisor
     from tests.test_supervisor import wait_until
 
     settings = SessionSettings(
@@ -378,3 +399,33 @@ def test_a_port_that_is_taken_by_anything_is_a_sentence(home):
         port = other.getsockname()[1]
         said = sentence(typed("--no-browser", "--port", port, "--home", home))
     assert f"Port {port} cannot be used" in said
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_no_print_ends_the_work(tmp_path, encoding):
+    """Every prompt is drawn, though the console may have no letters for it."""
+    prompts = ("一只猫", "a lion \N{LION FACE}", "лев")
+    options = ("--out", tmp_path, "--home", tmp_path / "home", "--steps", 2, "--device", "cpu")
+    run = subprocess.run(
+        command("generate", *prompts, *options),
+        env=surroundings() | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == len(list(tmp_path.glob("*.png"))) == len(prompts)
+
+
+def test_a_print_that_cannot_be_read_ends_nothing(tmp_path):
+    script = (
+        "import os, sys; from studio.__main__ import say; read, write = os.pipe(); os.close(read); "
+        "os.dup2(write, 1); say('one'); say('two'); open(sys.argv[1], 'w').close()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "done")],
+        env=surroundings(),
+        capture_output=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert (tmp_path / "done").exists()

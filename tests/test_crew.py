@@ -16,13 +16,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from studio import following, models, sampling
-from studio.crew import ALONE, Crew, joined
+from studio import models
+from studio.engine import sampling
+from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, process_group
+from studio.engine.training import Training, TrainingFailed
+from studio.engine.trajectory import PairBatch, load
+from studio.runtime.supervisor import worker_command
 from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
-from studio.supervisor import worker_command
-from studio.training import Training, TrainingFailed
-from studio.trajectory import PairBatch, load
+from studio.worker import follower
 from studio.worker.loop import Worker
 from tests.test_worker_process import wait_for
 
@@ -47,13 +49,13 @@ def settings(kind: str) -> TrainingSettings:
     return replace(OBJECTIVES[kind], rank=2, seed=1, **few)
 
 
-def learn(model: str, crew: Crew) -> dict[str, torch.Tensor]:
+def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """The gradient of the first update and the adapter of the last, of every kind."""
     denoiser = models.load(model, "cpu")
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING))
     found = {}
     for kind in KINDS:
-        training = Training(denoiser, pairs, settings(kind), crew=crew)
+        training = Training(denoiser, pairs, settings(kind), processes=processes)
         loss, _ = training._gradient_of_all()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]
@@ -64,24 +66,24 @@ def learn(model: str, crew: Crew) -> dict[str, torch.Tensor]:
     return found
 
 
-def fail(model: str, crew: Crew) -> dict[str, torch.Tensor]:
+def fail(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """An update in which the second process fails: the first hears of it."""
     denoiser = models.load(model, "cpu")
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING))
-    training = Training(denoiser, pairs, settings("diffusion_dpo"), crew=crew)
-    if not crew.leads:
+    training = Training(denoiser, pairs, settings("diffusion_dpo"), processes=processes)
+    if not processes.is_main_process:
         denoiser.predict_noise = None
-    with pytest.raises(TrainingFailed if crew.leads else TypeError) as failure:
+    with pytest.raises(TrainingFailed if processes.is_main_process else TypeError) as failure:
         training.step()
     said = "Another of the processes could not go on" in str(failure.value)
     return {"said": torch.tensor(said)}
 
 
-def draw(model: str, crew: Crew) -> dict[str, torch.Tensor]:
+def draw(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """Five pairs of the base and five with an adapter, while a round is at hand; and in between
     one that the others cannot draw."""
-    if not crew.leads:
-        following.follow(crew, "cpu")
+    if not processes.is_main_process:
+        follower.run(processes, "cpu")
         return {}
     denoiser = models.load(model, "cpu")
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS[:2], [1, 2], SAMPLING))
@@ -91,7 +93,7 @@ def draw(model: str, crew: Crew) -> dict[str, torch.Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         denoiser.save_adapter(Path(folder))
         adapter = denoiser.read_adapter(Path(folder))
-    order = following.Draw(
+    order = follower.SamplePairs(
         base=(model, None),
         base_hash=denoiser.base_hash,
         adapter=None,
@@ -101,20 +103,20 @@ def draw(model: str, crew: Crew) -> dict[str, torch.Tensor]:
         pictures=2,
     )
     found = {}
-    if crew.size > 1:
+    if processes.size > 1:
         with pytest.raises(models.ModelError, match=r"could not draw\..*no model at"):
-            following.draw(crew, denoiser, replace(order, base=("/nowhere", None)))
-    training = Training(denoiser, pairs, settings("d3po_balanced"), crew=crew)
-    following.begin(crew, (model, None), training)
+            follower.sample_pairs(processes, denoiser, replace(order, base=("/nowhere", None)))
+    training = Training(denoiser, pairs, settings("d3po_balanced"), processes=processes)
+    follower.start_round(processes, (model, None), training)
     for name, one in (("base", order), ("tuned", replace(order, adapter=adapter))):
-        groups = following.draw(crew, denoiser, one)
+        groups = follower.sample_pairs(processes, denoiser, one)
         for place, (left, right) in enumerate(groups):
             assert left.prompt == right.prompt == PROMPTS[place]
             found[f"{name} {place}"] = torch.stack([left.latents, right.latents])
     for _ in range(2):
-        crew.told(following.UPDATE)
+        processes.broadcast(follower.UPDATE)
         training.step()
-    crew.told(following.LEAVE)
+    processes.broadcast(follower.LEAVE)
     return found
 
 
@@ -138,7 +140,7 @@ def together(work: str, model: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_give_the_gradient_of_one(tiny_model, tmp_path):
-    expected = learn(str(tiny_model), ALONE)
+    expected = learn(str(tiny_model), SINGLE_PROCESS)
     found = together("learn", tiny_model, tmp_path)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -152,7 +154,7 @@ def test_a_process_that_fails_says_so_to_the_other(tiny_model, tmp_path):
 
 
 def test_two_processes_draw_what_one_does_to_the_bit(tiny_model, tmp_path):
-    expected = draw(str(tiny_model), ALONE)
+    expected = draw(str(tiny_model), SINGLE_PROCESS)
     found = together("draw", tiny_model, tmp_path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
@@ -263,7 +265,7 @@ def test_a_worker_of_two_processes_learns_what_one_does_and_ends_in_order(prepar
 if __name__ == "__main__":
     torch.set_num_threads(1)
     work, model, path = sys.argv[1:]
-    with joined() as crew:
-        result = {"learn": learn, "fail": fail, "draw": draw}[work](model, crew)
-        if crew.leads:
+    with process_group() as processes:
+        result = {"learn": learn, "fail": fail, "draw": draw}[work](model, processes)
+        if processes.is_main_process:
             save_file(result, path)

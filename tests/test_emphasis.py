@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio import models
-from studio.emphasis import weighted
+from studio.prompting.emphasis import weighted
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from studio.evidence import leans, wilson
+from studio.statistics import leans, wilson
 from studio.store import Store, StoreError
 from studio.store.labelling import ASK_AGAIN_EVERY
 from tests.factories import open_at

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from studio.evidence import Tally, exam_sentence, recommended_strength, tallies, wilson
+from studio.statistics import Tally, exam_sentence, recommended_strength, tallies, wilson
 from studio.store import Store, StoreError
 from tests.factories import make_image, open_at
 from tests.test_store import finish, pick

@@ -19,8 +19,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from studio import exchange, models, parameters, pictures
-from studio.exchange import ExchangeError, Given
+from studio import datasets, models
+from studio.datasets import ExchangeError, Given
+from studio.pictures import files as picture_files
+from studio.pictures import infotext
 from studio.settings import OBJECTIVES, TrainingSettings
 from studio.store import Session, Store, write_atomically
 from studio.worker.loop import Worker
@@ -58,7 +60,7 @@ def picked(store: Store, session: Session, add_pairs: Callable) -> list:
 
 def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_path):
     out = tmp_path / "picks"
-    assert exchange.write(out, "pickapic", picked, store.image_path) == (6, 0)
+    assert datasets.write(out, "pickapic", picked, store.image_path) == (6, 0)
     table = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
     rows = table.to_pylist()
     assert [row["choice"] for row in rows] == [choice for choice, _ in SAID]
@@ -83,23 +85,23 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
     assert table.schema.field("created_at").type == pa.timestamp("ns")
     assert "data/train-*" in (out / "README.md").read_text("utf-8")
     with pytest.raises(ExchangeError, match="already"):
-        exchange.write(out, "pickapic", picked, store.image_path)
+        datasets.write(out, "pickapic", picked, store.image_path)
 
 
 def test_what_went_out_comes_in_again(store, picked, tmp_path):
-    exchange.write(tmp_path / "picks", "pickapic", picked, store.image_path)
+    datasets.write(tmp_path / "picks", "pickapic", picked, store.image_path)
     expected = [
         Given("a red apple", png(2 * n), png(2 * n + 1), choice, **more)
         for n, (choice, more) in enumerate(SAID)
     ]
-    assert list(exchange.read(tmp_path / "picks")) == expected
+    assert list(datasets.read(tmp_path / "picks")) == expected
     [table] = (tmp_path / "picks").rglob("*.parquet")
-    assert list(exchange.read(table)) == expected
+    assert list(datasets.read(table)) == expected
 
 
 def test_the_files_of_d3po_go_out_and_in(store, picked, tmp_path):
     out = tmp_path / "d3po"
-    assert exchange.write(out, "d3po", picked, store.image_path) == (5, 1)
+    assert datasets.write(out, "d3po", picked, store.image_path) == (5, 1)
     assert json.loads((out / "preference.json").read_text()) == [
         [1, 0],
         [0, 1],
@@ -108,14 +110,14 @@ def test_the_files_of_d3po_go_out_and_in(store, picked, tmp_path):
         [0, 1],
     ]
     assert json.loads((out / "prompt.json").read_text()) == ["a red apple"] * 5
-    found = list(exchange.read(out))
+    found = list(datasets.read(out))
     assert [one.choice for one in found] == ["left", "right", "tie", "tie", "right"]
     assert [one.left for one in found] == [png(n) for n in (0, 2, 4, 6, 10)]
 
 
 def test_a_picture_that_is_missing_leaves_its_pick_out(store, picked, tmp_path):
     store.image_path(picked[1].pair.left).unlink()
-    assert exchange.write(tmp_path / "picks", "pickapic", picked, store.image_path) == (5, 1)
+    assert datasets.write(tmp_path / "picks", "pickapic", picked, store.image_path) == (5, 1)
 
 
 def test_the_votes_of_several_people_on_seven_pictures_count_together(tmp_path):
@@ -125,7 +127,7 @@ def test_the_votes_of_several_people_on_seven_pictures_count_together(tmp_path):
     (tmp_path / "prompt.json").write_text(json.dumps(["a hand", "a foot", "one more"]))
     (tmp_path / "ann.json").write_text(json.dumps([[1, 0, 0, 0, 0, 0, 0], [0] * 7]))
     (tmp_path / "ben.json").write_text(json.dumps([[0, 1, 0, 0, 0, 0, 1], [0] * 7, [1] * 7]))
-    found = list(exchange.read(tmp_path))
+    found = list(datasets.read(tmp_path))
     assert len(found) == 2 * 21
     chosen = [one for one in found if one.choice != "tie"]
     assert {one.prompt for one in chosen} == {"a hand"}
@@ -145,10 +147,10 @@ def test_rows_of_pick_a_pic_itself(tmp_path):
         )
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "plain.parquet")
-    assert [one.choice for one in exchange.read(tmp_path)] == ["right", "tie"]
+    assert [one.choice for one in datasets.read(tmp_path)] == ["right", "tie"]
     nested = [{**row, "jpg_0": {"bytes": row["jpg_0"], "path": None}} for row in rows]
     pq.write_table(pa.Table.from_pylist(nested), tmp_path / "plain.parquet")
-    assert next(exchange.read(tmp_path)).left == png(0, "JPEG")
+    assert next(datasets.read(tmp_path)).left == png(0, "JPEG")
 
 
 def own_pairs(folder: Path) -> Path:
@@ -160,14 +162,14 @@ def own_pairs(folder: Path) -> Path:
         (folder / "rejected" / f"{name}.jpg").write_bytes(png(2 * number + 1, "JPEG", 96))
     (folder / "chosen" / "a.txt").write_text("a cat\n", "utf-8")
     (folder / "rejected" / "b.txt").write_text("a café", "utf-8")
-    text = parameters.write(parameters.Parameters(prompt="a fish", steps=4, sampler="DDIM", seed=1))
+    text = infotext.write(infotext.Parameters(prompt="a fish", steps=4, sampler="DDIM", seed=1))
     path = folder / "chosen" / "c.png"
-    path.write_bytes(pictures.png_with_text(path, text))
+    path.write_bytes(picture_files.png_with_text(path, text))
     return folder
 
 
 def test_a_folder_of_own_pairs(tmp_path):
-    found = list(exchange.read(own_pairs(tmp_path)))
+    found = list(datasets.read(own_pairs(tmp_path)))
     assert [one.prompt for one in found] == ["a cat", "a café", "a fish"]
     assert [one.choice for one in found] == ["left", "right", "left"]  # no side is favoured
     assert found[0].left == png(0)
@@ -175,12 +177,62 @@ def test_a_folder_of_own_pairs(tmp_path):
     assert found[1].left == png(3, "JPEG", 96)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("ending", [".txt", ".caption", ".TXT"])
+def test_captions_of_any_encoding(encoding, ending, tmp_path):
+    own_pairs(tmp_path)
+    (tmp_path / "rejected" / "b.txt").unlink()
+    (tmp_path / "rejected" / f"b{ending}").write_bytes("ein Café".encode(encoding))
+    found = list(datasets.read(tmp_path))[1]
+    assert found.prompt == "ein Café"
+    guessed = f"rejected/b{ending} was read as cp1252" if encoding == "cp1252" else ""
+    assert (found.remark, found.problem) == (guessed, "")
+
+
+def test_what_is_left_out_of_own_pairs_is_named_with_the_reason(store, tiny_model, tmp_path):
+    folder = own_pairs(tmp_path / "own")
+    chosen, rejected = folder / "chosen", folder / "rejected"
+    (chosen / "d.png").write_bytes(png(7))
+    (rejected / "d.PNG").write_bytes(png(8))  # goes with d.png
+    (chosen / "d.txt").write_text("a dog")
+    (chosen / "e.png").write_bytes(png(9))  # alone
+    (rejected / "f.png").write_bytes(png(9))
+    for name in ("g.avif", "h.bmp", "i.tiff", "j.gif"):
+        (chosen / name).write_bytes(b"a picture")
+    (chosen / "k.png").write_bytes(png(10))  # without words
+    (rejected / "k.png").write_bytes(png(11))
+    (chosen / "l.png").write_bytes(b"no picture")
+    (rejected / "l.png").write_bytes(png(11))
+    (chosen / "l.txt").write_text("a lion")
+    (chosen / "m.png").write_bytes(png(10))
+    (rejected / "m.png").write_bytes(png(11))
+    (chosen / "m.txt").write_bytes(b"\0" * 40)
+    denoiser = models.load(str(tiny_model), "cpu")
+    taken = datasets.take_in(
+        store, denoiser, (str(tiny_model), None), "Mine", datasets.read(folder), (64, 64)
+    )
+    assert (taken.picks, taken.left_out) == (4, 9)
+    for name, reason in {
+        "chosen/e.png": "no picture of this name in rejected",
+        "rejected/f.png": "no picture of this name in chosen",
+        "chosen/g.avif": "no PNG, JPEG or WebP",
+        "chosen/h.bmp": "no PNG, JPEG or WebP",
+        "chosen/i.tiff": "no PNG, JPEG or WebP",
+        "chosen/j.gif": "no PNG, JPEG or WebP",
+        "chosen/k.png": "has no prompt",
+        "chosen/l.png": "cannot be read",
+        "chosen/m.png": "m.txt cannot be read",
+    }.items():
+        [said] = [one for one in taken.remarks if one.startswith(f"{name} was left out")]
+        assert reason in said
+
+
 def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
     store, tiny_model, tmp_path
 ):
     denoiser = models.load(str(tiny_model), "cpu")
     base = (str(tiny_model), None)
-    pairs = [*exchange.read(own_pairs(tmp_path / "own"))] * 2
+    pairs = [*datasets.read(own_pairs(tmp_path / "own"))] * 2
     pairs += [Given("no picture", b"", png(1), "left"), Given(" ", png(0), png(1), "left")]
     told: list[int] = []
 
@@ -188,7 +240,7 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
         assert store.session(made.id).name == "Mine"
         told.append(done)
 
-    taken = exchange.take_in(store, denoiser, base, "Mine", pairs, (64, 64), tell)
+    taken = datasets.take_in(store, denoiser, base, "Mine", pairs, (64, 64), tell)
     assert (taken.picks, taken.left_out, told) == (6, 2, [0, 1, 2, 3, 4, 5, 6])
     session = taken.session
     assert session.settings.prompts == ("a cat", "a café", "a fish")
@@ -220,7 +272,7 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
 def test_encoding_and_decoding_is_the_picture_again():
     """The starter's VAE is trained: what it decodes is near what it encoded."""
     denoiser = models.load("starter", "cpu")
-    from studio import sampling
+    from studio.engine import sampling
     from studio.settings import SamplingSettings
 
     chains = sampling.sample(denoiser, ["a red apple"], [3], SamplingSettings(steps=10))
@@ -241,7 +293,7 @@ def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
 
     for pairs, said in (([Given("", b"", b"", "left")], "None of these"), (breaks(), "middle")):
         with pytest.raises(ExchangeError, match=said):
-            exchange.take_in(store, denoiser, (str(tiny_model), None), "Mine", pairs, (64, 64))
+            datasets.take_in(store, denoiser, (str(tiny_model), None), "Mine", pairs, (64, 64))
         assert store.sessions() == []
 
 
@@ -265,9 +317,9 @@ def test_what_is_not_what_it_should_be_gets_a_sentence(files, said, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ExchangeError, match=said):
-        list(exchange.read(tmp_path))
+        list(datasets.read(tmp_path))
     with pytest.raises(ExchangeError, match="no folder"):
-        exchange.read(tmp_path / "nothing")
+        datasets.read(tmp_path / "nothing")
 
 
 def test_nothing_that_never_ends_is_read(tmp_path):
@@ -276,26 +328,26 @@ def test_nothing_that_never_ends_is_read(tmp_path):
     for picture in (tmp_path / "own" / "chosen").glob("*.png"):
         picture.unlink()
         os.mkfifo(picture)
-    assert all(b"" in (one.left, one.right) for one in exchange.read(tmp_path / "own"))
+    assert all(b"" in (one.left, one.right) for one in datasets.read(tmp_path / "own"))
     (tmp_path / "d3po").mkdir()
     (tmp_path / "d3po" / "prompt.json").write_text('["a"]')
     os.mkfifo(tmp_path / "d3po" / "scores.json")
     with pytest.raises(ExchangeError, match="cannot be read as JSON"):
-        list(exchange.read(tmp_path / "d3po"))
+        list(datasets.read(tmp_path / "d3po"))
     (tmp_path / "tables").mkdir()
     os.mkfifo(tmp_path / "tables" / "x.parquet")
     with pytest.raises(ExchangeError, match="holds no picks"):
-        list(exchange.read(tmp_path / "tables"))
+        list(datasets.read(tmp_path / "tables"))
     with pytest.raises(ExchangeError, match="unpack it"):
-        exchange.read(tmp_path / "picks.zip")
+        datasets.read(tmp_path / "picks.zip")
     with pytest.raises(ExchangeError, match="cannot be read"):
-        exchange.read(tmp_path / ("x" * 300))
+        datasets.read(tmp_path / ("x" * 300))
 
 
 def test_columns_that_are_missing_are_named(tmp_path):
     pq.write_table(pa.table({"caption": ["a"], "jpg_0": [b""]}), tmp_path / "t.parquet")
     with pytest.raises(ExchangeError, match="jpg_1, label_0, label_1 is missing"):
-        list(exchange.read(tmp_path))
+        list(datasets.read(tmp_path))
 
 
 anything = st.recursive(
@@ -311,6 +363,6 @@ def test_whatever_the_json_says_it_is_picks_or_a_sentence(tmp_path, prompts, sco
     (tmp_path / "prompt.json").write_text(json.dumps(prompts))
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     with contextlib.suppress(ExchangeError):
-        for one in exchange.read(tmp_path):
+        for one in datasets.read(tmp_path):
             assert one.choice in ("left", "right", "tie")
             assert isinstance(one.prompt, str)

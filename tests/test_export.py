@@ -20,8 +20,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
-from studio import export
-from studio.export import (
+from studio.lora import export
+from studio.lora.export import (
     FORMATS,
     ExportError,
     ExportInfo,

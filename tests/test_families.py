@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from studio import models, sampling
+from studio import models
 from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
-from studio.export import ExportError, ExportInfo, export_lora
+from studio.engine import sampling
+from studio.engine.training import Training
+from studio.engine.trajectory import PairBatch
+from studio.lora.export import ExportError, ExportInfo, export_lora
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
-from studio.training import Training
-from studio.trajectory import PairBatch
 
 SETTINGS = SamplingSettings(steps=3, width_px=64, height_px=72, guidance=3.0, eta=0.0)
 PROMPT = "a red apple, on a café's table"
@@ -169,7 +170,7 @@ def test_sdxl_is_told_its_size(tmp_path: Path) -> None:
     denoiser = models.load(str(made.folder), "cpu")
     text = denoiser.embed([PROMPT, "a lion"])
     latents = torch.zeros(2, 4, 9, 8)
-    added = denoiser.further_conditions(latents, text)
+    added = denoiser.added_cond_kwargs(latents, text)
     assert added["time_ids"].tolist() == [[72, 64, 0, 0, 72, 64]] * 2
     assert added["text_embeds"].shape == text.pooled.shape == (2, 128)
     nothing = denoiser.embed_negative("", 2)

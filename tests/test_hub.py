@@ -14,7 +14,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from studio import models, sampling
+from studio import models
+from studio.engine import sampling
 from studio.models import ModelError, hub
 from studio.settings import SamplingSettings, is_hub_id
 from studio.store import Session, Store
@@ -252,3 +253,17 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
     worker.downloads.look()
     worker.downloads._thread.join()
     assert store.job(stopped.id).state == "running"  # for the worker after this one
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("all_proxy", "socks://127.0.0.1:9"),
+        ("HTTPS_PROXY", "http://[::1"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+def test_what_the_environment_says_wrongly_of_the_network_is_named(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ModelError, match=f"environment says in .*{name}"):
+        hub.download("nobody/x", lambda *_: None, lambda _: None)

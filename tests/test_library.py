@@ -22,7 +22,7 @@ from studio.ui import library
 from studio.ui.app import build
 from studio.ui.page import Look
 from studio.worker.loop import Worker
-from studio.worker.shelf import models_in
+from studio.worker.model_library import models_in
 
 SETTINGS = SamplingSettings(steps=3, width_px=64, height_px=64)
 
@@ -145,6 +145,35 @@ def test_the_cache_of_the_hub_gives_names(
     assert list(models_in(str(tmp_path))) == ["someone/tiny"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+@pytest.mark.parametrize("place", ["", "models/Stable-diffusion"])
+def test_links_are_followed_once_and_loops_end(place, tmp_path, monkeypatch):
+    root, away = tmp_path / "tool", tmp_path / "disk"
+    here = root / place
+    for folder in (here / "own", away / "deep"):
+        folder.mkdir(parents=True)
+    (here / "own" / "a.safetensors").touch()
+    (away / "deep" / "b.safetensors").touch()
+    (here / "linked").symlink_to(away)
+    (here / "linked again").symlink_to(away)
+    (away / "deep" / "loop").symlink_to(here)
+    (here / "own" / "self").symlink_to(here / "own")
+    (here / "gone").symlink_to(tmp_path / "nowhere")
+    looked, walk = [], os.walk
+
+    def counted(*arguments, **options):
+        for found in walk(*arguments, **options):
+            looked.append(found[0])
+            yield found
+
+    monkeypatch.setattr(os, "walk", counted)
+    found = list(models_in(str(root)))
+    assert sorted(Path(one).name for one in found) == ["a.safetensors", "b.safetensors"]
+    assert len(looked) <= 7  # four folders, and the three links that lead back to one of them
+    (tmp_path / "link").symlink_to(root)
+    assert len(list(models_in(str(tmp_path / "link")))) == 2
+
+
 def test_a_session_remembers_its_model_and_says_when_it_has_changed(
     store: Store, worker: Worker, session: Session
 ) -> None:
@@ -221,7 +250,7 @@ def test_a_round_is_not_begun_with_a_changed_model(
 
         _write(connection, session.id, replace(settings, model_hash="0" * 64))
     with pytest.raises(Exception, match="not the model any more"):
-        worker.easel.model_of(store.session(session.id))
+        worker.renderer.model_of(store.session(session.id))
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -18,12 +18,16 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
-from studio import lora, models, sampling
+from studio import models
+from studio.__main__ import main
 from studio.bench.families import make_pipeline, write_checkpoint
-from studio.export import ExportInfo, Module, export_lora
-from studio.lora import Lora, LoraError
-from studio.models import Denoiser, ModelError
-from studio.settings import OBJECTIVES, SamplingSettings
+from studio.engine import sampling
+from studio.lora import tools
+from studio.lora.export import ExportInfo, Module, export_lora
+from studio.lora.tools import Lora, LoraError
+from studio.models import Denoiser, ModelError, loras
+from studio.runtime.logs import log_path
+from studio.settings import OBJECTIVES, SamplingSettings, StartLora
 
 SETTINGS = SamplingSettings(steps=2, width_px=64, height_px=64, eta=0.0)
 
@@ -79,10 +83,10 @@ def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 def test_a_blend_changes_a_model_as_both_together(made: Made, form: str, tmp_path: Path) -> None:
     paths = [made.lora(name, form) for name in ("one", "two")]
-    blended = lora.blend([lora.read(path) for path in paths], [0.7, -0.4])
+    blended = tools.blend([tools.read(path) for path in paths], [0.7, -0.4])
     assert blended.rank == 5
     out = tmp_path / "both.safetensors"
-    lora.write(out, blended)
+    tools.write(out, blended)
     one, two = (
         weights(made.denoiser, path, strength)
         for path, strength in zip(paths, (0.7, -0.4), strict=True)
@@ -98,17 +102,17 @@ def test_a_blend_changes_a_model_as_both_together(made: Made, form: str, tmp_pat
     if form == "kohya":
         assert (said["ss_network_dim"], said["ss_output_name"]) == ("5", "both")
     with pytest.raises(LoraError, match="already"):
-        lora.write(out, blended)
+        tools.write(out, blended)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_resized_lora_is_the_nearest_of_its_rank(
     made: Made, precision: torch.dtype, tmp_path: Path
 ) -> None:
-    given_ = lora.read(made.lora("two"))
-    larger, kept = lora.resize(given_, 8)
+    given_ = tools.read(made.lora("two"))
+    larger, kept = tools.resize(given_, 8)
     assert kept == pytest.approx(1.0)
-    smaller, kept = lora.resize(given_, 2)
+    smaller, kept = tools.resize(given_, 2)
     assert 0.3 < kept < 1
     for name, module in given_.modules.items():
         torch.testing.assert_close(
@@ -117,11 +121,11 @@ def test_a_resized_lora_is_the_nearest_of_its_rank(
         values = torch.linalg.svdvals(module.change())
         left = (module.change() - smaller.modules[name].change()).norm()
         torch.testing.assert_close(left, values[2:].norm(), rtol=1e-3, atol=1e-4)
-    lora.write(tmp_path / "small.safetensors", smaller, precision)
+    tools.write(tmp_path / "small.safetensors", smaller, precision)
     assert len(weights(made.denoiser, tmp_path / "small.safetensors")) == len(given_.modules)
     for rank in (0, 5000):
         with pytest.raises(LoraError, match="lies between"):
-            lora.resize(given_, rank)
+            tools.resize(given_, rank)
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
@@ -130,15 +134,15 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
     made: Made, form: str, kind: str, tmp_path: Path
 ) -> None:
     model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
-    count = lora.merge(
-        lora.read(made.lora("two", form)),
+    count = tools.merge(
+        tools.read(made.lora("two", form)),
         0.5,
         model,
         made.family,
         made.denoiser.layer_shapes,
         out,
     )
-    assert count == len(lora.read(made.lora("two")).modules)
+    assert count == len(tools.read(made.lora("two")).modules)
     merged = models.load(str(out), "cpu")
     base = models.load(str(model), "cpu")
     with base.using_file(made.lora("two", form), 0.5):
@@ -151,28 +155,28 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         assert before.keys() == after.keys()
         assert len(changed) == count
     with pytest.raises(LoraError, match="already"):
-        lora.merge(lora.read(made.lora("two")), 1.0, model, "sd1", {}, out)
+        tools.merge(tools.read(made.lora("two")), 1.0, model, "sd1", {}, out)
 
 
 def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: Path) -> None:
-    one = lora.read(made.lora("one"))
+    one = tools.read(made.lora("one"))
     with pytest.raises(LoraError, match="of one form"):
-        lora.blend([one, lora.read(made.lora("one", "diffusers"))], [1, 1])
+        tools.blend([one, tools.read(made.lora("one", "diffusers"))], [1, 1])
     other = replace(one, metadata={"ss_base_model_version": "another"})
     with pytest.raises(LoraError, match="different kinds of model"):
-        lora.blend([one, other], [1, 1])
+        tools.blend([one, other], [1, 1])
     name, module = next(iter(one.modules.items()))
     wider = replace(one, modules={name: replace(module, up=torch.zeros(7, 2))}, metadata={})
     with pytest.raises(LoraError, match="different models"):
-        lora.blend([one, wider], [1, 1])
+        tools.blend([one, wider], [1, 1])
     out = tmp_path / "merged.safetensors"
     layers = made.denoiser.layer_shapes
     text = replace(one, modules={"lora_te_text_model_x": module})
     for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
         with pytest.raises(LoraError, match=said):
-            lora.merge(wrong, 1.0, made.file, made.family, layers, out)
+            tools.merge(wrong, 1.0, made.file, made.family, layers, out)
     with pytest.raises(LoraError, match="too large"):
-        lora.merge(one, 1e39, made.file, made.family, layers, out)
+        tools.merge(one, 1e39, made.file, made.family, layers, out)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,14 +184,14 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     ("tensors", "said"),
     [
         ({"weight": torch.zeros(2)}, "is not a LoRA"),
-        ({"a.lora_down.weight": torch.zeros(2, 4)}, "not a plain LoRA"),
+        ({"a.lora_down.weight": torch.zeros(2, 4)}, "only one half"),
         (
             {
                 "a.lora_down.weight": torch.zeros(2, 4),
                 "a.lora_up.weight": torch.zeros(4, 2),
                 "a.dora_scale": torch.zeros(1),
             },
-            "not a plain LoRA",
+            "is a DoRA",
         ),
         (
             {"a.lora_down.weight": torch.zeros(2, 4), "a.lora_up.weight": torch.zeros(4, 3)},
@@ -204,11 +208,142 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
 )
 def test_files_that_are_no_plain_loras_get_a_sentence(tensors, said, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(LoraError, match=said):
-        lora.read(tmp_path / "x.safetensors")
+    with pytest.raises(ModelError, match=said):
+        tools.read(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"\x80\x04 pickle")
     with pytest.raises(ModelError, match="pickle"):
-        lora.read(tmp_path / "x.safetensors")
+        tools.read(tmp_path / "x.safetensors")
+
+
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_"
+KOHYA = f"lora_unet_{ATTENTION.replace('.', '_')}"
+TEXT = "encoder.layers.0.self_attn.q_proj"
+
+
+def uneven(form: str, path: Path) -> dict[str, torch.Tensor]:
+    """A LoRA of three layers of other ranks, one of them of the text encoder, each with an alpha of
+    half its rank; gives what it adds to them."""
+    names = {f"unet.{ATTENTION}q": 4, f"unet.{ATTENTION}k": 2, f"text_encoder.text_model.{TEXT}": 1}
+    draw, tensors, said, changes = torch.Generator().manual_seed(1), {}, {}, {}
+    for name, rank in names.items():
+        width = 64 if name.startswith("text") else 32
+        down, up = (torch.randn(size, generator=draw) for size in ((rank, width), (width, rank)))
+        changes[name.partition(".")[2].removeprefix("text_model.")] = 0.5 * up @ down
+        part, _, layer = name.partition(".")
+        if form == "kohya":
+            tag = {"unet": "lora_unet", "text_encoder": "lora_te"}[part]
+            key = f"{tag}_{layer.replace('.', '_')}"
+            tensors[f"{key}.alpha"] = torch.tensor(rank / 2)
+            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+        else:
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+            said |= {f"{part}.r": 4, f"{part}.lora_alpha": rank / 2}
+            said.setdefault(f"{part}.alpha_pattern", {})[layer] = rank / 2
+    metadata = {} if form == "kohya" else {"lora_adapter_metadata": json.dumps(said)}
+    save_file(tensors, path, metadata)
+    return changes
+
+
+def added(path: Path) -> dict[str, torch.Tensor]:
+    """What `loras.fuse` adds to the layers of a model."""
+    pipeline = make_pipeline("sd1")
+    modules = [pipeline.unet, pipeline.text_encoder]
+    before = [{k: v.clone() for k, v in one.state_dict().items()} for one in modules]
+    loras.fuse(loras.read(path), 1.0, pipeline.unet, [pipeline.text_encoder])
+    return {
+        key.removesuffix(".weight").removeprefix("text_model."): value - old[key]
+        for one, old in zip(modules, before, strict=True)
+        for key, value in one.state_dict().items()
+        if not torch.equal(value, old[key])
+    }
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_every_tool_reads_a_file_with_text_encoder_and_uneven_ranks_alike(
+    form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    changes = uneven(form, path)
+    read = tools.read(path)
+    tools.write(tmp_path / "resized.safetensors", tools.resize(read, 6)[0])
+    tools.write(tmp_path / "blended.safetensors", tools.blend([read, read], [0.25, 0.75]))
+    for name in ("x", "resized", "blended"):
+        found = added(tmp_path / f"{name}.safetensors")
+        assert found.keys() == changes.keys()
+        for layer, change in changes.items():
+            torch.testing.assert_close(found[layer], change, rtol=1e-3, atol=1e-4)
+    resized = tools.read(tmp_path / "resized.safetensors")
+    assert {module.down.shape[0] for module in resized.modules.values()} == {6}
+
+
+def test_generate_takes_what_start_takes(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "sd1.safetensors", make_pipeline("sd1"), "sd1")
+    path = tmp_path / "x.safetensors"
+    uneven("kohya", path)
+    started = models.load(str(model), "cpu", start=StartLora(str(path)))
+    command = ["generate", "a red apple", "--model", str(model), "--device", "cpu", "--seed", "3"]
+    command += ["--steps", "2", "--size", "64x64", "--lora", str(path), "--out", str(tmp_path)]
+    assert main(["--home", str(tmp_path / "home"), *command]) == 0
+    [picture] = tmp_path.glob("*.png")
+    settings_ = SamplingSettings(steps=2, width_px=64, height_px=64, seed=3)
+    [expected] = sampling.images(started, sampling.sample(started, ["a red apple"], [3], settings_))
+    with PIL.Image.open(picture) as found:
+        assert found.tobytes() == expected.tobytes()
+    tensors = load_file(path)
+    tensors[f"{KOHYA}q.dora_scale"] = torch.ones(1, 32)
+    save_file(tensors, path)
+    assert main(["--home", str(tmp_path / "home"), *command]) == 1
+
+
+# What a tool may have written there that did not know better.
+SAID = [
+    {"ss_network_dim": 4, "a": "b"},
+    {"ss_steps": 1.5},
+    {"ss_loss": float("nan")},
+    {"ss_tag_frequency": {"a": {"b": 1}}},
+    {"ss_v2": None},
+    {"ss_output_name": "\ud800"},
+    ["a"],
+    3,
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=str)
+@pytest.mark.parametrize("action", ["strip", "edit"])
+def test_words_that_break_the_format_are_named_and_cleaned(
+    said: object, action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "x.safetensors", tmp_path / "clean.safetensors"
+    changes = uneven("kohya", path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length]) | {"__metadata__": said}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(path.read_bytes())
+    tries = [
+        lambda: tools.read(path),
+        lambda: loras.read(path),
+        lambda: models.load(str(model), "cpu"),
+        lambda: models.load("starter", "cpu", start=StartLora(str(path))),
+    ]
+    for attempt in tries:
+        with pytest.raises(ModelError, match=r"what it says of itself .* breaks the format"):
+            attempt()
+    words = ["--title", "mine"] if action == "edit" else []
+    home = tmp_path / "home"
+    assert main(["--home", str(home), "lora", action, str(path), "--out", str(out), *words]) == 0
+    assert body(out) == body(path)
+    assert added(out).keys() == changes.keys()
+
+
+def test_what_a_lora_command_could_not_do_is_in_the_log(tmp_path: Path) -> None:
+    path, home = tmp_path / "x.safetensors", tmp_path / "home"
+    path.write_bytes((4).to_bytes(8, "little") + b"{{{{")
+    command = ["lora", "resize", str(path), "--rank", "2", "--out", str(tmp_path / "y.safetensors")]
+    assert main(["--home", str(home), *command]) == 1
+    assert "JSONDecodeError" in log_path(home, "command").read_text("utf-8")
 
 
 sizes = st.integers(1, 6)
@@ -224,7 +359,7 @@ def test_any_module_can_be_resized(rank, width, height, wanted, alpha, conv):
         torch.randn(height, rank, *((1, 1) if kernel else ()), generator=draw),
         alpha,
     )
-    made, kept = lora.resize(Lora("kohya", {"a": module}, {}), wanted)
+    made, kept = tools.resize(Lora("kohya", {"a": module}, {}), wanted)
     found = made.modules["a"]
     assert found.down.shape == (wanted, width, *kernel)
     assert found.up.shape[:2] == (height, wanted)
@@ -250,10 +385,10 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     source = made.lora("one", form)
     # under its own name and with nothing changed it is the export, hashes and all
     again = tmp_path / "again" / source.name
-    assert lora.restate(source, again, {}) == said_by(again) == said_by(source)
+    assert tools.restate(source, again, {}) == said_by(again) == said_by(source)
     words = {"title": "Täglich „blau“", "trigger_phrase": "bluish", "license": "CC0-1.0"}
     out = tmp_path / "other.safetensors"
-    said = lora.restate(source, out, words | {"description": ""})
+    said = tools.restate(source, out, words | {"description": ""})
     assert said == said_by(out)
     assert body(out) == body(source)
     assert {key: said[f"modelspec.{key}"] for key in words} == words
@@ -268,17 +403,17 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     applied = weights(made.denoiser, out)
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
     with pytest.raises(LoraError, match="already"):
-        lora.restate(source, out, words)
+        tools.restate(source, out, words)
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path: Path) -> None:
     source, out = made.lora("one", form), tmp_path / "bare.safetensors"
-    said = lora.restate(source, out, {}, strip=True)
+    said = tools.restate(source, out, {}, strip=True)
     assert body(out) == body(source)
     assert said["modelspec.title"] == "bare"
     own = {"modelspec.title", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
-    assert said.keys() <= {*lora.NEEDED_TO_LOAD, *own, "ss_output_name"}
+    assert said.keys() <= {*tools.NEEDED_TO_LOAD, *own, "ss_output_name"}
     assert "made here" not in json.dumps(said)  # the name of the model
     applied = weights(made.denoiser, out)  # alpha is not the rank: a header that is lost is seen
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
@@ -286,7 +421,7 @@ def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path
 
 @given(
     st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
-    st.dictionaries(st.sampled_from(lora.WORDS), st.text(max_size=9)),
+    st.dictionaries(st.sampled_from(tools.WORDS), st.text(max_size=9)),
     st.booleans(),
 )
 def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> None:
@@ -294,7 +429,7 @@ def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> No
         source, out = Path(folder, "x.safetensors"), Path(folder, "y.safetensors")
         tensors = {"a.hada_w1_a": torch.arange(3.0), "b": torch.arange(5, dtype=torch.int8)}
         save_file(tensors, source, metadata)
-        said = lora.restate(source, out, words, strip=strip)
+        said = tools.restate(source, out, words, strip=strip)
         assert body(out) == body(source)
         assert said_by(out) == said
         for key, value in words.items():
@@ -306,19 +441,19 @@ def test_what_cannot_be_restated_gets_a_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     out = tmp_path / "y.safetensors"
     with pytest.raises(LoraError, match="is not a LoRA"):
-        lora.restate(tmp_path / "x.safetensors", out, {})
+        tools.restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.safetensors").write_bytes(b"<!doctype html>")
     with pytest.raises(ModelError, match="is a web page"):
-        lora.restate(tmp_path / "x.safetensors", out, {})
+        tools.restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(LoraError, match="is no picture"):
-        lora.thumbnail(tmp_path / "x.png")
+        tools.thumbnail(tmp_path / "x.png")
     assert not out.exists()
 
 
 def test_a_thumbnail_is_small(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (900, 600), "teal").save(tmp_path / "x.png")
-    kind, _, data = lora.thumbnail(tmp_path / "x.png").partition(",")
+    kind, _, data = tools.thumbnail(tmp_path / "x.png").partition(",")
     assert kind == "data:image/jpeg;base64"
     with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (256, 171)

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import torch
 
-from studio import memory, models, sampling
+from studio import models
+from studio.engine import memory, sampling
 from studio.settings import SamplingSettings
 
 
@@ -29,8 +30,8 @@ def test_every_step_down_needs_less_and_there_is_a_last():
         assert smaller.gb < larger.gb
         assert smaller.latents < larger.latents
         assert smaller.latents_kept < larger.latents_kept
-        assert smaller.parts_away >= larger.parts_away
-        assert smaller.tiled_vae >= larger.tiled_vae
+        assert smaller.model_cpu_offload >= larger.model_cpu_offload
+        assert smaller.vae_tiling >= larger.vae_tiling
     assert memory.smaller(memory.PRESETS[-1]) == memory.PRESETS[-1]
 
 
@@ -64,8 +65,8 @@ def drawn_both_ways(tiny_model: Path, prompts: list[str]) -> tuple[list, list]:
     denoiser = models.load(str(tiny_model), "cpu")
     settings = replace(SamplingSettings(), steps=2)
     latents, pixels = [], []
-    for parts_away in (False, True):
-        denoiser.save_memory(parts_away, tiled_vae=parts_away)
+    for model_cpu_offload in (False, True):
+        denoiser.save_memory(model_cpu_offload, vae_tiling=model_cpu_offload)
         chains = sampling.sample(denoiser, prompts, list(range(len(prompts))), settings)
         latents.append(torch.stack([chain.latents for chain in chains]))
         pixels.append([np.array(picture, int) for picture in sampling.images(denoiser, chains)])
@@ -88,7 +89,7 @@ def test_pictures_decoded_one_by_one_are_those_decoded_together(tiny_model: Path
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_parts_that_are_away_come_to_the_device_for_their_work_alone(tiny_model: Path):
     denoiser = models.load(str(tiny_model), "cuda")
-    denoiser.save_memory(parts_away=True, tiled_vae=False)
+    denoiser.save_memory(model_cpu_offload=True, vae_tiling=False)
     chains = sampling.sample(denoiser, ["a cat"], [1], replace(SamplingSettings(), steps=2))
     sampling.images(denoiser, chains)
     assert {p.device.type for p in denoiser.vae.parameters()} == {"cpu"}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.objectives import d3po_loss, diffusion_dpo_loss
+from studio.maths.objectives import d3po_loss, diffusion_dpo_loss
 
 
 def of(*values: float) -> torch.Tensor:

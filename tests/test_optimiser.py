@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.optimiser import ScalarAdam
+from studio.maths.scalar_adam import ScalarAdam
 
 GRADIENTS = [[3.0, -4.0], [1.0, 2.0], [0.5, 0.0]]
 
@@ -15,10 +15,10 @@ GRADIENTS = [[3.0, -4.0], [1.0, 2.0], [0.5, 0.0]]
 def moved(gradients: list[list[float]], lr: float = 0.1, scale: float = 1.0) -> torch.Tensor:
     """Where a parameter that began at 0 is after these gradients."""
     parameter = torch.nn.Parameter(torch.zeros(len(gradients[0]), dtype=torch.float64))
-    optimiser = ScalarAdam([parameter], lr=lr)
+    optimizer = ScalarAdam([parameter], lr=lr)
     for gradient in gradients:
         parameter.grad = scale * torch.tensor(gradient, dtype=torch.float64)
-        optimiser.step()
+        optimizer.step()
     return parameter.detach()
 
 
@@ -27,9 +27,9 @@ def test_of_a_single_number_it_is_adam() -> None:
     adams = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimisers = ScalarAdam([mine], lr=0.1), torch.optim.Adam([adams], lr=0.1, eps=0.0)
     for gradient in (3.0, -1.0, 0.25, 8.0, -2.0):
-        for parameter, optimiser in zip((mine, adams), optimisers, strict=True):
+        for parameter, optimizer in zip((mine, adams), optimisers, strict=True):
             parameter.grad = torch.full((1,), gradient, dtype=torch.float64)
-            optimiser.step()
+            optimizer.step()
         torch.testing.assert_close(mine, adams)
 
 
@@ -43,11 +43,11 @@ def test_the_first_step_by_hand() -> None:
 def test_the_scale_is_of_all_tensors_together() -> None:
     together = moved(GRADIENTS)
     apart = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
-    optimiser = ScalarAdam(apart, lr=0.1)
+    optimizer = ScalarAdam(apart, lr=0.1)
     for gradient in GRADIENTS:
         for parameter, value in zip(apart, gradient, strict=True):
             parameter.grad = torch.full((1,), value, dtype=torch.float64)
-        optimiser.step()
+        optimizer.step()
     torch.testing.assert_close(torch.cat([one.detach() for one in apart]), together)
 
 
@@ -55,10 +55,10 @@ def test_groups_with_rates_of_their_own_share_the_scale() -> None:
     """(3, -4) has the mean square 12.5, whichever groups the two are in."""
     parameters = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
     fast, slow = parameters
-    optimiser = ScalarAdam([{"params": [fast]}, {"params": [slow], "lr": 0.025}], lr=0.1)
+    optimizer = ScalarAdam([{"params": [fast]}, {"params": [slow], "lr": 0.025}], lr=0.1)
     for parameter, value in zip(parameters, (3.0, -4.0), strict=True):
         parameter.grad = torch.full((1,), value, dtype=torch.float64)
-    optimiser.step()
+    optimizer.step()
     assert fast.item() == pytest.approx(-0.3 / 12.5**0.5)
     assert slow.item() == pytest.approx(0.1 / 12.5**0.5)
 
@@ -83,12 +83,12 @@ def test_a_turned_gradient_is_a_turned_step(angle: float) -> None:
 
 def test_it_goes_on_from_a_state_to_the_bit() -> None:
     parameter = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    optimiser = ScalarAdam([parameter], lr=0.1)
+    optimizer = ScalarAdam([parameter], lr=0.1)
     parameter.grad = torch.tensor(GRADIENTS[0], dtype=torch.float64)
-    optimiser.step()
+    optimizer.step()
     other = torch.nn.Parameter(parameter.detach().clone())
     continued = ScalarAdam([other], lr=0.1)
-    continued.load_state_dict(optimiser.state_dict())
+    continued.load_state_dict(optimizer.state_dict())
     for gradient in GRADIENTS[1:]:
         other.grad = torch.tensor(gradient, dtype=torch.float64)
         continued.step()

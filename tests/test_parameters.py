@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from studio.parameters import Parameters, ParametersError, lora_name, read, write
-from studio.pictures import png_with_text, text_of_png
+from studio.pictures.files import png_with_text, text_of_png
+from studio.pictures.infotext import Parameters, ParametersError, lora_name, read, write
 
 # As A1111 1.10 wrote it, shortened: line breaks in both prompts, a value with commas and colons.
 FROM_A1111 = (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.prompts import expand
+from studio.prompting.alternatives import expand
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from studio.starter import recogniser
-from studio.starter.recogniser import Network, Recogniser
+from studio.engine import recogniser
+from studio.engine.recogniser import Network, Recogniser
 
 
 def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:

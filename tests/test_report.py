@@ -8,9 +8,10 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from studio import __version__, logs
+from studio import __version__
 from studio.__main__ import main
-from studio.report import MOST_EVENTS, report, without_private
+from studio.runtime import logs
+from studio.runtime.support_report import MOST_EVENTS, report, without_private
 from studio.ui.app import build
 
 SECRETS = ("my secret prompt", "ada", "Secret Model", "/home")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from studio import models, sampling, trajectory
+from studio import models
+from studio.engine import sampling, trajectory
+from studio.engine.trajectory import MixedSettingsError, PairBatch, Trajectory
 from studio.models import Denoiser
 from studio.settings import SamplingSettings
-from studio.trajectory import MixedSettingsError, PairBatch, Trajectory
 
 SETTINGS = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 

@@ -10,8 +10,8 @@ import pytest
 
 from studio.settings import (
     BASELINES,
-    NEVER_AGAIN,
     OBJECTIVES,
+    UNBOUNDED,
     SamplingSettings,
     SessionSettings,
     SettingsError,
@@ -24,13 +24,13 @@ PRESETS = [*OBJECTIVES.values(), *BASELINES.values()]
 # The default of the versions that had no choice of an optimiser.
 WITH_ADAMW = TrainingSettings(
     beta=60.0,
-    optimiser="adamw",
+    optimizer="adamw",
     learning_rate=7e-4,
-    noisiest_share=1.0,
+    timestep_fraction=1.0,
     layers="attention",
     shortcut_rate=1.0,
-    reach=None,
-    looks_per_pair=NEVER_AGAIN,
+    target_shift=None,
+    noise_draws_per_pair=UNBOUNDED,
     updates_per_pick=2.0,
 )
 
@@ -42,12 +42,12 @@ def test_every_preset_is_read_as_it_was_written(preset: TrainingSettings) -> Non
 
 def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_was() -> None:
     written = WITH_ADAMW.to_dict()
-    assert "optimiser" not in written
-    assert "noisiest_share" not in written
+    assert "optimizer" not in written
+    assert "timestep_fraction" not in written
     assert "layers" not in written
     assert "shortcut_rate" not in written
-    assert "reach" not in written
-    assert "looks_per_pair" not in written
+    assert "target_shift" not in written
+    assert "noise_draws_per_pair" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
 
@@ -62,15 +62,15 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
 @pytest.mark.parametrize(
     "changed",
     [
-        {"optimiser": "sgd"},
-        {"noisiest_share": 0.0},
-        {"noisiest_share": 1.5},
+        {"optimizer": "sgd"},
+        {"timestep_fraction": 0.0},
+        {"timestep_fraction": 1.5},
         {"layers": "convolutions"},
         {"shortcut_rate": 0.0},
         {"shortcut_rate": 2.0},
-        {"reach": 0.0},
-        {"reach": 4.0},
-        {"looks_per_pair": 0},
+        {"target_shift": 0.0},
+        {"target_shift": 4.0},
+        {"noise_draws_per_pair": 0},
         {"seed": -1},
     ],
 )

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from studio import models, sampling
+from studio import models
 from studio.bench.families import FAMILIES, make_pipeline, unet_tensors, write_checkpoint
+from studio.engine import sampling
 from studio.models import ModelError, loras
 from studio.settings import OBJECTIVES, SamplingSettings, SettingsError, StartLora
 

@@ -19,7 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio import models, sampling
+from studio import models
+from studio.engine import sampling
 from studio.settings import SamplingSettings
 from studio.starter import data, evaluate, scenes, train
 from studio.starter.data import Drawings

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studio.prompting.styles import Style, parse, styled, written
 from studio.settings import SessionSettings, SettingsError
-from studio.styles import Style, parse, styled, written
 from studio.ui.tabs.prompt import with_style
 
 # As A1111 writes it: a mark at the start, a group's name, quoted words, a column nobody filled in.

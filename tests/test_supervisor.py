@@ -13,15 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from studio import supervisor
-from studio.supervisor import Supervisor
+from studio.runtime import supervisor
+from studio.runtime.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # As the real worker does: works until the supervisor leaves.
 WORKER = """
 import signal, sys, threading
-from studio.supervisor import when_supervisor_leaves
+from studio.runtime.supervisor import when_supervisor_leaves
 done = threading.Event()
 when_supervisor_leaves(done.set)
 open(sys.argv[1], "a").write("started\\n")
@@ -126,7 +126,7 @@ def test_a_worker_that_cannot_be_started_stops_nothing(tmp_path):
 def test_no_worker_outlives_a_studio_that_is_killed(notes, tmp_path):
     studio = f"""
 import sys, time
-from studio.supervisor import Supervisor
+from studio.runtime.supervisor import Supervisor
 Supervisor({str(tmp_path)!r}, [sys.executable, "-c", {WORKER!r}, {str(notes)!r}]).start()
 time.sleep(600)
 """

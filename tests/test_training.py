@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from studio import memory, models, sampling
-from studio.memory import PRESETS
-from studio.models import Denoiser
-from studio.optimiser import ScalarAdam
-from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
-from studio.training import (
+from studio import models
+from studio.engine import memory, sampling
+from studio.engine.memory import PRESETS
+from studio.engine.training import (
     MOST_SCALED,
     Training,
     TrainingFailed,
@@ -25,7 +23,10 @@ from studio.training import (
     velocity_changes,
     velocity_errors,
 )
-from studio.trajectory import PairBatch, Trajectory
+from studio.engine.trajectory import PairBatch, Trajectory
+from studio.maths.scalar_adam import ScalarAdam
+from studio.models import Denoiser
+from studio.settings import BASELINES, OBJECTIVES, SamplingSettings, TrainingSettings
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = {"updates_base": 4, "updates_per_pick": 0, "batch_pairs": 4, "micro_batch_pairs": 4}
@@ -60,7 +61,7 @@ def test_the_adapter_changes_the_layers_of_its_settings(denoiser: Denoiser) -> N
 def test_shortcuts_learn_at_a_rate_of_their_own(denoiser: Denoiser, pairs: PairBatch) -> None:
     after = []
     for share in (1.0, 0.25):
-        one = replace(SHORT_DPO, updates_base=1, reach=None, shortcut_rate=share)
+        one = replace(SHORT_DPO, updates_base=1, target_shift=None, shortcut_rate=share)
         list(Training(denoiser, pairs, one))
         after.append(denoiser.adapter_state())
     whole, quarter = after
@@ -112,7 +113,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all is learned that is learned when it is computed anew for every update."""
-    settings = replace(short, updates_base=6, looks_per_pair=4)
+    settings = replace(short, updates_base=6, noise_draws_per_pair=4)
     training = Training(denoiser, pairs, settings)
     for _ in training:
         training._references.clear()
@@ -126,12 +127,12 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
             rows.append(len(latents))
         return predict(latents, *rest)
 
-    training = Training(denoiser, pairs, replace(settings, reach=None))
+    training = Training(denoiser, pairs, replace(settings, target_shift=None))
     monkeypatch.setattr(denoiser, "predict_noise", counted)
     list(training)
     [known] = training._references.values()
     assert sum(rows) == int(known.isfinite().sum())
-    looks = len(training._steps) if settings.loss == "d3po" else settings.looks_per_pair
+    looks = len(training._steps) if settings.loss == "d3po" else settings.noise_draws_per_pair
     assert sum(rows) <= len(pairs.latents) * looks
     monkeypatch.undo()
     list(Training(denoiser, pairs, settings))
@@ -142,7 +143,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
 def test_a_pair_is_looked_at_in_so_many_ways_and_again_from_the_first(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    settings = replace(SHORT_DPO, steps_per_pair=2, looks_per_pair=16)
+    settings = replace(SHORT_DPO, steps_per_pair=2, noise_draws_per_pair=16)
     training = Training(denoiser, pairs, settings)
     seen: dict[int, list[int]] = {pair: [] for pair in range(len(pairs))}
     for training.update in range(15):  # 60 turns of 6 pairs
@@ -177,7 +178,7 @@ def test_every_objective_raises_what_was_chosen(
 def test_finished_pictures_are_noised_to_the_noisiest_share_of_the_timesteps(
     denoiser: Denoiser, pairs: PairBatch, share: float, least: int
 ) -> None:
-    settings = replace(SHORT_DPO, noisiest_share=share)
+    settings = replace(SHORT_DPO, timestep_fraction=share)
     training = Training(denoiser, pairs, settings)
     looks = torch.arange(200).expand(len(pairs), -1)
     timesteps, _ = training._ways(pairs, pairs.groups(), looks)
@@ -216,10 +217,10 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
 @pytest.mark.parametrize("rate", [3e-4, 3e-3])
 def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, rate: float) -> None:
     """However large its steps were: two learning rates that lie a factor of ten apart."""
-    free = Training(denoiser, pairs, replace(SHORT_DPO, reach=None, learning_rate=rate))
+    free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None, learning_rate=rate))
     list(free)
     learned, went = denoiser.adapter_state(), free.change()
-    held = Training(denoiser, pairs, replace(SHORT_DPO, reach=went / 2, learning_rate=rate))
+    held = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=went / 2, learning_rate=rate))
     list(held)
     assert held.change() == pytest.approx(went / 2, rel=0.1)
     for name, value in denoiser.adapter_state().items():
@@ -228,10 +229,10 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
 
 
 def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: PairBatch) -> None:
-    free = Training(denoiser, pairs, replace(SHORT_DPO, reach=None))
+    free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None))
     list(free)
     learned = denoiser.adapter_state()
-    list(Training(denoiser, pairs, replace(SHORT_DPO, reach=3.0)))
+    list(Training(denoiser, pairs, replace(SHORT_DPO, target_shift=3.0)))
     for name, value in denoiser.adapter_state().items():
         factor = MOST_SCALED if "lora_B" in name else 1
         torch.testing.assert_close(value, learned[name] * factor)
@@ -239,7 +240,7 @@ def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: Pair
 
 def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: PairBatch) -> None:
     # far enough that the difference of two predictions is not their rounding
-    settings = replace(SHORT_DPO, reach=None, learning_rate=5e-3)
+    settings = replace(SHORT_DPO, target_shift=None, learning_rate=5e-3)
     training = Training(denoiser, pairs, settings)
     assert training.change() == 0.0
     list(training)
@@ -331,7 +332,7 @@ def test_micro_batches_give_the_same_adapter_to_rounding(
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
-PHASES = ("forward", "backward", "optimiser")
+PHASES = ("forward", "backward", "optimizer")
 
 
 @contextmanager
@@ -340,7 +341,7 @@ def running_out(phase: str, calls: range) -> Iterator[None]:
     places = {
         "forward": [(Denoiser, "predict_noise")],
         "backward": [(torch.Tensor, "backward")],
-        "optimiser": [(torch.optim.AdamW, "step"), (ScalarAdam, "step")],
+        "optimizer": [(torch.optim.AdamW, "step"), (ScalarAdam, "step")],
     }[phase]
     made = []
 
@@ -349,7 +350,7 @@ def running_out(phase: str, calls: range) -> Iterator[None]:
             made.append(phase)
             if len(made) - 1 not in calls:
                 return whole(*arguments, **options)
-            if phase == "optimiser":
+            if phase == "optimizer":
                 whole(*arguments, **options)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
@@ -369,7 +370,7 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
     """To the bit the adapter of a round that was changed to the smaller settings at that update;
     to rounding, that of the round as it was asked for."""
     whole = Training(denoiser, pairs, short)
-    kept = 3 if phase == "optimiser" else 2  # its gradient is there, and is not computed again
+    kept = 3 if phase == "optimizer" else 2  # its gradient is there, and is not computed again
     for _ in range(kept):
         whole.step()
     state = copy.deepcopy(whole.state())
@@ -584,13 +585,13 @@ def test_an_adapter_survives_its_files(
 
 def test_8_bit_moments_are_for_small_presets_on_cuda_where_the_library_is(monkeypatch) -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert [preset.gb for preset in PRESETS if preset.small_moments] == [8, 6]
+    assert [preset.gb for preset in PRESETS if preset.optimizer_8bit] == [8, 6]
     is_here = memory.eight_bit_adamw() is not None
     for preset in PRESETS:
-        assert memory.has_small_moments(preset, cuda) == (preset.small_moments and is_here)
-        assert not memory.has_small_moments(preset, cpu)
+        assert memory.uses_8bit_optimizer(preset, cuda) == (preset.optimizer_8bit and is_here)
+        assert not memory.uses_8bit_optimizer(preset, cpu)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)  # cannot be imported
-    assert not memory.has_small_moments(PRESETS[-1], cuda)
+    assert not memory.uses_8bit_optimizer(PRESETS[-1], cuda)
 
 
 def test_a_round_that_was_begun_with_8_bit_moments_says_what_it_misses(
@@ -598,7 +599,7 @@ def test_a_round_that_was_begun_with_8_bit_moments_says_what_it_misses(
 ) -> None:
     training = Training(denoiser, pairs, SHORT)
     training.step()
-    state = training.state() | {"small_moments": True}
+    state = training.state() | {"optimizer_8bit": True}
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(TrainingFailed, match="Install it again, or begin a new round"):
         Training(denoiser, pairs, SHORT).load_state(state)
@@ -611,12 +612,12 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
     bitsandbytes = pytest.importorskip("bitsandbytes")
     settings = replace(SHORT, rank=256)  # weights of fewer numbers than 4096 are kept in 32 bits
     with monkeypatch.context() as patched:
-        patched.setattr(memory, "has_small_moments", lambda preset, device: True)
+        patched.setattr(memory, "uses_8bit_optimizer", lambda preset, device: True)
         training = Training(denoiser, pairs, settings)
         assert "8-bit optimiser" in training.note
         for _ in range(2):
             training.step()
-        kinds = {one["state1"].dtype for one in training._optimiser.state.values()}
+        kinds = {one["state1"].dtype for one in training._optimizer.state.values()}
         assert torch.uint8 in kinds
         saved = io.BytesIO()
         torch.save(training.state(), saved)
@@ -626,8 +627,8 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
         training.step()
         whole, calls = bitsandbytes.optim.AdamW8bit.step, []
 
-        def fails(optimiser: object) -> None:
-            whole(optimiser)
+        def fails(optimizer: object) -> None:
+            whole(optimizer)
             calls.append(1)
             if len(calls) == 1:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")

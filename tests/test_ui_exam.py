@@ -9,10 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pictures
 
-from studio.evidence import Tally
-from studio.parameters import Parameters, read
-from studio.pictures import MOST_BYTES, text_of_png
+from studio.pictures.files import MOST_BYTES, text_of_png
+from studio.pictures.infotext import Parameters, read
 from studio.settings import SessionSettings, SettingsError
+from studio.statistics import Tally
 from studio.store import KnownModel, Store
 from studio.ui.app import build
 from studio.ui.page import Look

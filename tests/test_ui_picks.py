@@ -9,7 +9,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from studio import exchange
+from studio import datasets
 from studio.settings import SamplingSettings, SessionSettings, StartLora
 from studio.store import Job, Session, Store, StoreFull
 from studio.ui.page import Look
@@ -53,7 +53,7 @@ def pairs(folder: Path, number: int = 3) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", exchange.FORMS)
+@pytest.mark.parametrize("form", datasets.FORMS)
 def test_picks_go_out_and_come_in(store, worker, session, form):
     while worker.work():
         pass
@@ -115,7 +115,7 @@ def test_one_that_is_left_leaves_nothing_and_one_that_was_killed_begins_anew(
 ):
     own = pairs(tmp_path / "own")
     job = store.add_job(session.id, "take_picks", {"path": str(own)})
-    keep_ready = worker.asking.keep_pairs_ready
+    keep_ready = worker.pair_queue.keep_pairs_ready
     seen = []
 
     def cancel_at_the_second() -> None:
@@ -123,7 +123,7 @@ def test_one_that_is_left_leaves_nothing_and_one_that_was_killed_begins_anew(
         if len(seen) == 2:
             store.cancel_job(job.id)
 
-    worker.asking.keep_pairs_ready = cancel_at_the_second
+    worker.pair_queue.keep_pairs_ready = cancel_at_the_second
     worker.jobs.run_next()
     assert seen == ["0 in.", "1 in."]
     assert store.job(job.id).state == "cancelled"
@@ -136,13 +136,13 @@ def test_one_that_is_left_leaves_nothing_and_one_that_was_killed_begins_anew(
         raise Killed
 
     job = store.add_job(session.id, "take_picks", {"path": str(own)})
-    worker.asking.keep_pairs_ready = die
+    worker.pair_queue.keep_pairs_ready = die
     with monkeypatch.context() as patched:
         patched.setattr(store, "delete_session", lambda session_id: None)  # no time for that
         with pytest.raises(Killed):
             worker.jobs.run_next()
     assert len(store.sessions()) == 2
-    worker.asking.keep_pairs_ready = keep_ready
+    worker.pair_queue.keep_pairs_ready = keep_ready
     worker.jobs.run_next()  # it is taken up again
     done = store.job(job.id)
     assert (done.state, done.result["picks"]) == ("done", 3)
@@ -153,7 +153,7 @@ def test_without_room_nothing_is_begun(store, worker, session, tmp_path, monkeyp
     def full(home: Path, needed_bytes: int = 0) -> None:
         raise StoreFull("The disk is nearly full.")
 
-    monkeypatch.setattr(jobs, "require_room", full)
+    monkeypatch.setattr(jobs, "require_disk_space", full)
     job = do(store, worker, session, "take_picks", path=str(pairs(tmp_path / "own")))
     assert (job.state, job.message) == ("failed", "The disk is nearly full.")
     assert [one.id for one in store.sessions()] == [session.id]
@@ -169,4 +169,4 @@ def test_they_are_taken_in_for_the_model_that_the_session_has(store, worker, ses
     made = store.session(job.result["session_id"])
     assert made.settings.start == settings.start
     hashes = {one.pair.left.base_hash for one in store.picked_pairs(made.id)}
-    assert hashes == {worker.easel.denoiser.base_hash}
+    assert hashes == {worker.renderer.denoiser.base_hash}

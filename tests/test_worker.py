@@ -17,17 +17,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from studio import models, sampling, trajectory
-from studio.export import ExportError
+from studio import models
+from studio.engine import sampling, trajectory
+from studio.lora.export import ExportError
+from studio.maths.scalar_adam import ScalarAdam
 from studio.models import ADAPTER_FILE
-from studio.optimiser import ScalarAdam
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
-from studio.worker.asking import nth_draw
-from studio.worker.easel import preview_seed
 from studio.worker.errors import WorkerError
 from studio.worker.jobs import same_picture
 from studio.worker.loop import Worker
+from studio.worker.pair_queue import nth_draw
+from studio.worker.renderer import preview_seed
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -190,8 +191,8 @@ class TestPairs:
         assert len(ends) == 4
         store.add_ranking("a", asked.id, [image.id for image in asked.images])
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker.rounds.lesson is not None)
-        learned = worker.rounds.lesson.training.pairs
+        work_until(worker, lambda: worker.rounds.active is not None)
+        learned = worker.rounds.active.training.pairs
         assert (len(learned), len(learned.latents)) == (6, 4)
         assert [len(group) for group in learned.groups()] == [6]
         work_until(worker, lambda: store.round(round_.id).state == "done")
@@ -308,7 +309,7 @@ class TestRounds:
                 break  # a quick machine: it was done before
             worker.work()
             assert store.checkpoint_path(round_).exists()
-            assert worker.rounds.lesson is None
+            assert worker.rounds.active is None
             store.resume_round(round_.id)
         finish_all(worker)
         assert store.round(round_.id).state == "done"
@@ -351,7 +352,7 @@ class TestRounds:
         round_ = store.request_round(session.id)
         with monkeypatch.context() as full:
             full.setattr("studio.worker.rounds.FILES_OF_A_ROUND", 100_000)
-            full.setattr("studio.worker.room.free_bytes", lambda home: 150_000_000)
+            full.setattr("studio.worker.disk_space.free_bytes", lambda home: 150_000_000)
             for _ in range(5):  # more often than a round may fail
                 with pytest.raises(StoreFull, match=r"150 MB are free, and \d+ MB are needed"):
                     worker.rounds.begin()
@@ -372,7 +373,7 @@ class TestRounds:
         assert "not a number" in store.round(round_.id).message
         assert store.adapters(session.id) == []
 
-    @pytest.mark.parametrize("phase", ["forward", "backward", "optimiser"])
+    @pytest.mark.parametrize("phase", ["forward", "backward", "optimizer"])
     def test_never_enough_memory_at_any_phase_is_a_sentence_and_changes_nothing(
         self, store, session, worker, monkeypatch, phase
     ):
@@ -384,7 +385,7 @@ class TestRounds:
         place, name = {
             "forward": (models.Denoiser, "predict_noise"),
             "backward": (torch.Tensor, "backward"),
-            "optimiser": (ScalarAdam, "step"),
+            "optimizer": (ScalarAdam, "step"),
         }[phase]
         whole, calls = getattr(place, name), []
 
@@ -395,7 +396,7 @@ class TestRounds:
             return whole(*arguments, **options)
 
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker.rounds.lesson is not None)
+        work_until(worker, lambda: worker.rounds.active is not None)
         with monkeypatch.context() as patched:
             patched.setattr(place, name, fails)
             while store.round(round_.id).state == "running":
@@ -432,7 +433,7 @@ class TestRounds:
         done = store.round(round_.id)
         assert done.state == "done"
         assert done.message.startswith("Done. The memory ran out at update 2")
-        preset = worker.easel.preset
+        preset = worker.renderer.preset
         assert f"settings for {preset.gb} GB" in done.message
         assert store.worker_status().device == f"cpu, settings for {preset.gb} GB"
         found = load_file(store.adapter_path(*store.adapters(session.id)) / ADAPTER_FILE)
@@ -445,10 +446,10 @@ class TestRounds:
         """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
         step = ScalarAdam.step
 
-        def overflows(optimiser, *arguments, **options):
-            result = step(optimiser, *arguments, **options)
+        def overflows(optimizer, *arguments, **options):
+            result = step(optimizer, *arguments, **options)
             with torch.no_grad():
-                optimiser.param_groups[0]["params"][0][0, 0] = float("inf")
+                optimizer.param_groups[0]["params"][0][0, 0] = float("inf")
             return result
 
         monkeypatch.setattr(ScalarAdam, "step", overflows)
@@ -486,8 +487,8 @@ class TestRounds:
         finish_all(Worker(other, "cpu"))
 
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker.rounds.lesson is not None)
-        worker.rounds.lesson.training.step()
+        work_until(worker, lambda: worker.rounds.active is not None)
+        worker.rounds.active.training.step()
         worker.rounds.put_down()
         path = store.checkpoint_path(round_)
         content = bytearray(path.read_bytes())
@@ -558,7 +559,7 @@ class TestBrake:
         session, worker = on_starter, Worker(store, "cpu")
         sane = session.settings
         rate = 100 * sane.training.learning_rate
-        poison = replace(sane.training, learning_rate=rate, reach=None)
+        poison = replace(sane.training, learning_rate=rate, target_shift=None)
         store.update_settings(session.id, replace(sane, training=poison))
         ruined = store.request_round(session.id)
         work_until(worker, lambda: store.round(ruined.id).finished_at_s)
@@ -587,24 +588,24 @@ class TestBrake:
         for image in shown:
             with PIL.Image.open(store.image_path(image)) as picture:
                 pixels = np.asarray(picture).astype(int)
-            with worker.easel.using(adapter.id):
+            with worker.renderer.using(adapter.id):
                 chains = sampling.sample(
-                    worker.easel.denoiser, [image.prompt], [image.seed], image.sampling
+                    worker.renderer.denoiser, [image.prompt], [image.seed], image.sampling
                 )
-                [again] = sampling.images(worker.easel.denoiser, chains)
+                [again] = sampling.images(worker.renderer.denoiser, chains)
             assert np.abs(np.asarray(again).astype(int) - pixels).max() <= 1
 
     def test_told_to_end_while_looking_the_round_is_taken_up_again(
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker.rounds._draw_anchors
+        look = worker.rounds._draw_reference_images
 
         def ended(*arguments):
             worker.stopping.set()
             return look(*arguments)
 
-        monkeypatch.setattr(worker.rounds, "_draw_anchors", ended)
+        monkeypatch.setattr(worker.rounds, "_draw_reference_images", ended)
         work_until(worker, worker.stopping.is_set)
         worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"
@@ -724,14 +725,14 @@ class TestJobs:
     def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
         questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
         exam = store.add_exam(session.id, adapter.id, 0.5, questions)
-        draw = worker.easel.draw
+        draw = worker.renderer.draw
 
         def draw_and_end(wanted):  # the studio is closed while the second pair is drawn
             if wanted.prompt == "a fox":
                 worker.stopping.set()
             return draw(wanted)
 
-        worker.easel.draw = draw_and_end
+        worker.renderer.draw = draw_and_end
         worker.jobs.run_next()
         drawn = [pair.is_drawn for pair in store.exam(exam.id).pairs]
         assert drawn == [True, True, False]
@@ -755,7 +756,7 @@ class TestJobs:
 
     def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
         exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
-        worker.easel.load(session.settings.base).base_hash = "another"
+        worker.renderer.load(session.settings.base).base_hash = "another"
         worker.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert job.state == "failed"
@@ -776,13 +777,13 @@ class TestJobs:
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
         )
-        draw = worker.easel.draw
+        draw = worker.renderer.draw
 
         def draw_and_cancel(wanted):  # the artist presses Cancel while the first one is drawn
             store.cancel_job(job.id)
             return draw(wanted)
 
-        worker.easel.draw = draw_and_cancel
+        worker.renderer.draw = draw_and_cancel
         worker.jobs.run_next()
         assert store.job(job.id).state == "cancelled"
         assert len(store.images(session.id, "preview")) == 1
@@ -904,9 +905,9 @@ class TestJobs:
         assert (found.state, found.result["size_px"]) == ("done", 64)
         known = store.known_model(str(tiny_model))
         assert (known.family, known.size_px, known.base_hash) == ("sd1", 64, "")
-        worker.easel.load((str(tiny_model), None))
+        worker.renderer.load((str(tiny_model), None))
         assert store.known_model(str(tiny_model)) == replace(
-            known, base_hash=worker.easel.denoiser.base_hash
+            known, base_hash=worker.renderer.denoiser.base_hash
         )
         lost = self.do(store, worker, session, "inspect", path=str(tmp_path / "nowhere"))
         assert lost.state == "failed"
@@ -963,7 +964,7 @@ def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
 
 def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
     round_ = store.request_round(session.id)
-    work_until(worker, lambda: worker.rounds.lesson is not None)
+    work_until(worker, lambda: worker.rounds.active is not None)
     adapters = store.session_path(session.id) / "adapters"
     adapters.write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="cannot be written"):

@@ -210,7 +210,7 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
         worker.jobs.run_next()
         return store.job(job.id)
 
-    before = worker.easel.denoiser.unet.state_dict()
+    before = worker.renderer.denoiser.unet.state_dict()
     before = {key: value.clone() for key, value in before.items() if "lora" not in key}
     job = compare(StartLora(str(lora), 0.5))
     assert job.state == "done", job.message
@@ -221,13 +221,13 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
     base, _, other = pictures
     assert (other.adapter_id, other.strength) == (None, 1.0)
     assert other.base_hash != base.base_hash
-    after = worker.easel.denoiser.unet.state_dict()
+    after = worker.renderer.denoiser.unet.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     # it is what a session draws that starts from it
     start(store, session, StartLora(str(lora), 0.5))
     finish_all(worker)
-    assert worker.easel.denoiser.base_hash == other.base_hash
-    drawn = worker.easel.picture(other)
+    assert worker.renderer.denoiser.base_hash == other.base_hash
+    drawn = worker.renderer.picture(other)
     assert drawn.tobytes() == PIL.Image.open(store.image_path(other)).convert("RGB").tobytes()
     start(store, session, None)
     # drawn once; another strength is another picture

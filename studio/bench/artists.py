@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageOps
 
-from studio.starter import recogniser
+from studio.engine import recogniser
 
 
 def _border(image: Image.Image) -> np.ndarray:

@@ -29,9 +29,11 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from studio import brake, models, sampling
+from studio import models
 from studio.bench import timing
-from studio.evidence import wilson
+from studio.engine import collapse, recogniser, sampling
+from studio.engine.training import Metrics, Training
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import (
     BASELINES,
     OBJECTIVES,
@@ -39,10 +41,8 @@ from studio.settings import (
     SessionSettings,
     TrainingSettings,
 )
-from studio.starter import recogniser
 from studio.starter.scenes import caption
-from studio.training import Metrics, Training
-from studio.trajectory import PairBatch, Trajectory
+from studio.statistics import wilson
 
 Artist = Callable[[Image.Image, str], float]
 
@@ -95,7 +95,7 @@ class Comparison:
     tuned_scores: list[float]
     base_recognised: dict[str, list[bool]]
     tuned_recognised: dict[str, list[bool]]
-    checks: brake.Checks
+    checks: collapse.Checks
 
 
 def load_artist(reference: str) -> Artist:
@@ -311,7 +311,7 @@ def compare(
         tuned_scores=[artist(image, name) for image, name in zip(tuned.plain, names, strict=True)],
         base_recognised=recognised(judge, base, held_out),
         tuned_recognised=recognised(judge, tuned, held_out),
-        checks=brake.compare(by_prompt(base), by_prompt(tuned)),
+        checks=collapse.compare(by_prompt(base), by_prompt(tuned)),
     )
 
 

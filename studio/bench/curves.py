@@ -22,8 +22,8 @@ import torch
 
 from studio.bench import clicks, runs
 from studio.bench.runs import Row
-from studio.evidence import wilson
 from studio.settings import TrainingSettings
+from studio.statistics import wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,12 +58,14 @@ WAYS = {
     "pairs": Way("the default, the better of 2", TrainingSettings().objective),
     "best_of_4": Way("the default, the best of 4", TrainingSettings().objective, pictures=4),
     "further": Way(
-        "the default, to a reach of 0.3", TrainingSettings().objective, changes={"reach": 0.3}
+        "the default, to a reach of 0.3",
+        TrainingSettings().objective,
+        changes={"target_shift": 0.3},
     ),
     "attention": Way(
         "attention layers alone, to a reach of 0.3",
         TrainingSettings().objective,
-        changes={"layers": "attention", "reach": 0.3},
+        changes={"layers": "attention", "target_shift": 0.3},
     ),
     "d3po": Way("D3PO as published", "d3po"),
     "d3po_balanced": Way("D3PO, steps weighed alike", "d3po_balanced"),

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import torch
 
-from studio.bench import leads, runs
+from studio.bench import runs
 from studio.bench.curves import ARTISTS, FIGURES, save
+from studio.bench.research import ablations
 from studio.bench.runs import Row
+from studio.engine.training import Training
+from studio.engine.trajectory import PairBatch
 from studio.settings import BASELINES, OBJECTIVES, TrainingSettings
-from studio.training import Training
-from studio.trajectory import PairBatch
 
 DEFAULT = TrainingSettings()
 ONE_RATE = replace(DEFAULT, shortcut_rate=1.0)  # for all layers
@@ -36,7 +37,7 @@ WAYS: dict[str, TrainingSettings] = {
     "attention layers alone": ATTENTION,
     "attention, through guidance": replace(ATTENTION, guided=True),
     "attention, AdamW, all timesteps": replace(
-        ATTENTION, optimiser="adamw", noisiest_share=1.0, beta=60.0, learning_rate=7e-4
+        ATTENTION, optimizer="adamw", timestep_fraction=1.0, beta=60.0, learning_rate=7e-4
     ),
     "D3PO as published": OBJECTIVES["d3po"],
     "D3PO, steps weighed alike": OBJECTIVES["d3po_balanced"],
@@ -50,20 +51,26 @@ NAMES = ("win_rate", "shift_sd", "object_accuracy_tuned", "diversity")
 def run(artist: str, way: str, taught: int, reaches: Sequence[float], threads: int) -> list[Row]:
     """The figures of one way of learning with one artist, at each reach."""
     torch.set_num_threads(threads)
-    lesson = leads.begin(artist, taught, unseen=0, changes={})
-    settings = replace(WAYS[way], reach=None)
-    training = Training(lesson.denoiser, PairBatch.of(lesson.clicks()), settings)
+    active = ablations.begin(artist, taught, unseen=0, changes={})
+    settings = replace(WAYS[way], target_shift=None)
+    training = Training(active.denoiser, PairBatch.of(active.clicks()), settings)
     for _ in training:
         pass
     # measured at the same timesteps, whichever were learned from
-    training.settings = replace(settings, noisiest_share=DEFAULT.noisiest_share)
+    training.settings = replace(settings, timestep_fraction=DEFAULT.timestep_fraction)
     change = came_to = training.change()
     rows = []
     for reach in reaches:
-        lesson.denoiser.scale_adapter(reach / change)
+        active.denoiser.scale_adapter(reach / change)
         change = training.change()  # near the reach, as velocities are nearly linear in weights
-        figures = leads.look(lesson)
-        row = {"artist": artist, "way": way, "reach": reach, "came_to": came_to, "change": change}
+        figures = ablations.look(active)
+        row = {
+            "artist": artist,
+            "way": way,
+            "target_shift": reach,
+            "came_to": came_to,
+            "change": change,
+        }
         rows.append({**row, **figures})
     return rows
 
@@ -72,8 +79,8 @@ def means(rows: list[Row]) -> dict[tuple[str, float], Row]:
     """Over all artists, by way and reach; only where all artists were run."""
     artists = {row["artist"] for row in rows}
     found = {}
-    for way, reach in itertools.product(WAYS, sorted({row["reach"] for row in rows})):
-        of_it = [row for row in rows if (row["way"], row["reach"]) == (way, reach)]
+    for way, reach in itertools.product(WAYS, sorted({row["target_shift"] for row in rows})):
+        of_it = [row for row in rows if (row["way"], row["target_shift"]) == (way, reach)]
         if {row["artist"] for row in of_it} == artists:
             found[way, reach] = {
                 name: statistics.mean(row[name] for row in of_it) for name in (*NAMES, "came_to")
@@ -89,7 +96,7 @@ def table(rows: list[Row]) -> str:
         f"{' | '.join(artist.replace('_', ' ') for artist in artists)} | mean |",
         "|" + "---|" * (len(artists) + 4),
     ]
-    cells = {(row["way"], row["reach"], row["artist"]): _cell(row) for row in rows}
+    cells = {(row["way"], row["target_shift"], row["artist"]): _cell(row) for row in rows}
     for (way, reach), mean in means(rows).items():
         of_it = " | ".join(cells[way, reach, artist] for artist in artists)
         came_to = f"{mean['came_to']:.2g}"

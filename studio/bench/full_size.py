@@ -14,8 +14,8 @@ all in float32), and then
   adapter draws (differences in levels, of 255, on average over the picture).
 
 And it is counted what autograd keeps for one latent of 512 px on the way through the network, with
-and without gradient checkpointing: the numbers behind the presets of `studio.memory`. Pictures are
-small (`--px`) and chains short, so that a processor gets there in some minutes.
+and without gradient checkpointing: the numbers behind the presets of `studio.engine.memory`.
+Pictures are small (`--px`) and chains short, so that a processor gets there in some minutes.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ import PIL.ImageStat
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from studio import models, sampling
+from studio import models
 from studio.bench import timing
 from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
-from studio.export import ExportInfo, export_lora
+from studio.engine import sampling
+from studio.engine.training import Training
+from studio.engine.trajectory import PairBatch, Trajectory
+from studio.lora.export import ExportInfo, export_lora
 from studio.settings import OBJECTIVES, SamplingSettings
-from studio.training import Training
-from studio.trajectory import PairBatch, Trajectory
 
 PROMPT, SEED = "a red apple on a wooden table", 3
 PAIRS = 2

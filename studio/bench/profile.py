@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from studio import memory, sampling
 from studio.bench import shapes, timing
 from studio.bench.train import draw_pairs
+from studio.engine import memory, sampling
+from studio.engine.training import Training
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
-from studio.training import Training
 
 # The first whose part stands in an operation's name. Names are those of PyTorch's dispatcher, the
 # same on every device; what autograd and optimisers are called there takes next to no time itself.

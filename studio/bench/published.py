@@ -15,11 +15,11 @@ import copy
 import torch
 from torch import Tensor
 
-from studio.ddim import Schedule, log_prob, noise_of
+from studio.engine.trajectory import PairBatch
+from studio.maths.objectives import d3po_loss
+from studio.maths.schedules import Schedule, log_prob, noise_of
 from studio.models import Denoiser, Text
-from studio.objectives import d3po_loss
 from studio.settings import OBJECTIVES, SamplingSettings
-from studio.trajectory import PairBatch
 
 PUBLISHED = OBJECTIVES["d3po"]
 
@@ -44,13 +44,13 @@ def guided_log_prob(
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
     twice = torch.cat([latent, latent]).to(unet.dtype)
     timesteps = schedule.timesteps[step].expand(2)
-    further = denoiser.further_conditions(twice, text)
+    further = denoiser.added_cond_kwargs(twice, text)
     output = unet(
         twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=further
     ).sample.float()
     noise = noise_of(output, twice, alpha_bar.expand(2), denoiser.prediction_type)
-    unprompted, prompted = noise.chunk(2)
-    guided = unprompted + settings.guidance * (prompted - unprompted)
+    unconditional, prompted = noise.chunk(2)
+    guided = unconditional + settings.guidance * (prompted - unconditional)
     return log_prob(
         next_latent, latent, guided, alpha_bar, alpha_bar_prev, settings.eta, "mean"
     ).squeeze(0)
@@ -61,7 +61,7 @@ def learn_pair(
     reference: torch.nn.Module,
     batch: PairBatch,
     pair: int,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
 ) -> Tensor:
     """One update from one pair: every stochastic step in turn. Returns the losses (steps,)."""
     settings = batch.settings
@@ -71,7 +71,7 @@ def learn_pair(
     text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
     chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     for step in steps:
         where = step, text, schedule, settings
         policy = [guided_log_prob(denoiser.unet, denoiser, chain, *where) for chain in chains]
@@ -83,5 +83,5 @@ def learn_pair(
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(denoiser.adapter_parameters(), PUBLISHED.max_grad_norm)
-    optimiser.step()
+    optimizer.step()
     return torch.cat(losses)

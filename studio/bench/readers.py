@@ -7,8 +7,8 @@ packages must be importable too; nothing of theirs is part of this project). A r
 named or cannot be imported is said to be absent. diffusers is always there.
 
 For each family an adapter with random numbers, of rank 4 and alpha 2, is made for every layer that
-a round trains, of the model at its true size, written by `studio.export`, and given to each reader.
-The *change* that the reader would make to each layer is compared with the adapter's own:
+a round trains, of the model at its true size, written by `studio.lora.export`, and given to each
+reader. The *change* that the reader would make to each layer is compared with the adapter's own:
 
 - taken: tensors of the file that ended up in a layer (of those offered; an alpha counts as one)
 - right: layers in which the change is the adapter's, to within rounding
@@ -36,10 +36,10 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from studio import export
 from studio.bench import timing
 from studio.bench.families import make_unet, unet_tensors
-from studio.export import ExportError, ExportInfo, Module
+from studio.lora import export
+from studio.lora.export import ExportError, ExportInfo, Module
 from studio.models.denoiser import LAYERS
 from studio.settings import TrainingSettings
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from studio import models, sampling
+from studio import models
 from studio.bench import flops, shapes, timing
+from studio.engine import sampling
 from studio.settings import SamplingSettings
 
 

@@ -25,11 +25,12 @@ from pathlib import Path
 
 import torch
 
-from studio import memory, models, sampling
+from studio import models
 from studio.bench import flops, published, shapes, timing
+from studio.engine import memory, sampling
+from studio.engine.training import Training
+from studio.engine.trajectory import PairBatch
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
-from studio.training import Training
-from studio.trajectory import PairBatch
 
 
 def draw_pairs(
@@ -76,10 +77,10 @@ def measure(
 
     def baseline() -> None:
         denoiser.new_adapter(published.PUBLISHED)
-        optimiser = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             denoiser.adapter_parameters(), lr=published.PUBLISHED.learning_rate
         )
-        published.learn_pair(denoiser, reference, pairs, 0, optimiser)
+        published.learn_pair(denoiser, reference, pairs, 0, optimizer)
 
     baseline()  # what is only slow the first time is not the subject
     ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)

@@ -8,7 +8,9 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Set
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from studio.models import tokenizer
 from studio.models.errors import ModelError
+from studio.models.files import read_header
 from studio.models.inspecting import OPEN_CLIP, UNET, VAE, XL_OPEN_CLIP, ModelInfo
 from studio.models.parts import Parts
 
@@ -39,19 +42,12 @@ Weights = Mapping[str, Tensor]
 def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
     """The modules of the model that `inspect` has seen. Raises ModelError, KeyError, IndexError or
     RuntimeError when the file is not built like its family."""
-    weights = load_file(info.path)
-    if info.vae is not None:
-        weights = {k: v for k, v in weights.items() if not k.startswith(VAE)}
-        weights |= _vae_weights(info.vae)
-    unet = unet_config(weights, info)
-    clips = {"sd1": [_clip], "sd2": [_open_clip], "sdxl": [_clip, _open_clip]}[info.family]
+    unet, vae, text_encoders = _modules(info, load_file, partial(filled, dtype=dtype))
     return Parts(
-        unet=filled(
-            UNet2DConditionModel, unet, convert_ldm_unet_checkpoint(dict(weights), unet), dtype
-        ),
-        vae=_vae(weights, info, dtype),
-        text_encoders=[clip(weights, info, dtype) for clip in clips],
-        tokenizers=[tokenizer.build(pad=PADS[clip]) for clip in clips],
+        unet=unet,
+        vae=vae,
+        text_encoders=text_encoders,
+        tokenizers=[tokenizer.build(pad=PADS[clip]) for clip in CLIPS[info.family]],
         scheduler=DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -66,10 +62,66 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
     )
 
 
-def _vae_weights(path: Path) -> dict[str, Tensor]:
+def require_whole(info: ModelInfo) -> None:
+    """What `load_checkpoint` does, without reading a weight: looking promises what loading keeps.
+
+    Raises ModelError where a weight is missing, has another shape or has no place.
+    """
+    try:
+        _modules(info, _shapes, _require_fit)
+    except ModelError:
+        raise
+    except Exception as error:  # what the conversion raises for other layouts is of any kind
+        raise ModelError(
+            f"The weights of {info.path.name} do not fit together as those of {info.words} do: a "
+            "damaged or changed network cannot be tuned here. Download it again, or choose the "
+            "model that it was made from."
+        ) from error
+
+
+def _modules(
+    info: ModelInfo, read: Callable[[Path], dict[str, Tensor]], fill: Callable[..., Any]
+) -> tuple[Any, Any, list[Any]]:
+    """UNet, VAE and text encoders, each as `fill` makes it of what `read` finds."""
+    weights = read(info.path)
+    if info.vae is not None:
+        weights = {k: v for k, v in weights.items() if not k.startswith(VAE)}
+        weights |= _vae_weights(read(info.vae))
+    config = unet_config(weights, info)
+    unet = fill(UNet2DConditionModel, config, convert_ldm_unet_checkpoint(dict(weights), config))
+    texts = [clip(weights, info, fill) for clip in CLIPS[info.family]]
+    return unet, _vae(weights, info, fill), texts
+
+
+def _shapes(path: Path) -> dict[str, Tensor]:
+    """Tensors without numbers, of the shapes of those in a file."""
+    with torch.device("meta"):
+        return {name: torch.empty(one.shape) for name, one in read_header(path).tensors.items()}
+
+
+def _require_fit(
+    kind: type[nn.Module], config: Mapping[str, Any], state: Weights, may_hold_more: bool = False
+) -> None:
+    """As `filled`, but for the weights."""
+    expected = _expected(kind, json.dumps(config))
+    _require_names(expected.keys(), state)
+    if not may_hold_more and (odd := sorted(state.keys() - expected.keys())):
+        raise RuntimeError(f"{odd[0]} has no place")
+    for name, shape in expected.items():
+        if state[name].shape != shape:
+            raise RuntimeError(f"{name} has another shape")
+
+
+@lru_cache(maxsize=32)  # most models of a family are built alike
+def _expected(kind: type[nn.Module], config: str) -> dict[str, torch.Size]:
+    made = _empty(kind, json.loads(config))
+    return {name: value.shape for name, value in made.state_dict().items()}
+
+
+def _vae_weights(weights: Weights) -> dict[str, Tensor]:
     """Those of a file that holds a VAE alone, under the names that they have in a checkpoint."""
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-    named = {name.removeprefix(VAE): value for name, value in load_file(path).items()}
+    named = {name.removeprefix(VAE): value for name, value in weights.items()}
     return {f"{VAE}{name}": value for name, value in named.items() if name.startswith(parts)}
 
 
@@ -117,11 +169,11 @@ def _time_width(weights: Weights) -> int:
     return (together - pooled) // 6
 
 
-def _vae(weights: Weights, info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+def _vae(weights: Weights, info: ModelInfo, fill: Callable[..., Any]) -> Any:
     try:
         config = vae_config(weights, info)
         state = convert_ldm_vae_checkpoint(dict(weights), config)
-        return filled(AutoencoderKL, config, state, dtype)
+        return fill(AutoencoderKL, config, state)
     except (ModelError, KeyError, IndexError, RuntimeError) as error:
         if info.vae is None:
             raise
@@ -149,16 +201,16 @@ def vae_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _clip(weights: Weights, _info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+def _clip(weights: Weights, _info: ModelInfo, fill: Callable[..., Any]) -> Any:
     """OpenAI's CLIP, the text encoder of SD 1 and SDXL's first."""
     state = convert_ldm_clip_checkpoint(dict(weights))
     # some finetunes were saved without this level
     state = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in state.items()}
     config = _text_config(state, hidden_act="quick_gelu")
-    return filled(CLIPTextModel, config, _flat(state), dtype, may_hold_more=True)
+    return fill(CLIPTextModel, config, _flat(state), may_hold_more=True)
 
 
-def _open_clip(weights: Weights, info: ModelInfo, dtype: torch.dtype) -> nn.Module:
+def _open_clip(weights: Weights, info: ModelInfo, fill: Callable[..., Any]) -> Any:
     """OpenCLIP, the text encoder of SD 2 (without its last layer) and SDXL's second."""
     is_xl = info.family == "sdxl"
     prefix = XL_OPEN_CLIP if is_xl else OPEN_CLIP
@@ -167,11 +219,12 @@ def _open_clip(weights: Weights, info: ModelInfo, dtype: torch.dtype) -> nn.Modu
     config = _text_config(state, hidden_act="gelu")
     if not is_xl:
         config["num_hidden_layers"] = min(config["num_hidden_layers"], SD2_TEXT_LAYERS)
-        return filled(CLIPTextModel, config, _flat(state), dtype, may_hold_more=True)
+        return fill(CLIPTextModel, config, _flat(state), may_hold_more=True)
     config["projection_dim"] = state["text_projection.weight"].shape[0]
-    return filled(CLIPTextModelWithProjection, config, state, dtype, may_hold_more=True)
+    return fill(CLIPTextModelWithProjection, config, state, may_hold_more=True)
 
 
+CLIPS = {"sd1": [_clip], "sd2": [_open_clip], "sdxl": [_clip, _open_clip]}
 # What fills a short prompt, as the encoders were trained.
 PADS = {_clip: tokenizer.END, _open_clip: "!"}
 
@@ -219,17 +272,23 @@ def filled(
     Raises RuntimeError when a weight is missing, has another shape or has no place, unless
     `may_hold_more`: text encoders come with buffers and layers that nobody reads.
     """
-    with init_empty_weights():
-        module = (
-            kind(CLIPTextConfig(**config))
-            if issubclass(kind, CLIPTextModel | CLIPTextModelWithProjection)
-            else kind.from_config(dict(config))
-        )
+    module = _empty(kind, config)
     if may_hold_more:
         names = module.state_dict().keys()
         state = {key: value for key, value in state.items() if key in names}
-    missing = sorted(module.state_dict().keys() - state.keys())
-    if missing:
-        raise ModelError(f"The file is not whole: the weights of {missing[0]} are missing.")
+    _require_names(module.state_dict().keys(), state)
     module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, assign=True)
     return module
+
+
+def _empty(kind: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
+    with init_empty_weights():
+        if issubclass(kind, CLIPTextModel | CLIPTextModelWithProjection):
+            return kind(CLIPTextConfig(**config))
+        return kind.from_config(dict(config))
+
+
+def _require_names(names: Set[str], state: Weights) -> None:
+    missing = sorted(names - state.keys())
+    if missing:
+        raise ModelError(f"The file is not whole: the weights of {missing[0]} are missing.")

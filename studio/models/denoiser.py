@@ -18,14 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from studio.ddim import PredictionType, Schedule, noise_of
-from studio.emphasis import weighted
+from studio.maths.schedules import PredictionType, Schedule, noise_of
 from studio.models import files, loras
 from studio.models.errors import ModelError
 from studio.models.inspecting import ModelInfo
 from studio.models.inversions import Inversions
 from studio.models.loras import Fused, LoraFile
 from studio.models.parts import Parts
+from studio.prompting.emphasis import weighted
 from studio.settings import SamplingSettings, TrainingSettings
 
 log = logging.getLogger("studio.models")
@@ -251,11 +251,11 @@ class Denoiser:
             latents.to(dtype),
             timesteps,
             text.states.to(dtype),
-            added_cond_kwargs=self.further_conditions(latents, text),
+            added_cond_kwargs=self.added_cond_kwargs(latents, text),
         ).sample.float()
         return noise_of(output, latents, self._alphas[timesteps], self.prediction_type)
 
-    def further_conditions(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
+    def added_cond_kwargs(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
         """SDXL's further conditioning: the pooled text, and the size of the picture.
 
         Six numbers: the original's height and width, where it was cropped (nowhere), and the
@@ -263,7 +263,7 @@ class Denoiser:
         """
         if text.pooled is None:
             return None
-        height_px, width_px = (side * self.shrink for side in latents.shape[-2:])
+        height_px, width_px = (side * self.vae_scale_factor for side in latents.shape[-2:])
         sizes = [height_px, width_px, 0, 0, height_px, width_px]
         dtype = self.dtype
         return {
@@ -282,8 +282,8 @@ class Denoiser:
             torch.cat([timesteps, timesteps]),
             Text.cat([empty, text]),
         )
-        unprompted, prompted = both.chunk(2)
-        return unprompted + guidance * (prompted - unprompted)
+        unconditional, prompted = both.chunk(2)
+        return unconditional + guidance * (prompted - unconditional)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -291,16 +291,22 @@ class Denoiser:
         return self.unet.conv_in.weight.dtype
 
     @property
-    def shrink(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels a side that one element of a latent stands for."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def latent_shape(self, settings: SamplingSettings) -> tuple[int, int, int]:
-        shrink = self.shrink
-        if settings.width_px % shrink or settings.height_px % shrink:
-            raise ModelError(f"The size must be a multiple of {shrink} pixels for this model.")
+        vae_scale_factor = self.vae_scale_factor
+        if settings.width_px % vae_scale_factor or settings.height_px % vae_scale_factor:
+            raise ModelError(
+                f"The size must be a multiple of {vae_scale_factor} pixels for this model."
+            )
         channels = self.unet.config.in_channels
-        return channels, settings.height_px // shrink, settings.width_px // shrink
+        return (
+            channels,
+            settings.height_px // vae_scale_factor,
+            settings.width_px // vae_scale_factor,
+        )
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -323,14 +329,14 @@ class Denoiser:
 
     # --- memory ---
 
-    def save_memory(self, parts_away: bool, tiled_vae: bool) -> None:
+    def save_memory(self, model_cpu_offload: bool, vae_tiling: bool) -> None:
         """With `parts_away` the text encoders and the VAE stay in the memory of the CPU and are on
         the device only while they work. A tiled VAE decodes large pictures piece by piece."""
-        self._parts_away = parts_away
+        self._parts_away = model_cpu_offload
         for part in (self.vae, *self.text_encoders):
-            part.to("cpu" if parts_away else self.device)
-        self.vae.use_slicing = parts_away  # one picture of a batch after the other
-        self.vae.use_tiling = tiled_vae
+            part.to("cpu" if model_cpu_offload else self.device)
+        self.vae.use_slicing = model_cpu_offload  # one picture of a batch after the other
+        self.vae.use_tiling = vae_tiling
 
     @contextmanager
     def _at_work(self, part: torch.nn.Module) -> Iterator[None]:

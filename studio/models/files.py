@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from studio.models.errors import ModelError
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+# Far more than real files have: SDXL's header takes 0.4 MB, and a LoRA's with its thumbnail and the
+# words it was trained on a few. The format's own limit is 100 MB.
+MAX_HEADER_BYTES = 25_000_000
+MAX_RANK = 8  # dimensions of a tensor; a convolution has four
+MAX_SIZE = 2**48  # bytes, elements and offsets: more than any disk holds
 MAX_CONFIG_BYTES = 10_000_000
 SUFFIX = ".safetensors"
 SNAPSHOTS = "snapshots"  # holds a model, in the hub's cache
@@ -91,10 +97,12 @@ def require_plain_file(path: Path) -> int:
     return status.st_size
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, is_clean: bool = True) -> Header:
     """The header of a safetensors file, with everything in it checked against the file's size.
 
-    Raises ModelError with what the file is instead, or what is wrong with it.
+    is_clean: what it says of itself must be text, as the format has it, or the library would not
+    read the file; else it is made text. Raises ModelError with what the file is instead, or what is
+    wrong with it.
     """
     size_bytes = require_plain_file(path)
     if size_bytes == 0:
@@ -104,18 +112,37 @@ def read_header(path: Path) -> Header:
             first = file.read(512)
             _refuse_others(path, first)
             header_bytes = int.from_bytes(first[:8], "little")
-            if size_bytes < 8 or header_bytes > min(size_bytes - 8, MAX_HEADER_BYTES):
+            if size_bytes < 8 or header_bytes > size_bytes - 8:
                 raise ModelError(
                     f"{path.name} is not a safetensors file, or only a part of one: copy or "
                     "download it again."
                 )
+            if header_bytes > MAX_HEADER_BYTES:
+                raise ModelError(
+                    f"{path.name} says far too much about itself ({header_bytes:,} bytes): it is "
+                    "not opened. Download it again, or choose another copy."
+                )
             file.seek(8)
-            header = json.loads(file.read(header_bytes), object_pairs_hook=_without_doubles)
+            header = _parsed(file.read(header_bytes))
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"The header of {path.name} is damaged: download it again.") from error
-    return _checked(path, header, size_bytes - 8 - header_bytes)
+    found = _checked(path, header, size_bytes - 8 - header_bytes, is_clean)
+    if is_clean:
+        _require_library(path)
+    return found
+
+
+def _require_library(path: Path) -> None:
+    """Nothing is taken here that the library, which loads the weights, would refuse then."""
+    try:
+        with safe_open(path, "np"):
+            pass
+    except SafetensorError as error:
+        raise ModelError(f"The header of {path.name} is damaged: download it again.") from error
+    except OSError as error:
+        raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
 
 
 def _refuse_others(path: Path, first: bytes) -> None:
@@ -143,6 +170,11 @@ def _refuse_others(path: Path, first: bytes) -> None:
         raise ModelError(f"{path.name} is a text, not a model.")
 
 
+def _parsed(content: bytes) -> Any:
+    """JSON as the format has it: UTF-8, and no name twice. Raises ValueError."""
+    return json.loads(content.decode(), object_pairs_hook=_without_doubles)
+
+
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -150,28 +182,50 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _checked(path: Path, header: Any, body_bytes: int) -> Header:
+def _words(path: Path, said: Any, is_clean: bool) -> dict[str, str]:
+    """What a file says of itself: text by names, and nothing else.
+
+    Raises ModelError for what is neither, which tools have written that did not know better."""
+    if said is None:
+        return {}
+    wrong = "" if isinstance(said, dict) else "no names and texts"
+    if not wrong:
+        for key, value in said.items():
+            if not isinstance(value, str) or not _is_text(key + value):
+                wrong = f"{key[:40]!a}, which is not text"
+                break
+    if wrong and is_clean:
+        raise ModelError(
+            f"The weights of {path.name} may be whole, but what it says of itself (__metadata__) "
+            f"breaks the format: it holds {wrong}. `python launch.py lora strip` writes a copy "
+            "that can be used."
+        )
+    if not isinstance(said, dict):
+        return {}
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be stored: not with half of a letter that takes two of UTF-16."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _checked(path: Path, header: Any, body_bytes: int, is_clean: bool) -> Header:
     damaged = ModelError(f"The header of {path.name} is damaged: download it again.")
     if not isinstance(header, dict):
         raise damaged
-    metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
-        raise damaged
+    said = header.pop("__metadata__", None)
     tensors, spans = {}, []
     for name, entry in header.items():
-        try:
-            dtype, (start, end) = entry["dtype"], entry["data_offsets"]
-            shape = tuple(entry["shape"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise damaged from error
-        if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
+        if not _is_text(name):
             raise damaged
-        if dtype not in ELEMENT_BYTES:
-            raise ModelError(f"{path.name} holds weights in a form that is not known ({dtype}).")
-        if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
-            raise damaged
+        tensor, start, end = _entry(path, entry)
         spans.append((start, end))
-        tensors[name] = Entry(dtype, shape)
+        tensors[name] = tensor
     at = 0
     for start, end in sorted(spans):
         if start != at:
@@ -186,7 +240,29 @@ def _checked(path: Path, header: Any, body_bytes: int) -> Header:
         )
     if not tensors:
         raise ModelError(f"{path.name} holds no weights.")
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()})
+    return Header(tensors, _words(path, said, is_clean))
+
+
+def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
+    """A tensor of a header, and where its bytes begin and end.
+
+    Every number is looked at before it is counted with: the product of a long list of large ones
+    takes time that grows with the square of its length.
+    """
+    damaged = ModelError(f"The header of {path.name} is damaged: download it again.")
+    try:
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise damaged from error
+    if not (isinstance(dtype, str) and isinstance(shape, list)) or len(shape) > MAX_RANK:
+        raise damaged
+    if not all(type(number) is int and 0 <= number < MAX_SIZE for number in (*shape, start, end)):
+        raise damaged
+    if dtype not in ELEMENT_BYTES:
+        raise ModelError(f"{path.name} holds weights in a form that is not known ({dtype[:20]}).")
+    if end - start != math.prod(shape) * ELEMENT_BYTES[dtype]:
+        raise damaged
+    return Entry(dtype, tuple(shape)), start, end
 
 
 def sha256(path: Path) -> str:

@@ -30,6 +30,7 @@ from huggingface_hub.utils import tqdm
 
 from studio.models import files
 from studio.models.errors import ModelError
+from studio.runtime.environment import network_variables
 
 INDEX = "model_index.json"
 TEXTS = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
@@ -72,6 +73,7 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
     may raise what `progress` may raise too: nothing more is fetched then. Raises ModelError with a
     sentence for everything that can go wrong on the way.
     """
+    _check_environment()
     try:
         info = HfApi().model_info(repo, files_metadata=True)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
@@ -121,6 +123,18 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
         raise ModelError(
             f"{repo} could not be downloaded into {constants.HF_HUB_CACHE}: "
             f"{error.strerror or error}"
+        ) from error
+
+
+def _check_environment() -> None:
+    """Raise ModelError where no client can be made with what the environment says."""
+    try:
+        httpx2.Client().close()
+    except (ValueError, ImportError, OSError, httpx2.InvalidURL) as error:
+        names = ", ".join(network_variables())
+        raise ModelError(
+            f"The hub cannot be asked with what the environment says in {names}: {error}. Correct "
+            "it, or take it away, and start the studio again."
         ) from error
 
 

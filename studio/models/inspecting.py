@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
-from studio.ddim import PredictionType
+from studio.maths.schedules import PredictionType
 from studio.models import files, hub
 from studio.models.errors import ModelError
 from studio.models.files import FLOATS, Header
@@ -134,8 +134,8 @@ def _inspect_folder(path: Path) -> ModelInfo:
             raise _refusal(path.name, "an inpainting model")
         if unet["in_channels"] != unet["out_channels"]:
             raise _refusal(path.name, "a model that changes pictures by instruction")
-        shrink = 2 ** (len(vae["block_out_channels"]) - 1)
-        size_px = int(unet["sample_size"]) * shrink
+        vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        size_px = int(unet["sample_size"]) * vae_scale_factor
         prediction_type = scheduler.get("prediction_type", "epsilon")
         zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
     except FileNotFoundError as error:
@@ -150,6 +150,9 @@ def _inspect_folder(path: Path) -> ModelInfo:
         raise ModelError(f"{path.name} predicts {prediction_type}, which is not known here. {CAN}")
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
+    for part, stem in hub.PARTS.items():
+        if (path / part).is_dir():
+            _require_plain(path.name, files.component_header(path / part, stem)[0])
     family: FamilyName = "sdxl" if pipeline == XL_PIPELINE else "sd1"
     if family == "sd1" and unet.get("use_linear_projection"):
         family = "sd2"
@@ -173,12 +176,14 @@ def _other_pipeline(path: Path, pipeline: Any) -> ModelError:
 def _inspect_checkpoint(path: Path) -> ModelInfo:
     header = files.read_header(path)
     family = _checkpoint_family(path, header)
+    _require_plain(path.name, header)
+    _require_depths(path.name, header, family)
     prediction_type = _prediction_type(path, header, family)
     size_px = {"sd1": 512, "sd2": 512, "sdxl": 1024}[family]
     if family == "sd2" and prediction_type == "v_prediction":
         size_px = 768
     vae = _vae_beside(path)
-    return ModelInfo(
+    info = ModelInfo(
         path,
         path.stem,
         family,
@@ -188,6 +193,76 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
         vae=vae,
         note=_note(path, vae),
     )
+    from studio.models.checkpoint import require_whole  # which builds on this module
+
+    require_whole(info)
+    return info
+
+
+# How many transformer blocks there are in each of the attentions of a UNet.
+DEPTHS: dict[FamilyName, list[int]] = {
+    "sd1": [1] * 16,
+    "sd2": [1] * 16,
+    "sdxl": [2, 2, 10, 10, 10, 10, 10, 10, 2, 2, 2],
+}
+_BLOCK = re.compile(
+    re.escape(UNET) + r"((?:in|out)put_blocks\.\d+|middle_block)\.1\.transformer_blocks\.(\d+)\."
+)
+
+
+def _require_depths(name: str, header: Header, family: FamilyName) -> None:
+    found: dict[str, set[str]] = {}
+    for key in header.tensors:
+        if match := _BLOCK.match(key):
+            found.setdefault(match[1], set()).add(match[2])
+    if sorted(map(len, found.values())) != sorted(DEPTHS[family]):
+        raise ModelError(
+            f"{name} has not the layers of {WORDS[family]}: shortened ones, such as SSD-1B, Vega "
+            f"and BK-SDM, cannot be tuned here. {CAN}"
+        )
+
+
+# Endings of what stands beside weights that are kept in few bits, without which they mean nothing.
+SCALES = (
+    ".scale_weight",
+    ".weight_scale",
+    ".weight_scale_2",
+    ".input_scale",
+    ".scale_input",
+    "scaled_fp8",
+    ".comfy_quant",
+    ".absmax",
+    ".qweight",
+    ".scales",
+    ".SCB",
+)
+NO_NUMBERS = ("I8", "U8", "I16", "BOOL")  # of weights, where no scale says what they stand for
+# Schedules that are known, and what names of others hold.
+MARKERS = ("v_pred", "ztsnr", "denoiser.sigmas", "denoiser.log_sigmas")
+MARKER = re.compile(r"edm|sigma|pred|snr|flow|schedul")
+
+
+def _require_plain(name: str, header: Header) -> None:
+    """Nothing is left out that changes what the rest means: it is known, or refused by its name."""
+    for key, entry in header.tensors.items():
+        is_packed = key.endswith(".weight") and entry.dtype in NO_NUMBERS
+        if key.endswith(SCALES) or is_packed:
+            raise ModelError(
+                f"{name} keeps its weights in few bits, for drawing only (see {key[:120]}). To "
+                "learn, choose the model with plain weights, such as fp16 or fp32."
+            )
+        if key.endswith("time_embed.cond_proj.weight") or key == "time_embedding.cond_proj.weight":
+            raise _refusal(name, "an LCM, made to draw in a few steps")
+        if key.startswith("edm_mean"):
+            raise _refusal(name, "a Playground 2.5 model")
+        if key.startswith("edm_vpred."):
+            raise _refusal(name, "a CosXL model")
+        is_marker = key.count(".") < 2 and MARKER.search(key.lower())
+        if is_marker and key not in MARKERS:
+            raise ModelError(
+                f"{name} was taught with a schedule of noise that is not known here (see "
+                f"{key[:120]}), and cannot be tuned. {CAN}"
+            )
 
 
 def _vae_name(path: Path) -> str:
@@ -250,8 +325,6 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         raise _refusal(path.name, "a ControlNet")
     if "emb_params" in keys or "string_to_param" in keys or {"clip_g", "clip_l"} & keys:
         raise ModelError(f"{path.name} is a textual inversion, not a base model.")
-    if "edm_mean" in keys:
-        raise _refusal(path.name, "a Playground 2.5 model")
     first = header.shape(f"{UNET}input_blocks.0.0.weight")
     if len(first) != 4:
         raise _not_whole(path, has)
@@ -296,6 +369,8 @@ def _prediction_type(path: Path, header: Header, family: FamilyName) -> Predicti
         return "v_prediction"
     if said in ("epsilon", "eps"):
         return "epsilon"
+    if said not in ("", "none", "unknown"):
+        raise ModelError(f"{path.name} predicts {said[:40]}, which is not known here. {CAN}")
     if "v_pred" in header.tensors:
         return "v_prediction"
     entry = header.tensors.get(SD2_LAST_BIAS)

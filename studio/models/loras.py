@@ -76,13 +76,15 @@ class Part:
 class LoraFile:
     """A LoRA file: what it adds, by the names of the layers in it.
 
-    strays: keys that are no part of a LoRA. sha256: of all that decides what it does.
+    strays: keys that are no part of a LoRA. sha256: of all that decides what it does. metadata:
+    what it says of itself.
     """
 
     path: Path
     sha256: str
     parts: Mapping[str, Part]
     strays: tuple[str, ...]
+    metadata: Mapping[str, str]
 
     @property
     def rank(self) -> int:
@@ -168,7 +170,7 @@ def read(path: Path) -> LoraFile:
             strays.append(f"{name}.alpha")
         else:
             parts[name] = _part(path, name, has, said)
-    return LoraFile(path, digest.hexdigest(), parts, tuple(sorted(strays)))
+    return LoraFile(path, digest.hexdigest(), parts, tuple(sorted(strays)), header.metadata)
 
 
 def _part(path: Path, name: str, has: Mapping[str, Tensor], said: Mapping[str, Any]) -> Part:
@@ -233,6 +235,18 @@ def _said_scale(said: Mapping[str, Any], name: str, rank: int) -> float:
     except (TypeError, ValueError, AttributeError, re.error):
         return math.nan
     return alpha / math.sqrt(rank) if own.get("use_rslora") else alpha / rank
+
+
+def diffusers_name(name: str) -> str | None:
+    """A layer's name in a file, of whatever age, as diffusers has it today: its part of the model
+    and a dot before it. None for names of other tools."""
+    name = name.replace(".processor.", ".").replace("base_model.model.", "", 1)
+    if name.startswith(("text_encoder.", "text_encoder_2.")):
+        return re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", name)
+    bare = name.removeprefix("unet.")
+    if not bare.startswith(("down_blocks.", "mid_block.", "up_blocks.", "conv_", "time_", "add_")):
+        return None
+    return f"unet.{re.sub('to_out$', 'to_out.0', bare)}"
 
 
 # --- its place in a model ------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from studio import models, sampling
+from studio import models
+from studio.engine import recogniser, sampling
 from studio.settings import RECOGNISER_PATH, SamplingSettings
-from studio.starter import recogniser, scenes
+from studio.starter import scenes
 from studio.starter.data import Drawings, arguments, chosen, load, load_for
 from studio.starter.recipe import Recipe
 from studio.starter.scenes import Combinations, Scene, caption

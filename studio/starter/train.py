@@ -32,7 +32,8 @@ from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from studio.starter import recogniser, scenes
+from studio.engine import recogniser
+from studio.starter import scenes
 from studio.starter.data import GROUNDS, Drawings, arguments, chosen, load, load_for
 from studio.starter.recipe import Recipe
 from studio.starter.scenes import Combinations, Scene

@@ -11,10 +11,11 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
 
-from studio.report import report
+from studio.runtime.support_report import report
 from studio.store import Store
 from studio.ui import archives, header, images
-from studio.ui.guard import LOOPBACK_NAMES, Guard
+from studio.ui.connections import Connection
+from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
 from studio.ui.theme import theme
@@ -30,10 +31,14 @@ HEAD = """
 """
 
 
-def build(store: Store, auth: tuple[str, str] | None = None) -> FastAPI:
-    """The application. With `auth`, (user, password), it may be reached from other machines."""
+def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None = None) -> FastAPI:
+    """The application. With `auth`, (user, password), it may be reached from other machines.
+
+    `proxy` is the address of one that is believed what it says of those it forwards.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, auth=auth)
+    app.add_middleware(Forwarded, proxy=proxy)
     app.include_router(images.routes(store))
     app.include_router(archives.routes(store))
 
@@ -97,15 +102,20 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     auth: tuple[str, str] | None = None,
+    proxy: str | None = None,
 ) -> None:
     """Serve until interrupted. Listening beyond this machine needs a name and a password."""
     if auth is None and host not in LOOPBACK_NAMES:
         raise ValueError("Listening beyond this machine needs a user and a password.")
-    server(store, host, port, auth).run()
+    server(store, host, port, auth, proxy).run()
 
 
 def server(
-    store: Store, host: str, port: int, auth: tuple[str, str] | None = None
+    store: Store,
+    host: str,
+    port: int,
+    auth: tuple[str, str] | None = None,
+    proxy: str | None = None,
 ) -> uvicorn.Server:
     """A server that is not started yet."""
     # What gradio keeps for itself is for this run alone; one that was killed has left its own.
@@ -113,13 +123,17 @@ def server(
     shutil.rmtree(temporary, ignore_errors=True)
     os.environ.setdefault("GRADIO_TEMP_DIR", str(temporary))
     config = uvicorn.Config(
-        build(store, auth),
+        build(store, auth, proxy),
         host=host,
         port=port,
         log_config=None,  # what goes wrong belongs in the log, not in the terminal
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Connection,
+        backlog=64,  # so many are accepted at once: a flood leaves turns to read what others say
+        ws="none",  # gradio opens no websocket; one would not be a Connection
+        proxy_headers=False,  # see Forwarded: by default uvicorn believes whoever is on 127.0.0.1
         timeout_graceful_shutdown=2,  # an open page keeps a stream open for ever
     )
     return uvicorn.Server(config)

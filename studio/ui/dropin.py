@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from studio.parameters import Parameters, ParametersError, read
-from studio.pictures import MOST_BYTES
+from studio.pictures.files import MOST_BYTES
+from studio.pictures.infotext import Parameters, ParametersError, read
 from studio.settings import SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page

@@ -3,17 +3,23 @@
 A page anywhere on the web can send requests to a server on the artist's own machine. So a request
 must name this machine as its host (against DNS rebinding), must not come from another origin, and
 must not be embedded. When the studio listens beyond this machine, a name and a password are asked
-for instead of the host, for every route there is: pages, pictures and downloads.
+for instead of the host, for every route there is: pages, pictures and downloads. Who asks is told
+by the socket: what a request says of its sender is believed only from a proxy that was named.
 
 Should markup of somebody's making ever come into a page, the browser runs no script in it: only
-those that were in the page as it was served, known by their checksums.
+those that were in the page as it was served, known by their checksums. And no file that an artist
+or an archive brought is one: what is not of the program itself has a type that cannot run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
+import hmac
+import math
 import re
 import secrets
 import time
@@ -22,6 +28,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from studio.ui.connections import LET_IN
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
@@ -43,6 +52,17 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 
+# What is served under these is of the program; all else may be of anybody.
+OWN_PATHS = re.compile(r"/(?:$|(?:assets|gradio_api|static|studio|svelte)/|config/?$|theme\.css$)")
+FOREIGN_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+FOREIGN_TYPES = frozenset(
+    (
+        *("image/png", "image/jpeg", "image/webp", "image/gif"),
+        *("application/json", "application/zip", "text/plain"),
+    )
+)
+BYTES = "application/octet-stream"
+
 SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
@@ -57,12 +77,87 @@ UNUSED_PATHS = re.compile(
     r"|token|runs|openapi|vibe|undo-vibe)|login|logout|monitoring|pwa_icon|manifest\.json)"
 )
 LARGEST_BODY_BYTES = 16_000_000  # all prompts of the largest session, and room
+MOST_DIGITS = 20
+BODY_PATIENCE_S = 60.0  # for the next part of a body
+LINGER_S = 2.0  # for what a refused request still sends: else its sender may not see the answer
 ARCHIVES_PATH = "/sessions"  # takes a session with all its pictures, as far as there is room
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script", re.DOTALL | re.IGNORECASE)
 
 MOST_ATTEMPTS = 10  # wrong passwords from one address, before it has to wait
+MOST_ATTEMPTS_OF_ALL = 100  # from all addresses together, before everybody new has to wait
 WAIT_S = 60.0
-MOST_ADDRESSES = 10_000
+MOST_SENDERS = 10_000
+EVERYBODY = "everybody"
+COOKIE = re.compile(r"(?:^|; )d3po-studio=([0-9a-f]{32}\.[0-9a-f]{64})(?:;|$)")
+COOKIE_RULES = "Path=/; HttpOnly; SameSite=Strict"
+FORWARDED = re.compile(rb"forwarded$|x-forwarded-|x-real-ip$|x-client-ip$", re.IGNORECASE)
+
+
+class Forwarded:
+    """ASGI middleware: only `proxy`, an address, may say for whom and how it forwards a request.
+
+    Without a proxy nobody may. Gradio would build its addresses from such headers, and uvicorn
+    would take the sender's address from them.
+    """
+
+    def __init__(self, app: ASGIApp, proxy: str | None = None) -> None:
+        self.app = app
+        self.believing = ProxyHeadersMiddleware(app, trusted_hosts=[proxy]) if proxy else None
+        self.proxy = proxy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.believing and scope.get("client") and scope["client"][0] == self.proxy:
+            await self.believing(scope, receive, send)
+            return
+        if "headers" in scope:
+            kept = [one for one in scope["headers"] if not FORWARDED.match(one[0])]
+            scope = {**scope, "headers": kept}
+        await self.app(scope, receive, send)
+
+
+class Brake:
+    """Wrong passwords are counted, and whoever sent too many waits.
+
+    They are counted by sender and all together, so that many addresses guess no faster than a few.
+    A browser that once knew the password holds a cookie, signed for this run of the studio, and is
+    counted by that: others cannot make it wait, be it from its own address or from many.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._wrong: dict[str, tuple[int, float]] = {}  # sender: how often, and when last
+
+    def new_cookie(self) -> str:
+        return self._signed(secrets.token_hex(16))
+
+    def sender(self, address: str, cookie: str) -> str:
+        """Who is counted: a cookie of ours, or else the address."""
+        return cookie if self.is_ours(cookie) else address
+
+    def is_ours(self, cookie: str) -> bool:
+        return secrets.compare_digest(cookie, self._signed(cookie.partition(".")[0]))
+
+    def holds(self, sender: str) -> bool:
+        """Whether this sender has to wait."""
+        if self._count(sender) >= MOST_ATTEMPTS:
+            return True
+        return not self.is_ours(sender) and self._count(EVERYBODY) >= MOST_ATTEMPTS_OF_ALL
+
+    def add(self, sender: str) -> None:
+        """Count a wrong password."""
+        for one in (sender, *(() if self.is_ours(sender) else (EVERYBODY,))):
+            count = self._count(one)
+            self._wrong.pop(one, None)
+            if len(self._wrong) >= MOST_SENDERS:  # a flood from many: those of long ago go first
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[one] = (count + 1, time.monotonic())
+
+    def _count(self, sender: str) -> int:
+        count, last_s = self._wrong.get(sender, (0, 0.0))
+        return count if time.monotonic() - last_s < WAIT_S else 0
+
+    def _signed(self, name: str) -> str:
+        return f"{name}.{hmac.new(self._key, name.encode(), 'sha256').hexdigest()}"
 
 
 class Guard:
@@ -71,7 +166,7 @@ class Guard:
     def __init__(self, app: ASGIApp, auth: tuple[str, str] | None = None) -> None:
         self.app = app
         self.auth = auth
-        self._wrong: dict[str, tuple[int, float]] = {}  # address: how often, and when last
+        self.brake = Brake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -85,6 +180,7 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008})
             return
 
+        is_new = self.auth is not None and not self.brake.is_ours(_cookie(Headers(scope=scope)))
         page: list[Message] = []  # an HTML page is held back until its scripts are known
 
         async def send_guarded(message: Message) -> None:
@@ -92,8 +188,14 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers[name] = value
-                headers["Content-Security-Policy"] = content_security_policy(b"")
-                if headers.get("content-type", "").startswith("text/html"):
+                if OWN_PATHS.match(scope["path"]):
+                    headers["Content-Security-Policy"] = content_security_policy(b"")
+                else:
+                    _disarm(headers)
+                if refusal is None and is_new:
+                    cookie = self.brake.new_cookie()
+                    headers.append("set-cookie", f"d3po-studio={cookie}; {COOKIE_RULES}")
+                if _type(headers) == "text/html":
                     page.append(message)
                     return
             elif page:
@@ -111,22 +213,27 @@ class Guard:
         if scope["path"] == "/":  # its scripts must be readable here
             plain = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
             scope = {**scope, "headers": plain}
-        await (refusal or self.app)(scope, receive, send_guarded)
+        if refusal is None:
+            scope.setdefault("state", {})[LET_IN] = True
+            most = math.inf if scope["path"] == ARCHIVES_PATH else LARGEST_BODY_BYTES
+            await self.app(scope, _bounded(receive, most), send_guarded)
+        else:
+            await _refuse(refusal, scope, receive, send_guarded)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Response | None:
         """The answer to a request that is not let in; None lets it in."""
         host, method = headers.get("host", ""), scope.get("method", "GET")
-        address = (scope.get("client") or ("", 0))[0]
+        sender = self.brake.sender((scope.get("client") or ("", 0))[0], _cookie(headers))
         if self.auth is None:
             if _name(host) not in LOOPBACK_NAMES:
                 return PlainTextResponse("The studio answers only on this machine.", 403)
-        elif self._has_to_wait(address):
+        elif self.brake.holds(sender):
             return PlainTextResponse(
                 "Too many wrong passwords: wait a minute.", 429, {"Retry-After": f"{WAIT_S:.0f}"}
             )
         elif not self._knows(headers.get("authorization", "")):
             if "authorization" in headers:  # a browser asks once without it
-                self._remember_wrong(address)
+                self.brake.add(sender)
             return PlainTextResponse(
                 "This studio asks for a name and a password.",
                 401,
@@ -136,26 +243,15 @@ class Guard:
             return PlainTextResponse("The studio does not answer other pages.", 403)
         if UNUSED_PATHS.match(scope["path"]):
             return PlainTextResponse("The studio has nothing here.", 404)
-        if method not in ("GET", "HEAD", "OPTIONS"):
-            length = headers.get("content-length", "")
-            if not (length.isascii() and length.isdigit()):
-                return PlainTextResponse("Say how long it is.", 411)
-            if int(length) > LARGEST_BODY_BYTES and scope["path"] != ARCHIVES_PATH:
-                return PlainTextResponse("This is too much at once.", 413)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return PlainTextResponse("Say how long it is in one way.", 400)
+        has_none = method in ("GET", "HEAD", "OPTIONS") and "transfer-encoding" not in headers
+        length = headers.get("content-length", "0" if has_none else "")
+        if not (length.isascii() and length.isdigit() and len(length) <= MOST_DIGITS):
+            return PlainTextResponse("Say how long it is.", 411)
+        if int(length) > LARGEST_BODY_BYTES and scope["path"] != ARCHIVES_PATH:
+            return PlainTextResponse("This is too much at once.", 413)
         return None
-
-    def _has_to_wait(self, address: str) -> bool:
-        count, last_s = self._wrong.get(address, (0, 0.0))
-        if count and time.monotonic() - last_s >= WAIT_S:
-            del self._wrong[address]
-            return False
-        return count >= MOST_ATTEMPTS
-
-    def _remember_wrong(self, address: str) -> None:
-        if len(self._wrong) >= MOST_ADDRESSES:  # a flood from many: those of long ago go first
-            del self._wrong[next(iter(self._wrong))]
-        count, _ = self._wrong.pop(address, (0, 0.0))
-        self._wrong[address] = (count + 1, time.monotonic())
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
@@ -185,6 +281,61 @@ def _same_origin(headers: Headers, host: str, method: str) -> bool:
     # A link elsewhere may open the studio in a tab; nothing else may reach into it.
     opens_a_tab = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return opens_a_tab == ("navigate", "document") and method == "GET"
+
+
+def _bounded(receive: Receive, most_bytes: float) -> Receive:
+    """`receive` for a body that comes steadily and is no longer than this; else it is cut off."""
+    received, is_whole = 0, False
+
+    async def receive_bounded() -> Message:
+        nonlocal received, is_whole
+        if is_whole:  # only the end of the connection is still waited for
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), BODY_PATIENCE_S)
+        except TimeoutError:
+            return {"type": "http.disconnect"}
+        received += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        return message if received <= most_bytes else {"type": "http.disconnect"}
+
+    return receive_bounded
+
+
+async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer at once, hear out a moment what is still sent, and end the connection."""
+    refusal.headers["Connection"] = "close"
+
+    async def send_and_linger(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await send({**message, "more_body": True})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    rest = _bounded(receive, LARGEST_BODY_BYTES)
+                    while (await rest()).get("more_body"):
+                        pass
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    await refusal(scope, receive, send_and_linger)
+
+
+def _disarm(headers: MutableHeaders) -> None:
+    """Whatever is in it, a browser must neither run it nor show it as a page."""
+    headers["Content-Security-Policy"] = FOREIGN_POLICY
+    if "content-type" in headers and _type(headers) not in FOREIGN_TYPES:
+        headers["content-type"] = BYTES
+        headers.setdefault("content-disposition", "attachment")
+
+
+def _type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _cookie(headers: Headers) -> str:
+    """What a browser says it was given; empty where it says nothing of the kind."""
+    found = COOKIE.search(headers.get("cookie", ""))
+    return found[1] if found else ""
 
 
 def _name(host: str) -> str:

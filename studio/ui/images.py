@@ -11,8 +11,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 
 from studio import __version__
-from studio.parameters import Parameters, ParametersError, read, write
-from studio.pictures import (
+from studio.pictures.files import (
     MOST_BYTES,
     animation,
     png_with_text,
@@ -20,11 +19,16 @@ from studio.pictures import (
     text_of_png,
     thumbnail,
 )
+from studio.pictures.infotext import Parameters, ParametersError, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
+from studio.ui.guard import BYTES
 
 MODEL_PX = 320  # of a picture of a model, likewise
 THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
+
+# Fixed, as each system has its own table of types; what else there is, is only to be saved.
+TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 # A file's id is never given to another file, so a browser may keep it for good.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -156,7 +160,8 @@ def _file(
         raise HTTPException(404, str(error)) from error
     if not path.is_file():
         raise HTTPException(404, "This file is missing from the studio's folder.")
-    return FileResponse(path, headers=headers, filename=download)
+    kind = TYPES.get(path.suffix, BYTES)
+    return FileResponse(path, headers=headers, media_type=kind, filename=download)
 
 
 def image_url(image_id: str) -> str:

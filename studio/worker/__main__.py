@@ -1,7 +1,7 @@
 """The worker's process.
 
 python -m studio.worker --home HOME
-accelerate launch -m studio.worker --home HOME      on all GPUs: see `studio.crew`
+accelerate launch -m studio.worker --home HOME      on all GPUs: see `studio.engine.distributed`
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from studio import crew, following, logs, models
-from studio.crew import Crew, CrewLost
+from studio import models
+from studio.engine import distributed
+from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.runtime import logs
+from studio.runtime.supervisor import when_supervisor_leaves
 from studio.store import Store, StoreError
-from studio.supervisor import when_supervisor_leaves
+from studio.worker import follower
 from studio.worker.loop import Worker
 
 log = logging.getLogger("studio.worker")
@@ -34,22 +37,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True, help="the folder of the studio")
     parser.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
     arguments = parser.parse_args(argv)
-    device = crew.device_here(arguments.device or models.best_device())
+    device = distributed.local_device(arguments.device or models.best_device())
     try:
-        with crew.joined() as all_of_us:
-            if all_of_us.leads:
+        with distributed.process_group() as all_of_us:
+            if all_of_us.is_main_process:
                 _lead(arguments.home, device, all_of_us)
             else:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leader says when to leave
-                following.follow(all_of_us, device)
-    except (StoreError, Timeout, CrewLost) as error:
+                follower.run(all_of_us, device)
+    except (StoreError, Timeout, ProcessLost) as error:
         log.error("The worker ends", exc_info=error)
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _lead(home: Path, device: str, all_of_us: Crew) -> None:
+def _lead(home: Path, device: str, all_of_us: ProcessGroup) -> None:
     """The work itself, and the only one of several processes that writes."""
     try:
         store = Store.open(home)
@@ -61,8 +64,8 @@ def _lead(home: Path, device: str, all_of_us: Crew) -> None:
                 when_supervisor_leaves(worker.stopping.set)
             worker.run()
     finally:
-        with contextlib.suppress(CrewLost):
-            all_of_us.told(following.LEAVE)
+        with contextlib.suppress(ProcessLost):
+            all_of_us.broadcast(follower.LEAVE)
 
 
 if __name__ == "__main__":

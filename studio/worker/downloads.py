@@ -10,8 +10,8 @@ from typing import Any
 from studio import models
 from studio.store import Job, Store, StoreError
 from studio.worker.errors import Cancelled
-from studio.worker.shelf import found
-from studio.worker.voice import Voice
+from studio.worker.model_library import found
+from studio.worker.status import StatusReporter
 
 log = logging.getLogger("studio.worker")
 
@@ -22,8 +22,8 @@ LEAVE_S = 5.0
 class Downloads:
     """One at a time, in a thread of its own; what a worker before this one left is gone on with."""
 
-    def __init__(self, store: Store, voice: Voice, stopping: threading.Event) -> None:
-        self._store, self._voice, self._stopping = store, voice, stopping
+    def __init__(self, store: Store, status: StatusReporter, stopping: threading.Event) -> None:
+        self._store, self._status, self._stopping = store, status, stopping
         self._thread: threading.Thread | None = None
 
     def look(self) -> bool:
@@ -56,7 +56,7 @@ class Downloads:
             log.info("The download of %s is left", job.payload)
         except Exception as error:
             try:
-                sentence = self._voice.sentence(error)
+                sentence = self._status.sentence(error)
                 self._store.update_job(job.id, state="failed", message=sentence)
             except StoreError:
                 log.warning("It could not be said that a download failed", exc_info=True)

@@ -16,11 +16,11 @@ import PIL.ImageChops
 import PIL.ImageStat
 from safetensors.torch import load_file
 
-from studio import exchange, models
-from studio.crew import CrewLost
-from studio.evidence import Tally, tallies
-from studio.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
+from studio import datasets, models
+from studio.engine.distributed import ProcessLost
+from studio.lora.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
 from studio.settings import StartLora
+from studio.statistics import Tally, tallies
 from studio.store import (
     Export,
     Job,
@@ -32,13 +32,14 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.rows import CHECK_PICTURE, USE_WITH
-from studio.worker.asking import Asking
-from studio.worker.easel import Easel
+from studio.worker.disk_space import RESERVE_MB, require_disk_space
 from studio.worker.errors import Cancelled
-from studio.worker.room import ROOM_MB, require_room
-from studio.worker.shelf import found, look_through
-from studio.worker.voice import Voice
+from studio.worker.model_library import found, look_through
+from studio.worker.pair_queue import PairQueue
+from studio.worker.renderer import Renderer
+from studio.worker.status import StatusReporter
 
+REMARKS = 50  # that are shown of what was left out of picks that came in
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
 
 
@@ -46,9 +47,19 @@ class Jobs:
     """Does them in the order in which they were asked for."""
 
     def __init__(
-        self, store: Store, easel: Easel, asking: Asking, voice: Voice, stopping: threading.Event
+        self,
+        store: Store,
+        renderer: Renderer,
+        pair_queue: PairQueue,
+        status: StatusReporter,
+        stopping: threading.Event,
     ) -> None:
-        self.store, self.easel, self.asking, self.voice = store, easel, asking, voice
+        self.store, self.renderer, self.pair_queue, self.status = (
+            store,
+            renderer,
+            pair_queue,
+            status,
+        )
         self.stopping = stopping
 
     def run_next(self) -> bool:
@@ -73,15 +84,15 @@ class Jobs:
             result = do(job, self.store.session(job.session_id))
         except Cancelled:
             return True
-        except CrewLost:
+        except ProcessLost:
             raise  # the job is taken up again by the next worker
         except Exception as error:
-            self.store.update_job(job.id, state="failed", message=self.voice.sentence(error))
+            self.store.update_job(job.id, state="failed", message=self.status.sentence(error))
         else:
             self.store.update_job(
                 job.id, state="done", progress=1.0, message="Done.", result=result
             )
-        self.easel.give_memory_back()
+        self.renderer.give_memory_back()
         return True
 
     def _report(
@@ -99,19 +110,21 @@ class Jobs:
             self.store.update_job(job.id, state="queued")
         if job.state == "cancelled" or self.stopping.is_set():
             raise Cancelled
-        self.asking.keep_pairs_ready()
+        self.pair_queue.keep_pairs_ready()
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
         """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
         now, and what of all prompts the model does not read."""
         shown = job.payload["prompts"]
-        denoiser = self.easel.model_of(session)
+        denoiser = self.renderer.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
         ends = {prompt: denoiser.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
         for done, prompt in enumerate(shown, start=1):
-            image = self.easel.draw(self.easel.preview(session, prompt, job.payload["adapter_id"]))
+            image = self.renderer.draw(
+                self.renderer.preview(session, prompt, job.payload["adapter_id"])
+            )
             result["image_ids"].append(image.id)
             self._report(job, done, len(shown), result)
         return result
@@ -120,7 +133,7 @@ class Jobs:
         """{"prompts", "seeds", "adapter_id", "strength", "other"} → {"cells", "fit"}, each cell
         with base, tuned and, if there is another LoRA file, what the base draws with that."""
         wanted = [
-            (self.easel.expand(prompt, seed), seed)
+            (self.renderer.expand(prompt, seed), seed)
             for prompt in job.payload["prompts"]
             for seed in job.payload["seeds"]
         ]
@@ -130,15 +143,17 @@ class Jobs:
         if job.payload.get("other"):
             named = StartLora.from_dict(job.payload["other"])
             other = models.read_lora(Path(named.path).expanduser()), named.strength
-            result["fit"] = self.easel.model_of(session).fit(other[0]).words
+            result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
-            wanted_base = self.easel.image(session, "compare", prompt, seed, None)
-            wanted_tuned = self.easel.image(session, "compare", prompt, seed, adapter_id, strength)
-            base, tuned = self.easel.draw(wanted_base), self.easel.draw(wanted_tuned)
+            wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
+            wanted_tuned = self.renderer.image(
+                session, "compare", prompt, seed, adapter_id, strength
+            )
+            base, tuned = self.renderer.draw(wanted_base), self.renderer.draw(wanted_tuned)
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
             if other:
-                shown = self.easel.image_with(session, prompt, seed, *other)
-                cell["other"] = self.easel.draw(shown, other).id
+                shown = self.renderer.image_with(session, prompt, seed, *other)
+                cell["other"] = self.renderer.draw(shown, other).id
             result["cells"].append(cell)
             self._report(job, done, len(wanted), result)
         return result
@@ -151,12 +166,12 @@ class Jobs:
         axes = ("prompts", "seeds", "adapter_ids", "strengths")
         wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
         for adapter_id in job.payload["adapter_ids"]:
-            self.easel.require_base(session, self.store.adapter(adapter_id))
+            self.renderer.require_base(session, self.store.adapter(adapter_id))
         result: dict[str, Any] = {"image_ids": []}
         for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
             tuned = (adapter_id, strength) if strength else (None,)
-            text = self.easel.expand(prompt, seed)
-            image = self.easel.draw(self.easel.image(session, "compare", text, seed, *tuned))
+            text = self.renderer.expand(prompt, seed)
+            image = self.renderer.draw(self.renderer.image(session, "compare", text, seed, *tuned))
             result["image_ids"].append(image.id)
             self._report(job, done, len(wanted), result)
         return result
@@ -164,22 +179,24 @@ class Jobs:
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
         """{"exam_id"} → {}: the pictures that it still lacks; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
-        self.easel.require_base(session, self.store.adapter(exam.adapter_id))
+        self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
                 asked = (as_begun, "exam", pair.prompt, pair.seed)
-                base = self.easel.draw(self.easel.image(*asked, None))
-                tuned = self.easel.draw(self.easel.image(*asked, exam.adapter_id, exam.strength))
+                base = self.renderer.draw(self.renderer.image(*asked, None))
+                tuned = self.renderer.draw(
+                    self.renderer.image(*asked, exam.adapter_id, exam.strength)
+                )
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {})
         return {}
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
         """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
-        self.voice.say("exporting", f"Exporting {job.payload['name']}.")
+        self.status.report("exporting", f"Exporting {job.payload['name']}.")
         adapter = self.store.adapter(job.payload["adapter_id"])
-        denoiser = self.easel.require_base(session, adapter)
+        denoiser = self.renderer.require_base(session, adapter)
         settings = session.settings.sampling
         strength = job.payload.get("strength", 1.0)
         found = tallies(self.store.exams(session.id, adapter.id))
@@ -209,23 +226,23 @@ class Jobs:
             checks={},
             created_at_s=time.time(),
         )
-        weights = self.easel.whole_adapter(adapter.id) / models.ADAPTER_FILE
+        weights = self.renderer.whole_adapter(adapter.id) / models.ADAPTER_FILE
         needed_bytes = weights.stat().st_size * len(job.payload["formats"])
-        if needed_bytes + ROOM_MB * 1_000_000 > free_bytes(self.store.home):
+        if needed_bytes + RESERVE_MB * 1_000_000 > free_bytes(self.store.home):
             raise StoreFull(
                 f"An export of this LoRA takes {needed_bytes // 1_000_000} MB, and the disk that "
                 f"holds {self.store.home} has no room for it: make some, and export again."
             )
         state = load_file(weights)
         [prompt, *_] = session.settings.shown_prompts or ("",)
-        wanted = self.easel.preview(session, prompt, adapter.id)
-        with self.easel.using(adapter.id):
-            expected = self.easel.picture(wanted)
+        wanted = self.renderer.preview(session, prompt, adapter.id)
+        with self.renderer.using(adapter.id):
+            expected = self.renderer.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
         def look(path: Path, form: str) -> dict[str, str]:
             with denoiser.using_file(path):
-                drawn[form] = self.easel.picture(wanted)
+                drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
         folder = self.store.export_path(session.id, made.id)
@@ -256,33 +273,33 @@ class Jobs:
         sides = (side for one in picked for side in (one.pair.left, one.pair.right))
         paths = {self.store.image_path(side) for side in sides}
         needed = sum(path.stat().st_size for path in paths if path.is_file())
-        require_room(self.store.home, needed)
+        require_disk_space(self.store.home, needed)
         stem = f"{file_name(session.name)}-{form}"
         names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
         folder = next(
             path for name in names if not (path := self.store.home / "picks" / name).exists()
         )
-        done, left_out = exchange.write(folder, form, picked, self.store.image_path)
+        done, left_out = datasets.write(folder, form, picked, self.store.image_path)
         return {"folder": str(folder), "picks": done, "left_out": left_out}
 
     def _do_take_picks(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → {"session_id", "name", "picks", "left_out"}: a new session, with the model and
-        in the size of the one that it was asked for in."""
+        """{"path"} → {"session_id", "name", "picks", "left_out", "remarks"}: a new session,
+        with the model and in the size of the one that it was asked for in."""
         if earlier := job.result.get("session_id"):
             with contextlib.suppress(StoreError):  # what a worker that was killed had of it
                 self.store.delete_session(earlier)
         path = Path(job.payload["path"]).expanduser()
-        given = exchange.read(path)  # what it is, before a model is loaded
+        given = datasets.read(path)  # what it is, before a model is loaded
         settings = session.settings
-        denoiser = self.easel.model_of(session)
+        denoiser = self.renderer.model_of(session)
 
         def told(made: Session, done: int) -> None:
-            require_room(self.store.home)
+            require_disk_space(self.store.home)
             said = f"{done} in."
             self._stay(self.store.update_job(job.id, message=said, result={"session_id": made.id}))
 
         size_px = settings.sampling.width_px, settings.sampling.height_px
-        taken = exchange.take_in(
+        taken = datasets.take_in(
             self.store, denoiser, settings.base, path.stem, given, size_px, told
         )
         return {
@@ -290,26 +307,27 @@ class Jobs:
             "name": taken.session.name,
             "picks": taken.picks,
             "left_out": taken.left_out,
+            "remarks": list(taken.remarks[:REMARKS]),
         }
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → what kind of model it is, without loading its weights, and the name under
         which a session takes it."""
-        self.voice.say("starting", "Looking at a model.")
+        self.status.report("starting", "Looking at a model.")
         return found(self.store, job.payload["path"])
 
     def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
         """{} → {"models", "others", "problems"}: what there is in the artist's folders."""
-        self.voice.say("starting", "Looking for models.")
+        self.status.report("starting", "Looking for models.")
         return look_through(
             self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "looked at")
         )
 
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
-        self.voice.say("starting", "Looking at a LoRA.")
+        self.status.report("starting", "Looking at a LoRA.")
         file = models.read_lora(Path(job.payload["path"]).expanduser())
-        found = self.easel.model_of(session).fit(file)
+        found = self.renderer.model_of(session).fit(file)
         return {"name": found.name, "words": found.words}
 
 

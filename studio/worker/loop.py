@@ -7,15 +7,15 @@ import threading
 import time
 
 from studio import models
-from studio.crew import ALONE, Crew, CrewLost
+from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.store import RowDamaged, Store, StoreError, StoreFull, take_daily_snapshot
-from studio.worker.asking import Asking
+from studio.worker.disk_space import require_disk_space
 from studio.worker.downloads import Downloads
-from studio.worker.easel import Easel
 from studio.worker.jobs import Jobs
-from studio.worker.room import require_room
+from studio.worker.pair_queue import PairQueue
+from studio.worker.renderer import Renderer
 from studio.worker.rounds import Rounds
-from studio.worker.voice import Voice
+from studio.worker.status import StatusReporter
 
 log = logging.getLogger("studio.worker")
 
@@ -27,16 +27,20 @@ SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day 
 class Worker:
     """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
 
-    def __init__(self, store: Store, device: str | None = None, crew: Crew = ALONE) -> None:
+    def __init__(
+        self, store: Store, device: str | None = None, processes: ProcessGroup = SINGLE_PROCESS
+    ) -> None:
         device = device or models.best_device()
         self.store = store
         self.stopping = threading.Event()
-        self.voice = Voice(store, device)
-        self.easel = Easel(store, device, self.voice)
-        self.asking = Asking(store, self.easel, self.voice, crew)
-        self.rounds = Rounds(store, self.easel, self.asking, self.voice, crew, self.stopping)
-        self.jobs = Jobs(store, self.easel, self.asking, self.voice, self.stopping)
-        self.downloads = Downloads(store, self.voice, self.stopping)
+        self.status = StatusReporter(store, device)
+        self.renderer = Renderer(store, device, self.status)
+        self.pair_queue = PairQueue(store, self.renderer, self.status, processes)
+        self.rounds = Rounds(
+            store, self.renderer, self.pair_queue, self.status, processes, self.stopping
+        )
+        self.jobs = Jobs(store, self.renderer, self.pair_queue, self.status, self.stopping)
+        self.downloads = Downloads(store, self.status, self.stopping)
         self._snapshot_due_s = 0.0
 
     def run(self) -> None:
@@ -47,7 +51,7 @@ class Worker:
         except OSError:
             log.warning("Files that no row names could not be set aside", exc_info=True)
         beat = threading.Thread(
-            target=self.voice.beat, args=(self.stopping,), name="heartbeat", daemon=True
+            target=self.status.beat, args=(self.stopping,), name="heartbeat", daemon=True
         )
         beat.start()
         while not self.stopping.is_set():
@@ -57,12 +61,12 @@ class Worker:
                 self._keep_snapshot()
                 if self.work():
                     continue
-                self.voice.say("idle", "Ready.")
-            except CrewLost:
+                self.status.report("idle", "Ready.")
+            except ProcessLost:
                 self.rounds.put_down()
                 raise
             except Exception as error:
-                self.voice.say("error", self.voice.sentence(error))
+                self.status.report("error", self.status.sentence(error))
                 version = self.store.version()  # that was no news
             self._wait_for_news(version)
         self.rounds.put_down()
@@ -88,17 +92,17 @@ class Worker:
             self.downloads.look,
             self.jobs.run_next,
             self.rounds.go_on,
-            self.asking.draw_tuned_preview,
+            self.pair_queue.draw_tuned_preview,
             self.rounds.begin,
-            self.asking.add_pair,
-            self.asking.draw_base_preview,
+            self.pair_queue.add_pair,
+            self.pair_queue.draw_base_preview,
         ):
             try:
                 if piece():
                     return True
             except RowDamaged as error:  # what has nothing to do with that row goes on
                 failure = failure or error
-            except (StoreError, CrewLost):
+            except (StoreError, ProcessLost):
                 raise  # a full disk, say: nothing else would fare better
             except Exception as error:
                 failure = failure or error
@@ -114,7 +118,7 @@ class Worker:
 
     def _require_room(self) -> None:
         try:
-            require_room(self.store.home)
+            require_disk_space(self.store.home)
         except StoreFull as error:
             self.rounds.say_why_it_waits(str(error))
             raise

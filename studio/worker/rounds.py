@@ -19,11 +19,13 @@ import PIL.Image
 import torch
 from safetensors import SafetensorError
 
-from studio import brake, following, models, sampling, trajectory
-from studio.crew import Crew, CrewLost
+from studio import models
+from studio.engine import collapse, recogniser, sampling, trajectory
+from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.engine.training import Training, TrainingFailed
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.models import INVERSIONS
 from studio.settings import SamplingSettings
-from studio.starter import recogniser
 from studio.store import (
     Adapter,
     PickedPair,
@@ -36,26 +38,25 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
-from studio.training import Training, TrainingFailed
-from studio.trajectory import PairBatch, Trajectory
-from studio.worker.asking import Asking
-from studio.worker.easel import Easel, preview_seed
+from studio.worker import follower
+from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import Cancelled, WorkerError
-from studio.worker.room import require_room
-from studio.worker.voice import Voice
+from studio.worker.pair_queue import PairQueue
+from studio.worker.renderer import Renderer, preview_seed
+from studio.worker.status import StatusReporter
 
 log = logging.getLogger("studio.worker")
 
 SLICE_S = 1.0  # of training, before the worker looks whether something else is more urgent
 CHECKPOINT_S = 5.0
-ANCHOR_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
+REFERENCE_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 # Times the adapter that a round writes: itself, and what it goes on from (the weights and two
 # moments of each), the new beside the old.
 FILES_OF_A_ROUND = 1 + 2 * 3
 
 
 @dataclass
-class Lesson:
+class ActiveRound:
     """The round that is being trained."""
 
     round: Round
@@ -65,7 +66,7 @@ class Lesson:
 
 
 @dataclass
-class Anchors:
+class ReferenceImages:
     """Pictures of the fixed prompts, prompt by prompt, that rounds are judged by."""
 
     prompts: tuple[str, ...]
@@ -81,25 +82,30 @@ class Rounds:
     def __init__(
         self,
         store: Store,
-        easel: Easel,
-        asking: Asking,
-        voice: Voice,
-        crew: Crew,
+        renderer: Renderer,
+        pair_queue: PairQueue,
+        status: StatusReporter,
+        processes: ProcessGroup,
         stopping: threading.Event,
     ) -> None:
-        self.store, self.easel, self.asking, self.voice = store, easel, asking, voice
-        self.crew = crew
+        self.store, self.renderer, self.pair_queue, self.status = (
+            store,
+            renderer,
+            pair_queue,
+            status,
+        )
+        self.processes = processes
         self.stopping = stopping
-        self.lesson: Lesson | None = None
-        self._anchors: Anchors | None = None  # of the base model
-        easel.before_unloading = self.put_down  # a round is of one model
+        self.active: ActiveRound | None = None
+        self._reference_images: ReferenceImages | None = None  # of the base model
+        renderer.before_unloading = self.put_down  # a round is of one model
 
     def begin(self) -> bool:
         """Take up the round that was asked for, was left behind or is due; False if there is none.
 
         A round that was left behind goes on from where it was last written down.
         """
-        if self.lesson is not None:
+        if self.active is not None:
             return False
         round_ = self.store.claim_round()
         if round_ is None:
@@ -111,64 +117,64 @@ class Rounds:
         if round_.state == "stopping":
             self._end(round_, "stopped", _stopped(round_.updates_done, round_.updates_total))
             return True
-        self.voice.say("training", "Getting ready to learn.")
+        self.status.report("training", "Getting ready to learn.")
         try:
-            self.lesson = self._prepare(round_)
+            self.active = self._prepare(round_)
         except StoreFull as error:
             self.store.release_round(round_.id)  # waiting for room is no attempt
             self.store.update_round(round_.id, message=f"Waiting. {error}")
             raise
-        except CrewLost:
+        except ProcessLost:
             raise
         except Exception as error:
-            self._end(round_, "failed", self.voice.sentence(error))
+            self._end(round_, "failed", self.status.sentence(error))
         return True
 
     def go_on(self) -> bool:
         """Train the round at hand for a moment; False when there is none."""
-        lesson = self.lesson
-        if lesson is None:
+        active = self.active
+        if active is None:
             return False
-        match self.store.round(lesson.round.id).state:
+        match self.store.round(active.round.id).state:
             case "running":
                 try:
-                    self._train_for_a_moment(lesson)
-                except (StoreError, CrewLost):
+                    self._train_for_a_moment(active)
+                except (StoreError, ProcessLost):
                     self.put_down()
                     raise
                 except Exception as error:
-                    self._end(lesson.round, "failed", self.voice.sentence(error))
-                self.asking.keep_pairs_ready()
+                    self._end(active.round, "failed", self.status.sentence(error))
+                self.pair_queue.keep_pairs_ready()
             case "paused":
                 self.put_down()
             case _:
-                done, total = lesson.training.update, lesson.training.updates
-                self._end(lesson.round, "stopped", _stopped(done, total))
-        if self.lesson is None:
-            del lesson  # what it held is for others now
-            self.easel.give_memory_back()
+                done, total = active.training.update, active.training.updates
+                self._end(active.round, "stopped", _stopped(done, total))
+        if self.active is None:
+            del active  # what it held is for others now
+            self.renderer.give_memory_back()
         return True
 
     def say_why_it_waits(self, sentence: str) -> None:
         """Beside the round at hand, if there is one."""
-        if self.lesson is not None:
-            self.store.update_round(self.lesson.round.id, message=f"Waiting. {sentence}")
+        if self.active is not None:
+            self.store.update_round(self.active.round.id, message=f"Waiting. {sentence}")
 
     def put_down(self) -> None:
         """Write the round at hand down and let go of it; it is taken up again in time."""
-        lesson = self.lesson
-        if lesson is None:
+        active = self.active
+        if active is None:
             return
         try:
-            self._save(lesson)
-            self.store.release_round(lesson.round.id)
+            self._save(active)
+            self.store.release_round(active.round.id)
         except StoreError:
             log.warning("A round goes on from an earlier checkpoint", exc_info=True)
         self._drop()
 
-    def _prepare(self, round_: Round) -> Lesson:
+    def _prepare(self, round_: Round) -> ActiveRound:
         session = self.store.session(round_.session_id)
-        denoiser = self.easel.model_of(session)
+        denoiser = self.renderer.model_of(session)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
@@ -185,20 +191,20 @@ class Rounds:
             PairBatch.of(train),
             round_.settings,
             PairBatch.of(held_out) if held_out else None,
-            self.easel.preset,
-            self.crew,
+            self.renderer.preset,
+            self.processes,
         )
         weights = denoiser.adapter_parameters()
         adapter_bytes = sum(one.numel() * one.element_size() for one in weights)
         try:
-            require_room(self.store.home, adapter_bytes * FILES_OF_A_ROUND)
+            require_disk_space(self.store.home, adapter_bytes * FILES_OF_A_ROUND)
         except StoreFull:
             denoiser.remove_adapter()
             raise
         self._restore(round_, training)
-        following.begin(self.crew, session.settings.base, training)
+        follower.start_round(self.processes, session.settings.base, training)
         self.store.update_round(round_.id, updates_total=training.updates)
-        return Lesson(round_, training, left_out, time.monotonic())
+        return ActiveRound(round_, training, left_out, time.monotonic())
 
     def _chains(
         self, picked: PickedPair, read: dict[str, Trajectory]
@@ -224,30 +230,30 @@ class Rounds:
             return None
         return chosen, rejected
 
-    def _train_for_a_moment(self, lesson: Lesson) -> None:
-        training = lesson.training
-        self.voice.say("training", "Learning.")
-        if self.store.round(lesson.round.id).message != training.note:  # of waiting, say
-            self.store.update_round(lesson.round.id, message=training.note)
+    def _train_for_a_moment(self, active: ActiveRound) -> None:
+        training = active.training
+        self.status.report("training", "Learning.")
+        if self.store.round(active.round.id).message != training.note:  # of waiting, say
+            self.store.update_round(active.round.id, message=training.note)
         until_s = time.monotonic() + SLICE_S
         while training.update < training.updates:
             started_s = time.monotonic()
-            self.crew.told(following.UPDATE)
+            self.processes.broadcast(follower.UPDATE)
             metrics = training.step()
-            if training.preset != self.easel.preset:
-                self.easel.use_preset(training.preset)  # for what comes after the round, too
+            if training.preset != self.renderer.preset:
+                self.renderer.use_preset(training.preset)  # for what comes after the round, too
             values = {**metrics.values(), "seconds": time.monotonic() - started_s}
-            self.store.add_metric(lesson.round.id, metrics.update, values)
+            self.store.add_metric(active.round.id, metrics.update, values)
             if self.stopping.is_set() or time.monotonic() > until_s:
                 break
         if training.update == training.updates:
             with contextlib.suppress(Cancelled):
-                self._finish(lesson)
-        elif time.monotonic() - lesson.saved_at_s > CHECKPOINT_S:
-            self._save(lesson)
+                self._finish(active)
+        elif time.monotonic() - active.saved_at_s > CHECKPOINT_S:
+            self._save(active)
 
-    def _finish(self, lesson: Lesson) -> None:
-        round_, denoiser = lesson.round, lesson.training.denoiser
+    def _finish(self, active: ActiveRound) -> None:
+        round_, denoiser = active.round, active.training.denoiser
         if not all(bool(value.isfinite().all()) for value in denoiser.adapter_state().values()):
             raise WorkerError("The adapter came to hold values that are not numbers.")
         adapter = Adapter(
@@ -257,12 +263,12 @@ class Rounds:
             number=round_.number,
             settings=round_.settings,
             base_hash=denoiser.base_hash,
-            picks=len(round_.train_pick_ids + round_.held_out_pick_ids) - lesson.left_out,
+            picks=len(round_.train_pick_ids + round_.held_out_pick_ids) - active.left_out,
             sha256="",
             created_at_s=time.time(),
         )
         session = self.store.session(round_.session_id)
-        anchors, checks = self._look_at_pictures(session, denoiser)
+        reference_images, checks = self._look_at_pictures(session, denoiser)
         folder = self.store.adapter_path(adapter)
 
         def write(path: Path) -> None:
@@ -276,57 +282,61 @@ class Rounds:
             config_sha256=sha256(folder / models.ADAPTER_CONFIG_FILE),
             checks=checks.values() if checks else {},
         )
-        lost = brake.what_is_lost(checks) if checks else ""
+        lost = collapse.failure(checks) if checks else ""
         message = "Done."
         if lost:
             message = f"Held back, because {lost}. What was in use before stays in use."
             log.warning("Round %d is held back: %s", round_.number, checks)
-        if lesson.left_out:
+        if active.left_out:
             message += (
-                f" Learned without {lesson.left_out} of the picks: their files are missing or "
+                f" Learned without {active.left_out} of the picks: their files are missing or "
                 "changed."
             )
-        if lesson.training.note:
-            message += f" {lesson.training.note}"
+        if active.training.note:
+            message += f" {active.training.note}"
         self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
         self._forget(round_)
-        for prompt, (first, *_) in zip(anchors.prompts, anchors.pictures, strict=True):
+        for prompt, (first, *_) in zip(
+            reference_images.prompts, reference_images.pictures, strict=True
+        ):
             # What was drawn to judge the round is what the artist sees of it.
-            wanted = self.easel.preview(session, prompt, adapter.id)
-            self.store.add_image(self.easel.write(wanted, first))
+            wanted = self.renderer.preview(session, prompt, adapter.id)
+            self.store.add_image(self.renderer.write(wanted, first))
 
     def _look_at_pictures(
         self, session: Session, denoiser: models.Denoiser
-    ) -> tuple[Anchors, brake.Checks | None]:
+    ) -> tuple[ReferenceImages, collapse.Checks | None]:
         """The fixed prompts as the trained adapter draws them, and how they compare with the
         base's; no checks when there is no prompt."""
-        tuned = self._draw_anchors(session, denoiser)
+        tuned = self._draw_reference_images(session, denoiser)
         if not tuned.prompts:
             return tuned, None
-        base = self._anchors
+        base = self._reference_images
         made = ("texts", "sampling", "base_hash")
         if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
             with denoiser.adapter_off():
-                base = self._anchors = self._draw_anchors(session, denoiser)
+                base = self._reference_images = self._draw_reference_images(session, denoiser)
         known = [None, None]
         if session.settings.base_model == "starter":
-            known = [_share_recognised(anchors) for anchors in (base, tuned)]
-        return tuned, brake.compare(base.pictures, tuned.pictures, *known)
+            known = [_share_recognised(reference_images) for reference_images in (base, tuned)]
+        return tuned, collapse.compare(base.pictures, tuned.pictures, *known)
 
-    def _draw_anchors(self, session: Session, denoiser: models.Denoiser) -> Anchors:
+    def _draw_reference_images(
+        self, session: Session, denoiser: models.Denoiser
+    ) -> ReferenceImages:
         """With the network as it is switched now."""
         settings, shown = session.settings.sampling, session.settings.shown_prompts
         texts, pictures = [], []
         for prompt in shown:
             if self.stopping.is_set():
                 raise Cancelled  # the round is taken up again at its end
-            self.voice.say("training", "Looking at what it learned.")
+            self.status.report("training", "Looking at what it learned.")
             first = preview_seed(settings.seed, prompt)
-            seeds = [first + place for place in range(ANCHOR_SEEDS)]
-            texts.append(self.easel.expand(prompt, first))
-            chains = sampling.sample(denoiser, texts[-1:] * ANCHOR_SEEDS, seeds, settings)
+            seeds = [first + place for place in range(REFERENCE_SEEDS)]
+            texts.append(self.renderer.expand(prompt, first))
+            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
             pictures.append(sampling.images(denoiser, chains))
-        return Anchors(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+        return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""
@@ -338,15 +348,15 @@ class Rounds:
         self._drop()
 
     def _drop(self) -> None:
-        if self.lesson is not None:
-            self.lesson.training.denoiser.remove_adapter()
-            self.lesson = None
+        if self.active is not None:
+            self.active.training.denoiser.remove_adapter()
+            self.active = None
 
-    def _save(self, lesson: Lesson) -> None:
+    def _save(self, active: ActiveRound) -> None:
         state = io.BytesIO()
-        torch.save(lesson.training.state(), state)
-        write_sealed(self.store.checkpoint_path(lesson.round), state.getvalue())
-        lesson.saved_at_s = time.monotonic()
+        torch.save(active.training.state(), state)
+        write_sealed(self.store.checkpoint_path(active.round), state.getvalue())
+        active.saved_at_s = time.monotonic()
 
     def _restore(self, round_: Round, training: Training) -> None:
         path = self.store.checkpoint_path(round_)
@@ -367,12 +377,12 @@ class Rounds:
         log.info("Round %d goes on after update %d", round_.number, training.update)
 
 
-def _share_recognised(anchors: Anchors) -> float | None:
+def _share_recognised(reference_images: ReferenceImages) -> float | None:
     """How many of the pictures show the object that their prompt names; None if none names one."""
     judge = recogniser.load()
     named = [
         (picture, name)
-        for text, pictures in zip(anchors.texts, anchors.pictures, strict=True)
+        for text, pictures in zip(reference_images.texts, reference_images.pictures, strict=True)
         if (name := judge.object_in(text)) is not None
         for picture in pictures
     ]

@@ -10,8 +10,8 @@ from PIL import Image as Pictures
 from PIL import PngImagePlugin
 from playwright.sync_api import Page, expect
 
-from studio.parameters import read
-from studio.pictures import text_of_png
+from studio.pictures.files import text_of_png
+from studio.pictures.infotext import read
 from tests.browser import seed
 from tests.browser.test_pages import open_fold, wait_for
 

@@ -20,7 +20,7 @@ from peft import get_peft_model_state_dict
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from studio.sampling import STREAM_PRIME
+from studio.engine.sampling import STREAM_PRIME
 from studio.settings import STARTER_PATH, SamplingSettings
 from tests.browser.conftest import PATIENCE_MS, snap
 

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Export, Session, Store
 from tests.browser import seed
+from tests.test_ui_guard import export_files
 
 CANARY = '<img src=x onerror="window.canary=1"><script>window.canary=2</script>'
 HOSTILE = f"{CANARY}'\"`--></textarea></script><svg onload=window.canary=3>"
@@ -120,6 +121,42 @@ def test_even_markup_that_gets_into_the_page_runs_no_script(open_page, labelling
     page.locator("#bait").evaluate("bait => bait.click()")
     page.wait_for_timeout(1000)
     assert page.evaluate("window.canary") is None
+
+
+def test_what_an_archive_brought_runs_in_no_way(open_page, store: Store, labelling: Session):
+    """Even with markup of somebody's making in the page, which asks for it in every way."""
+    js, html, svg = export_files(store, labelling, "x.js", "x.html", "x.svg")
+    marked = "<script>window.canary = parent.canary = 1</script>"
+    folder = store.export_path(labelling.id, "e1")
+    (folder / "x.html").write_text(marked)
+    (folder / "x.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{marked}</svg>')
+    page = open_page("prefer")
+    tried = page.evaluate(
+        """async ([js, html, svg]) => {
+            const place = document.createElement("div");
+            document.body.append(place);
+            place.innerHTML = `<iframe srcdoc="<script src='${js}'></script>"></iframe>`
+                + [html, svg, js].map(one => `<iframe src="${one}"></iframe><object data="${one}">`
+                + `</object><embed src="${one}"><img src="${one}">`).join("");
+            for (const type of ["text/javascript", "module"]) {
+                const script = Object.assign(document.createElement("script"), {src: js, type});
+                document.body.append(script);
+            }
+            const ran = [];
+            await import(js).then(() => ran.push("import"), () => {});
+            await new Promise(done => {
+                const worker = new Worker(js);
+                worker.onerror = done;
+                setTimeout(() => { ran.push("worker"); done(); }, 5000);
+            });
+            return ran;
+        }""",
+        [js, html, svg],
+    )
+    page.wait_for_timeout(1000)
+    assert tried == []
+    assert page.evaluate("window.canary") is None
+    assert all(frame.evaluate("window.canary") is None for frame in page.frames)
 
 
 def test_a_report_for_help_is_copied(browser, pages, open_page, store: Store, labelling: Session):

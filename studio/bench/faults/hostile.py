@@ -31,11 +31,15 @@ from PIL import PngImagePlugin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from studio import emphasis, models, parameters, pictures, prompts, trajectory
+from studio import models
 from studio.bench.faults.operations import ARCHIVE, Home, things
 from studio.bench.faults.trial import Row
-from studio.export import ExportInfo, export_lora
+from studio.engine import trajectory
+from studio.lora.export import ExportInfo, export_lora
 from studio.models import files
+from studio.pictures import files as picture_files
+from studio.pictures import infotext
+from studio.prompting import alternatives, emphasis
 from studio.settings import SettingsError, TrainingSettings
 from studio.store import Store, StoreError, examine_files, import_session
 
@@ -341,7 +345,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
     def lora(content: bytes) -> bool:
         path = write("lora.safetensors", content)
         try:
-            with denoiser.using_file(path):
+            with denoiser.with_lora(models.read_lora(path)):
                 return True
         except models.ModelError:
             return False
@@ -372,17 +376,17 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
 
     def settings_in_a_png(content: bytes) -> bool:
         try:
-            parameters.write(parameters.read(pictures.text_of_png(content)))
-        except parameters.ParametersError:
+            infotext.write(infotext.read(picture_files.text_of_png(content)))
+        except infotext.ParametersError:
             return False
         return True
 
     def picture(content: bytes) -> bool:
         path = write("picture.png", content)
         try:
-            pictures.thumbnail(path, 144)
-            pictures.png_with_text(path, "Steps: 3")
-            pictures.sheet([("Round 1", [path])], ["a cat"])
+            picture_files.thumbnail(path, 144)
+            picture_files.png_with_text(path, "Steps: 3")
+            picture_files.sheet([("Round 1", [path])], ["a cat"])
         except OSError:
             return False
         return True
@@ -406,10 +410,10 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
 
     def prompt(text: str) -> bool:
         assert all(0 <= weight <= 4 for _, weight in emphasis.weighted(text))
-        with contextlib.suppress(parameters.ParametersError):
-            parameters.read(text)
+        with contextlib.suppress(infotext.ParametersError):
+            infotext.read(text)
         try:
-            prompts.expand(text, 1, folder / "wildcards")
+            alternatives.expand(text, 1, folder / "wildcards")
         except SettingsError:
             return False
         return True

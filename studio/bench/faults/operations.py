@@ -20,8 +20,9 @@ import torch
 from PIL import Image as Pictures
 from safetensors.torch import load_file, save_file
 
-from studio import trajectory
-from studio.export import ExportInfo, export_lora
+from studio.engine import trajectory
+from studio.engine.trajectory import Trajectory
+from studio.lora.export import ExportInfo, export_lora
 from studio.settings import SamplingSettings, SessionSettings
 from studio.store import (
     Adapter,
@@ -36,7 +37,6 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import sha256, write_sealed
-from studio.trajectory import Trajectory
 
 ROOT = Path(__file__).resolve().parents[3]
 OLD_STORE = ROOT / "assets" / "golden" / "store-0002.sqlite.gz"

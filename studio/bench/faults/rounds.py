@@ -19,8 +19,8 @@ from studio.store import Store
 from studio.store.files import sha256
 from studio.worker import rounds as training_rounds
 from studio.worker.__main__ import main as work
-from studio.worker.asking import READY_PAIRS
 from studio.worker.loop import Worker
+from studio.worker.pair_queue import READY_PAIRS
 
 QUICK_STOPS, STOPS = 2, 100
 LIMIT_S = 600.0
@@ -74,7 +74,7 @@ def _prepare(place: Path) -> tuple[Path, str]:
             updates_base=12,
             updates_per_pick=0,
             held_out_fraction=0,
-            reach=0.05,  # not so far that the brake would hold it back
+            target_shift=0.05,  # not so far that the brake would hold it back
             batch_pairs=1,
             micro_batch_pairs=1,
         )
@@ -86,7 +86,7 @@ def _prepare(place: Path) -> tuple[Path, str]:
         )
         session = store.create_session("Learning", settings)
         store.set_last_session(session.id)
-        draws = Worker(store, "cpu").asking
+        draws = Worker(store, "cpu").pair_queue
         while store.waiting_count(session.id) < 4 + READY_PAIRS:
             draws.add_pair()
         for number, pair in enumerate(store.waiting_pairs(session.id, 4)):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.bench.faults.operations import OPERATIONS, Home, files_of, things
-from studio.export import ExportError
+from studio.lora.export import ExportError
 from studio.settings import SessionSettings
 from studio.store import (
     Store,

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.parameters import Parameters, lora_name
+from studio.pictures.infotext import Parameters, lora_name
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError, StartLora
 from studio.store.rows import Job, Session
 from studio.ui import words

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from studio.evidence import Tally, exam_sentence, recommended_strength, tallies
-from studio.prompts import expand
+from studio.prompting.alternatives import expand
 from studio.settings import MAX_PROMPT_CHARACTERS, SessionSettings, SettingsError
+from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
 from studio.store.rows import Exam, Session
 from studio.ui import words
 from studio.ui.images import image_url

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from studio.evidence import tallies
 from studio.settings import SettingsError
+from studio.statistics import tallies
 from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
 from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values

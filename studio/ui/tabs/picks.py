@@ -142,8 +142,17 @@ def what_came_in(job: Job | None) -> str:
     return (
         f"<p>{words.count(found['picks'], 'pick')} in the new session “{escape(found['name'])}”."
         f"{_left_out(found['left_out'])} Diffusion-DPO can learn from them; D3PO cannot.</p>"
+        f"{_remarks(found.get('remarks', []))}"
         "<button type='button' class='button small primary' data-picks='open'>Open it</button>"
     )
+
+
+def _remarks(said: list[str]) -> str:
+    """Which were left out and why, in a list that opens."""
+    if not said:
+        return ""
+    lines = "".join(f"<li>{escape(one)}</li>" for one in said)
+    return f"<details><summary>Which, and why</summary><ul>{lines}</ul></details>"
 
 
 def _left_out(number: int) -> str:

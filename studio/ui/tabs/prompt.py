@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from studio import styles
-from studio.parameters import Parameters
-from studio.prompts import expand
+from studio.pictures.infotext import Parameters
+from studio.prompting import styles, text_files
+from studio.prompting.alternatives import expand
+from studio.prompting.styles import Style, styled
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import write_atomically
 from studio.store.rows import Image, Job, KnownModel, Session
-from studio.styles import Style, styled
 from studio.ui import library
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
@@ -246,8 +246,8 @@ def _styles(page: Page) -> None:
 
     def kept() -> dict[str, Style]:
         try:
-            return styles.parse(path.read_text("utf-8")) if path.exists() else {}
-        except (OSError, UnicodeDecodeError) as error:
+            return styles.parse(text_files.read(path).text) if path.exists() else {}
+        except (OSError, ValueError) as error:
             raise SettingsError(f"{path} cannot be read: {error}.") from error
 
     def write(now: dict[str, Style]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from studio.evidence import leans, wilson
 from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
+from studio.statistics import leans, wilson
 from studio.store import StoreError
 from studio.store.rows import Adapter, Habits, Image, Metric, Round, Session
 from studio.ui import curves, words
@@ -548,27 +548,27 @@ def with_objective(settings: SessionSettings, objective: str) -> SessionSettings
 def _balanced_beta(training: TrainingSettings) -> float:
     """The beta in the middle of the dial."""
     preset = OBJECTIVES[training.objective]
-    if training.loss == "diffusion_dpo" and training.optimiser != preset.optimiser:
+    if training.loss == "diffusion_dpo" and training.optimizer != preset.optimizer:
         return BALANCED_WITH_ADAMW
     return preset.beta
 
 
 def strength_of(training: TrainingSettings) -> str:
     """The name on the dial that is nearest."""
-    if training.reach is None:
+    if training.target_shift is None:
         dial, ratio = BETAS, training.beta / _balanced_beta(training)
     else:
-        dial, ratio = REACHES, training.reach / TrainingSettings().reach
+        dial, ratio = REACHES, training.target_shift / TrainingSettings().target_shift
     return min(dial, key=lambda name: abs(math.log(ratio / dial[name])))
 
 
 def with_strength(settings: SessionSettings, name: str) -> SessionSettings:
     """Reach, or else beta, from the dial."""
     training = settings.training
-    if training.reach is None:
+    if training.target_shift is None:
         training = replace(training, beta=_balanced_beta(training) * BETAS[name])
     else:
-        training = replace(training, reach=TrainingSettings().reach * REACHES[name])
+        training = replace(training, target_shift=TrainingSettings().target_shift * REACHES[name])
     return replace(settings, training=training)
 
 

@@ -57,6 +57,7 @@ class Supervisor:
 
     def __init__(self, home: Path, command: Sequence[str] | None = None) -> None:
         self.command = list(command or worker_command(home))
+        self.environment = dict(os.environ)  # whatever else this process changes for itself
         self.last_words: deque[str] = deque(maxlen=20)  # of the worker's output
         self.deaths_in_a_row = 0
         self._leaving = threading.Event()
@@ -121,6 +122,7 @@ class Supervisor:
             try:
                 self._process = process = subprocess.Popen(
                     self.command,
+                    env=self.environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

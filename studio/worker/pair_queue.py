@@ -5,24 +5,31 @@ from __future__ import annotations
 import logging
 import random
 
-from studio import following, sampling
-from studio.crew import ALONE, Crew, CrewLost
+from studio.engine import sampling
+from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
 from studio.store import Session, Store, StoreError
-from studio.worker.easel import Easel
-from studio.worker.voice import Voice
+from studio.worker import follower
+from studio.worker.renderer import Renderer
+from studio.worker.status import StatusReporter
 
 log = logging.getLogger("studio.worker")
 
 READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
 
 
-class Asking:
+class PairQueue:
     """Draws what the open session waits for."""
 
-    def __init__(self, store: Store, easel: Easel, voice: Voice, crew: Crew = ALONE) -> None:
-        self.store, self.easel, self.voice = store, easel, voice
-        self.crew = crew  # of which each process draws a pair
+    def __init__(
+        self,
+        store: Store,
+        renderer: Renderer,
+        status: StatusReporter,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self.store, self.renderer, self.status = store, renderer, status
+        self.processes = processes  # of which each process draws a pair
 
     def add_pair(self, fewer_than: int | None = None) -> bool:
         """Draw a pair for the open session, if fewer wait than there should; False if not.
@@ -40,31 +47,33 @@ class Asking:
             return True
         settings = session.settings
         first = self.store.drawn_count(session.id)
-        count = min(missing, self.crew.size)
+        count = min(missing, self.processes.size)
         draws = [nth_draw(settings, number) for number in range(first, first + count)]
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
-        self.voice.say("sampling", f"Drawing {what}: {draws[0][0]}")
-        denoiser = self.easel.model_of(session)
+        self.status.report("sampling", f"Drawing {what}: {draws[0][0]}")
+        denoiser = self.renderer.model_of(session)
         adapter_id = session.current_adapter_id if settings.pairs_by == "newest" else None
-        texts = [self.easel.expand(prompt, seed) for prompt, seed in draws]
-        order = following.Draw(
+        texts = [self.renderer.expand(prompt, seed) for prompt, seed in draws]
+        order = follower.SamplePairs(
             base=settings.base,
             base_hash=denoiser.base_hash,
-            adapter=self.easel.read_adapter(adapter_id),
+            adapter=self.renderer.read_adapter(adapter_id),
             texts=texts,
             seeds=[seed for _, seed in draws],
             sampling=settings.sampling,
             pictures=settings.pictures,
         )
-        questions = following.draw(self.crew, denoiser, order)
+        questions = follower.sample_pairs(self.processes, denoiser, order)
         now = self.store.session(session.id).settings
         if not all(_fits(prompt, settings, now) for prompt, _ in draws):
             return True  # the artist has changed what to draw; this is not shown any more
         for text, chains in zip(texts, questions, strict=True):
             drawn = sampling.images(denoiser, chains)
             pictures = [
-                self.easel.write(
-                    self.easel.image(session, "pair", text, chain.seed, adapter_id), picture, chain
+                self.renderer.write(
+                    self.renderer.image(session, "pair", text, chain.seed, adapter_id),
+                    picture,
+                    chain,
                 )
                 for chain, picture in zip(chains, drawn, strict=True)
             ]
@@ -74,14 +83,14 @@ class Asking:
     def keep_pairs_ready(self) -> None:
         """Draw a pair if hardly any wait: an errand, whose failure is not that of the main work."""
         session = self._open_session()
-        if session is None or session.settings.base != self.easel.base:
+        if session is None or session.settings.base != self.renderer.base:
             return  # the main work needs the model that is loaded
         try:
             self.add_pair(fewer_than=READY_PAIRS)
-        except (StoreError, CrewLost):
+        except (StoreError, ProcessLost):
             raise
         except Exception as error:
-            log.warning("No pair was drawn: %s", self.voice.sentence(error))
+            log.warning("No pair was drawn: %s", self.status.sentence(error))
 
     def draw_tuned_preview(self) -> bool:
         """Draw one of the fixed prompts with the current adapter; False when all are drawn."""
@@ -97,9 +106,9 @@ class Asking:
 
     def _draw_missing_preview(self, session: Session, adapter_id: str | None) -> bool:
         for prompt in session.settings.shown_prompts:
-            wanted = self.easel.preview(session, prompt, adapter_id)
-            if not self.easel.drawn_before(wanted):
-                self.easel.draw(wanted)
+            wanted = self.renderer.preview(session, prompt, adapter_id)
+            if not self.renderer.drawn_before(wanted):
+                self.renderer.draw(wanted)
                 self.keep_pairs_ready()
                 return True
         return False

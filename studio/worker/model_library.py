@@ -20,6 +20,7 @@ log = logging.getLogger("studio.worker")
 OF_TOOLS = ("models/Stable-diffusion", "models/checkpoints", "Stable-diffusion", "checkpoints")
 NO_MODELS = ("venv", "site-packages", "node_modules", "__pycache__")
 MOST_FILES = 20_000  # that are looked at in one folder: nobody has more models
+MOST_FOLDERS = 20_000  # likewise: a link can lead to the whole disk
 AT_ONCE = 50  # remembered in one go
 TOLD = 30  # of the files that are no base models
 
@@ -99,13 +100,23 @@ def look_through(store: Store, tell: Callable[[int, int], None]) -> dict[str, An
 
 
 def models_in(folder: str) -> Iterator[str]:
-    """What may be a base model below a folder, as it would stand in a session's settings."""
+    """What may be a base model below a folder, as it would stand in a session's settings.
+
+    Links to other folders are followed, to each folder once: so loops of them end.
+    """
     root = Path(folder).expanduser()
     starts = [root / name for name in OF_TOOLS if (root / name).is_dir()] or [root]
     count = 0
+    been: set[tuple[int, int]] = set()
     for start in starts:
-        for place, folders, names in os.walk(start):
+        for place, folders, names in os.walk(start, followlinks=True):
             here = Path(place)
+            if not _is_new(here, been):
+                folders.clear()
+                continue
+            if len(been) > MOST_FOLDERS:
+                log.warning("More than %d folders in %s are left out", MOST_FOLDERS, folder)
+                return
             if "model_index.json" in names:
                 folders.clear()
                 yield _hub_id(here) or str(here)
@@ -121,6 +132,19 @@ def models_in(folder: str) -> Iterator[str]:
                         log.warning("More than %d files in %s are left out", MOST_FILES, folder)
                         return
                     yield str(here / name)
+
+
+def _is_new(folder: Path, been: set[tuple[int, int]]) -> bool:
+    """Whether a folder has not been met before, under whatever name; it has been, then."""
+    try:
+        status = folder.stat()
+    except OSError:  # it has gone meanwhile
+        return False
+    one = (status.st_dev, status.st_ino)
+    if one in been:
+        return False
+    been.add(one)
+    return True
 
 
 def _hub_id(snapshot: Path) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from studio.store import StoreFull, free_bytes
 
-ROOM_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
+RESERVE_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
 
 
-def require_room(home: Path, needed_bytes: int = 0) -> None:
+def require_disk_space(home: Path, needed_bytes: int = 0) -> None:
     """Raise StoreFull unless so much can be written, and still be room to end in order."""
     free_mb = free_bytes(home) // 1_000_000
-    needed_mb = ROOM_MB + needed_bytes // 1_000_000
+    needed_mb = RESERVE_MB + needed_bytes // 1_000_000
     if free_mb < needed_mb:
         raise StoreFull(
             f"The disk that holds {home} is nearly full: {free_mb} MB are free, and "

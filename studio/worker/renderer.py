@@ -17,23 +17,25 @@ from pathlib import Path
 import PIL.Image
 import torch
 
-from studio import memory, models, prompts, sampling, trajectory
+from studio import models
+from studio.engine import memory, sampling, trajectory
+from studio.engine.trajectory import Trajectory
+from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
 from studio.store.files import require_whole, sha256
 from studio.store.rows import Purpose
-from studio.trajectory import Trajectory
 from studio.worker.errors import WorkerError
-from studio.worker.shelf import known
-from studio.worker.voice import Voice
+from studio.worker.model_library import known
+from studio.worker.status import StatusReporter
 
 Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
 
-class Easel:
+class Renderer:
     """Draws for one store, and puts on its disk what was drawn."""
 
-    def __init__(self, store: Store, device: str, voice: Voice) -> None:
+    def __init__(self, store: Store, device: str, status: StatusReporter) -> None:
         self.store = store
         self.device = device
         self.preset = memory.PRESETS[0]  # what the settings are that the memory allows
@@ -41,7 +43,7 @@ class Easel:
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
         self._start_stamp: tuple[int, int] | None = None
-        self._voice = voice
+        self._status = status
 
     # --- the model -------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ class Easel:
                 gc.collect()  # a model is a web of references; its memory is needed now
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
-            self._voice.say("starting", f"Loading {name}.")
+            self._status.report("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device, start=start)
             self.base, self._start_stamp = base, stamp
             self.store.remember_model(known(base_model, self.denoiser.info))
@@ -83,8 +85,8 @@ class Easel:
         """Fit into the memory there is, and show by what settings."""
         assert self.denoiser is not None
         self.preset = preset
-        self.denoiser.save_memory(preset.parts_away, preset.tiled_vae)
-        self._voice.show_device(f"{self.device}, settings for {preset.gb} GB")
+        self.denoiser.save_memory(preset.model_cpu_offload, preset.vae_tiling)
+        self._status.show_device(f"{self.device}, settings for {preset.gb} GB")
 
     def give_memory_back(self) -> None:
         """What larger work has used and does not need any more."""
@@ -172,7 +174,7 @@ class Easel:
 
     def expand(self, prompt: str, seed: int) -> str:
         """What a prompt that leaves something open says in the picture of this seed."""
-        return prompts.expand(prompt, seed, self.store.wildcards_path)
+        return alternatives.expand(prompt, seed, self.store.wildcards_path)
 
     def drawn_before(self, wanted: Image) -> Image | None:
         found = self.store.find_image(wanted)
@@ -186,7 +188,7 @@ class Easel:
         found = self.drawn_before(wanted)
         if found is not None:
             return found
-        self._voice.say("rendering", f"Drawing: {wanted.prompt}")
+        self._status.report("rendering", f"Drawing: {wanted.prompt}")
         assert self.denoiser is not None
         using = (
             self.denoiser.with_lora(*with_lora)

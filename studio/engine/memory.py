@@ -1,9 +1,9 @@
 """How a round is fitted into the memory there is: presets, the largest first.
 
 A round begins with the preset for the memory that is free, and goes on with the next smaller one
-whenever the device runs out (`studio.training`). What they change is how a round is computed, never
-what it computes: apart from rounding, every preset ends in the same adapter. With 8-bit moments,
-which only a round that begins with a small preset has, the rounding is coarser.
+whenever the device runs out (`studio.engine.training`). What they change is how a round is
+computed, never what it computes: apart from rounding, every preset ends in the same adapter.
+With 8-bit moments, which only a round that begins with a small preset has, the rounding is coarser.
 
 What autograd keeps for one latent of 512 px through the true UNet, in half precision: 0.80 GB with
 SD 1 and 2.03 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
@@ -42,9 +42,9 @@ class Preset:
     gb: int
     latents: int
     latents_kept: int
-    parts_away: bool = False
-    tiled_vae: bool = False
-    small_moments: bool = False
+    model_cpu_offload: bool = False
+    vae_tiling: bool = False
+    optimizer_8bit: bool = False
 
 
 def cost(latents: int, places: int, number_bytes: int) -> float:
@@ -55,9 +55,13 @@ def cost(latents: int, places: int, number_bytes: int) -> float:
 PRESETS = (
     Preset(24, latents=32, latents_kept=8),
     Preset(16, latents=16, latents_kept=4),
-    Preset(12, latents=8, latents_kept=2, parts_away=True),
-    Preset(8, latents=4, latents_kept=1, parts_away=True, tiled_vae=True, small_moments=True),
-    Preset(6, latents=2, latents_kept=0, parts_away=True, tiled_vae=True, small_moments=True),
+    Preset(12, latents=8, latents_kept=2, model_cpu_offload=True),
+    Preset(
+        8, latents=4, latents_kept=1, model_cpu_offload=True, vae_tiling=True, optimizer_8bit=True
+    ),
+    Preset(
+        6, latents=2, latents_kept=0, model_cpu_offload=True, vae_tiling=True, optimizer_8bit=True
+    ),
 )
 
 
@@ -73,9 +77,9 @@ def smaller(preset: Preset) -> Preset:
     return PRESETS[min(PRESETS.index(preset) + 1, len(PRESETS) - 1)]
 
 
-def has_small_moments(preset: Preset, device: torch.device) -> bool:
+def uses_8bit_optimizer(preset: Preset, device: torch.device) -> bool:
     """Whether a round that begins with this preset keeps its moments in 8 bits."""
-    wanted = preset.small_moments and device.type == "cuda"
+    wanted = preset.optimizer_8bit and device.type == "cuda"
     return wanted and eight_bit_adamw() is not None
 
 

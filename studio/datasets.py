@@ -10,8 +10,8 @@ d3po        a folder as the published code of D3PO keeps it (yk7333/d3po): `imag
             picture of a row. Of several such files the mean counts, as there.
 
 A third is only read: a folder of one's own pairs, with pictures of the same names in `chosen/` and
-`rejected/` and the prompt in a text file of that name, in either (or in the picture, as A1111 and
-the studio write it).
+`rejected/` and the prompt in a text file of that name (.txt or .caption), in either (or in the
+picture, as A1111 and the studio write it).
 
 Pictures from elsewhere come without the steps of their drawing. So they are what Diffusion-DPO can
 learn from, and D3PO cannot: they are kept as if drawn without noise (eta 0), which it refuses.
@@ -19,13 +19,14 @@ learn from, and D3PO cannot: they are kept as if drawn without noise (eta 0), wh
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +38,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from studio import parameters, pictures, trajectory
+from studio.engine import trajectory
+from studio.engine.trajectory import Trajectory
+from studio.pictures import files as picture_files
+from studio.pictures import infotext
+from studio.prompting import text_files
 from studio.settings import (
     CHOICES,
     MAX_PROMPT_CHARACTERS,
@@ -50,7 +55,6 @@ from studio.settings import (
 )
 from studio.store import Image, PickedPair, Session, Store, write_atomically
 from studio.store.files import sha256
-from studio.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from studio.models import Denoiser
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 FORMS = ("pickapic", "d3po")
 PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+CAPTION_ENDINGS = (".txt", ".caption")
 ROWS_AT_ONCE = 32  # in memory, with their pictures
 MOST_PROMPTS = 1000  # of a session
 LARGEST_JSON_BYTES = 64_000_000
@@ -136,6 +141,9 @@ class Given:
     choice: Choice
     much_better: bool = False
     reason: Reason | None = None
+    name: str = ""  # by which its maker knows it
+    problem: str = ""  # why it cannot be used, if its reader knows
+    remark: str = ""  # what else should be told of it
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,7 @@ class TakenIn:
     session: Session
     picks: int
     left_out: int  # whose pictures or prompts cannot be used
+    remarks: tuple[str, ...] = ()  # which those were and why, and how others were read
 
 
 # --- out -----------------------------------------------------------------------------------------
@@ -378,35 +387,79 @@ def _json(path: Path) -> list:
 
 
 def _read_pairs(folder: Path) -> Iterator[Given]:
-    try:
-        files = sorted((folder / "chosen").iterdir())
-    except OSError as error:
-        raise ExchangeError(f"{folder / 'chosen'} cannot be read: {error.strerror}.") from error
-    shown = [path for path in files if path.suffix.lower() in PICTURE_ENDINGS]
-    for number, chosen in enumerate(shown):
-        stem = folder / "rejected" / chosen.name
-        others = [stem.with_suffix(ending) for ending in (chosen.suffix, *PICTURE_ENDINGS)]
-        rejected = next((path for path in others if path.is_file()), stem)
-        sides = [_content(chosen), _content(rejected)]
-        prompt = _prompt_beside(chosen) or _prompt_beside(rejected)
+    chosen, rejected = (_by_stem(folder / side) for side in ("chosen", "rejected"))
+    used: set[Path] = set()
+    number = 0
+    for one in sorted(itertools.chain(*chosen.values())):
+        if one.suffix.lower() not in PICTURE_ENDINGS:
+            continue
+        other = _of_the_same_name(one, rejected)
+        used |= {one} | ({other} if other else set())
+        prompt, remark, problem = _prompt_of(one, other, (chosen, rejected))
+        if other is None:
+            problem = "there is no picture of this name in rejected"
+        sides = [_content(one), _content(other) if other else b""]
+        more = {"name": f"chosen/{one.name}", "problem": problem, "remark": remark}
         # by turns on the left and on the right, as if they had been drawn by lot
         if number % 2:
-            yield Given(prompt, *sides[::-1], choice="right")
+            yield Given(prompt, *sides[::-1], choice="right", **more)
         else:
-            yield Given(prompt, *sides, choice="left")
+            yield Given(prompt, *sides, choice="left", **more)
+        number += 1
+    for path in sorted(set(itertools.chain(*chosen.values(), *rejected.values())) - used):
+        if path.suffix.lower() in CAPTION_ENDINGS or path.name.startswith("."):
+            continue
+        problem = "it is no PNG, JPEG or WebP"
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            problem = "there is no picture of this name in chosen that is left for it"
+        yield Given("", b"", b"", "tie", name=f"{path.parent.name}/{path.name}", problem=problem)
 
 
-def _prompt_beside(picture: Path) -> str:
-    """Of a text file of the same name, or from the picture; "" where there is none."""
-    text = picture.with_suffix(".txt")
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """The files in a folder by their names without ending, in small letters."""
+    found: dict[str, list[Path]] = {}
     try:
-        if text.is_file() and text.stat().st_size <= 4 * MAX_PROMPT_CHARACTERS:
-            return text.read_text("utf-8").strip()
-        if picture.is_file():
-            return parameters.read(pictures.text_of_png(picture.read_bytes())).prompt
-    except (OSError, ValueError):
-        return ""
-    return ""
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir():
+                found.setdefault(path.stem.lower(), []).append(path)
+    except OSError as error:
+        raise ExchangeError(f"{folder} cannot be read: {error.strerror}.") from error
+    return found
+
+
+def _of_the_same_name(picture: Path, others: Mapping[str, list[Path]]) -> Path | None:
+    """The picture that goes with another; neither its ending nor large letters matter where there
+    is only one such."""
+    alike = others.get(picture.stem.lower(), [])
+    found = [path for path in alike if path.suffix.lower() in PICTURE_ENDINGS]
+    alike = (
+        [path for path in found if path.name == picture.name]
+        or [path for path in found if path.stem == picture.stem]
+        or found
+    )
+    return min(alike, default=None)
+
+
+def _prompt_of(
+    one: Path, other: Path | None, folders: Sequence[Mapping[str, list[Path]]]
+) -> tuple[str, str, str]:
+    """Of a text file beside either picture, or from the pictures: the prompt, how it was read where
+    that is a guess, and what was wrong with it."""
+    stems = (one.stem.lower(), (other or one).stem.lower())
+    for stem, folder in zip(stems, folders, strict=True):
+        for path in folder.get(stem, []):
+            if path.suffix.lower() not in CAPTION_ENDINGS:
+                continue
+            try:
+                found = text_files.read(path, 4 * MAX_PROMPT_CHARACTERS)
+            except (OSError, ValueError) as error:
+                return "", "", f"{path.parent.name}/{path.name} cannot be read: {error}"
+            guess = f"{path.parent.name}/{path.name} was read as {found.encoding}"
+            return found.text.strip(), guess if found.is_guess else "", ""
+    for picture in filter(None, (one, other)):
+        with contextlib.suppress(OSError, ValueError):
+            return infotext.read(picture_files.text_of_png(_content(picture))).prompt, "", ""
+    return "", "", "it has no prompt: put one beside it in a text file of its name"
 
 
 def _content(path: Path) -> bytes:
@@ -442,14 +495,23 @@ def take_in(
     session = store.create_session(name, settings)
     prompts: dict[str, None] = {}
     taken = left_out = 0
+    remarks: list[str] = []
     try:
         told(session, taken)
-        for one in given:
+        for number, one in enumerate(given, start=1):
             prompt = one.prompt.strip()
             sides = [_picture(content, size_px) for content in (one.left, one.right)]
-            if None in sides or not 0 < len(prompt) <= MAX_PROMPT_CHARACTERS:
+            problem = one.problem
+            if not problem and None in sides:
+                problem = "a picture of it cannot be read, or is no PNG, JPEG or WebP"
+            if not problem and not 0 < len(prompt) <= MAX_PROMPT_CHARACTERS:
+                problem = f"its prompt is empty, or longer than {MAX_PROMPT_CHARACTERS} characters"
+            if problem:
                 left_out += 1
+                remarks.append(f"{one.name or f'Row {number}'} was left out: {problem}.")
                 continue
+            if one.remark:
+                remarks.append(f"{one.remark}.")
             prompts[prompt] = None
             left, right = (
                 _keep(store, session, denoiser, prompt, 2 * taken + place, side)
@@ -469,7 +531,7 @@ def take_in(
         store.delete_session(session.id)  # half of them is not what was asked for
         raise
     settings = replace(settings, prompts=tuple(prompts)[:MOST_PROMPTS])
-    return TakenIn(store.update_settings(session.id, settings), taken, left_out)
+    return TakenIn(store.update_settings(session.id, settings), taken, left_out, tuple(remarks))
 
 
 def _keep(
@@ -513,7 +575,7 @@ def _picture(content: bytes, size_px: tuple[int, int]) -> PIL.Image.Image | None
     """In the size, cut at the middle; None for what is no picture."""
     try:
         with PIL.Image.open(io.BytesIO(content), formats=PICTURE_KINDS) as picture:
-            upright = PIL.ImageOps.exif_transpose(picture).convert("RGB")
+            upright = picture_files.rgb(PIL.ImageOps.exif_transpose(picture))
             return PIL.ImageOps.fit(upright, size_px, PIL.Image.Resampling.LANCZOS)
     except (
         OSError,

@@ -21,11 +21,11 @@ from torch import Tensor
 PATIENCE = timedelta(days=3650)  # an artist may come back to a studio that was left open
 
 
-class CrewLost(Exception):
+class ProcessLost(Exception):
     """Another of the processes is gone, and with it what all of them were at."""
 
 
-class Crew:
+class ProcessGroup:
     """The processes that work together, seen from one of them: number `rank` of `size`."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -33,14 +33,14 @@ class Crew:
         self.size = size
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.rank == 0
 
-    def share(self, of: Any) -> Any:
+    def shard(self, of: Any) -> Any:
         """What of a list or tensor, which all of them have, is for this process to do."""
         return of[self.rank :: self.size]
 
-    def told(self, message: Any = None) -> Any:
+    def broadcast(self, message: Any = None) -> Any:
         """What the leader says, on all of them; the others wait until it does."""
         box = [message]
         if self.size > 1:
@@ -48,7 +48,7 @@ class Crew:
                 dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def gathered(self, message: Any) -> list[Any]:
+    def all_gather(self, message: Any) -> list[Any]:
         """What each of them says, in their order, on all of them."""
         box = [message] * self.size
         if self.size > 1:
@@ -56,7 +56,7 @@ class Crew:
                 dist.all_gather_object(box, message)
         return box
 
-    def add_up(self, tensors: list[Tensor]) -> None:
+    def all_reduce(self, tensors: list[Tensor]) -> None:
         """Puts into tensors of the same shapes on all of them their sums over the processes."""
         if self.size == 1:
             return
@@ -68,7 +68,7 @@ class Crew:
             tensor.copy_(part.view(tensor.shape))
 
 
-ALONE = Crew()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextlib.contextmanager
@@ -77,26 +77,26 @@ def _noticing_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise CrewLost(
+        raise ProcessLost(
             "Another of the processes that work together has ended; all are started again."
         ) from error
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Crew]:
+def process_group() -> Iterator[ProcessGroup]:
     """The crew that this process was started into; of one process, if by itself."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
-        yield Crew(dist.get_rank(), size)
+        yield ProcessGroup(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
 
 
-def device_here(device: str) -> str:
+def local_device(device: str) -> str:
     """Of a machine with several devices of a kind, the one for this process."""
     if device != "cuda":
         return device

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studio import __version__
-from studio.logs import log_path
+from studio.runtime.logs import log_path
 
 PROCESSES = ("web", "worker", "command")
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors", "gradio", "sqlalchemy")

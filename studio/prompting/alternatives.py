@@ -6,20 +6,33 @@ becomes belongs to its seed, so that the same draw says the same again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from pathlib import Path
 
 from dynamicprompts.generators import RandomPromptGenerator
 from dynamicprompts.wildcards import WildcardManager
+from dynamicprompts.wildcards.collection.text_file import WildcardTextFile
 from pyparsing import ParseBaseException
 
+from studio.prompting import text_files
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
 
 LIST = re.compile(r"__(\w(?:[\w/-]*\w)?)__")  # as in `a __animal__`, or `__animals/wild__`
 
 # It logs, with tracebacks, what the artist is told in a sentence here.
 logging.getLogger("dynamicprompts").setLevel(logging.CRITICAL)
+
+
+def _lists(folder: Path) -> WildcardManager:
+    """The artist's lists, each in the encoding that its file is in."""
+    manager = WildcardManager(folder)
+    for one in manager.match_collections("*"):
+        if isinstance(one, WildcardTextFile):
+            with contextlib.suppress(OSError, ValueError):  # then the library's own way must do
+                one._encoding = text_files.encoding_of(one._path)
+    return manager
 
 
 def expand(prompt: str, seed: int, lists: Path) -> str:
@@ -30,7 +43,7 @@ def expand(prompt: str, seed: int, lists: Path) -> str:
     """
     if "{" not in prompt and not LIST.search(prompt):
         return prompt  # the rest of the syntax is left to those who need it: `50% off`, `$5`
-    manager = WildcardManager(lists)
+    manager = _lists(lists)
     for name in LIST.findall(prompt):
         if not manager.get_values(name).string_values:
             raise SettingsError(

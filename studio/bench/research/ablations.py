@@ -1,6 +1,6 @@
 """What others found to learn more from a preference, each as one change of the default.
 
-    python launch.py bench leads --jobs 2 --rows FILE
+    python launch.py bench ablations --jobs 2 --rows FILE
 
 Every lead learns from as many clicks of the same simulated artist, most from the very same pairs of
 pictures. Then two things are asked. How often the adapter thinks likelier what the artist prefers
@@ -25,17 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from studio import models, sampling
+from studio import models
 from studio.bench import clicks, runs
 from studio.bench.clicks import Artist, Asked, Click
 from studio.bench.curves import ARTISTS
-from studio.bench.questions import picture_errors
+from studio.bench.research.questions import picture_errors
 from studio.bench.runs import Row
-from studio.ddim import sigma, step_mean
+from studio.engine import recogniser, sampling
+from studio.engine.training import Training, velocity_errors
+from studio.engine.trajectory import PairBatch, Trajectory
+from studio.maths.schedules import sigma, step_mean
 from studio.settings import SamplingSettings, TrainingSettings
-from studio.starter import recogniser
-from studio.training import Training, velocity_errors
-from studio.trajectory import PairBatch, Trajectory
 
 TAUGHT = 51  # clicks: what 64 leave when a fifth is held out
 UNSEEN = 40  # prompts that no click is about
@@ -217,7 +217,7 @@ def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ActiveRound:
     """The pool is asked about from its front; what follows the first `taught` is never asked."""
 
     denoiser: models.Denoiser
@@ -249,89 +249,91 @@ class Lesson:
             pass
 
 
-def learned(kind: type[Training] = Training, **changes: object) -> Callable[[Lesson], None]:
+def learned(kind: type[Training] = Training, **changes: object) -> Callable[[ActiveRound], None]:
     """The usual clicks, learned from in another way."""
 
-    def learn(lesson: Lesson) -> None:
-        lesson.learn(lesson.clicks(), kind, **changes)
+    def learn(active: ActiveRound) -> None:
+        active.learn(active.clicks(), kind, **changes)
 
     return learn
 
 
-def coin(lesson: Lesson) -> None:
+def coin(active: ActiveRound) -> None:
     """No taste at all: what is learned by chance, and what that does to pictures."""
     toss = random.Random(0)
-    pairs = [pair if toss.random() < 0.5 else pair[::-1] for pair in lesson.clicks()]
-    lesson.learn(pairs)
+    pairs = [pair if toss.random() < 0.5 else pair[::-1] for pair in active.clicks()]
+    active.learn(pairs)
 
 
-def no_replay(lesson: Lesson) -> None:
+def no_replay(active: ActiveRound) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
-    half = lesson.taught // 2
-    lesson.learn(lesson.clicks(slice(half)), reach=None)
-    first_adapter = lesson.denoiser.adapter_state()
+    half = active.taught // 2
+    active.learn(active.clicks(slice(half)), target_shift=None)
+    first_adapter = active.denoiser.adapter_state()
     second = Training(
-        lesson.denoiser, PairBatch.of(lesson.clicks(slice(half, None))), lesson.training
+        active.denoiser, PairBatch.of(active.clicks(slice(half, None))), active.training
     )
-    lesson.denoiser.set_adapter_state(first_adapter)
+    active.denoiser.set_adapter_state(first_adapter)
     for _ in second:
         pass
 
 
-def least_sure(lesson: Lesson) -> None:
+def least_sure(active: ActiveRound) -> None:
     """Half of the pairs are those, of all of their prompt, that the first half says least about."""
-    half = lesson.taught // 2
-    known = lesson.clicks(slice(half))
-    lesson.learn(known)
-    for asked in lesson.pool[half : lesson.taught]:
-        liking = likings(lesson.denoiser, asked.chains, lesson.training)
+    half = active.taught // 2
+    known = active.clicks(slice(half))
+    active.learn(known)
+    for asked in active.pool[half : active.taught]:
+        liking = likings(active.denoiser, asked.chains, active.training)
         pairs = list(itertools.combinations(range(PICTURES), 2))
         one, other = min(pairs, key=lambda pair: abs(float(liking[pair[0]] - liking[pair[1]])))
-        known = known + lesson.pick([asked.chains[one], asked.chains[other]])
-    lesson.learn(known)
+        known = known + active.pick([asked.chains[one], asked.chains[other]])
+    active.learn(known)
 
 
-def from_liked_noise(lesson: Lesson) -> None:
+def from_liked_noise(active: ActiveRound) -> None:
     """Half of the pairs begin with the noise that a liked picture began with (HERO, 2410.05116)."""
-    half = lesson.taught // 2
-    known = lesson.clicks(slice(half))
+    half = active.taught // 2
+    known = active.clicks(slice(half))
     liked = [chosen.seed for chosen, _ in known]
-    for number, asked in enumerate(lesson.pool[half : lesson.taught]):
+    for number, asked in enumerate(active.pool[half : active.taught]):
         start, walks = liked[number % len(liked)], [7_000_000 + 2 * number, 7_000_001 + 2 * number]
-        known = known + lesson.pick(_drawn(lesson, asked, [start] * 2, walks))
-    lesson.learn(known)
+        known = known + active.pick(_drawn(active, asked, [start] * 2, walks))
+    active.learn(known)
 
 
-def own_noise(lesson: Lesson) -> None:
+def own_noise(active: ActiveRound) -> None:
     """The two pictures of a pair begin with noise of their own."""
     pairs: Click = []
-    for number, asked in enumerate(lesson.pool[: lesson.taught]):
+    for number, asked in enumerate(active.pool[: active.taught]):
         own = [8_000_000 + 2 * number, 8_000_001 + 2 * number]
-        pairs += lesson.pick(_drawn(lesson, asked, own, own))
-    lesson.learn(pairs)
+        pairs += active.pick(_drawn(active, asked, own, own))
+    active.learn(pairs)
 
 
-def shared_chain(lesson: Lesson, **changes: object) -> None:
+def shared_chain(active: ActiveRound, **changes: object) -> None:
     """The two pictures of a pair share the first steps too."""
     pairs: Click = []
-    for number, asked in enumerate(lesson.pool[: lesson.taught]):
+    for number, asked in enumerate(active.pool[: active.taught]):
         first = asked.chains[0]
-        with lesson.denoiser.adapter_off():
-            second = branched(lesson.denoiser, first, SHARED_STEPS, 9_100_000 + number)
-        pairs += lesson.pick([first, second])
-    lesson.learn(pairs, **changes)
+        with active.denoiser.adapter_off():
+            second = branched(active.denoiser, first, SHARED_STEPS, 9_100_000 + number)
+        pairs += active.pick([first, second])
+    active.learn(pairs, **changes)
 
 
-def shared_chain_half(lesson: Lesson) -> None:
+def shared_chain_half(active: ActiveRound) -> None:
     """The same, learned from the noisier half of the timesteps, where such pairs differ."""
-    shared_chain(lesson, noisiest_share=0.5)
+    shared_chain(active, timestep_fraction=0.5)
 
 
-def _drawn(lesson: Lesson, asked: Asked, starts: list[int], walks: list[int]) -> list[Trajectory]:
+def _drawn(
+    active: ActiveRound, asked: Asked, starts: list[int], walks: list[int]
+) -> list[Trajectory]:
     """Two more pictures of a prompt, by the base."""
     prompts = [asked.chains[0].prompt] * 2
-    with lesson.denoiser.adapter_off():
-        return sampling.sample(lesson.denoiser, prompts, starts, lesson.sampling, walks)
+    with active.denoiser.adapter_off():
+        return sampling.sample(active.denoiser, prompts, starts, active.sampling, walks)
 
 
 @torch.no_grad()
@@ -355,7 +357,7 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     return replace(chain, latents=torch.stack(latents), seed=seed)
 
 
-LEADS: dict[str, Callable[[Lesson], None]] = {
+LEADS: dict[str, Callable[[ActiveRound], None]] = {
     "the default": learned(),
     "picks by a coin": coin,
     "noise and its mirror image": learned(Mirrored),
@@ -395,12 +397,12 @@ def likings(
         return 0.5 * (errors() - tuned)
 
 
-def agreement(lesson: Lesson) -> float:
+def agreement(active: ActiveRound) -> float:
     """The share of the pairs among unseen pictures of a prompt that the adapter has right."""
     right = []
-    for asked in lesson.pool[lesson.taught :]:
-        scores = lesson.scores(asked)
-        liking = likings(lesson.denoiser, asked.chains, lesson.training).tolist()
+    for asked in active.pool[active.taught :]:
+        scores = active.scores(asked)
+        liking = likings(active.denoiser, asked.chains, active.training).tolist()
         for one, other in itertools.combinations(range(len(scores)), 2):
             if scores[one] != scores[other]:
                 right.append((scores[one] > scores[other]) == (liking[one] > liking[other]))
@@ -418,12 +420,12 @@ def _pool(taught: int, unseen: int) -> list[Asked]:
     return clicks.draw_asked_by_base(base, names, seeds, session.sampling, PICTURES)
 
 
-def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> Lesson:
+def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> ActiveRound:
     """With the starter, which has learned nothing yet; `changes` are of the default's settings."""
     session = clicks.session_settings("diffusion_dpo", changes)
     denoiser = clicks.load_base(session.base_model)
     denoiser.remove_adapter()
-    return Lesson(
+    return ActiveRound(
         denoiser,
         clicks.load_artist(f"studio.bench.artists:{artist}"),
         _pool(taught, unseen),
@@ -433,13 +435,13 @@ def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> 
     )
 
 
-def look(lesson: Lesson) -> Row:
+def look(active: ActiveRound) -> Row:
     """What the artist says of the tuned pictures beside the base's, as in `bench clicks`."""
     judge = recogniser.load()
     _, held_out = clicks.split_prompts(judge, seed=0)
-    base = clicks.draw_held_out_by_base(lesson.denoiser, held_out, lesson.sampling)
-    tuned = clicks.draw_held_out(lesson.denoiser, held_out, lesson.sampling)
-    return clicks.summarise([clicks.compare(base, tuned, held_out, judge, lesson.artist)])
+    base = clicks.draw_held_out_by_base(active.denoiser, held_out, active.sampling)
+    tuned = clicks.draw_held_out(active.denoiser, held_out, active.sampling)
+    return clicks.summarise([clicks.compare(base, tuned, held_out, judge, active.artist)])
 
 
 def run(
@@ -447,10 +449,10 @@ def run(
 ) -> list[Row]:
     """The figures of one lead with one artist."""
     torch.set_num_threads(threads)
-    lesson = begin(artist, taught, unseen, changes)
-    LEADS[lead](lesson)
-    figures = look(lesson)
-    return [{"artist": artist, "lead": lead, "agreement": agreement(lesson), **figures}]
+    active = begin(artist, taught, unseen, changes)
+    LEADS[lead](active)
+    figures = look(active)
+    return [{"artist": artist, "lead": lead, "agreement": agreement(active), **figures}]
 
 
 def table(rows: list[Row]) -> str:
@@ -477,7 +479,7 @@ def _cell(rows: list[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="launch.py bench leads", description=__doc__)
+    parser = argparse.ArgumentParser(prog="launch.py bench ablations", description=__doc__)
     parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
     parser.add_argument("--leads", nargs="*", choices=tuple(LEADS), default=tuple(LEADS))
     parser.add_argument("--clicks", type=int, default=TAUGHT)

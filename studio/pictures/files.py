@@ -1,4 +1,4 @@
-"""Pictures as files: the text that a PNG carries, sheets, animations. Pillow and nothing else."""
+"""Pictures as files: their pixels, the text that a PNG carries, sheets, animations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from studio.parameters import ParametersError
+from studio.pictures.infotext import ParametersError
 
 MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more is not opened
 MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more
@@ -40,9 +41,26 @@ def read_picture(path: Path, coarse_px: int | None = None) -> Image.Image:
         raise OSError(f"{path.name} is not a picture that can be read") from error
 
 
+def rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode in 8-bit RGB: deeper ones are scaled, and what is transparent shows a
+    white ground, as on a page. Raises ValueError for modes that have no such form."""
+    if picture.mode.startswith("I"):  # greys of 16 bits; 32 are how Pillow holds some of them
+        greys = np.asarray(picture).astype(np.int64).clip(0, 65_535)
+        return Image.fromarray((greys / 257).round().astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":  # light from 0 to 1
+        greys = np.nan_to_num(np.asarray(picture)).clip(0, 1)
+        return Image.fromarray((greys * 255).round().astype(np.uint8)).convert("RGB")
+    if picture.mode == "La":  # multiplied by what can be seen of it
+        picture = picture.convert("LA")
+    if picture.has_transparency_data:
+        front = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", front.size, "white"), front).convert("RGB")
+    return picture.convert("RGB")
+
+
 def thumbnail(path: Path, size_px: int) -> bytes:
     """A small JPEG of a picture, `size_px` along its longer side. Raises OSError."""
-    small = read_picture(path, 2 * size_px).convert("RGB")
+    small = rgb(read_picture(path, 2 * size_px))
     small.thumbnail((size_px, size_px))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
@@ -162,7 +180,7 @@ def _paste(whole: Image.Image, path: Path | None, corner: tuple[int, int], cell_
     picture = read_picture(path)
     grows = max(picture.size) < cell_px
     way = Image.Resampling.NEAREST if grows else Image.Resampling.LANCZOS
-    fitted = ImageOps.contain(picture.convert("RGB"), (cell_px, cell_px), way)
+    fitted = ImageOps.contain(rgb(picture), (cell_px, cell_px), way)
     x, y = ((cell_px - length) // 2 for length in fitted.size)
     whole.paste(fitted, (corner[0] + x, corner[1] + y))
 

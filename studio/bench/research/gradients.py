@@ -23,10 +23,10 @@ from torch import Tensor
 
 from studio import models
 from studio.bench import clicks, timing
+from studio.engine import recogniser
+from studio.engine.training import velocity_errors
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
-from studio.starter import recogniser
-from studio.training import velocity_errors
-from studio.trajectory import PairBatch, Trajectory
 
 BANDS = 8
 NOISIEST_BANDS = 2  # of the eight: a quarter

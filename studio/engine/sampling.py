@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from studio.ddim import sigma, step_mean
+from studio.engine.trajectory import Trajectory
+from studio.maths.schedules import sigma, step_mean
 from studio.settings import SamplingSettings
-from studio.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from studio.models import Denoiser

@@ -28,11 +28,11 @@ from torch import Tensor
 from studio import models
 from studio.bench import clicks, timing
 from studio.bench.curves import ARTISTS
-from studio.bench.gradients import up_projections
+from studio.bench.research.gradients import up_projections
+from studio.engine import recogniser
+from studio.engine.training import velocity_errors
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
-from studio.starter import recogniser
-from studio.training import velocity_errors
-from studio.trajectory import PairBatch, Trajectory
 
 PICTURES = 4  # of a prompt
 TAUGHT = (13, 26, 51)  # clicks: what 16, 32 and 64 leave when a fifth is held out
@@ -109,7 +109,7 @@ def picture_errors(
     batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
     count = denoiser.scheduler.config.num_train_timesteps
     share = (torch.arange(draws) + torch.rand(draws, generator=draw)) / draws
-    timesteps = ((1 - settings.noisiest_share * (1 - share)) * count).long().clamp(max=count - 1)
+    timesteps = ((1 - settings.timestep_fraction * (1 - share)) * count).long().clamp(max=count - 1)
     noise = torch.randn((1, draws, *batch.latents.shape[2:]), generator=draw)
     return velocity_errors(
         denoiser,

@@ -9,6 +9,7 @@ all layers, which every tool reads alike; and it is read back and compared befor
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import PIL.Image
 import safetensors.torch
@@ -24,9 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from studio import export
-from studio.export import ExportError, Format, Module
-from studio.models import ModelError, files
+from studio.lora import export
+from studio.lora.export import Format, Module
+from studio.models import ModelError, files, loras
+from studio.pictures import files as picture_files
 
 UNET = "model.diffusion_model."  # before the names of its weights in the original layout
 UNET_STEM = "diffusion_pytorch_model"
@@ -52,27 +55,23 @@ class Lora:
 
 
 def read(path: Path) -> Lora:
-    """Raises ModelError for what is no safetensors file, LoraError for what is no plain LoRA."""
-    header = files.read_header(path)
-    form: Format = "diffusers"
-    if any(name.endswith(".lora_down.weight") for name in header.tensors):
-        form = "kohya"
-    elif not any(name.endswith(".lora_A.weight") for name in header.tensors):
-        raise LoraError(f"{path.name} is not a LoRA, or of a kind that cannot be taken apart.")
-    try:
-        modules, metadata, _ = export.read_lora(path, form)
-    except (ExportError, ValueError) as error:
+    """What `loras.read` finds in a file, to be written anew. Raises ModelError for what is no LoRA
+    that can be used here, LoraError for what holds more than can be written anew."""
+    file = loras.read(path)
+    if file.strays:
         raise LoraError(
-            f"{path.name} is not a plain LoRA: it holds more than an up and a down half and an "
-            "alpha for each layer."
-        ) from error
-    for name, module in modules.items():
-        halves = (module.down, module.up)
-        if not math.isfinite(module.alpha) or not all(bool(h.isfinite().all()) for h in halves):
-            raise LoraError(f"{path.name} holds values that are not numbers, in {name}.")
-        if module.down.ndim < 2 or module.up.shape[1:2] != module.down.shape[:1]:
-            raise LoraError(f"The halves of {name} in {path.name} do not fit together.")
-    return Lora(form, modules, metadata)
+            f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
+            f"lost, such as {file.strays[0]}."
+        )
+    found = {name: loras.diffusers_name(name) for name in file.parts}
+    form: Format = "kohya" if None in found.values() else "diffusers"
+    modules = {
+        (found[name] if form == "diffusers" else name) or name: Module(
+            part.down.float(), part.up.float(), part.scale * part.down.shape[0]
+        )
+        for name, part in file.parts.items()
+    }
+    return Lora(form, modules, file.metadata)
 
 
 # --- blend and resize ----------------------------------------------------------------------------
@@ -187,11 +186,15 @@ def write(path: Path, lora: Lora, dtype: torch.dtype = torch.float32) -> None:
             "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
         }
     else:
-        targets = sorted(name.removeprefix("unet.") for name in lora.modules)
-        configuration = {"r": rank, "lora_alpha": float(rank), "target_modules": targets}
-        metadata[export.DIFFUSERS_HEADER] = json.dumps(
-            {f"unet.{key}": value for key, value in configuration.items()}
-        )
+        targets: dict[str, list[str]] = {}  # by parts of the model
+        for name in sorted(lora.modules):
+            part, _, layer = name.partition(".")
+            targets.setdefault(part, []).append(layer)
+        said: dict[str, Any] = {}
+        for part, layers in targets.items():
+            said |= {f"{part}.r": rank, f"{part}.lora_alpha": float(rank)}
+            said[f"{part}.target_modules"] = layers
+        metadata[export.DIFFUSERS_HEADER] = json.dumps(said)
     rounding = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
 
     def look(draft: Path) -> None:
@@ -244,13 +247,14 @@ def restate(
     """A copy of a LoRA file, of whatever kind, that says other things of itself; gives those.
 
     words: of `WORDS`; an empty one takes away what was said. strip: all that is not needed to load
-    the file is left out first. The tensors are the same, to the byte, and the hashes those of the
-    new file. What it says is read back before it has its name. Raises ModelError for what is no
-    safetensors file, LoraError for what is no LoRA.
+    the file is left out first; it takes any safetensors file. What the format does not allow a file
+    to say, and what no program reads for that, is put right. The tensors are the same, to the byte,
+    and the hashes those of the new file. What it says is read back before it has its name. Raises
+    ModelError for what is no safetensors file, LoraError for what is no LoRA.
     """
     _require_new(out)
-    header = files.read_header(path)
-    if not any(map(_LAYER.search, header.tensors)):
+    header = files.read_header(path, is_clean=False)
+    if not strip and not any(map(_LAYER.search, header.tensors)):
         raise LoraError(f"{path.name} is not a LoRA.")
     said = dict(header.metadata)
     if strip:
@@ -278,7 +282,11 @@ def restate(
         if _body_hash(draft) != body_hash or files.read_header(draft).metadata != said:
             raise LoraError(f"{out.name} was not written: read back, it was not the same.")
 
-    _publish(out, lambda draft: _write_restated(path, draft, said), look)
+    def write_draft(draft: Path) -> None:
+        with draft.open("wb") as target:
+            _write_restated(path, target, said)
+
+    _publish(out, write_draft, look)
     return said
 
 
@@ -287,9 +295,9 @@ def _storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _write_restated(source: Path, target: Path, said: Mapping[str, str]) -> None:
+def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> None:
     """The source's own bytes, behind a header with other words about them."""
-    with source.open("rb") as file, target.open("wb") as copy:
+    with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         header.pop("__metadata__", None)
         text = json.dumps({"__metadata__": said, **header}, ensure_ascii=False).encode()
@@ -311,7 +319,10 @@ def _body_hash(path: Path) -> str:
 def _legacy_hash(path: Path, said: Mapping[str, str]) -> str:
     """A1111's old hash: over a window of the file as sd-scripts would have saved it."""
     training = {key: value for key, value in said.items() if key.startswith("ss_")}
-    window = safetensors.torch.save(safetensors.torch.load_file(path), training)[0x100000:0x110000]
+    clean = io.BytesIO()
+    _write_restated(path, clean, {})
+    tensors = safetensors.torch.load(clean.getvalue())
+    window = safetensors.torch.save(tensors, training)[0x100000:0x110000]
     return hashlib.sha256(window).hexdigest()[:8]
 
 
@@ -319,7 +330,7 @@ def thumbnail(path: Path) -> str:
     """A picture as the modelspec keeps it. Raises LoraError for what is none."""
     try:
         with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
-            return export.thumbnail_url(picture.convert("RGB"))
+            return export.thumbnail_url(picture_files.rgb(picture))
     except (
         OSError,
         ValueError,

@@ -8,7 +8,7 @@ Every random draw belongs to (seed, update), so a run continued from a state is 
 
 With a crew of several processes each takes a part of the pairs of every update, and all make the
 update with the sum of their gradients. Where the memory runs out, the same update is made again
-with a smaller preset (`studio.memory`).
+with a smaller preset (`studio.engine.memory`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from studio import memory
-from studio.crew import ALONE, Crew, CrewLost
-from studio.ddim import log_prob, output_weight
-from studio.objectives import d3po_loss, diffusion_dpo_loss
-from studio.optimiser import ScalarAdam
+from studio.engine import memory
+from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
+from studio.engine.trajectory import PairBatch
+from studio.maths.objectives import d3po_loss, diffusion_dpo_loss
+from studio.maths.scalar_adam import ScalarAdam
+from studio.maths.schedules import log_prob, output_weight
 from studio.settings import SamplingSettings, TrainingSettings
-from studio.trajectory import PairBatch
 
 if TYPE_CHECKING:
     from studio.models import Denoiser
@@ -39,7 +39,7 @@ HELD_OUT_CHECKS = 8  # times in a round that agreement with the held-out picks i
 # Multiples of it, without their whole parts, lie evenly in [0, 1) however many they are.
 GOLDEN = (math.sqrt(5) - 1) / 2
 HELD_OUT_STEPS = 4  # looks that a held-out pair is judged at
-REACH_PICTURES = 64  # pictures of a round that its reach is measured on
+SHIFT_PICTURES = 64  # pictures of a round that its reach is measured on
 # What was hardly learned, because the picks contradict each other, say, is not blown up further.
 MOST_SCALED = 3.0
 MORE_WITHOUT_GRADIENT = 4  # times as many latents go through the network at once without it
@@ -220,7 +220,7 @@ class Training:
         settings: TrainingSettings,
         held_out: PairBatch | None = None,
         preset: memory.Preset = memory.PRESETS[0],
-        crew: Crew = ALONE,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         if pairs.base_hash != denoiser.base_hash:
             raise TrainingFailed("The picks were made with another base model than the one loaded.")
@@ -228,7 +228,7 @@ class Training:
         self.pairs = pairs
         self.settings = settings
         self.held_out = held_out
-        self.crew = crew
+        self.processes = processes
         self._groups = pairs.groups()
         self.updates = settings.updates(len(self._groups))
         self.update = 0
@@ -247,10 +247,10 @@ class Training:
         self._use(preset)
         self._references: dict[str, Tensor] = {}  # of the pairs and of the held-out ones
         self._parameters = denoiser.adapter_parameters()
-        self._has_small_moments = settings.optimiser == "adamw" and memory.has_small_moments(
+        self._uses_8bit_optimizer = settings.optimizer == "adamw" and memory.uses_8bit_optimizer(
             preset, denoiser.device
         )
-        self._optimiser = self._new_optimiser()
+        self._optimizer = self._new_optimizer()
 
     # --- going on where it stopped ---
 
@@ -262,28 +262,31 @@ class Training:
         return {
             "update": self.update,
             "adapter": self.denoiser.adapter_state(),
-            "optimiser": self._optimiser.state_dict(),
-            "small_moments": self._has_small_moments,
+            "optimizer": self._optimizer.state_dict(),
+            "optimizer_8bit": self._uses_8bit_optimizer,
             "references": dict(self._references),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state.get("small_moments", False) != self._has_small_moments:
-            self._has_small_moments = not self._has_small_moments
-            self._optimiser = self._new_optimiser()  # goes on as it was begun
+        # a round that was begun before these names changed
+        older = {"optimiser": "optimizer", "small_moments": "optimizer_8bit"}
+        state = {older.get(name, name): value for name, value in state.items()}
+        if state.get("optimizer_8bit", False) != self._uses_8bit_optimizer:
+            self._uses_8bit_optimizer = not self._uses_8bit_optimizer
+            self._optimizer = self._new_optimizer()  # goes on as it was begun
         self.update = state["update"]
         self.denoiser.set_adapter_state(state["adapter"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimizer.load_state_dict(state["optimizer"])
         self._references = dict(state.get("references", {}))
 
-    def _new_optimiser(self) -> torch.optim.Optimizer:
+    def _new_optimizer(self) -> torch.optim.Optimizer:
         self.note = ""  # what the artist should know of the memory
         groups = self._parameter_groups()
         rate = self.settings.learning_rate
-        if self.settings.optimiser == "scalar_adam":
+        if self.settings.optimizer == "scalar_adam":
             return ScalarAdam(groups, lr=rate)
         kind = torch.optim.AdamW
-        if self._has_small_moments:
+        if self._uses_8bit_optimizer:
             kind = memory.eight_bit_adamw()
             self.note = "With the 8-bit optimiser of bitsandbytes, which needs less memory."
         if kind is None:
@@ -319,8 +322,8 @@ class Training:
             )
         self._while_memory_lasts(self._change_adapter)
         self.update += 1
-        if self.update == self.updates and self.settings.reach is not None:
-            factor = self.settings.reach / max(self._while_memory_lasts(self.change), 1e-9)
+        if self.update == self.updates and self.settings.target_shift is not None:
+            factor = self.settings.target_shift / max(self._while_memory_lasts(self.change), 1e-9)
             self.denoiser.scale_adapter(min(factor, MOST_SCALED))
         return Metrics(
             update=self.update,
@@ -343,17 +346,17 @@ class Training:
         failure: Exception | None = None
         try:
             mine = self._while_memory_lasts(self._own_gradient)
-        except CrewLost:
+        except ProcessLost:
             raise
         except Exception as error:
             failure = error
-        shares = self.crew.gathered(str(failure) if mine is None else mine)
+        shares = self.processes.all_gather(str(failure) if mine is None else mine)
         if failure is not None:
             raise failure
         for share in shares:
             if isinstance(share, str):
                 raise TrainingFailed(f"Another of the processes could not go on. {share}")
-        self.crew.add_up([parameter.grad for parameter in self._parameters])
+        self.processes.all_reduce([parameter.grad for parameter in self._parameters])
         loss, margin = (torch.cat(values) for values in zip(*shares, strict=True))
         return loss, margin
 
@@ -362,9 +365,9 @@ class Training:
         groups, epochs = self._groups_of_update()
         looks = self._looks(epochs)  # of all at once, so that every part has the same
         count = sum(len(group) for group in groups) * looks.shape[1]
-        mine, looks = self.crew.share(groups), self.crew.share(looks)
+        mine, looks = self.processes.shard(groups), self.processes.shard(looks)
         losses, margins = [torch.zeros(0)], [torch.zeros(0)]
-        self._optimiser.zero_grad()
+        self._optimizer.zero_grad()
         for part, columns in self._parts(self.pairs, mine, looks.shape[1], self._at_once):
             loss, margin = self._losses(mine[part], looks[part, columns])
             (loss.sum() / count).backward()
@@ -382,7 +385,7 @@ class Training:
         """
         draw = torch.Generator().manual_seed(self.settings.seed)
         order = torch.randperm(len(self.pairs.latents), generator=draw)
-        pictures = order[:REACH_PICTURES].tolist()
+        pictures = order[:SHIFT_PICTURES].tolist()
         least, of_all = self._timesteps()
         timesteps = (least + _spread(len(pictures), 1, of_all, draw)).squeeze(1)
         noise = torch.randn((len(pictures), *self.pairs.latents.shape[2:]), generator=draw)
@@ -398,10 +401,10 @@ class Training:
 
     def _change_adapter(self) -> None:
         """The optimiser's step: as a whole, or as if it had never begun."""
-        state = self._optimiser.state
+        state = self._optimizer.state
         before = _on_cpu([(value, dict(state[value])) for value in self._parameters])
         try:
-            self._optimiser.step()
+            self._optimizer.step()
         except Exception:
             # into what is there already: this is no moment to ask for memory
             with torch.no_grad():
@@ -456,7 +459,7 @@ class Training:
             self._checkpointing = True
         self._at_once = min(self._at_once, max(1, int(preset.latents / one)))
         denoiser.set_gradient_checkpointing(self._checkpointing)
-        denoiser.save_memory(preset.parts_away, preset.tiled_vae)
+        denoiser.save_memory(preset.model_cpu_offload, preset.vae_tiling)
         gc.collect()
         memory.give_back(denoiser.device)
 
@@ -516,7 +519,7 @@ class Training:
         wanted = self.steps_per_group
         if self.settings.loss != "d3po":
             first = torch.tensor(epochs)[:, None] * wanted
-            return (first + torch.arange(wanted)) % self.settings.looks_per_pair
+            return (first + torch.arange(wanted)) % self.settings.noise_draws_per_pair
         if wanted == len(self._steps):
             return self._steps.expand(len(epochs), -1)
         draw = _generator(self.settings.seed, self.update)
@@ -546,7 +549,7 @@ class Training:
     def _timesteps(self) -> tuple[int, int]:
         """The least timestep that finished pictures are noised to, and how many from there on."""
         of_all = self.denoiser.scheduler.config.num_train_timesteps
-        count = max(1, round(self.settings.noisiest_share * of_all))
+        count = max(1, round(self.settings.timestep_fraction * of_all))
         return of_all - count, count
 
     def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
@@ -592,7 +595,7 @@ class Training:
     ) -> Tensor:
         """(pictures, steps) under the base, which never changes: a look is computed only once."""
         key = "train" if batch is self.pairs else "held out"
-        chain, looks_in_all = len(batch.timesteps), self.settings.looks_per_pair
+        chain, looks_in_all = len(batch.timesteps), self.settings.noise_draws_per_pair
         width = chain if self.settings.loss == "d3po" else max(looks_in_all, HELD_OUT_STEPS)
         known = self._references.get(key, torch.full((len(batch.latents), width), math.nan))
         places = torch.tensor(pictures)[:, None], looks

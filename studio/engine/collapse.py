@@ -60,7 +60,7 @@ def compare(
     )
 
 
-def what_is_lost(checks: Checks) -> str:
+def failure(checks: Checks) -> str:
     """What a round has spoiled, as a clause for the artist; empty when the model is whole."""
     if checks.recognised is not None and checks.recognised_base is not None:
         lost = checks.recognised_base - checks.recognised

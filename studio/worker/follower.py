@@ -9,11 +9,12 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from studio import models, sampling
-from studio.crew import Crew, CrewLost
+from studio import models
+from studio.engine import sampling
+from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.engine.training import Training, TrainingFailed
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import SamplingSettings, StartLora, TrainingSettings
-from studio.training import Training, TrainingFailed
-from studio.trajectory import PairBatch, Trajectory
 
 log = logging.getLogger("studio.worker")
 
@@ -22,7 +23,7 @@ LEAVE = "leave"
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartRound:
     """The order to take up a round."""
 
     base: tuple[str, StartLora | None]
@@ -32,7 +33,7 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplePairs:
     """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
 
     base_hash: of the leader's model. adapter: as `Denoiser.read_adapter` gives it, or None.
@@ -47,46 +48,56 @@ class Draw:
     pictures: int
 
 
-def begin(crew: Crew, base: tuple[str, StartLora | None], training: Training) -> None:
+def start_round(
+    processes: ProcessGroup, base: tuple[str, StartLora | None], training: Training
+) -> None:
     """For the leader: have all others take up the training where it is now.
 
     Raises TrainingFailed with what the first of them says that cannot.
     """
-    if crew.size == 1:
+    if processes.size == 1:
         return
-    crew.told(Begin(base, training.pairs, training.settings, training.state()))
-    for answer in crew.gathered(""):
+    processes.broadcast(StartRound(base, training.pairs, training.settings, training.state()))
+    for answer in processes.all_gather(""):
         if answer:
             raise TrainingFailed(f"Another of the processes cannot take part. {answer}")
 
 
-def draw(crew: Crew, denoiser: models.Denoiser, order: Draw) -> list[list[Trajectory]]:
+def sample_pairs(
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
+) -> list[list[Trajectory]]:
     """For the leader: all processes draw, and it has what they drew in the order of the texts.
 
     Raises ModelError with what the first of the others says that could not.
     """
-    crew.told(order)
+    processes.broadcast(order)
     failure: Exception | None = None
     try:
-        mine = _own_share(crew, denoiser, order)
+        mine = _own_share(processes, denoiser, order)
     except Exception as error:
         mine, failure = [], error
-    shares = crew.gathered(mine)
+    shares = processes.all_gather(mine)
     if failure is not None:
         raise failure
     for share in shares:
         if isinstance(share, str):
             raise models.ModelError(f"Another of the processes could not draw. {share}")
-    return [shares[place % crew.size][place // crew.size] for place in range(len(order.texts))]
+    return [
+        shares[place % processes.size][place // processes.size] for place in range(len(order.texts))
+    ]
 
 
-def _own_share(crew: Crew, denoiser: models.Denoiser, order: Draw) -> list[list[Trajectory]]:
+def _own_share(
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
+) -> list[list[Trajectory]]:
     """What of an order this process is to draw: one after the other, each with all its pictures."""
     adapter = denoiser.using_read(order.adapter) if order.adapter else denoiser.using(None)
     with adapter:
         return [
             chains
-            for text, seed in zip(crew.share(order.texts), crew.share(order.seeds), strict=True)
+            for text, seed in zip(
+                processes.shard(order.texts), processes.shard(order.seeds), strict=True
+            )
             for chains in sampling.sample_groups(
                 denoiser, [text], [seed], order.sampling, order.pictures
             )
@@ -98,41 +109,41 @@ def _loaded(base: tuple[str, StartLora | None], device: str) -> models.Denoiser:
     return models.load(base_model, device, start=start)
 
 
-def follow(crew: Crew, device: str) -> None:
+def run(processes: ProcessGroup, device: str) -> None:
     """For the others: do what the leader says, until it says to leave."""
     denoiser, training = None, None
-    while (order := crew.told()) != LEAVE:
-        if isinstance(order, Begin):
+    while (order := processes.broadcast()) != LEAVE:
+        if isinstance(order, StartRound):
             training, answer = None, ""
             try:
                 if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
                     denoiser = None  # before there is another
                     denoiser = _loaded(order.base, device)
-                training = Training(denoiser, order.pairs, order.settings, crew=crew)
+                training = Training(denoiser, order.pairs, order.settings, processes=processes)
                 training.load_state(order.state)
             except Exception as error:
                 log.error("A round cannot be taken up", exc_info=error)
                 answer = str(error)
-            crew.gathered(answer)
-        elif isinstance(order, Draw):
+            processes.all_gather(answer)
+        elif isinstance(order, SamplePairs):
             try:
                 if denoiser is None or denoiser.base_hash != order.base_hash:
                     denoiser = training = None  # before there is another
                     denoiser = _loaded(order.base, device)
-                answer = _own_share(crew, denoiser, order)
+                answer = _own_share(processes, denoiser, order)
             except Exception as error:
                 log.error("Nothing was drawn", exc_info=error)
                 answer = str(error)
-            crew.gathered(answer)
+            processes.all_gather(answer)
         elif training is None:
-            raise CrewLost("This process is not at the round that the others are at.")
+            raise ProcessLost("This process is not at the round that the others are at.")
         else:
             try:
                 training.step()
             except TrainingFailed as error:
                 log.warning("%s", error)  # which the leader knows, too
                 training = None
-            except CrewLost:
+            except ProcessLost:
                 raise
             except Exception as error:
                 log.error("An update failed", exc_info=error)

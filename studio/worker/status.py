@@ -8,16 +8,18 @@ import threading
 import time
 from dataclasses import replace
 
-from studio import logs, memory, models
-from studio.crew import CrewLost
-from studio.exchange import ExchangeError
-from studio.export import ExportError
+from studio import models
+from studio.datasets import ExchangeError
+from studio.engine import memory
+from studio.engine.distributed import ProcessLost
+from studio.engine.training import TrainingFailed
+from studio.engine.trajectory import MixedSettingsError
+from studio.lora.export import ExportError
+from studio.runtime import logs
 from studio.settings import SettingsError
 from studio.store import Store, StoreError, WorkerStatus
 from studio.store.files import full_sentence, is_full
 from studio.store.rows import WorkerState
-from studio.training import TrainingFailed
-from studio.trajectory import MixedSettingsError
 from studio.worker.errors import WorkerError
 
 log = logging.getLogger("studio.worker")
@@ -27,7 +29,7 @@ HEARTBEAT_S = 2.0
 
 # Errors whose message is a sentence for the artist already.
 SENTENCES = (
-    CrewLost,
+    ProcessLost,
     ExchangeError,
     ExportError,
     MixedSettingsError,
@@ -39,7 +41,7 @@ SENTENCES = (
 )
 
 
-class Voice:
+class StatusReporter:
     """The worker's status as the pages show it."""
 
     def __init__(self, store: Store, device: str) -> None:
@@ -47,7 +49,7 @@ class Voice:
         self._saying = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", device, 0.0)
 
-    def say(self, state: WorkerState, message: str) -> None:
+    def report(self, state: WorkerState, message: str) -> None:
         """Let the artist know what is going on."""
         self._status = replace(self._status, state=state, message=message)
         self._publish()

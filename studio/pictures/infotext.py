@@ -6,7 +6,7 @@
 
 The prompt may have several lines, and so may the negative prompt; the last line holds the rest, as
 `Name: value` with commas between. A value that holds a comma, a colon or a line break is written as
-a JSON string. Text in, text out: `studio.pictures` puts it into files.
+a JSON string. Text in, text out: `studio.pictures.files` puts it into files.
 """
 
 from __future__ import annotations

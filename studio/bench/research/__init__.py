@@ -1,0 +1,1 @@
+"""Trials whose result decided something; `LOG.md` keeps what they showed."""

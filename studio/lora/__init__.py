@@ -1,0 +1,1 @@
+"""LoRA files: written for other tools, read back, blended, resized, merged."""

@@ -1,0 +1,1 @@
+"""The maths: tensors in, tensors out; no models, no files."""

@@ -1,0 +1,1 @@
+"""Picture files, and the settings that are written in them."""

@@ -1,0 +1,1 @@
+"""What stands in a prompt: alternatives, emphasis, styles. Text in, text out."""

@@ -1,0 +1,1 @@
+"""What keeps the processes going: supervisor, logs, the support report."""
