@@ -44,6 +44,7 @@ from studio.pictures import infotext
 from studio.prompting import alternatives, emphasis
 from studio.settings import SettingsError, TrainingSettings
 from studio.store import Store, StoreError, examine_files, import_session
+from studio.weights import read_header
 
 QUICK_EXAMPLES, EXAMPLES = 30, 1000
 LIMIT_S = 10.0  # for one
@@ -326,7 +327,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
         with contextlib.suppress(models.ModelError):
             models.inspect(str(path))
         try:
-            header = weights.read_header(path)
+            header = read_header(path)
         except models.ModelError:
             return False
         with safe_open(path, "pt") as file:  # what is taken, the library reads the same
