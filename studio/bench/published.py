@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.trajectory import PairBatch
-from studio.maths.objectives import d3po_loss
+from studio.maths.objectives import clipped_dpo
 from studio.maths.schedules import Schedule, log_prob, noise_of
 from studio.models import Denoiser, Text
 from studio.settings import OBJECTIVES, SamplingSettings
@@ -77,9 +77,8 @@ def learn_pair(
         policy = [guided_log_prob(denoiser.unet, denoiser, chain, *where) for chain in chains]
         with torch.no_grad():
             base = [guided_log_prob(reference, denoiser, chain, *where) for chain in chains]
-        loss, _ = d3po_loss(
-            *(value[None] for value in (*policy, *base)), PUBLISHED.beta, PUBLISHED.clip_range
-        )
+        gains = [mine - its for mine, its in zip(policy, base, strict=True)]
+        loss = clipped_dpo(*(gain[None] for gain in gains), PUBLISHED.beta, PUBLISHED.clip_range)
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(denoiser.adapter_parameters(), PUBLISHED.max_grad_norm)

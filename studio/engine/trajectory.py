@@ -106,6 +106,11 @@ class PairBatch:
             groups.append((pictures, sorted(members)))
         return sorted(members for _, members in groups)
 
+    def most_pictures(self, groups: list[list[int]]) -> int:
+        """How many the largest of groups of pairs has."""
+        sides = (self.chosen, self.rejected)
+        return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
+
 
 def _made_alike(settings: SamplingSettings) -> tuple:
     return (
