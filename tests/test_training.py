@@ -24,7 +24,7 @@ from studio.engine.estimators import (
 )
 from studio.engine.evaluation import velocity_changes
 from studio.engine.memory import PRESETS
-from studio.engine.objective import Objective
+from studio.engine.objective import Objective, reads_only_final
 from studio.engine.training import MOST_SCALED, Training, TrainingFailed, groups_of_update
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.scalar_adam import ScalarAdam
@@ -318,6 +318,21 @@ def test_a_run_continued_from_its_state_is_the_run_itself(
     assert [metrics.update for metrics in again] == [3, 4]
     actual = denoiser.adapter_state()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_final_latents_are_all_that_noised_pictures_need(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    final = replace(pairs, latents=pairs.latents[:, -1:])
+    list(Training(denoiser, pairs, SHORT_DPO))
+    expected = denoiser.adapter_state()
+    list(Training(denoiser, final, SHORT_DPO))
+    for name, value in denoiser.adapter_state().items():
+        assert torch.equal(value, expected[name])
+    assert reads_only_final(SHORT_DPO)
+    assert not reads_only_final(SHORT)
+    with pytest.raises(ValueError, match="final latents alone"):
+        Training(denoiser, final, SHORT)
 
 
 @both_kinds
