@@ -244,18 +244,10 @@ def step_log_prob(
     latent, next_latent = latents[:, 0], latents[:, 1]
     timesteps = schedule.timesteps[steps]
     noise_pred = predicted_noise(denoiser, latent, timesteps, prompts, sampling, settings.guided)
-    alpha_bar, alpha_bar_prev = schedule.alpha_bar[steps], schedule.alpha_bar_prev[steps]
-    value = log_prob(
-        next_latent,
-        latent,
-        noise_pred,
-        alpha_bar,
-        alpha_bar_prev,
-        sampling.eta,
-        settings.reduction,
-    )
+    step = schedule.step(steps, sampling.eta)
+    value = log_prob(next_latent, latent, noise_pred, step, settings.reduction)
     if settings.reduction == "noise":
-        return value * output_weight(alpha_bar, denoiser.prediction_type)
+        return value * output_weight(schedule.alpha_bar[steps], denoiser.prediction_type)
     return value
 
 

@@ -36,7 +36,7 @@ from studio.engine.objective import Objective
 from studio.engine.training import Metrics, Training
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.objectives import dpo
-from studio.maths.schedules import sigma, step_mean
+from studio.maths.schedules import ddim_step, step_mean
 from studio.settings import SamplingSettings, TrainingSettings
 
 TAUGHT = 51  # clicks: what 64 leave when a fifth is held out
@@ -167,7 +167,7 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
         list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
     ):
         predicted = denoiser.predict_noise(latent, timestep.expand(len(latent)), text)
-        latent = step_mean(latent, predicted, alpha_bar_prev, alpha_bar, eta=0.0)
+        latent = step_mean(latent, predicted, ddim_step(alpha_bar_prev, alpha_bar, eta=0.0))
         found.append((latent - alpha_bar.sqrt() * final) / (1 - alpha_bar).sqrt())
     return schedule.timesteps.cpu(), torch.stack(found[::-1], 1).cpu()
 
@@ -344,14 +344,13 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     draw = torch.Generator().manual_seed(seed)
     latents = list(chain.latents[: shared + 1])
     for step in range(shared, settings.steps):
-        alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+        taken = schedule.step(step, settings.eta)
         latent = latents[-1][None].to(denoiser.device)
         predicted = denoiser.predict_guided_noise(
             latent, schedule.timesteps[step][None], text, empty, settings.guidance
         )
-        mean = step_mean(latent, predicted, alpha_bar, alpha_bar_prev, settings.eta)[0].cpu()
-        deviation = float(sigma(alpha_bar, alpha_bar_prev, settings.eta))
-        latents.append(mean + deviation * torch.randn(mean.shape, generator=draw))
+        mean = step_mean(latent, predicted, taken)[0].cpu()
+        latents.append(mean + float(taken.s) * torch.randn(mean.shape, generator=draw))
     return replace(chain, latents=torch.stack(latents), seed=seed)
 
 
