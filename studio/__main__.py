@@ -771,7 +771,7 @@ def doctor(arguments: argparse.Namespace) -> int:
             if complaints:
                 say("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
                 _print_list(complaints)
-        problems = complaints or _look_at_files(home)
+        problems = complaints or _look_at_rows(home) + _look_at_files(home)
         say(f"Snapshots: {len(kept)}")
         for one in kept:
             when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
@@ -781,6 +781,21 @@ def doctor(arguments: argparse.Namespace) -> int:
         elif complaints:
             say("There is none to put back; the database was left as it is.")
     return 1 if problems else 0
+
+
+def _look_at_rows(home: Path) -> list[str]:
+    """Rows that make no sense are mended, or set aside; gives those that were set aside."""
+    from studio.store import Store, mend_rows
+
+    Store.open(home).close()  # as this version of the studio keeps them
+    found = mend_rows(home)
+    say(f"Rows: {found.looked_at}")
+    for what, rows in (("mended", found.mended), ("damaged, and set aside", found.set_aside)):
+        say(f"  {what}: {len(rows)}")
+        _print_list(rows, "    ")
+    if found.kept_in is not None:
+        say(f"  The database as it was before is kept: {found.kept_in.name}")
+    return found.set_aside
 
 
 def _look_at_files(home: Path) -> list[str]:

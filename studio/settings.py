@@ -8,6 +8,7 @@ store from a newer version is never half understood.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ MAX_NOTE_CHARACTERS = 2000
 MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
 UNBOUNDED = 256  # looks at a pair: more than a round has, so that none comes twice
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
+MAX_PROMPTS = 1000
+MAX_PATH_CHARACTERS = 4096
+LARGEST_INTEGER = 2**63 - 1  # that the database can keep
 
 
 class SettingsError(ValueError):
@@ -41,6 +45,33 @@ class SettingsError(ValueError):
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise SettingsError(sentence)
+
+
+def _within(default: float | None, least: float, most: float, sentence: str) -> Any:
+    """A number from `least` to `most`, both of them included; `sentence` says so to the artist."""
+    return field(default=default, metadata={"within": (least, most, sentence)})
+
+
+def _positive(default: float | None, most: float, sentence: str) -> Any:
+    """A number greater than 0, and at most `most`."""
+    return _within(default, math.ulp(0.0), most, sentence)
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Half a surrogate pair, which JSON can write, is no text and cannot be stored."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_hub_id(base_model: str) -> bool:
@@ -59,6 +90,30 @@ class _Stored:
     # Names that fields had in older stores and archives, with the names they have now.
     _renamed: ClassVar[dict[str, str]] = {}
 
+    def __post_init__(self) -> None:
+        """Every value is of its field's kind, and every number within its field's bounds.
+
+        Whoever makes settings comes by here: a form, the command line, the store or an archive.
+        """
+        for one in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, one.name)
+            kind, _, optional = str(one.type).partition(" | ")
+            if value is None and optional:
+                continue
+            fits, sentence = True, f"The setting {one.name} makes no sense."
+            if one.name in self._nested:
+                fits = isinstance(value, self._nested[one.name])
+            elif kind in ("int", "float"):
+                least, most, sentence = one.metadata["within"]
+                fits = _is_number(value, whole=kind == "int") and least <= value <= most
+            elif kind == "bool":
+                fits = isinstance(value, bool)
+            elif kind.startswith("tuple"):
+                fits = isinstance(value, tuple) and all(map(_is_text, value))
+            else:
+                fits = _is_text(value)
+            _require(fits, sentence)
+
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for one in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -69,9 +124,10 @@ class _Stored:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
+        _require(isinstance(values, dict), "Settings are values by name.")
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         values = {cls._renamed.get(name, name): value for name, value in values.items()}
-        unknown = sorted(set(values) - names)
+        unknown = sorted(map(str, set(values) - names))
         _require(not unknown, f"Unknown setting: {', '.join(unknown)}.")
         values = {**cls._before, **values}
         for name, kind in cls._nested.items():
@@ -80,6 +136,12 @@ class _Stored:
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
+        missing = {
+            f.name
+            for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        } - set(values)
+        _require(not missing, f"Missing setting: {', '.join(sorted(missing))}.")
         return cls(**values)
 
 
@@ -87,16 +149,22 @@ class _Stored:
 class SamplingSettings(_Stored):
     """How an image is made. Stored with every trajectory; training reads it from there."""
 
-    steps: int = 20
-    guidance: float = 3.0
-    width_px: int = STARTER_SIZE_PX
-    height_px: int = STARTER_SIZE_PX
-    seed: int = 0
+    steps: int = _within(20, 2, 150, "Steps must be between 2 and 150.")
+    guidance: float = _within(3.0, 1.0, 30.0, "Guidance must be between 1 and 30.")
+    width_px: int = _within(
+        STARTER_SIZE_PX, 64, 2048, "Width must be a multiple of 8 between 64 and 2048 pixels."
+    )
+    height_px: int = _within(
+        STARTER_SIZE_PX, 64, 2048, "Height must be a multiple of 8 between 64 and 2048 pixels."
+    )
+    seed: int = _within(0, 0, LARGEST_INTEGER, "The seed must be a whole number from 0 upwards.")
     negative_prompt: str = ""
-    eta: float = 1.0
+    eta: float = _within(1.0, 0.0, 1.0, "Eta must be between 0 and 1.")
     shared_noise: bool = True  # both images of a pair start from the same noise
     # Of the text encoder's layers, which is read last: 1 the last, 2 the one before; as in A1111.
-    clip_skip: int = 1
+    clip_skip: int = _within(
+        1, 1, MOST_CLIP_SKIP, f"Clip skip must be between 1 and {MOST_CLIP_SKIP}."
+    )
 
     _before: ClassVar[dict[str, Any]] = {"clip_skip": 1}
     # What two pictures of one round may differ in.
@@ -108,22 +176,14 @@ class SamplingSettings(_Stored):
         return dataclasses.replace(self, **own) == other
 
     def __post_init__(self) -> None:
-        _require(2 <= self.steps <= 150, "Steps must be between 2 and 150.")
-        _require(1.0 <= self.guidance <= 30.0, "Guidance must be between 1 and 30.")
+        super().__post_init__()
         for name, size_px in (("Width", self.width_px), ("Height", self.height_px)):
             _require(
-                64 <= size_px <= 2048 and size_px % 8 == 0,
-                f"{name} must be a multiple of 8 between 64 and 2048 pixels.",
+                size_px % 8 == 0, f"{name} must be a multiple of 8 between 64 and 2048 pixels."
             )
-        _require(0 <= self.seed < 2**63, "The seed must be a whole number from 0 upwards.")
-        _require(0.0 <= self.eta <= 1.0, "Eta must be between 0 and 1.")
         _require(
             len(self.negative_prompt) <= MAX_PROMPT_CHARACTERS,
             f"The negative prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
-        )
-        _require(
-            1 <= self.clip_skip <= MOST_CLIP_SKIP,
-            f"Clip skip must be between 1 and {MOST_CLIP_SKIP}.",
         )
 
 
@@ -158,29 +218,47 @@ class TrainingSettings(_Stored):
     objective: str = "diffusion_dpo"
     loss: Literal["d3po", "diffusion_dpo", "finetune"] = "diffusion_dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
-    beta: float = 80.0
-    clip_range: float | None = None
+    beta: float = _positive(80.0, 1e9, "Beta must be greater than 0, and at most 1e9.")
+    clip_range: float | None = _positive(
+        None, 1.0 - 1e-9, "The clip range must lie between 0 and 1, or be left out."
+    )
     guided: bool = False  # train through classifier-free guidance, or the prompted half alone
     optimizer: Literal["scalar_adam", "adamw"] = "scalar_adam"
-    learning_rate: float = 3e-4
-    timestep_fraction: float = 0.25
+    learning_rate: float = _positive(3e-4, 1.0, "The learning rate must lie between 0 and 1.")
+    timestep_fraction: float = _positive(0.25, 1.0, "The noisiest share must lie between 0 and 1.")
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
-    shortcut_rate: float = 0.25
-    target_shift: float | None = 0.25
-    updates_base: int = 20  # updates in a round = updates_base + updates_per_pick x picks
-    updates_per_pick: float = 0.75
-    batch_pairs: int = 16  # pairs, or grids, in one update
+    shortcut_rate: float = _positive(0.25, 1.0, "The shortcuts' rate must lie between 0 and 1.")
+    target_shift: float | None = _positive(
+        0.25, 3.0, "The reach must lie between 0 and 3, or be left out."
+    )
+    # Updates in a round = updates_base + updates_per_pick x picks.
+    updates_base: int = _within(
+        20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."
+    )
+    updates_per_pick: float = _within(
+        0.75, 0.0, 1000.0, "The updates per pick must be between 0 and 1000."
+    )
+    batch_pairs: int = _within(  # pairs, or grids, in one update
+        16, 1, 4096, "Between 1 and 4096 pairs can be in one update."
+    )
     # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
     # that an update costs as much. 0: all of the chain (D3PO).
-    steps_per_pair: int = 2
-    noise_draws_per_pair: int = 16
-    micro_batch_pairs: int = 16  # of them in one forward pass; smaller needs less memory
-    max_grad_norm: float = 1.0
-    rank: int = 8
-    alpha: float = 8.0
+    steps_per_pair: int = _within(2, 0, 150, "The steps of a pair must be between 0 and 150.")
+    noise_draws_per_pair: int = _within(
+        16, 1, UNBOUNDED, f"A pair is looked at in 1 to {UNBOUNDED} ways."
+    )
+    # Of the batch in one forward pass; smaller needs less memory.
+    micro_batch_pairs: int = _within(16, 1, 4096, "The micro-batch must fit the batch.")
+    max_grad_norm: float = _positive(
+        1.0, 1e9, "The largest gradient must be greater than 0, and at most 1e9."
+    )
+    rank: int = _within(8, 1, 256, "The LoRA rank must be between 1 and 256.")
+    alpha: float = _positive(8.0, 1024.0, "The LoRA alpha must be between 0 and 1024.")
     gradient_checkpointing: bool = False
-    held_out_fraction: float = 0.2  # of the picks, kept out of training to measure agreement
-    seed: int = 0
+    held_out_fraction: float = _within(  # of the picks, kept out of training to measure agreement
+        0.2, 0.0, 0.5, "At most half of the picks can be held out."
+    )
+    seed: int = _within(0, 0, LARGEST_INTEGER, "The seed must be a whole number from 0 upwards.")
 
     _renamed: ClassVar[dict[str, str]] = {
         "optimiser": "optimizer",
@@ -198,43 +276,20 @@ class TrainingSettings(_Stored):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
         _require(self.loss in ("d3po", "diffusion_dpo", "finetune"), f"Unknown loss: {self.loss}.")
         _require(
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
         )
-        _require(self.beta > 0, "Beta must be greater than 0.")
-        _require(
-            self.clip_range is None or 0 < self.clip_range < 1,
-            "The clip range must lie between 0 and 1, or be left out.",
-        )
-        _require(0 < self.learning_rate <= 1, "The learning rate must lie between 0 and 1.")
         _require(
             self.optimizer in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimizer}."
-        )
-        _require(
-            0 < self.timestep_fraction <= 1,
-            "The noisiest share must lie between 0 and 1.",
         )
         _require(
             self.layers in ("attention", "attention_and_shortcuts"),
             f"Unknown layers: {self.layers}.",
         )
-        _require(0 < self.shortcut_rate <= 1, "The shortcuts' rate must lie between 0 and 1.")
-        _require(
-            self.target_shift is None or 0 < self.target_shift <= 3,
-            "The reach must lie between 0 and 3, or be left out.",
-        )
-        _require(self.noise_draws_per_pair >= 1, "A pair needs at least one look.")
-        _require(self.seed >= 0, "The seed must be a whole number from 0 upwards.")
-        _require(self.updates_base >= 0, "The number of updates cannot be negative.")
-        _require(self.updates_per_pick >= 0, "The updates per pick cannot be negative.")
-        _require(
-            1 <= self.micro_batch_pairs <= self.batch_pairs, "The micro-batch must fit the batch."
-        )
-        _require(1 <= self.rank <= 256, "The LoRA rank must be between 1 and 256.")
-        _require(0 < self.alpha <= 1024, "The LoRA alpha must be between 0 and 1024.")
-        _require(0 <= self.held_out_fraction <= 0.5, "At most half of the picks can be held out.")
+        _require(self.micro_batch_pairs <= self.batch_pairs, "The micro-batch must fit the batch.")
 
     def updates(self, picks: int) -> int:
         """How many updates a round over so many picks, of pairs or grids, takes (at least 1)."""
@@ -302,19 +357,24 @@ BASELINES: dict[str, TrainingSettings] = {
 }
 
 
+_STRENGTH_SENTENCE = "The strength of a LoRA file lies between -2 and 2, and is not 0."
+
+
 @dataclass(frozen=True)
 class StartLora(_Stored):
     """Somebody's LoRA file, which is put into the base model before a session begins with it."""
 
     path: str
-    strength: float = 1.0
+    strength: float = _within(1.0, -2.0, 2.0, _STRENGTH_SENTENCE)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.path.strip()), "Write the path of a LoRA file first.")
         _require(
-            0 < abs(self.strength) <= 2,
-            "The strength of a LoRA file lies between -2 and 2, and is not 0.",
+            len(self.path) <= MAX_PATH_CHARACTERS,
+            f"A path has at most {MAX_PATH_CHARACTERS} characters.",
         )
+        _require(self.strength != 0, _STRENGTH_SENTENCE)
 
 
 @dataclass(frozen=True)
@@ -327,17 +387,25 @@ class SessionSettings(_Stored):
     preview_prompts: tuple[str, ...] = ()  # redrawn after every round; empty: the first prompts
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    round_every: int = 16  # picks between automatic rounds
+    round_every: int = _within(  # picks between automatic rounds
+        16, 2, 1000, "A round needs between 2 and 1000 new picks."
+    )
     live: bool = True  # start rounds by itself while the artist goes on labelling
-    queue_target: int = 8  # unlabelled pairs, or grids, kept ready
-    pictures: int = 2  # of one prompt, asked about at once; more than two are a grid
+    queue_target: int = _within(  # unlabelled pairs, or grids, kept ready
+        8, 1, 64, "Between 1 and 64 pairs can be kept ready."
+    )
+    pictures: int = _within(  # of one prompt, asked about at once; more than two are a grid
+        2, 2, 9, "Between 2 and 9 pictures can be compared at once."
+    )
     # Whose pictures are asked about: the base model's say most of a taste (studio/bench/LOG.md);
     # the newest LoRA's show what was learned so far, and more of what is rare.
     pairs_by: Literal["base", "newest"] = "base"
     start: StartLora | None = None  # a part of the base model, for policy and reference alike
     # Of the base model's weights, as they were when the session first used it; "" until then.
     model_hash: str = ""
-    model_bytes: int = 0
+    model_bytes: int = _within(
+        0, 0, LARGEST_INTEGER, "The size of a model is a whole number from 0 upwards."
+    )
 
     _before: ClassVar[dict[str, Any]] = {
         "pairs_by": "newest",
@@ -351,21 +419,26 @@ class SessionSettings(_Stored):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.base_model.strip()), "Choose a base model first.")
+        _require(
+            max(len(self.base_model), len(self.model_hash)) <= MAX_PATH_CHARACTERS,
+            f"A path has at most {MAX_PATH_CHARACTERS} characters.",
+        )
         for prompt in (*self.prompts, *self.preview_prompts):
             _require(bool(prompt.strip()), "A prompt is empty: write what the picture should show.")
             _require(
                 len(prompt) <= MAX_PROMPT_CHARACTERS,
                 f"A prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",
             )
-        _require(len(self.prompts) <= 1000, "A session takes at most 1000 prompts.")
-        _require(2 <= self.round_every <= 1000, "A round needs between 2 and 1000 new picks.")
+        _require(
+            max(len(self.prompts), len(self.preview_prompts)) <= MAX_PROMPTS,
+            f"A session takes at most {MAX_PROMPTS} prompts.",
+        )
         _require(
             self.pairs_by in ("base", "newest"),
             "Pairs are drawn by the base model or by the newest LoRA.",
         )
-        _require(1 <= self.queue_target <= 64, "Between 1 and 64 pairs can be kept ready.")
-        _require(2 <= self.pictures <= 9, "Between 2 and 9 pictures can be compared at once.")
 
     @property
     def base(self) -> tuple[str, StartLora | None]:

@@ -71,7 +71,8 @@ def fill(store: Store, session: Session) -> None:
     write(store.image_path(image), b"png")
     store.add_image(image)
     job = store.add_job(session.id, "compare", {"adapter_id": adapter.id})
-    store.update_job(job.id, state="done", result={"cells": [{"base": image.id}]})
+    cell = {"prompt": "a lion", "seed": 1, "base": image.id, "tuned": image.id}
+    store.update_job(job.id, state="done", result={"cells": [cell]})
     store.add_job(session.id, "preview", {})
     store.add_export(Export("e", session.id, adapter.id, "My LoRA", ("My LoRA.png",), {}, 1.0))
     write(store.export_path(session.id, "e") / "My LoRA.png", b"png")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.engine import sampling
-from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, joined
+from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, load
 from studio.runtime.supervisor import worker_command
@@ -265,7 +265,7 @@ def test_a_worker_of_two_processes_learns_what_one_does_and_ends_in_order(prepar
 if __name__ == "__main__":
     torch.set_num_threads(1)
     work, model, path = sys.argv[1:]
-    with joined() as processes:
+    with process_group() as processes:
         result = {"learn": learn, "fail": fail, "draw": draw}[work](model, processes)
         if processes.is_main_process:
             save_file(result, path)

@@ -243,5 +243,7 @@ def test_settings_with_another_letter_are_damage(store, session, home, changed):
     with contextlib.closing(sqlite3.connect(home / "studio.sqlite")) as connection, connection:
         before = "UPDATE sessions SET settings = replace(settings, '\"guidance\"', ?)"
         assert connection.execute(before, (changed,)).rowcount == 1
+    assert store.sessions() == []
+    assert store.damaged_rows() == [("sessions", session.id)]
     with pytest.raises(StoreDamaged, match=r"launch\.py doctor"):
-        store.sessions()
+        store.session(session.id)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from studio.pictures import infotext
 from studio.pictures.files import png_with_text, text_of_png
 from studio.pictures.infotext import Parameters, ParametersError, lora_name, read, write
 
@@ -190,3 +191,28 @@ def test_a_picture_without_settings_and_what_is_no_picture_are_sentences(path):
 def test_no_bytes_do_harm(data):
     with pytest.raises(ParametersError):
         text_of_png(b"\x89PNG\r\n\x1a\n" + data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * infotext.MOST_CHARACTERS,
+        "a " * (infotext.MOST_CHARACTERS // 2 - 1) + "a",
+        "x" + " " * (infotext.MOST_CHARACTERS - 2) + "x",
+        "ab: " * (infotext.MOST_CHARACTERS // 4),
+        'ab:"\\' * (infotext.MOST_CHARACTERS // 5),
+        "<lora:" * (infotext.MOST_CHARACTERS // 6),
+        "\n" * 50_000 + "x",
+    ],
+    ids=["word", "words", "blanks", "names", "quotes", "tags", "lines"],
+)
+def test_the_longest_text_is_read_in_time_of_its_length(text):
+    # With time of its square, one of these takes minutes.
+    with contextlib.suppress(ParametersError):
+        infotext.read(text)
+
+
+def test_halves_of_letters_do_no_harm():
+    found = infotext.read('a \ud800 cat\nSteps: 20, Sampler: DDIM, Note: "\\ud83d", Seed: 7')
+    assert found.prompt == "a ? cat"
+    assert found.more["Note"] == "?"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from studio.prompting import alternatives
 from studio.prompting.alternatives import expand
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
 
@@ -77,3 +78,50 @@ def test_any_text_becomes_a_prompt_or_a_sentence(tmp_path_factory, text, seed):
         return
     assert drawn == expand(text, seed, lists)
     assert drawn or not text.strip()
+
+
+def repeated(depth: int) -> str:
+    """A variable that says another twice, and so on: 2 ** depth words."""
+    variables = "${v0={x y|y x}}" + "".join(
+        f"${{v{n}={{${{v{n - 1}}} ${{v{n - 1}}}}}}}" for n in range(1, depth)
+    )
+    return f"{{z}}{variables} ${{v{depth - 1}}}"
+
+
+@pytest.mark.parametrize("depth", [14, 20, 40])
+def test_an_expansion_that_grows_exponentially_is_given_up_while_it_runs(depth, lists, monkeypatch):
+    spent = []
+    spend = alternatives._Budget.spend
+    monkeypatch.setattr(
+        alternatives._Budget, "spend", lambda *args: (spent.append(1), spend(*args))[1]
+    )
+    with pytest.raises(SettingsError, match="far too long"):
+        expand(repeated(depth), 1, lists)
+    assert len(spent) <= alternatives.MOST_COMMANDS + 1
+
+
+def test_lists_that_name_lists_are_bounded_alike(lists):
+    for n in range(1, 40):
+        (lists / f"l{n}.txt").write_text(f"__l{n - 1}__ __l{n - 1}__\n", encoding="utf-8")
+    (lists / "l0.txt").write_text("word\n", encoding="utf-8")
+    assert expand("__l3__", 1, lists) == " ".join(["word"] * 8)
+    with pytest.raises(SettingsError, match="far too long"):
+        expand("__l39__", 1, lists)
+
+
+def test_long_words_are_counted_too(lists):
+    (lists / "wide.txt").write_text("x" * 1500 + "\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="far too long"):
+        expand("{" + "__wide__ " * 40 + "}", 1, lists)
+
+
+def test_a_number_sign_is_a_letter_like_any_other(lists):
+    (lists / "flat.txt").write_text("apt #7, attic\n", encoding="utf-8")
+    prompt = "a {red} apple, apt #5, with a sofa, __flat__"
+    assert expand(prompt, 1, lists) == "a red apple, apt #5, with a sofa, apt #7, attic"
+
+
+@pytest.mark.parametrize("prompt", ["{a} ${x}", "{a|b} ${unset} c", "{" * 200 + "a|b" + "}" * 200])
+def test_whatever_cannot_be_read_is_a_sentence(prompt, lists):
+    with pytest.raises(SettingsError):
+        expand(prompt, 1, lists)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+import re
+from dataclasses import fields, replace
 
 import pytest
 
@@ -10,8 +12,10 @@ from studio.settings import (
     BASELINES,
     OBJECTIVES,
     UNBOUNDED,
+    SamplingSettings,
     SessionSettings,
     SettingsError,
+    StartLora,
     TrainingSettings,
 )
 from studio.ui.tabs.train import REACHES, strength_of, with_strength
@@ -73,3 +77,50 @@ def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str)
 def test_what_cannot_be_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
         replace(TrainingSettings(), **changed)
+
+
+KINDS = (SamplingSettings, TrainingSettings, StartLora, SessionSettings)
+NUMBERS = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in KINDS
+    for field in fields(kind)
+    if str(field.type).partition(" | ")[0] in ("int", "float")
+]
+GIVEN = {StartLora: {"path": "a.safetensors"}}
+
+
+@pytest.mark.parametrize(("kind", "field"), NUMBERS)
+def test_every_number_has_bounds_on_every_way_in(kind, field) -> None:
+    """None of them may keep a machine busy for years, or be what no column can hold."""
+    given = GIVEN.get(kind, {})
+    least, most, sentence = field.metadata["within"]
+    assert least < most < 2**63
+    assert sentence.endswith(".")
+    for wrong in (10**30, -(10**30), math.nan, math.inf, True, "8", [], {}, 10**400):
+        with pytest.raises(SettingsError, match=re.escape(sentence)):
+            kind(**given | {field.name: wrong})
+        with pytest.raises(SettingsError, match=re.escape(sentence)):
+            kind.from_dict(given | {field.name: wrong})
+    if str(field.type) == "int":
+        with pytest.raises(SettingsError, match=re.escape(sentence)):
+            kind(**given | {field.name: least + 0.5})
+
+
+def test_a_round_of_a_thousand_million_updates_is_refused_with_a_sentence() -> None:
+    with pytest.raises(SettingsError, match="must be between 0 and 100000"):
+        TrainingSettings(updates_base=10**9)
+    assert TrainingSettings(updates_base=100_000).updates(4) == 100_003
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrong", [None, True, 3, 0.5, "x", [], ["a"], {}, {"a": 1}, [1], "\ud800"])
+def test_a_value_of_any_kind_is_taken_or_refused_with_a_sentence(kind, wrong) -> None:
+    for field in fields(kind):
+        try:
+            made = kind.from_dict(GIVEN.get(kind, {}) | {field.name: wrong})
+        except SettingsError:
+            continue
+        assert kind.from_dict(made.to_dict()) == made
+    if not isinstance(wrong, dict):
+        with pytest.raises(SettingsError):
+            kind.from_dict(wrong)

@@ -287,13 +287,15 @@ class TestRounds:
 
 class TestJobs:
     def test_jobs_are_claimed_in_order_and_finish_once(self, store, session):
-        first, second = (store.add_job(session.id, "preview", {"n": n}) for n in (1, 2))
+        first, second = (store.add_job(session.id, "preview", {"name": n}) for n in "ab")
         assert store.claim_job().id == first.id
         assert store.update_job(first.id, progress=0.5, message="Half.").progress == 0.5
         store.cancel_job(first.id)
-        assert store.update_job(first.id, state="done", result={"x": 1}).state == "cancelled"
-        assert store.claim_job().payload == {"n": 2}
-        assert store.update_job(second.id, state="done", result={"x": 1}).result == {"x": 1}
+        assert store.update_job(first.id, state="done", result={"note": "x"}).state == "cancelled"
+        assert store.claim_job().payload == {"name": "b"}
+        assert store.update_job(second.id, state="done", result={"note": "x"}).result == {
+            "note": "x"
+        }
         assert [job.id for job in store.jobs(session.id)] == [second.id, first.id]
         assert store.jobs(session.id, "export") == []
 
@@ -316,7 +318,9 @@ class TestJobs:
     def test_exports(self, store, session, add_pairs):
         pick(store, add_pairs(4))
         _, adapter = finish(store, session.id, store.request_round(session.id))
-        export = Export("e", session.id, adapter.id, "n", ("a", "b"), {"ok": True}, time.time())
+        export = Export(
+            "e", session.id, adapter.id, "n", ("a", "b"), {"n.safetensors": "whole"}, time.time()
+        )
         store.add_export(export)
         assert store.exports(session.id) == [export]
 

@@ -296,6 +296,20 @@ PROTECTIONS = (
         "tests/test_archive.py::test_a_hostile_archive_is_a_sentence_and_leaves_nothing",
     ),
     Protection(
+        "a row of an archive has the shape of what the studio writes",
+        "studio/store/checked.py",
+        "    if odd := odd_columns(table, row, stored=stored):\n",
+        "    if False:\n",
+        "tests/test_damaged_rows.py::test_the_archive_that_locked_the_artist_out",
+    ),
+    Protection(
+        "an archive begins no round",
+        "studio/store/rounds.py",
+        "    if came is None:\n",
+        "    if True:\n",
+        "tests/test_damaged_rows.py::TestWhatAnArchiveSaysStartsNothing",
+    ),
+    Protection(
         "an adapter fits before memory is asked for it",
         "studio/models/denoiser.py",
         "        if not state or not all(_fits(",

@@ -389,7 +389,8 @@ def _parameterization(path: Path) -> PredictionType | None:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    match = re.search(r"^\s*parameterization:\s*['\"]?(v|eps)['\"]?\s*$", text, re.MULTILINE)
+    said = r"^[ \t]*parameterization:[ \t]*['\"]?(v|eps)['\"]?[ \t\r]*$"  # in time of its length
+    match = re.search(said, text, re.MULTILINE)
     if match is None:
         return None
     return "v_prediction" if match[1] == "v" else "epsilon"

@@ -20,8 +20,9 @@ MOST_CHARACTERS = 100_000  # nobody's settings are longer
 NEGATIVE = "Negative prompt:"
 LORA = re.compile(r"<lora:([^:<>]+):(-?[0-9.]+)(?::[^<>]*)?>")
 
-# A value is a JSON string, or anything without a comma: as A1111 itself reads them.
-_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+# A value is a JSON string, or anything without a comma: as A1111 itself reads them. A name has a
+# greatest length, so that the time to read a text grows as its length does, whatever it says.
+_FIELD = re.compile(r'(\w[\w \-/]{1,60}+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_FIELDS = 3  # of fewer, the last line is taken for a part of the prompt, as A1111 does
 
 
@@ -87,6 +88,7 @@ def read(text: str) -> Parameters:
     """
     if len(text) > MOST_CHARACTERS:
         raise ParametersError("What this picture says of its settings is far too long to be real.")
+    text = _encodable(text)
     *lines, last = text.strip().split("\n")
     found = {name.strip(): _unquoted(value.strip()) for name, value in _FIELD.findall(last)}
     if len(found) < _FEWEST_FIELDS:
@@ -143,7 +145,12 @@ def _unquoted(value: str) -> str:
         read_ = json.loads(value)
     except ValueError:
         return value
-    return read_ if isinstance(read_, str) else value
+    return _encodable(read_) if isinstance(read_, str) else value
+
+
+def _encodable(text: str) -> str:
+    """Halves of letters, which no file or page can hold, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _number(value: float | None) -> str | None:

@@ -78,7 +78,11 @@ def _events(home: Path, process: str) -> Iterator[tuple[str, str]]:
 def without_private(message: str) -> str:
     """`message` up to its first path, and without what is in quotation marks."""
     message = re.sub(r"“[^”]*”?|\"[^\"]*\"?|'[^']*'", "“…”", message)
-    return re.sub(r"\S*[\\/].*", "…", message)
+    slash = re.search(r"[\\/]", message)
+    if slash is None:
+        return message
+    before = message[: slash.start()]
+    return before[: len(before) - len(re.split(r"\s", before)[-1])] + "…"
 
 
 def _short(path: str) -> str:

@@ -17,10 +17,18 @@ from studio.store.archive import (
     outgoing_archive,
 )
 from studio.store.doctor import FileReport, examine_files, restore
-from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
+from studio.store.errors import (
+    RowDamaged,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreTooNew,
+)
 from studio.store.files import free_bytes, write_atomically
 from studio.store.library import Library
 from studio.store.lock import StudioLock
+from studio.store.mending import RowReport, mend_rows
 from studio.store.place import warning as home_warning
 from studio.store.rows import (
     Adapter,
@@ -75,6 +83,8 @@ __all__ = [
     "PickedPair",
     "Question",
     "Round",
+    "RowDamaged",
+    "RowReport",
     "Session",
     "Snapshot",
     "Store",
@@ -92,6 +102,7 @@ __all__ = [
     "free_bytes",
     "home_warning",
     "import_session",
+    "mend_rows",
     "outgoing_archive",
     "restore",
     "snapshots",

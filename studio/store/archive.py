@@ -39,8 +39,9 @@ import sqlalchemy as sa
 
 from studio import __version__
 from studio.store import schema
-from studio.store.checked import checked_row
-from studio.store.errors import StoreError, StoreFull
+from studio.store.checked import checked_row, odd_columns
+from studio.store.database import set_value
+from studio.store.errors import RowDamaged, StoreError, StoreFull
 from studio.store.files import (
     free_bytes,
     full_sentence,
@@ -53,6 +54,7 @@ from studio.store.files import (
 from studio.store.jobs import Jobs
 from studio.store.rows import OPEN_JOB_STATES, Session
 from studio.store.sessions import read_session
+from studio.store.shapes import IMPORTED
 
 FORMAT, VERSION = "d3po-studio-session", 3
 READABLE_VERSIONS = (1, 2, 3)  # 1 knew no grids; neither knew what lies beside a model
@@ -203,14 +205,18 @@ def _rows_of(connection: sa.Connection, table: sa.Table, session_id: str) -> lis
     if table is schema.jobs:
         query = query.where(table.c.state.not_in(OPEN_JOB_STATES))
     order = [table.c.place] if "place" in table.c else list(table.primary_key)
-    return [
-        {
+    found = []
+    for row in connection.execute(query.order_by(*order)):
+        values = {
             name: value.to_dict() if hasattr(value, "to_dict") else value
             for name, value in row._mapping.items()
-            if name != "place"
         }
-        for row in connection.execute(query.order_by(*order))
-    ]
+        values |= {name: list(v) for name, v in values.items() if isinstance(v, tuple)}
+        if odd := odd_columns(table, values, stored=False):  # nobody could take it in
+            raise RowDamaged(table.name, str(values.get("id", "")), odd[0])
+        values.pop("place", None)
+        found.append(values)
+    return found
 
 
 def _owned_files(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -298,6 +304,10 @@ def _import(store: Jobs, archive: zipfile.ZipFile) -> Session:
             for table, values in rows:
                 if values:
                     connection.execute(sa.insert(table), values)
+            last_pick = connection.scalar(sa.select(sa.func.max(schema.picks.c.place))) or 0
+            set_value(
+                connection, f"{IMPORTED}{session_id}", last_pick
+            )  # none of them begins a round
             move(waiting, store.session_path(session_id))
     except BaseException:
         # A disk that fails while it commits leaves open whether it has: the rows decide.
@@ -420,10 +430,12 @@ def _rename_row(table: sa.Table, row: dict[str, Any], ids: dict[str, str]) -> No
             if row[name] not in ids:
                 raise ArchiveError(f"A row of {table.name} refers to one that is not there.")
             row[name] = ids[row[name]]
-        elif isinstance(column.type, schema.Tuple) and table is schema.rounds:
+        elif table is schema.rounds and name in ("train_pick_ids", "held_out_pick_ids"):
             row[name] = [ids.get(one, one) for one in row[name]]
     if table is schema.jobs:  # what the worker was asked, and what came of it, name pictures
         row |= {name: _replaced(row[name], ids) for name in ("payload", "result")}
+        if row["state"] in OPEN_JOB_STATES:  # what an archive asks for is not done
+            row |= {"state": "cancelled", "message": "Imported.", "finished_at_s": time.time()}
     elif table is schema.sessions:
         row["deleted_at_s"] = None
         row["updated_at_s"] = time.time()

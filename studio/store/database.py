@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -17,26 +17,93 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.store import schema
-from studio.store.errors import StoreDamaged, StoreError, StoreFull, StoreTooNew
+from studio.store import schema, shapes
+from studio.store.errors import RowDamaged, StoreDamaged, StoreError, StoreFull, StoreTooNew
 from studio.store.files import full_sentence, is_full
 from studio.store.snapshots import take_snapshot
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10.0
 
+log = logging.getLogger("studio.store")
+
 Row = TypeVar("Row")
 
 
 def read(kind: type[Row], row: sa.Row[Any], table: sa.FromClause, **given: Any) -> Row:
-    """Make a dataclass of `rows` from the columns of `table` in `row`; `given` fills the rest."""
+    """Make a dataclass of `rows` from the columns of `table` in `row`; `given` fills the rest.
+
+    Raises `RowDamaged` when one of them holds what the studio could not have written.
+    """
     names = (f.name for f in dataclasses.fields(kind) if f.name not in given)  # type: ignore[arg-type]
-    return kind(**{name: row._mapping[table.c[name]] for name in names}, **given)
+    values = {name: row._mapping[table.c[name]] for name in names}
+    columns = getattr(table, "element", table).c  # of an alias: those of the table itself
+    for name, value in values.items():
+        if not _fits(columns[name], value):
+            raise _damaged(row, table, name)
+    if odd := shapes.odd_column(columns[name].table.name, values):
+        raise _damaged(row, table, odd)
+    return kind(**values, **given)
+
+
+def _fits(column: sa.Column[Any], value: Any) -> bool:
+    if isinstance(column.type, schema.Json):
+        return not isinstance(value, shapes.Unreadable)
+    try:
+        shapes.require(shapes.of(column), value)
+    except shapes.Unreadable:
+        return False
+    return True
+
+
+def _damaged(row: sa.Row[Any], table: sa.FromClause, column: str) -> RowDamaged:
+    name = getattr(table, "element", table).name
+    keys = [table.c.id] if "id" in table.c else [table.c[key.name] for key in table.primary_key]
+    ids = " ".join(repr(row._mapping[key])[:80].strip("'") for key in keys)
+    return RowDamaged(name, ids, column)
+
+
+def read_all(
+    connection: sa.Connection, found: Iterable[sa.Row[Any]], make: Callable[[sa.Row[Any]], Row]
+) -> list[Row]:
+    """What `make` makes of the rows that were found; damaged ones are left out and remembered."""
+    readable = []
+    for row in found:
+        try:
+            readable.append(make(row))
+        except RowDamaged as error:
+            remember_damage(connection, error)
+    return readable
+
+
+def first_readable(
+    connection: sa.Connection, found: Iterable[sa.Row[Any]], make: Callable[[sa.Row[Any]], Row]
+) -> Row | None:
+    """As `read_all`, up to the first that is not damaged."""
+    for row in found:
+        for made in read_all(connection, (row,), make):
+            return made
+    return None
+
+
+def remember_damage(connection: sa.Connection, error: RowDamaged) -> None:
+    """For `Database.damaged_rows`, and once for the log."""
+    damaged: set[tuple[str, str]] = connection.get_execution_options()["damaged"]
+    if (error.table, error.id) not in damaged:
+        damaged.add((error.table, error.id))
+        log.error("%s", error)
 
 
 def get_value(connection: sa.Connection, name: str) -> Any:
-    """A single value of the whole store, or None."""
-    return connection.scalar(sa.select(schema.state.c.value).where(schema.state.c.name == name))
+    """A single value of the whole store, or None; so it is when what is kept makes no sense."""
+    found = connection.scalar(sa.select(schema.state.c.value).where(schema.state.c.name == name))
+    if found is None:
+        return None
+    try:
+        return shapes.require(shapes.value_shape(name), found)
+    except shapes.Unreadable:
+        remember_damage(connection, RowDamaged("state", name, "value"))
+        return None
 
 
 def set_value(connection: sa.Connection, name: str, value: Any) -> None:
@@ -55,11 +122,13 @@ class Database:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.path = home / "studio.sqlite"
+        self._damaged_rows: set[tuple[str, str]] = set()
         self._engine = sa.create_engine(
             f"sqlite:///{self.path}",
             connect_args={"timeout": BUSY_TIMEOUT_S},
             pool_size=8,
             max_overflow=64,
+            execution_options={"damaged": self._damaged_rows},
         )
         sa.event.listen(self._engine, "connect", _prepare)
 
@@ -98,6 +167,10 @@ class Database:
         """
         with self._reading() as connection:
             return get_value(connection, "changes")
+
+    def damaged_rows(self) -> list[tuple[str, str]]:
+        """(table, id) of the rows that were left out so far, because they make no sense."""
+        return sorted(self._damaged_rows)
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -158,8 +231,6 @@ class Database:
         """Turn what SQLite says into what an artist can act on."""
         try:
             yield
-        except (json.JSONDecodeError, schema.Unreadable) as error:
-            raise StoreDamaged(self._damaged()) from error
         except sa.exc.DBAPIError as error:
             if "Could not decode to UTF-8" in str(error.orig):
                 raise StoreDamaged(self._damaged()) from error

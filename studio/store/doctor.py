@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from studio.store import schema
 from studio.store.checked import checked_row
-from studio.store.database import read
+from studio.store.database import read, read_all
 from studio.store.errors import StoreDamaged, StoreError
 from studio.store.files import TEMPORARY_PREFIX, require_whole, set_aside, write_atomically
 from studio.store.jobs import Jobs
@@ -74,7 +74,8 @@ def _expected_files(store: Jobs) -> list[tuple[Path, str]]:
         def rows(kind: type, table: sa.Table) -> list[Any]:
             live = sa.select(schema.sessions.c.id).where(schema.sessions.c.deleted_at_s.is_(None))
             query = sa.select(table).where(table.c.session_id.in_(live)).order_by(table.c.place)
-            return [read(kind, row, table) for row in connection.execute(query)]
+            found = connection.execute(query)
+            return read_all(connection, found, lambda row: read(kind, row, table))
 
         images, adapters, exports = (
             rows(Image, schema.images),

@@ -17,5 +17,16 @@ class StoreDamaged(StoreError):
     """What was read is not what was written."""
 
 
+class RowDamaged(StoreDamaged):
+    """One row does not say what the studio could have written; all others are as they were."""
+
+    def __init__(self, table: str, id_: str, column: str) -> None:
+        self.table, self.id = table, id_
+        super().__init__(
+            f"A row of {table} ({id_}) is damaged: its {column} makes no sense. Close the studio "
+            "and run `python launch.py doctor`, which mends it or sets it aside."
+        )
+
+
 class StoreLocked(StoreError):
     """Another studio already serves this home."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from studio.store.database import read
-from studio.store.errors import StoreError
+from studio.store.database import read, read_all, remember_damage
+from studio.store.errors import RowDamaged, StoreError
 from studio.store.jobs import Jobs, insert_job
-from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job
+from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job, Round
 from studio.store.schema import (
     adapters,
     exam_answers,
@@ -102,7 +102,7 @@ class Exams(Jobs):
         """Ask for the pictures of an open exam that are still missing, unless that is asked."""
         with self._writing() as connection:
             exam = _exam(connection, exam_id)
-            if not exam.is_open or connection.scalar(_open_jobs(exam, jobs.c.id)):
+            if not exam.is_open or _open_jobs(connection, exam):
                 return None
             return insert_job(connection, exam.session_id, "exam", {"exam_id": exam_id})
 
@@ -170,7 +170,7 @@ class Exams(Jobs):
                 )
                 connection.execute(
                     sa.update(jobs)
-                    .where(jobs.c.id.in_(_open_jobs(exam, jobs.c.id)))
+                    .where(jobs.c.id.in_(_open_jobs(connection, exam)))
                     .values(state="cancelled", message="The exam was left.", finished_at_s=now_s)
                 )
             return _exam(connection, exam_id)
@@ -183,12 +183,16 @@ class Exams(Jobs):
             ).first()
             if adapter is None:
                 raise StoreError("This adapter does not exist.")
-            learned = connection.scalars(
-                sa.select(rounds.c.train_pick_ids).where(
+            learned = connection.execute(
+                sa.select(rounds).where(
                     rounds.c.session_id == adapter.session_id, rounds.c.number <= adapter.number
                 )
             )
-            ids = {pick_id for pick_ids in learned for pick_id in pick_ids}
+            ids = {
+                pick_id
+                for round_ in read_all(connection, learned, lambda row: read(Round, row, rounds))
+                for pick_id in round_.train_pick_ids
+            }
             found = connection.execute(
                 sa.select(picks.c.id, pairs.c.prompt)
                 .join(pairs, pairs.c.id == picks.c.pair_id)
@@ -209,26 +213,49 @@ def _exams(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Ex
         sa.select(exam_answers.c.exam_pair_id, exam_answers.c.choice).where(_newest).subquery()
     )
     asked: dict[str, list[ExamPair]] = {}
-    for row in connection.execute(
+    found = connection.execute(
         sa.select(exam_pairs, answers.c.choice)
         .join(exams, exams.c.id == exam_pairs.c.exam_id)
         .outerjoin(answers, answers.c.exam_pair_id == exam_pairs.c.id)
         .where(*where)
         .order_by(exam_pairs.c.place)
-    ):
-        pair = read(ExamPair, row, exam_pairs, choice=row._mapping[answers.c.choice])
-        asked.setdefault(pair.exam_id, []).append(pair)
-    found = connection.execute(sa.select(exams).where(*where).order_by(exams.c.place.desc()))
-    return [read(Exam, row, exams, pairs=tuple(asked.get(row.id, ()))) for row in found]
-
-
-def _open_jobs(exam: Exam, column: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    return sa.select(column).where(
-        jobs.c.session_id == exam.session_id,
-        jobs.c.kind == "exam",
-        jobs.c.state.in_(OPEN_JOB_STATES),
-        jobs.c.payload["exam_id"].as_string() == exam.id,
     )
+    torn: set[str] = set()  # without one of its pairs an exam would have another result
+    for row in found:
+        try:
+            pair = _read_exam_pair(row, answers.c.choice)
+            asked.setdefault(pair.exam_id, []).append(pair)
+        except RowDamaged as error:
+            remember_damage(connection, error)
+            torn.add(row.exam_id)
+    where = [*where, exams.c.id.not_in(torn)]
+    found = connection.execute(sa.select(exams).where(*where).order_by(exams.c.place.desc()))
+    return read_all(
+        connection, found, lambda row: read(Exam, row, exams, pairs=tuple(asked.get(row.id, ())))
+    )
+
+
+def _read_exam_pair(row: sa.Row[Any], choice: sa.ColumnElement[Any]) -> ExamPair:
+    said = row._mapping[choice]
+    if said not in (None, *EXAM_CHOICES):
+        raise RowDamaged("exam_answers", f"to {row.id}", "choice")
+    return read(ExamPair, row, exam_pairs, choice=said)
+
+
+def _open_jobs(connection: sa.Connection, exam: Exam) -> list[str]:
+    """The ids of the jobs that draw it."""
+    found = connection.execute(
+        sa.select(jobs).where(
+            jobs.c.session_id == exam.session_id,
+            jobs.c.kind == "exam",
+            jobs.c.state.in_(OPEN_JOB_STATES),
+        )
+    )
+    return [
+        job.id
+        for job in read_all(connection, found, lambda row: read(Job, row, jobs))
+        if job.payload.get("exam_id") == exam.id
+    ]
 
 
 def _require_open(exam: Exam) -> None:

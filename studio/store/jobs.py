@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from studio.store.database import changed, get_value, read, set_value
+from studio.store.database import changed, first_readable, get_value, read, read_all, set_value
 from studio.store.errors import StoreError
 from studio.store.files import TEMPORARY_PREFIX, set_aside
 from studio.store.rounds import Rounds
@@ -48,12 +48,13 @@ class Jobs(Rounds):
         """Take the oldest queued job, which is then running."""
         query = sa.select(jobs).where(jobs.c.state == "queued", ~_beside_others)
         with self._writing() as connection:
-            found = connection.execute(query.order_by(jobs.c.place).limit(1)).first()
-            if found is None:
+            # One that is damaged waits for the doctor, and the others do not wait for it.
+            queued = connection.execute(query.order_by(jobs.c.place)).all()
+            job = first_readable(connection, queued, lambda row: read(Job, row, jobs))
+            if job is None:
                 return None
-            return _update_job(
-                connection, found.id, state="running", message="", attempts=found.attempts + 1
-            )
+            begun = {"state": "running", "message": "", "attempts": jobs.c.attempts + 1}
+            return _update_job(connection, job.id, **begun)
 
     def update_job(self, job_id: str, **fields: Any) -> Job:
         """Change state, progress, message or result. A finished job does not change any more."""
@@ -77,7 +78,7 @@ class Jobs(Rounds):
             query = query.where(jobs.c.kind == kind)
         with self._reading() as connection:
             found = connection.execute(query.order_by(jobs.c.place.desc()).limit(limit))
-            return [read(Job, row, jobs) for row in found]
+            return read_all(connection, found, lambda row: read(Job, row, jobs))
 
     def open_downloads(self) -> list[Job]:
         """Models that are asked for and not there yet, the oldest first."""
@@ -85,13 +86,15 @@ class Jobs(Rounds):
             found = connection.execute(
                 sa.select(jobs).where(_beside_others, _open).order_by(jobs.c.place)
             )
-            return [read(Job, row, jobs) for row in found]
+            return read_all(connection, found, lambda row: read(Job, row, jobs))
 
     def requeue_running(self) -> None:
         """Queue again what a worker that died was doing; give up what has killed it twice."""
         with self._writing() as connection:
             running = sa.select(jobs).where(jobs.c.state == "running", ~_beside_others)
             for found in connection.execute(running).all():
+                if not isinstance(found.attempts, int):
+                    continue
                 if found.attempts < MOST_ATTEMPTS:
                     _update_job(connection, found.id, state="queued", attempts=found.attempts)
                 else:
@@ -116,7 +119,7 @@ class Jobs(Rounds):
                 .where(exports.c.session_id == session_id)
                 .order_by(exports.c.place.desc())
             )
-            return [read(Export, row, exports) for row in found]
+            return read_all(connection, found, lambda row: read(Export, row, exports))
 
     def export_path(self, session_id: str, export_id: str) -> Path:
         """The folder of an export's files."""

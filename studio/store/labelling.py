@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from studio.settings import CHOICES, MAX_NOTE_CHARACTERS, REASONS, Choice, Reason, SamplingSettings
-from studio.store.database import read
-from studio.store.errors import StoreError
+from studio.store.database import read, read_all, remember_damage
+from studio.store.errors import RowDamaged, StoreError
 from studio.store.rows import (
     Answer,
     Habits,
@@ -26,6 +26,7 @@ from studio.store.rows import (
     PickedPair,
     Purpose,
     Question,
+    Round,
 )
 from studio.store.schema import images, pairs, picks, question_id, rounds
 from studio.store.sessions import Sessions, discard_waiting, read_session, waiting_ids
@@ -65,7 +66,7 @@ def _read_picked_pair(row: sa.Row[Any]) -> PickedPair:
 def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[PickedPair]:
     """The pairs of a session with the picks that hold, in the order of picking."""
     found = connection.execute(_holding(session_id).order_by(picks.c.place))
-    return [_read_picked_pair(row) for row in found]
+    return read_all(connection, found, _read_picked_pair)
 
 
 def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
@@ -109,7 +110,7 @@ def _read_sampling(text: str) -> SamplingSettings | None:
     """Settings from their JSON; None for what cannot be read."""
     try:
         return SamplingSettings.from_dict(json.loads(text))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, RecursionError, TypeError, ValueError):
         return None
 
 
@@ -126,12 +127,16 @@ def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
     answers = list(said.values())
     first_asked = [row.choice for row in holding if row.repeat_of is None]
     last_round = connection.execute(
-        sa.select(rounds.c.train_pick_ids, rounds.c.held_out_pick_ids)
+        sa.select(rounds)
         .where(rounds.c.session_id == session_id)
         .order_by(rounds.c.place.desc())
         .limit(1)
-    ).first()
-    used = {pick_id for ids in last_round or () for pick_id in ids}
+    )
+    used = {
+        pick_id
+        for round_ in read_all(connection, last_round, lambda row: read(Round, row, rounds))
+        for pick_id in round_.train_pick_ids + round_.held_out_pick_ids
+    }
     # Of a grid that is held out a round asks about one pick only; the rest of it is not new.
     known = {row.question_id for row in holding if row.id in used}
     used |= {row.id for row in holding if row.question_id in known}
@@ -148,10 +153,29 @@ def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:
 def read_question(connection: sa.Connection, id_: str) -> Question:
     """A question, or a StoreError."""
     found = connection.execute(_pair_columns().where(question_id == id_).order_by(pairs.c.place))
-    of_it = tuple(map(_read_pair, found))
+    of_it = tuple(_read_pair(row) for row in found)
     if not of_it:
         raise StoreError("This pair does not exist.")
     return Question(of_it)
+
+
+def _whole_questions(connection: sa.Connection, ids: Sequence[str], most: int) -> list[Question]:
+    """The first of `ids`, in their order, of which every pair can be read."""
+    torn: set[str] = set()
+    while True:
+        wanted = [id_ for id_ in ids if id_ not in torn][:most]
+        asked: dict[str, list[Pair]] = {id_: [] for id_ in wanted}
+        query = _pair_columns().where(question_id.in_(wanted)).order_by(pairs.c.place)
+        for row in connection.execute(query):
+            id_ = row._mapping[pairs.c.grid_id] or row._mapping[pairs.c.id]
+            try:
+                asked[id_].append(_read_pair(row))
+            except RowDamaged as error:
+                remember_damage(connection, error)
+                torn.add(id_)
+        torn |= {id_ for id_, of_it in asked.items() if not of_it}  # their pictures are gone
+        if torn.isdisjoint(wanted):
+            return [Question(tuple(of_it)) for of_it in asked.values()]
 
 
 class Labelling(Sessions):
@@ -222,7 +246,7 @@ class Labelling(Sessions):
             query = query.where(images.c.adapter_id == adapter_id)
         with self._reading() as connection:
             found = connection.execute(query.order_by(images.c.place.desc()).limit(limit))
-            return [read(Image, row, images) for row in found]
+            return read_all(connection, found, lambda row: read(Image, row, images))
 
     def add_pair(
         self, session_id: str, prompt: str, left: Image, right: Image, adapter_id: str | None
@@ -316,14 +340,8 @@ class Labelling(Sessions):
     def waiting(self, session_id: str, limit: int = 8) -> list[Question]:
         """What waits for an answer: those withdrawn last come first, then the oldest."""
         with self._reading() as connection:
-            ids = connection.scalars(waiting_ids(session_id).limit(limit)).all()
-            found = connection.execute(
-                _pair_columns().where(question_id.in_(ids)).order_by(pairs.c.place)
-            )
-            asked: dict[str, list[Pair]] = {id_: [] for id_ in ids}
-            for pair in map(_read_pair, found):
-                asked[pair.question_id].append(pair)
-        return [Question(tuple(of_it)) for of_it in asked.values()]
+            ids = connection.scalars(waiting_ids(session_id)).all()
+            return _whole_questions(connection, ids, limit)
 
     def waiting_pairs(self, session_id: str, limit: int = 8) -> list[Pair]:
         """The pairs of what waits for an answer, in that order."""
@@ -493,9 +511,9 @@ class Labelling(Sessions):
                 _holding(session_id).where(question_id.in_(ids)).order_by(pairs.c.place)
             )
             picked: dict[str, list[PickedPair]] = {id_: [] for id_ in ids}
-            for one in map(_read_picked_pair, found):
+            for one in read_all(connection, found, _read_picked_pair):
                 picked[one.pair.question_id].append(one)
-        return [Answer(tuple(of_it)) for of_it in picked.values()]
+        return [Answer(tuple(of_it)) for of_it in picked.values() if of_it]
 
     def set_favourite(self, image_id: str, favourite: bool) -> None:
         """Mark a picture as a favourite, or not any more."""

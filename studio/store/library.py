@@ -8,7 +8,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from studio.settings import SessionSettings
-from studio.store.database import get_value, read, set_value
+from studio.store.database import get_value, read, read_all, set_value
 from studio.store.errors import StoreError
 from studio.store.exams import Exams
 from studio.store.rows import KnownModel, Session
@@ -64,7 +64,7 @@ class Library(Exams):
         """All of which anything is known, by name."""
         with self._reading() as connection:
             found = connection.execute(sa.select(models).order_by(sa.func.lower(models.c.name)))
-            return [read(KnownModel, row, models) for row in found]
+            return read_all(connection, found, lambda row: read(KnownModel, row, models))
 
     def usable_models(self) -> list[KnownModel]:
         """Those that can be drawn with, as far as anybody wants to see at once."""
@@ -73,7 +73,7 @@ class Library(Exams):
             found = connection.execute(
                 query.order_by(sa.func.lower(models.c.name)).limit(MOST_SHOWN)
             )
-            return [read(KnownModel, row, models) for row in found]
+            return read_all(connection, found, lambda row: read(KnownModel, row, models))
 
     # --- the model of a session ------------------------------------------------------------------
 
@@ -114,7 +114,9 @@ class Library(Exams):
 
 def _known(connection: sa.Connection, base_model: str) -> KnownModel | None:
     found = connection.execute(sa.select(models).where(models.c.base_model == base_model)).first()
-    return None if found is None else read(KnownModel, found, models)
+    rows = () if found is None else (found,)
+    known = read_all(connection, rows, lambda row: read(KnownModel, row, models))
+    return known[0] if known else None  # what makes no sense is found out again
 
 
 def _write(connection: sa.Connection, session_id: str, settings: SessionSettings) -> None:

@@ -10,12 +10,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.store.database import changed, read
-from studio.store.errors import StoreError
+from studio.store.database import (
+    changed,
+    first_readable,
+    get_value,
+    read,
+    read_all,
+    remember_damage,
+)
+from studio.store.errors import RowDamaged, StoreError
 from studio.store.labelling import Labelling, count_picks, learnable_pick_ids, read_picked_pairs
 from studio.store.rows import OPEN_ROUND_STATES, Adapter, Metric, PickedPair, Round
 from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds, sessions
 from studio.store.sessions import read_session, use_adapter
+from studio.store.shapes import IMPORTED
 
 FEWEST_PICKS = 4
 MOST_ATTEMPTS = 3  # times a round is taken up without getting further, before it is given up
@@ -81,8 +89,12 @@ class Rounds(Labelling):
                 .order_by(sessions.c.updated_at_s.desc())
             ).all()
             for session_id in candidates:
-                settings = read_session(connection, session_id).settings
-                if settings.live:
+                try:
+                    settings = read_session(connection, session_id).settings
+                except RowDamaged as error:
+                    remember_damage(connection, error)
+                    continue
+                if settings.live and _has_been_picked_here(connection, session_id):
                     counts = count_picks(connection, session_id)
                     if counts.new >= max(settings.round_every, FEWEST_PICKS):
                         return session_id
@@ -95,14 +107,15 @@ class Rounds(Labelling):
         One in state "stopping" is handed out too, so that somebody finishes stopping it.
         """
         with self._writing() as connection:
-            found = connection.execute(
+            waiting = connection.execute(
                 sa.select(rounds)
                 .where(rounds.c.state.in_(("queued", "running", "stopping")))
                 .order_by(rounds.c.place)
-                .limit(1)
-            ).first()
-            if found is None:
+            ).all()
+            first = first_readable(connection, waiting, lambda row: read(Round, row, rounds))
+            if first is None:
                 return None
+            found = next(row for row in waiting if row.id == first.id)
             if found.attempts >= MOST_ATTEMPTS:
                 _update_round(
                     connection,
@@ -182,7 +195,7 @@ class Rounds(Labelling):
                 .where(metrics.c.round_id == round_id)
                 .order_by(metrics.c["update"])
             )
-            return [read(Metric, row, metrics) for row in found]
+            return read_all(connection, found, lambda row: read(Metric, row, metrics))
 
     def finish_round(
         self, round_id: str, adapter: Adapter, message: str = "Done.", *, held_back: bool = False
@@ -227,7 +240,7 @@ class Rounds(Labelling):
                 .where(adapters.c.session_id == session_id)
                 .order_by(adapters.c.place)
             )
-            return [read(Adapter, row, adapters) for row in found]
+            return read_all(connection, found, lambda row: read(Adapter, row, adapters))
 
     def adapter(self, adapter_id: str) -> Adapter:
         """One adapter."""
@@ -257,11 +270,22 @@ class Rounds(Labelling):
             )
 
 
+def _has_been_picked_here(connection: sa.Connection, session_id: str) -> bool:
+    """Whether the artist has said anything about a pair since the session came from an archive, if
+    it did: the picks that came with it begin no round by themselves."""
+    came = get_value(connection, f"{IMPORTED}{session_id}")
+    if came is None:
+        return True
+    here = sa.select(picks.c.id).join(pairs, picks.c.pair_id == pairs.c.id)
+    here = here.where(pairs.c.session_id == session_id, picks.c.place > came)
+    return connection.scalar(here.limit(1)) is not None
+
+
 def _rounds_of(connection: sa.Connection, session_id: str) -> list[Round]:
     found = connection.execute(
         sa.select(rounds).where(rounds.c.session_id == session_id).order_by(rounds.c.place)
     )
-    return [read(Round, row, rounds) for row in found]
+    return read_all(connection, found, lambda row: read(Round, row, rounds))
 
 
 def _round(connection: sa.Connection, round_id: str) -> Round:

@@ -6,8 +6,11 @@ clock. Columns bear the names of the fields in `rows`.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -27,56 +30,56 @@ from sqlalchemy import (
 )
 
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.store.shapes import (
+    ANYTHING,
+    MEASURED,
+    NAMES,
+    NUMBERS,
+    PAYLOAD,
+    RESULT,
+    TEXTS,
+    Unreadable,
+    require,
+    settings_of,
+)
 
 metadata = MetaData()
 
 
-class Unreadable(ValueError):
-    """A column does not hold what was written into it."""
+class Json(TypeDecorator[Any]):
+    """A value of some shape, kept as JSON.
 
-
-class Settings(TypeDecorator[Any]):
-    """A settings dataclass, kept as JSON."""
+    What is not of the shape is read as the `Unreadable` that says why, and raises nothing: one bad
+    row must not keep the others of a query from being read. `database.read` looks for it.
+    """
 
     impl = JSON
     cache_ok = True
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, shape: TypeAdapter[Any]) -> None:
         super().__init__()
-        self.kind = kind
+        self.shape = shape
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> dict[str, Any]:
-        return value.to_dict()
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return value.to_dict() if hasattr(value, "to_dict") else value
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
+        def process(text: Any) -> Any:
+            try:
+                return self.read(text)
+            except Unreadable as error:
+                return error
+
+        return process
+
+    def read(self, text: Any) -> Any:
+        """What was meant by the text in the database; raises `Unreadable`."""
         try:
-            return self.kind.from_dict(value)
-        except (TypeError, ValueError) as error:  # one letter of it is another
+            # SQLite keeps the text of a number as a number.
+            value = text if isinstance(text, int | float) else json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
             raise Unreadable(str(error)) from error
-
-
-class Tuple(TypeDecorator[tuple[str, ...]]):
-    """A tuple of strings, kept as a JSON list."""
-
-    impl = JSON
-    cache_ok = True
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            raise Unreadable("not a list")
-        return tuple(value)
-
-
-class Texts(TypeDecorator[dict[str, str]]):
-    """Texts by name, kept as a JSON object."""
-
-    impl = JSON
-    cache_ok = True
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, str]:
-        if not isinstance(value, dict):
-            raise Unreadable("not texts by name")
-        return value
+        return require(self.shape, value)
 
 
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
@@ -100,7 +103,7 @@ def _session() -> Column[Any]:
 sessions = _entity(
     "sessions",
     Column("name", String, nullable=False),
-    Column("settings", Settings(SessionSettings), nullable=False),
+    Column("settings", Json(settings_of(SessionSettings)), nullable=False),
     Column("current_adapter_id", ForeignKey("adapters.id", use_alter=True)),
     Column("updated_at_s", Float, nullable=False),
     Column("deleted_at_s", Float),
@@ -114,12 +117,12 @@ images = _entity(
     Column("seed", BigInteger, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("strength", Float, nullable=False),
-    Column("sampling", Settings(SamplingSettings), nullable=False),
+    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
-    Column("beside", Texts, nullable=False),
+    Column("beside", Json(TEXTS), nullable=False),
 )
 
 pairs = _entity(
@@ -153,12 +156,12 @@ adapters = _entity(
     _session(),
     Column("round_id", ForeignKey("rounds.id", use_alter=True), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("settings", Settings(TrainingSettings), nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
     Column("config_sha256", String, nullable=False),
-    Column("checks", JSON, nullable=False),
+    Column("checks", Json(NUMBERS), nullable=False),
 )
 
 rounds = _entity(
@@ -166,9 +169,9 @@ rounds = _entity(
     _session(),
     Column("number", Integer, nullable=False),
     Column("state", String, nullable=False, index=True),
-    Column("settings", Settings(TrainingSettings), nullable=False),
-    Column("train_pick_ids", Tuple, nullable=False),
-    Column("held_out_pick_ids", Tuple, nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
+    Column("train_pick_ids", Json(NAMES), nullable=False),
+    Column("held_out_pick_ids", Json(NAMES), nullable=False),
     Column("updates_done", Integer, nullable=False),
     Column("updates_total", Integer, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
@@ -184,18 +187,18 @@ metrics = Table(
     metadata,
     Column("round_id", ForeignKey("rounds.id"), primary_key=True),
     Column("update", Integer, primary_key=True),
-    Column("values", JSON, nullable=False),
+    Column("values", Json(MEASURED), nullable=False),
 )
 
 jobs = _entity(
     "jobs",
     _session(),
     Column("kind", String, nullable=False),
-    Column("payload", JSON, nullable=False),
+    Column("payload", Json(PAYLOAD), nullable=False),
     Column("state", String, nullable=False, index=True),
     Column("progress", Float, nullable=False),
     Column("message", String, nullable=False),
-    Column("result", JSON, nullable=False),
+    Column("result", Json(RESULT), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("finished_at_s", Float),
 )
@@ -205,8 +208,8 @@ exports = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
     Column("name", String, nullable=False),
-    Column("files", Tuple, nullable=False),
-    Column("checks", JSON, nullable=False),
+    Column("files", Json(NAMES), nullable=False),
+    Column("checks", Json(TEXTS), nullable=False),
 )
 
 exams = _entity(
@@ -214,7 +217,7 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
-    Column("sampling", Settings(SamplingSettings), nullable=False),
+    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
     Column("left_at_s", Float),  # set: not taken to its end, and never counted
 )
 
@@ -256,5 +259,5 @@ state = Table(
     "state",
     metadata,
     Column("name", String, primary_key=True),
-    Column("value", JSON, nullable=False),
+    Column("value", Json(ANYTHING), nullable=False),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from studio.settings import SessionSettings
-from studio.store.database import Database, get_value, read, set_value
+from studio.store.database import Database, first_readable, get_value, read, read_all, set_value
 from studio.store.errors import StoreError
 from studio.store.files import set_aside
 from studio.store.rows import OPEN_JOB_STATES, OPEN_ROUND_STATES, Session
@@ -103,7 +103,7 @@ class Sessions(Database):
                 .where(sessions.c.deleted_at_s.is_(None))
                 .order_by(sessions.c.place.desc())
             )
-            return [read(Session, row, sessions) for row in found]
+            return read_all(connection, found, lambda row: read(Session, row, sessions))
 
     def session(self, session_id: str) -> Session:
         """One session."""
@@ -199,12 +199,13 @@ class Sessions(Database):
         """The session that was open last, or the newest one when that is gone, or None."""
         with self._reading() as connection:
             last = get_value(connection, "last_session_id")
-            return connection.scalar(
-                sa.select(sessions.c.id)
+            found = connection.execute(
+                sa.select(sessions)
                 .where(sessions.c.deleted_at_s.is_(None))
                 .order_by((sessions.c.id == last).desc(), sessions.c.place.desc())
-                .limit(1)
             )
+            first = first_readable(connection, found, lambda row: read(Session, row, sessions))
+            return first and first.id
 
     def set_last_session(self, session_id: str) -> None:
         """Remember which session is open: the worker keeps pairs ready for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from html import escape
 from pathlib import Path
 
@@ -68,10 +69,11 @@ def build(page: Page) -> None:
     warned = _warning(home_warning(page.store.home))
 
     def view(look: Look) -> Values:
-        parts = (BRAND, _menu(look), "<span class='grow'></span>", warned, _status(look))
-        return {bar: "".join((*parts, THEME_BUTTON))}
+        grow, damaged = "<span class='grow'></span>", _damaged(look.store.damaged_rows())
+        parts = (BRAND, _menu(look), grow, damaged, warned, _status(look), THEME_BUTTON)
+        return {bar: "".join(parts)}
 
-    page.shows(view, [bar])
+    page.shows(view, [bar], late=True)
     _hear(page, bar)
 
 
@@ -102,6 +104,11 @@ def _hear(page: Page, bar: gr.HTML) -> None:
 
 def _menu(look: Look) -> str:
     rows = "".join(_row(session, session.id == look.session.id) for session in look.sessions)
+    rows += "".join(
+        "<li class='soft'>A damaged session: the sign above says how to mend it</li>"
+        for table, _ in look.store.damaged_rows()
+        if table == "sessions"
+    )
     return f"""
 <div class="session-picker">
   <button type="button" class="button quiet session-open" popovertarget="session-menu"
@@ -127,13 +134,37 @@ def _warning(sentence: str) -> str:
     """A sign that opens what is to be said about where the home lies; nothing if it lies well."""
     if not sentence:
         return ""
+    return _sign(
+        "home-warning",
+        "Your work may not be safe where it is kept",
+        "Where your work is kept",
+        sentence,
+    )
+
+
+def _damaged(rows: list[tuple[str, str]]) -> str:
+    """A sign that opens what is damaged and left out of the page; nothing if nothing is."""
+    if not rows:
+        return ""
+    numbers = Counter(table.replace("_", " ") for table, _ in rows)
+    listed = ", ".join(f"{table} ({number})" for table, number in numbers.items())
+    return _sign(
+        "damaged-rows",
+        "Part of what is kept is damaged",
+        "What is damaged",
+        f"Some rows of the database are damaged and left out here: {listed}. All else works. "
+        "Close the studio and run `python launch.py doctor`, which mends them or sets them aside.",
+    )
+
+
+def _sign(id_: str, label: str, title: str, sentence: str) -> str:
     return f"""
-<button type="button" class="button quiet icon home-sign" popovertarget="home-warning"
-  aria-label="Your work may not be safe where it is kept" title="Where your work is kept">
+<button type="button" class="button quiet icon home-sign" popovertarget="{id_}"
+  aria-label="{label}" title="{title}">
   <svg viewBox="0 0 20 20" aria-hidden="true"><path d="M10 3 18 16.5H2zM10 8v4M10 14v.5"/></svg>
 </button>
-<div id="home-warning" class="menu" popover>
-  <h2>Where your work is kept</h2>
+<div id="{id_}" class="menu" popover>
+  <h2>{title}</h2>
   <p>{escape(sentence)}</p>
 </div>"""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
 
 from studio import __version__
@@ -95,12 +96,7 @@ def routes(store: Store) -> APIRouter:
             data += part
             if len(data) > MOST_BYTES:
                 break
-        try:
-            text = text_of_png(bytes(data))
-            read(text)
-        except ParametersError as error:
-            return {"ok": False, "sentence": str(error)}
-        return {"ok": True, "text": text}
+        return await run_in_threadpool(_settings_of, bytes(data))
 
     @router.get("/stories/{session_id}/{name}")
     def story(session_id: str, name: str) -> Response:
@@ -143,6 +139,16 @@ def told(store: Store, session_id: str) -> list[tuple[str, list[Image | None]]]:
     adapters = sorted(store.adapters(session_id), key=lambda adapter: adapter.number)
     names = [(None, "Base model"), *((a.id, f"Round {a.number}") for a in adapters)]
     return [(name, [newest.get((id_, prompt)) for prompt in prompts]) for id_, name in names]
+
+
+def _settings_of(data: bytes) -> dict[str, object]:
+    """The settings that a PNG carries, or a sentence why it has none."""
+    try:
+        text = text_of_png(data)
+        read(text)
+    except ParametersError as error:
+        return {"ok": False, "sentence": str(error)}
+    return {"ok": True, "text": text.encode("utf-8", "replace").decode("utf-8")}
 
 
 def _there(store: Store, image: Image | None) -> Path | None:

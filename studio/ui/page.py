@@ -75,7 +75,8 @@ class Look:
         """Picks that the adapter in use learned from, and that were taken back since."""
         if self.current_adapter is None:
             return 0
-        return self.store.withdrawn(self.store.round(self.current_adapter.round_id))
+        of = self.current_adapter.round_id
+        return sum(self.store.withdrawn(round_) for round_ in self.rounds if round_.id == of)
 
     @cached_property
     def worker(self) -> WorkerStatus | None:
@@ -166,6 +167,7 @@ class Page:
     shown_session: gr.State  # the session whose settings the forms of this browser tab show
     sent: gr.State  # what this browser tab was sent last: component id -> digest
     _views: list[Callable[[Look], Values]] = field(default_factory=list)
+    _late: list[Callable[[Look], Values]] = field(default_factory=list)
     _forms: list[Callable[[Look], Values]] = field(default_factory=list)
     _view_components: list[Any] = field(default_factory=list)
     _form_components: list[Any] = field(default_factory=list)
@@ -187,9 +189,16 @@ class Page:
         where = self.store.home / "logs" / "web.log"
         return f"Something went wrong. Your picks and pictures are kept; the log is at {where}."
 
-    def shows(self, view: Callable[[Look], Values], components: Iterable[Any]) -> None:
-        """`components` always show what `view` makes of the store."""
+    def shows(
+        self, view: Callable[[Look], Values], components: Iterable[Any], *, late: bool = False
+    ) -> None:
+        """`components` always show what `view` makes of the store.
+
+        `late`: after the other views, whose reading shows which rows are damaged.
+        """
         self._views.append(view)
+        if late:
+            self._late.append(view)
         self._view_components += components
 
     def fills(self, form: Callable[[Look], Values], components: Iterable[Any]) -> None:
@@ -282,27 +291,39 @@ class Page:
             return self._changed(session_id, sent | {"seen": seen})
 
         answer, problem = self.tries(look)
-        answer = answer or {}
-        if problem != sent.get("problem", ""):  # said once, and taken back when it is over
-            answer[self.notice] = notice("bad", problem)
-            answer[self.sent] = answer.get(self.sent, sent) | {"problem": problem}
+        if problem and problem != sent.get("problem", ""):
+            # Without "seen" all is looked at again, which takes it back when it is over.
+            unseen = {name: digest for name, digest in sent.items() if name != "seen"}
+            said = {self.notice: notice("bad", problem), self.sent: unseen | {"problem": problem}}
+            answer = said
         return answer or gr.skip()
 
     def _changed(self, session_id: str, sent: dict[str, str], refill: bool = False) -> Values:
-        """The values this browser tab has not been sent yet."""
+        """The values this browser tab has not been sent yet.
+
+        A view that fails is left as it was, and does not keep the others from being shown.
+        """
         look = Look(self.store)
         answer: Values = {}
+        problem = ""
         if refill or look.session.id != session_id:
             for form in self._forms:
-                answer |= form(look)
+                values, failed = self.tries(form, look)
+                problem = problem or failed
+                answer |= values or {}
             answer[self.shown_session] = look.session.id
         digests = dict(sent)
-        for view in self._views:
-            for component, value in view(look).items():
+        for view in sorted(self._views, key=self._late.__contains__):
+            values, failed = self.tries(view, look)
+            problem = problem or failed
+            for component, value in (values or {}).items():
                 digest = _digest(value)
                 if digests.get(str(component._id)) != digest:
                     digests[str(component._id)] = digest
                     answer[component] = value
+        if problem != sent.get("problem", ""):  # said once, and taken back when it is over
+            answer[self.notice] = notice("bad", problem)
+            digests["problem"] = problem
         answer[self.sent] = digests
         return answer
 

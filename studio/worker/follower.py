@@ -23,7 +23,7 @@ LEAVE = "leave"
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartRound:
     """The order to take up a round."""
 
     base: tuple[str, StartLora | None]
@@ -33,7 +33,7 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplePairs:
     """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
 
     base_hash: of the leader's model. adapter: as `Denoiser.read_adapter` gives it, or None.
@@ -48,20 +48,24 @@ class Draw:
     pictures: int
 
 
-def begin(processes: ProcessGroup, base: tuple[str, StartLora | None], training: Training) -> None:
+def start_round(
+    processes: ProcessGroup, base: tuple[str, StartLora | None], training: Training
+) -> None:
     """For the leader: have all others take up the training where it is now.
 
     Raises TrainingFailed with what the first of them says that cannot.
     """
     if processes.size == 1:
         return
-    processes.broadcast(Begin(base, training.pairs, training.settings, training.state()))
+    processes.broadcast(StartRound(base, training.pairs, training.settings, training.state()))
     for answer in processes.all_gather(""):
         if answer:
             raise TrainingFailed(f"Another of the processes cannot take part. {answer}")
 
 
-def draw(processes: ProcessGroup, denoiser: models.Denoiser, order: Draw) -> list[list[Trajectory]]:
+def sample_pairs(
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
+) -> list[list[Trajectory]]:
     """For the leader: all processes draw, and it has what they drew in the order of the texts.
 
     Raises ModelError with what the first of the others says that could not.
@@ -84,7 +88,7 @@ def draw(processes: ProcessGroup, denoiser: models.Denoiser, order: Draw) -> lis
 
 
 def _own_share(
-    processes: ProcessGroup, denoiser: models.Denoiser, order: Draw
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """What of an order this process is to draw: one after the other, each with all its pictures."""
     adapter = denoiser.using_read(order.adapter) if order.adapter else denoiser.using(None)
@@ -105,11 +109,11 @@ def _loaded(base: tuple[str, StartLora | None], device: str) -> models.Denoiser:
     return models.load(base_model, device, start=start)
 
 
-def follow(processes: ProcessGroup, device: str) -> None:
+def run(processes: ProcessGroup, device: str) -> None:
     """For the others: do what the leader says, until it says to leave."""
     denoiser, training = None, None
     while (order := processes.broadcast()) != LEAVE:
-        if isinstance(order, Begin):
+        if isinstance(order, StartRound):
             training, answer = None, ""
             try:
                 if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
@@ -121,7 +125,7 @@ def follow(processes: ProcessGroup, device: str) -> None:
                 log.error("A round cannot be taken up", exc_info=error)
                 answer = str(error)
             processes.all_gather(answer)
-        elif isinstance(order, Draw):
+        elif isinstance(order, SamplePairs):
             try:
                 if denoiser is None or denoiser.base_hash != order.base_hash:
                     denoiser = training = None  # before there is another

@@ -8,7 +8,7 @@ import time
 
 from studio import models
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
-from studio.store import Store, StoreError, StoreFull, take_daily_snapshot
+from studio.store import RowDamaged, Store, StoreError, StoreFull, take_daily_snapshot
 from studio.worker.disk_space import require_disk_space
 from studio.worker.downloads import Downloads
 from studio.worker.jobs import Jobs
@@ -100,6 +100,8 @@ class Worker:
             try:
                 if piece():
                     return True
+            except RowDamaged as error:  # what has nothing to do with that row goes on
+                failure = failure or error
             except (StoreError, ProcessLost):
                 raise  # a full disk, say: nothing else would fare better
             except Exception as error:

@@ -49,7 +49,7 @@ class StatusReporter:
         self._saying = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", device, 0.0)
 
-    def say(self, state: WorkerState, message: str) -> None:
+    def report(self, state: WorkerState, message: str) -> None:
         """Let the artist know what is going on."""
         self._status = replace(self._status, state=state, message=message)
         self._publish()

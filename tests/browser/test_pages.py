@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -857,3 +858,26 @@ def test_picks_are_taken_in_and_opened(open_page, store, labelling):
     expect(taken).to_contain_text("Diffusion-DPO can learn from them; D3PO cannot.")
     taken.get_by_role("button", name="Open it").click()
     expect(page.locator(".session-name")).to_have_text("Friends")
+
+
+def test_a_damaged_row_is_a_sign_and_the_page_works(store, labelling, pages, browse):
+    """Of a job, a session and a picture: the sign names them, and a pick is taken as ever."""
+    other = store.create_session("Other things", SessionSettings(prompts=("a cat",)))
+    job = store.add_job(labelling.id, "compare", {"prompts": ["a cat"], "seeds": [1]})
+    torn = store.waiting_pairs(labelling.id)[-1]
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE jobs SET result = '[]' WHERE id = ?", (job.id,))
+        connection.execute("UPDATE sessions SET settings = '{' WHERE id = ?", (other.id,))
+        connection.execute("UPDATE images SET sampling = '[]' WHERE id = ?", (torn.left.id,))
+    connection.close()
+    first, second, *_ = store.waiting_pairs(labelling.id)
+    page = browse(pages, "prefer")
+    press_each(page, [("ArrowLeft", first)])
+    expect_pair(page, second)
+    wait_for(page, lambda: store.pick_counts(labelling.id).total == 1)
+    page.locator("[popovertarget=damaged-rows]").click()
+    expect(page.locator("#damaged-rows")).to_contain_text("images (1), jobs (1), sessions (1)")
+    page.keyboard.press("Escape")
+    page.locator(".session-open").click()
+    expect(page.locator("#session-menu")).to_contain_text("A damaged session")
+    expect(page.locator("#session-menu")).to_contain_text("Blue things")

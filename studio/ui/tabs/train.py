@@ -11,6 +11,7 @@ import gradio as gr
 
 from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
 from studio.statistics import leans, wilson
+from studio.store import StoreError
 from studio.store.rows import Adapter, Habits, Image, Metric, Round, Session
 from studio.ui import curves, words
 from studio.ui.fields import Field, saves
@@ -416,7 +417,10 @@ def previews(look: Look) -> dict[tuple[str | None, str], Image]:
         found.setdefault((image.adapter_id, image.prompt), image)
     job = look.newest_job("preview")
     for image_id in job.result.get("image_ids", ()) if job else ():
-        image = look.store.image(image_id)
+        try:
+            image = look.store.image(image_id)
+        except StoreError:  # it was set aside, or is damaged
+            continue
         key = (image.adapter_id, image.prompt)
         if key not in found or found[key].created_at_s < job.created_at_s:
             found[key] = image

@@ -1,0 +1,235 @@
+"""What each column can hold: a pydantic shape for every one of them.
+
+The same shapes are asked on every way in and out: of an archive's rows, of rows that are read for a
+page or the worker, and of rows that the doctor looks at or carries over. `schema` gives every JSON
+column its shape; those of all other columns follow from their types, names and words here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, Literal, NotRequired, get_args
+
+import sqlalchemy as sa
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+# pydantic takes this one before Python 3.12
+from typing_extensions import TypedDict
+
+from studio.settings import CHOICES, LARGEST_INTEGER, REASONS, StartLora
+from studio.store import rows
+
+LONGEST_TEXT = 100_000
+LONGEST_LIST = 100_000
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # half a surrogate pair is none for pydantic
+Texts = dict[Text, Text]
+TextList = Annotated[list[Text], Field(max_length=LONGEST_LIST)]
+Finite = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_INTEGER)]
+Few = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Integer = Annotated[int, Field(ge=-LARGEST_INTEGER - 1, le=LARGEST_INTEGER)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Strength = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, le=32_503_680_000, allow_inf_nan=False)]  # to the year 3000
+Duration = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+
+
+class Unreadable(ValueError):
+    """A column does not hold what the studio could have written into it."""
+
+
+# --- JSON columns --------------------------------------------------------------------------------
+
+
+def _measured(values: dict[str, float]) -> dict[str, float]:
+    """A loss may be no number; what is counted with may not."""
+    _share.validate_python(values.get("held_out_agreement", 0.0))
+    _duration.validate_python(values.get("seconds", 0.0))
+    return values
+
+
+def _other_lora(values: dict[str, Any]) -> dict[str, Any]:
+    StartLora.from_dict(values)
+    return values
+
+
+class Cell(TypedDict):
+    """Of a comparison: the ids of what base and tuned drew, and perhaps another LoRA."""
+
+    __pydantic_config__ = STRICT
+    prompt: Text
+    seed: Count
+    base: Text
+    tuned: Text
+    other: NotRequired[Text]
+
+
+class Payload(TypedDict, total=False):
+    """What the worker is asked; which of these a kind of job has, its method says."""
+
+    __pydantic_config__ = STRICT
+    prompts: TextList
+    seeds: Annotated[list[Count], Field(max_length=LONGEST_LIST)]
+    adapter_id: Text | None
+    adapter_ids: TextList
+    strength: Strength
+    strengths: Annotated[list[Strength], Field(max_length=LONGEST_LIST)]
+    other: Annotated[dict[str, Any], AfterValidator(_other_lora)] | None
+    exam_id: Text
+    name: Text
+    formats: TextList
+    precision: Text
+    trigger: Text
+    licence: Text
+    author: Text
+    notes: Text
+    form: Text
+    path: Text
+    repo: Text
+    base_model: Text
+
+
+class Result(TypedDict, total=False):
+    """What came of it so far."""
+
+    __pydantic_config__ = STRICT
+    image_ids: TextList
+    unread: Texts
+    cells: Annotated[list[Cell], Field(max_length=LONGEST_LIST)]
+    fit: Text
+    export_id: Text
+    files: TextList
+    checks: Texts
+    folder: Text
+    picks: Count
+    left_out: Count
+    session_id: Text
+    name: Text
+    base_model: Text
+    family: Text
+    size_px: Annotated[int, Field(ge=1, le=65_536)]
+    note: Text
+    words: Text
+    models: Count
+    others: Count
+    problems: TextList
+
+
+class Worker(TypedDict):
+    """What the worker says of itself."""
+
+    __pydantic_config__ = STRICT
+    pid: Count
+    state: rows.WorkerState
+    message: Text
+    device: Text
+    heartbeat_at_s: Moment
+
+
+# What a page shows of a job, by kind: of one that was asked, and of one that is done.
+ASKED = {"grid": {"prompts", "seeds", "adapter_ids", "strengths"}, "fit": {"path"}}
+DONE = {
+    "fit": {"name", "words"},
+    "inspect": {"name", "family", "size_px"},
+    "download": {"name", "family", "size_px"},
+    "give_picks": {"folder", "picks", "left_out"},
+    "take_picks": {"session_id", "name", "picks", "left_out"},
+}
+
+_share = TypeAdapter(Share, config=STRICT)
+_duration = TypeAdapter(Duration, config=STRICT)
+
+NAMES = TypeAdapter(Annotated[TextList, AfterValidator(tuple)], config=STRICT)  # read as a tuple
+TEXTS = TypeAdapter(Texts, config=STRICT)
+NUMBERS = TypeAdapter(dict[Text, float], config=STRICT)
+MEASURED = TypeAdapter(Annotated[dict[Text, float], AfterValidator(_measured)], config=STRICT)
+PAYLOAD = TypeAdapter(Payload)
+RESULT = TypeAdapter(Result)
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)  # its own shape is asked where its name is known
+# Single values of the whole store.
+VALUES: dict[str, TypeAdapter[Any]] = {
+    "changes": TypeAdapter(Count, config=STRICT),
+    "last_session_id": TypeAdapter(Text, config=STRICT),
+    "lora_folder": TypeAdapter(Text, config=STRICT),
+    "model_folders": TypeAdapter(TextList, config=STRICT),
+    "worker": TypeAdapter(Worker),
+}
+
+
+def settings_of(kind: type) -> TypeAdapter[Any]:
+    """A settings dataclass, kept as the dictionary that it makes of itself."""
+    return TypeAdapter(
+        Annotated[dict[str, Any], AfterValidator(kind.from_dict)],  # type: ignore[attr-defined]
+        config=STRICT,
+    )
+
+
+IMPORTED = "imported "  # and a session's id: the place of the last pick that came with it
+
+
+def value_shape(name: str) -> TypeAdapter[Any]:
+    """The shape of a single value of the whole store."""
+    return VALUES["changes" if name.startswith(IMPORTED) else name]
+
+
+def require(shape: TypeAdapter[Any], value: Any) -> Any:
+    """The value as it is used; raises `Unreadable` when it is not of the shape."""
+    try:
+        return shape.validate_python(value)
+    except (ValidationError, RecursionError, OverflowError) as error:
+        raise Unreadable(str(error)[:500]) from error
+
+
+# --- the other columns ---------------------------------------------------------------------------
+
+WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("images", "purpose"): get_args(rows.Purpose),
+    ("picks", "choice"): CHOICES,
+    ("picks", "reason"): REASONS,
+    ("exam_pairs", "tuned_side"): ("left", "right"),
+    ("exam_answers", "choice"): rows.EXAM_CHOICES,
+    ("rounds", "state"): get_args(rows.RoundState),
+    ("jobs", "kind"): rows.JOB_KINDS,
+    ("jobs", "state"): get_args(rows.JobState),
+}
+INTEGERS: dict[str, Any] = {
+    "seed": Count,
+    "number": Few,
+    "picks": Few,
+    "update": Few,
+    "updates_done": Few,
+    "updates_total": Few,
+    "attempts": Few,
+    "size_px": Few,
+}
+FLOATS: dict[str, Any] = {"progress": Share, "strength": Strength}
+
+
+@cache
+def of(column: sa.Column[Any]) -> TypeAdapter[Any]:
+    """The shape of a column's value as Python sees it: of one that is no JSON."""
+    words = WORDS.get((column.table.name, column.name))
+    kind: Any
+    if words is not None:
+        kind = Literal[words]
+    elif isinstance(column.type, sa.Boolean):
+        kind = bool
+    elif isinstance(column.type, sa.Float):
+        kind = Moment if column.name.endswith("_at_s") else FLOATS.get(column.name, Finite)
+    elif isinstance(column.type, sa.Integer):
+        kind = INTEGERS.get(column.name, Integer)
+    else:
+        kind = Text
+    return TypeAdapter(kind | None if column.nullable else kind, config=STRICT)
+
+
+def odd_column(table: str, values: dict[str, Any]) -> str | None:
+    """The name of a column that is right by itself and does not fit the rest of its row."""
+    if table != "jobs" or not {"kind", "payload", "state", "result"} <= set(values):
+        return None
+    kind, is_done = values["kind"], values["state"] == "done"
+    if not ASKED.get(kind, set()) <= set(values["payload"]):
+        return "payload"
+    return "result" if is_done and not DONE.get(kind, set()) <= set(values["result"]) else None
