@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from studio.engine.trajectory import Trajectory
-from studio.maths.schedules import sigma, step_mean
+from studio.maths.schedules import step_mean
 from studio.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -52,15 +52,13 @@ def sample(
         ]
     ).to(denoiser.device)
     kept = [latents]
-    for timestep, alpha_bar, alpha_bar_prev, noise in zip(
-        schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, noises, strict=True
-    ):
+    for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
             )
-        mean = step_mean(latents, noise_pred, alpha_bar, alpha_bar_prev, settings.eta)
-        latents = mean + sigma(alpha_bar, alpha_bar_prev, settings.eta) * noise
+        step = schedule.step(index, settings.eta)
+        latents = step_mean(latents, noise_pred, step) + step.s * noise
         kept.append(latents)
     chains = torch.stack(kept, 1).cpu()
     return [
