@@ -20,6 +20,8 @@ from studio.engine.trajectory import PairBatch
 from studio.models import Denoiser
 from studio.settings import SamplingSettings, TrainingSettings
 
+pytestmark = pytest.mark.nightly
+
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = TrainingSettings(updates_base=4, updates_per_pick=0, batch_pairs=2, micro_batch_pairs=2)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox", "a cow"]
