@@ -33,11 +33,11 @@ from studio.store import (
 )
 from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
-from studio.worker.errors import Cancelled
 from studio.worker.model_library import found, look_through
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled
 
 REMARKS = 50  # that are shown of what was left out of picks that came in
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -106,7 +106,7 @@ class Jobs:
         self._stay(job)
 
     def _require_wanted(self, job: Job) -> None:
-        """Raise Cancelled when the job is to be left: the artist has said so, or the worker ends."""
+        """Raise Cancelled when the artist has cancelled the job, or the worker ends."""
         if self.store.job(job.id).state == "cancelled":
             raise Cancelled
         if self.stopping.is_set():

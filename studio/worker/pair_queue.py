@@ -12,9 +12,9 @@ from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
 from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
-from studio.worker.errors import Cancelled
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -79,7 +79,9 @@ class PairQueue:
                 raise Cancelled  # the artist has changed what to draw
 
         try:
-            questions = follower.sample_pairs(self.processes, denoiser, order, require_wanted)
+            questions = follower.sample_pairs(
+                self.processes, denoiser, order, now_and_then(require_wanted)
+            )
             require_wanted()
         except Cancelled:
             return True

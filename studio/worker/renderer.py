@@ -28,6 +28,7 @@ from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.model_library import known
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import now_and_then
 
 Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
@@ -107,7 +108,7 @@ class Renderer:
     @contextlib.contextmanager
     def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
         """Inside, what is drawn is given up as soon as `require_wanted` raises Cancelled."""
-        before, self.require_wanted = self.require_wanted, require_wanted
+        before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
         try:
             yield
         finally:

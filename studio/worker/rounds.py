@@ -41,10 +41,11 @@ from studio.store import (
 from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
-from studio.worker.errors import Cancelled, WorkerError
+from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -342,7 +343,7 @@ class Rounds:
                 texts[-1:] * REFERENCE_SEEDS,
                 seeds,
                 settings,
-                require_wanted=lambda: self._require_wanted(session),
+                require_wanted=now_and_then(lambda: self._require_wanted(session)),
             )
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
