@@ -189,7 +189,7 @@ class SamplingSettings(_Stored):
 
 @dataclass(frozen=True)
 class TrainingSettings(_Stored):
-    """How a round learns. `OBJECTIVES` holds the presets; `training.py` explains each term.
+    """How a round learns. `OBJECTIVES` holds the presets; `studio.engine` explains each term.
 
     reduction: how a step's squared errors over the latent's elements become one number:
         "sum" (the paper's likelihood), "mean" (the published code), or "noise" (mean over the

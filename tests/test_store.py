@@ -391,4 +391,4 @@ def test_a_round_is_of_pictures_that_may_share_one(store, session, name):
     newest = make_pair(store, session.id, sampling=other)
     for pair in (*before, newest):
         store.add_pick(pair.id, pair.id, "left")
-    assert store.count_picks(session.id).new == (3 if name in ("seed", "shared_noise") else 1)
+    assert store.pick_counts(session.id).new == (3 if name in ("seed", "shared_noise") else 1)

@@ -177,7 +177,9 @@ class Training:
         groups, epochs = groups_of_update(
             self.estimator.groups, self.settings.batch_pairs, self.update, self.settings.seed
         )
-        draws = self.estimator.draws_of_update(epochs, self.update)  # of all: in parts they differ
+        draws = self.estimator.draws_of_update(
+            epochs, self.update
+        )  # of all at once, as in every process
         count = sum(len(group) for group in groups) * draws.shape[1]
         mine, draws = self.processes.shard(groups), self.processes.shard(draws)
         losses, margins = [torch.zeros(0)], [torch.zeros(0)]

@@ -73,9 +73,9 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
     """Picks of left or right on pictures that may share a round with those of the newest such pair
     (`SamplingSettings.may_share_a_round_with`).
 
-    What was asked again is left out: it shows how sure the
-    artist is, and would count the pair twice. The order is that of picking. An old pick that is
-    changed does not make the pictures of its time the ones to learn from.
+    What was asked again is left out: it shows how sure the artist is, and would count the pair
+    twice. The order is that of picking. An old pick that is changed does not make the pictures of
+    its time the ones to learn from.
     """
     found = connection.execute(
         sa.select(
@@ -110,7 +110,7 @@ def _read_sampling(text: str) -> SamplingSettings | None:
     """Settings from their JSON; None for what cannot be read."""
     try:
         return SamplingSettings.from_dict(json.loads(text))
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, RecursionError, TypeError, ValueError):
         return None
 
 
