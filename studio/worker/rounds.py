@@ -41,10 +41,11 @@ from studio.store import (
 from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
-from studio.worker.errors import Cancelled, WorkerError
+from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -337,9 +338,23 @@ class Rounds:
             first = preview_seed(settings.seed, prompt)
             seeds = [first + place for place in range(REFERENCE_SEEDS)]
             texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
+            chains = sampling.sample(
+                denoiser,
+                texts[-1:] * REFERENCE_SEEDS,
+                seeds,
+                settings,
+                require_wanted=now_and_then(lambda: self._require_wanted(session)),
+            )
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+
+    def _require_wanted(self, session: Session) -> None:
+        """Raise Cancelled when the worker ends, the round is paused or stopped, or its session is
+        deleted; what goes on takes the round up again at its end."""
+        if self.stopping.is_set() or not self.store.has_session(session.id):
+            raise Cancelled
+        if self.active is not None and self.store.round(self.active.round.id).state != "running":
+            raise Cancelled
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""
