@@ -510,6 +510,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from studio import models
     from studio.engine import sampling
     from studio.lora.export import file_name
+    from studio.lora.format import read as read_lora
     from studio.prompting.alternatives import expand
     from studio.runtime import logs
     from studio.settings import SamplingSettings
@@ -530,9 +531,9 @@ def generate(arguments: argparse.Namespace) -> int:
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
     if lora is None or lora.is_dir():
-        applied = denoiser.using(lora, arguments.strength)
+        applied = denoiser.adapters.using(lora, arguments.strength)
     else:
-        file = models.read_lora(lora)
+        file = read_lora(lora)
         fitted = denoiser.fit(file)
         if fitted.strays:
             say(f"{lora.name}: {fitted.words}", to_errors=True)
@@ -666,8 +667,6 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
 
 def lora(arguments: argparse.Namespace) -> int:
     """Operations on LoRA files, of the studio or of anybody."""
-    import torch
-
     from studio.lora import tools
     from studio.runtime import logs
 
@@ -689,9 +688,9 @@ def lora(arguments: argparse.Namespace) -> int:
         made = tools.read(arguments.file)
     if arguments.rank:
         made, kept = tools.resize(made, arguments.rank)
-    tools.write(arguments.out, made, getattr(torch, arguments.precision))
+    tools.write(arguments.out, made, arguments.precision)
     say(arguments.out)
-    say(f"{len(made.modules)} layers of rank {made.rank}.")
+    say(f"{len(made.parts)} layers of rank {made.rank}.")
     if kept < 1 - 1e-6:
         say(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
     return 0
@@ -707,7 +706,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
-        denoiser.layer_shapes,
+        denoiser.adapters.layer_shapes,
         arguments.out,
     )
     say(arguments.out)

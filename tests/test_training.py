@@ -56,9 +56,9 @@ def forget_reference(estimator: Estimator) -> None:
 def test_the_adapter_changes_the_layers_of_its_settings(denoiser: Denoiser) -> None:
     ends = {}
     for objective, settings in OBJECTIVES.items():
-        denoiser.new_adapter(settings)
+        denoiser.adapters.new(settings)
         ends[objective] = {
-            name.split(".lora_")[0].split(".")[-1] for name in denoiser.adapter_state()
+            name.split(".lora_")[0].split(".")[-1] for name in denoiser.adapters.state()
         }
     attention = {"to_q", "to_k", "to_v", "0"}
     assert ends["d3po"] == attention  # as it was published
@@ -70,7 +70,7 @@ def test_shortcuts_learn_at_a_rate_of_their_own(denoiser: Denoiser, pairs: PairB
     for share in (1.0, 0.25):
         one = replace(SHORT_DPO, updates_base=1, target_shift=None, shortcut_rate=share)
         list(Training(denoiser, pairs, one))
-        after.append(denoiser.adapter_state())
+        after.append(denoiser.adapters.state())
     whole, quarter = after
     for name in whole:
         if "lora_B" in name:  # nothing at first, so that this is the step
@@ -85,12 +85,12 @@ def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
     denoiser: Denoiser, pairs: PairBatch, reduction: str, guided: bool
 ) -> None:
     settings = replace(SHORT, reduction=reduction, guided=guided)
-    denoiser.new_adapter(settings)
+    denoiser.adapters.new(settings)
     steps = torch.tensor([0, 1, 2, 3])
     latents = torch.stack([pairs.latents[0, i : i + 2] for i in range(4)])
     with torch.no_grad():
         policy = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
-        with denoiser.adapter_off():
+        with denoiser.adapters.off():
             reference = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
     assert torch.equal(policy, reference)
 
@@ -127,7 +127,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     training = Training(denoiser, pairs, settings)
     for _ in training:
         forget_reference(training.estimator)
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
 
     rows: list[int] = []
     predict = denoiser.predict_noise
@@ -146,7 +146,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     assert sum(rows) <= len(pairs.latents) * draws
     monkeypatch.undo()
     list(Training(denoiser, pairs, settings))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -216,11 +216,11 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
     assert chosen_error() < before
 
     list(Training(denoiser, pairs, settings))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     latents = pairs.latents.clone()
     latents[pairs.rejected] += 1.0  # as many pictures as before, so that nothing is rounded anew
     list(Training(denoiser, replace(pairs, latents=latents), settings))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
@@ -229,11 +229,11 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
     """However large its steps were: two learning rates that lie a factor of ten apart."""
     free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None, learning_rate=rate))
     list(free)
-    learned, went = denoiser.adapter_state(), free.shift()
+    learned, went = denoiser.adapters.state(), free.shift()
     held = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=went / 2, learning_rate=rate))
     list(held)
     assert held.shift() == pytest.approx(went / 2, rel=0.1)
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         half = value * 2 if "lora_B" in name else value  # the same taste, half as far
         torch.testing.assert_close(half, learned[name])
 
@@ -241,9 +241,9 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
 def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: PairBatch) -> None:
     free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None))
     list(free)
-    learned = denoiser.adapter_state()
+    learned = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(SHORT_DPO, target_shift=3.0)))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         factor = MOST_SCALED if "lora_B" in name else 1
         torch.testing.assert_close(value, learned[name] * factor)
 
@@ -261,14 +261,14 @@ def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: Pair
     noisy = alpha_bar.sqrt() * final + (1 - alpha_bar).sqrt() * noise
 
     def velocity() -> torch.Tensor:  # v = (noise - sqrt(1 - alpha_bar) x_t) / sqrt(alpha_bar)
-        texts = (denoiser.embed([pairs.prompts[0]]), denoiser.embed_negative("", 1))
+        texts = (denoiser.text.embed([pairs.prompts[0]]), denoiser.text.embed_negative("", 1))
         words, empty = (denoiser.predict_noise(noisy, timesteps, text) for text in texts)
         guided = empty + SAMPLING.guidance * (words - empty)
         return (guided - (1 - alpha_bar).sqrt() * noisy) / alpha_bar.sqrt()
 
     with torch.no_grad():
         tuned = velocity()
-        with denoiser.adapter_off():
+        with denoiser.adapters.off():
             moved = tuned - velocity()
         [value] = velocity_changes(denoiser, pairs, [0], timesteps, noise)
     assert float(value) == pytest.approx(float(moved.square().mean()), rel=1e-4)
@@ -289,7 +289,7 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
             at, added = timesteps[picture], noise[picture]
             noisy = denoiser.scheduler.add_noise(final, added, at)
             velocity = denoiser.scheduler.get_velocity(final, added, at)
-            predicted = denoiser.unet(noisy, at, denoiser.embed(["a lion"] * 3).states).sample
+            predicted = denoiser.unet(noisy, at, denoiser.text.embed(["a lion"] * 3).states).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 
@@ -312,11 +312,11 @@ def test_a_run_continued_from_its_state_is_the_run_itself(
     for metrics in whole:
         if metrics.update == 2:
             state = copy.deepcopy(whole.state())
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     again = Training(denoiser, pairs, short)
     again.load_state(state)
     assert [metrics.update for metrics in again] == [3, 4]
-    actual = denoiser.adapter_state()
+    actual = denoiser.adapters.state()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
@@ -325,9 +325,9 @@ def test_final_latents_are_all_that_noised_pictures_need(
 ) -> None:
     final = replace(pairs, latents=pairs.latents[:, -1:])
     list(Training(denoiser, pairs, SHORT_DPO))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     list(Training(denoiser, final, SHORT_DPO))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])
     assert reads_only_final(SHORT_DPO)
     assert not reads_only_final(SHORT)
@@ -340,9 +340,9 @@ def test_gradient_checkpointing_changes_nothing(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
     list(Training(denoiser, pairs, short))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(short, gradient_checkpointing=True)))
-    actual = denoiser.adapter_state()
+    actual = denoiser.adapters.state()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
@@ -351,9 +351,9 @@ def test_micro_batches_give_the_same_adapter_to_rounding(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
     list(Training(denoiser, pairs, short))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -400,12 +400,12 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
         whole.step()
     state = copy.deepcopy(whole.state())
     list(whole)
-    asked_for = denoiser.adapter_state()
+    asked_for = denoiser.adapters.state()
     less = replace(short, micro_batch_pairs=2, gradient_checkpointing=True)
     changed = Training(denoiser, pairs, less)
     changed.load_state(state)
     list(changed)
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
 
     training = Training(denoiser, pairs, short)
     for _ in range(2):
@@ -414,7 +414,7 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
         list(training)
     assert training.preset == PRESETS[1]
     assert "at update 3" in training.note
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])
         torch.testing.assert_close(value, asked_for[name], rtol=1e-3, atol=1e-4)
 
@@ -425,12 +425,12 @@ def test_it_comes_down_to_a_pair_at_a_step_and_then_gives_up_with_a_sentence(
 ) -> None:
     settings = replace(SHORT_DPO, learning_rate=1e-4)
     list(Training(denoiser, pairs, settings))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     training = Training(denoiser, pairs, settings)
     with running_out(phase, range(4)):
         list(training)
     assert (training.preset, training.micro_batches.at_once) == (PRESETS[-1], 2)
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
     training = Training(denoiser, pairs, settings)
@@ -443,7 +443,7 @@ def test_looking_at_the_held_out_pairs_may_run_out_of_memory_and_changes_no_upda
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     whole = [metrics.held_out_agreement for metrics in Training(denoiser, pairs, SHORT, pairs)]
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     training = Training(denoiser, pairs, SHORT, pairs)
     training.step()
     groups, epochs = groups_of_update(pairs.groups(), SHORT.batch_pairs, 1, SHORT.seed)
@@ -453,7 +453,7 @@ def test_looking_at_the_held_out_pairs_may_run_out_of_memory_and_changes_no_upda
         training.step()
     assert training.preset == PRESETS[1]
     assert [metrics.held_out_agreement for metrics in training] == whole[2:]
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -523,7 +523,7 @@ def test_a_picture_of_many_pairs_goes_through_the_network_once(
     batch = PairBatch.of(ranked(denoiser))
     training = Training(denoiser, batch, replace(OBJECTIVES[objective], **FEW))
     with torch.no_grad():  # an untrained adapter has nothing to tell apart
-        for parameter in denoiser.adapter_parameters():
+        for parameter in denoiser.adapters.parameters():
             parameter.add_(0.05)
     estimator, groups = training.estimator, batch.groups()
     draws = estimator.draws_of_update([0, 1], 0)
@@ -570,7 +570,7 @@ def test_an_image_level_objective_can_be_trained_through_guidance(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     list(Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3)))
-    prompted = denoiser.adapter_state()
+    prompted = denoiser.adapters.state()
     training = Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3, guided=True))
     timesteps = torch.tensor([[500]])
     noise = torch.randn(
@@ -579,13 +579,13 @@ def test_an_image_level_objective_can_be_trained_through_guidance(
     with torch.no_grad():
         [[error]] = velocity_errors(denoiser, pairs, [0], timesteps, noise, guided=True)
         noisy = denoiser.scheduler.add_noise(pairs.latents[[0], -1], noise[0], timesteps[0])
-        texts = [denoiser.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
+        texts = [denoiser.text.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
         with_words, without = (denoiser.predict_noise(noisy, timesteps[0], text) for text in texts)
         guided = without + SAMPLING.guidance * (with_words - without)
         expected = (guided - noise[0]).square().mean() / denoiser.alpha_bar(timesteps[0])
     assert float(error) == pytest.approx(float(expected), rel=1e-3)
     list(training)
-    changed = denoiser.adapter_state()
+    changed = denoiser.adapters.state()
     assert any(not torch.equal(changed[name], value) for name, value in prompted.items())
 
 
@@ -595,7 +595,7 @@ def test_an_exploding_round_is_stopped_with_a_sentence(
     training = Training(denoiser, pairs, SHORT)
     training.step()
     with torch.no_grad():
-        denoiser.adapter_parameters()[1].fill_(float("nan"))
+        denoiser.adapters.parameters()[1].fill_(float("nan"))
     with pytest.raises(TrainingFailed, match="not a number"):
         training.step()
 
@@ -617,14 +617,14 @@ def test_an_adapter_survives_its_files(
 ) -> None:
     list(Training(denoiser, pairs, SHORT))
     expected = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
-    denoiser.save_adapter(tmp_path)
-    denoiser.remove_adapter()
+    denoiser.adapters.save(tmp_path)
+    denoiser.adapters.remove()
     base = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
-    with denoiser.using(tmp_path):
+    with denoiser.adapters.using(tmp_path):
         again = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     assert torch.equal(again, expected)
     assert not torch.equal(base, expected)
-    with denoiser.using(tmp_path, strength=0.0):
+    with denoiser.adapters.using(tmp_path, strength=0.0):
         silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     torch.testing.assert_close(silent, base)
 
@@ -671,7 +671,7 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
         saved = io.BytesIO()
         torch.save(training.state(), saved)
         list(training)
-        expected = denoiser.adapter_state()
+        expected = denoiser.adapters.state()
         training = Training(denoiser, pairs, settings)
         training.step()
         whole, calls = bitsandbytes.optim.AdamW8bit.step, []
@@ -685,7 +685,7 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
         patched.setattr(bitsandbytes.optim.AdamW8bit, "step", fails)
         list(training)
         assert "at update 2" in training.note
-        for name, value in denoiser.adapter_state().items():
+        for name, value in denoiser.adapters.state().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-4)
     # with a preset that would not have it
     saved.seek(0)
@@ -693,5 +693,5 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
     again.load_state(torch.load(saved, weights_only=True))
     assert "8-bit optimiser" in again.note
     list(again)
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])

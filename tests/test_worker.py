@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.engine import sampling, trajectory
-from studio.lora.export import ExportError
+from studio.files import ADAPTER_FILE
+from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
-from studio.models import ADAPTER_FILE, Denoiser
+from studio.models import Denoiser
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
-from studio.worker import wanted
+from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.jobs import same_picture
 from studio.worker.loop import Worker
@@ -368,7 +369,7 @@ class TestRounds:
         round_ = store.request_round(session.id)
         work_until(worker, lambda: worker.rounds.lesson is not None)
         with torch.no_grad():
-            worker.rounds.lesson.training.denoiser.adapter_parameters()[1].fill_(float("nan"))
+            worker.rounds.lesson.training.denoiser.adapters.parameters()[1].fill_(float("nan"))
         finish_all(worker)
         assert store.round(round_.id).state == "failed"
         assert "not a number" in store.round(round_.id).message
@@ -980,7 +981,7 @@ def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
 def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
     drawn, other = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("#406080", "#506080"))
     assert "0.0 of 255" in same_picture(tmp_path, drawn, drawn)
-    with pytest.raises(ExportError, match="draws another picture"):
+    with pytest.raises(LoraError, match="draws another picture"):
         same_picture(tmp_path, drawn, other)
 
 
@@ -990,7 +991,7 @@ def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """Grows by one with each denoising step; the store is looked at before each of them."""
-    monkeypatch.setattr(wanted, "LOOK_S", 0.0)
+    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
     done: list[int] = []
     predict = Denoiser.predict_guided_noise
 

@@ -61,7 +61,7 @@ def run(artist: str, way: str, taught: int, reaches: Sequence[float], threads: i
     change = came_to = training.shift(measured_at)
     rows = []
     for reach in reaches:
-        active.denoiser.scale_adapter(reach / change)
+        active.denoiser.adapters.scale(reach / change)
         change = training.shift(
             measured_at
         )  # near the reach, as velocities are nearly linear in weights

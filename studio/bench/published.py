@@ -26,7 +26,7 @@ PUBLISHED = OBJECTIVES["d3po"]
 
 def deep_copied_reference(denoiser: Denoiser) -> torch.nn.Module:
     """A second network without an adapter, as the published code holds one."""
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     return copy.deepcopy(denoiser.unet)
 
 
@@ -66,7 +66,7 @@ def learn_pair(
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
     sides = int(batch.chosen[pair]), int(batch.rejected[pair])
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
+    text = denoiser.text.embed([settings.negative_prompt, batch.prompts[sides[0]]])
     chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
     optimizer.zero_grad()
@@ -79,6 +79,6 @@ def learn_pair(
         loss = clipped_dpo(*(gain[None] for gain in gains), PUBLISHED.beta, PUBLISHED.clip_range)
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
-    torch.nn.utils.clip_grad_norm_(denoiser.adapter_parameters(), PUBLISHED.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(denoiser.adapters.parameters(), PUBLISHED.max_grad_norm)
     optimizer.step()
     return torch.cat(losses)

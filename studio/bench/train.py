@@ -76,9 +76,9 @@ def measure(
     steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
 
     def baseline() -> None:
-        denoiser.new_adapter(published.PUBLISHED)
+        denoiser.adapters.new(published.PUBLISHED)
         optimizer = torch.optim.AdamW(
-            denoiser.adapter_parameters(), lr=published.PUBLISHED.learning_rate
+            denoiser.adapters.parameters(), lr=published.PUBLISHED.learning_rate
         )
         published.learn_pair(denoiser, reference, pairs, 0, optimizer)
 

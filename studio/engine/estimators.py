@@ -106,7 +106,7 @@ class Estimator(ABC):
         new = self.reference[places].isnan().any(1)
         if new.any():
             some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
-            with self.denoiser.adapter_off():
+            with self.denoiser.adapters.off():
                 scores = self.scores(some, *(values[new] for values in inputs))
             # another tensor: whoever holds the one from before still has it as it was
             self.reference = self.reference.index_put((places[0][new], draws[new]), scores.cpu())
@@ -260,10 +260,10 @@ def predicted_noise(
     guided: bool,
 ) -> Tensor:
     """(B, C, h, w) as the pictures were drawn, through guidance; or by the prompted half alone."""
-    text = denoiser.embed(prompts, sampling.clip_skip)
+    text = denoiser.text.embed(prompts, sampling.clip_skip)
     if not guided:
         return denoiser.predict_noise(latents, timesteps, text)
-    empty = denoiser.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
+    empty = denoiser.text.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
     return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
 
 

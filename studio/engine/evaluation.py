@@ -73,6 +73,6 @@ def velocity_changes(
     noisy, at = noised(denoiser, batch, pictures, timesteps, noise)
     prompts = [batch.prompts[picture] for picture in pictures]
     tuned = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         base = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
     return squared_velocity(denoiser, tuned - base, at)

@@ -24,9 +24,9 @@ def make(denoiser: Denoiser, settings: TrainingSettings, in_8bit: bool) -> torch
 
     Raises TrainingFailed where 8-bit moments are wanted and bitsandbytes is not installed.
     """
-    shortcuts = set(denoiser.shortcut_parameters())
+    shortcuts = set(denoiser.adapters.shortcut_parameters())
     rates: dict[float, list[torch.nn.Parameter]] = {}
-    for parameter in denoiser.adapter_parameters():
+    for parameter in denoiser.adapters.parameters():
         share = settings.shortcut_rate if parameter in shortcuts else 1.0
         rates.setdefault(share * settings.learning_rate, []).append(parameter)
     groups = [{"params": parameters, "lr": rate} for rate, parameters in rates.items()]

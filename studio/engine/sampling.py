@@ -49,8 +49,8 @@ def sample(
     steps_of = noise_seeds if noise_seeds is not None else seeds
     walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed(prompts, settings.clip_skip)
-    empty = denoiser.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
+    text = denoiser.text.embed(prompts, settings.clip_skip)
+    empty = denoiser.text.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)
     # All of it before the first step: a copy in between would wait for the GPU at each of them.
     noises = torch.stack(

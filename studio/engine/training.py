@@ -95,8 +95,8 @@ class Training:
             self.held_out = objective.estimator(denoiser, held_out, settings)
         self.updates = settings.updates(len(self.estimator.groups))
         self.update = 0
-        denoiser.new_adapter(settings)
-        self.parameters = denoiser.adapter_parameters()
+        denoiser.adapters.new(settings)
+        self.parameters = denoiser.adapters.parameters()
         self.micro_batches = MicroBatches(self.estimator, preset)
         in_8bit = settings.optimizer == "adamw" and memory.uses_8bit_optimizer(
             preset, denoiser.device
@@ -138,7 +138,7 @@ class Training:
         self.update += 1
         if self.update == self.updates and self.settings.target_shift is not None:
             factor = self.settings.target_shift / max(self._while_memory_lasts(self.shift), 1e-9)
-            self.denoiser.scale_adapter(min(factor, MOST_SCALED))
+            self.denoiser.adapters.scale(min(factor, MOST_SCALED))
         return Metrics(
             update=self.update,
             updates=self.updates,
@@ -229,7 +229,7 @@ class Training:
         """
         return {
             "update": self.update,
-            "adapter": self.denoiser.adapter_state(),
+            "adapter": self.denoiser.adapters.state(),
             "optimizer": self.optimizer.state_dict(),
             "optimizer_8bit": self.in_8bit,
             "reference": self.estimator.reference,
@@ -244,7 +244,7 @@ class Training:
         if state.get("optimizer_8bit", False) != self.in_8bit:
             self._use_optimizer(not self.in_8bit)  # goes on as it was begun
         self.update = state["update"]
-        self.denoiser.set_adapter_state(state["adapter"])
+        self.denoiser.adapters.set_state(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("reference") is not None:
             self.estimator.reference = state["reference"]

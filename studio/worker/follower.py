@@ -37,7 +37,7 @@ class StartRound:
 class SamplePairs:
     """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
 
-    base_hash: of the leader's model. adapter: as `Denoiser.read_adapter` gives it, or None.
+    base_hash: of the leader's model. adapter: as `Adapters.read` gives it, or None.
     """
 
     base: tuple[str, StartLora | None]
@@ -99,7 +99,11 @@ def _own_share(
     require_wanted: Callable[[], None] = sampling.always,
 ) -> list[list[Trajectory]]:
     """What of an order this process is to draw: one after the other, each with all its pictures."""
-    adapter = denoiser.using_read(order.adapter) if order.adapter else denoiser.using(None)
+    adapter = (
+        denoiser.adapters.using_read(order.adapter)
+        if order.adapter
+        else denoiser.adapters.using(None)
+    )
     with adapter:
         return [
             chains

@@ -25,6 +25,7 @@ from studio.engine.distributed import ProcessGroup, ProcessLost
 from studio.engine.objective import reads_only_final
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, Trajectory
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.models import INVERSIONS
 from studio.settings import SamplingSettings
 from studio.store import (
@@ -38,7 +39,7 @@ from studio.store import (
     StoreFull,
     write_atomically,
 )
-from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
+from studio.store.files import read_sealed, require_whole, set_aside, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
@@ -198,12 +199,12 @@ class Rounds:
             self.renderer.preset,
             self.processes,
         )
-        weights = denoiser.adapter_parameters()
+        weights = denoiser.adapters.parameters()
         adapter_bytes = sum(one.numel() * one.element_size() for one in weights)
         try:
             require_disk_space(self.store.home, adapter_bytes * FILES_OF_A_ROUND)
         except StoreFull:
-            denoiser.remove_adapter()
+            denoiser.adapters.remove()
             raise
         self._restore(round_, training)
         follower.start_round(self.processes, session.settings.base, training)
@@ -258,7 +259,7 @@ class Rounds:
 
     def _finish(self, active: ActiveRound) -> None:
         round_, denoiser = active.round, active.training.denoiser
-        if not all(bool(value.isfinite().all()) for value in denoiser.adapter_state().values()):
+        if not all(bool(value.isfinite().all()) for value in denoiser.adapters.state().values()):
             raise WorkerError("The adapter came to hold values that are not numbers.")
         adapter = Adapter(
             id=uuid.uuid4().hex,
@@ -277,13 +278,13 @@ class Rounds:
 
         def write(path: Path) -> None:
             path.mkdir()
-            denoiser.save_adapter(path)
+            denoiser.adapters.save(path)
 
         write_atomically(folder, write)
         adapter = replace(
             adapter,
-            sha256=sha256(folder / models.ADAPTER_FILE),
-            config_sha256=sha256(folder / models.ADAPTER_CONFIG_FILE),
+            sha256=sha256(folder / ADAPTER_FILE),
+            config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
             checks=checks.values() if checks else {},
         )
         lost = collapse.failure(checks) if checks else ""
@@ -318,7 +319,7 @@ class Rounds:
         base = self._reference_images
         made = ("texts", "sampling", "base_hash")
         if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
-            with denoiser.adapter_off():
+            with denoiser.adapters.off():
                 base = self._reference_images = self._draw_reference_images(session, denoiser)
         known = [None, None]
         if session.settings.base_model == "starter":
@@ -367,7 +368,7 @@ class Rounds:
 
     def _drop(self) -> None:
         if self.active is not None:
-            self.active.training.denoiser.remove_adapter()
+            self.active.training.denoiser.adapters.remove()
             self.active = None
 
     def _save(self, active: ActiveRound) -> None:

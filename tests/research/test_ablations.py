@@ -55,9 +55,9 @@ def test_every_second_draw_has_the_noise_of_the_first_turned_round(
 
 def with_an_adapter(denoiser: Denoiser) -> None:
     """One that makes a difference: that of an untrained one is 0."""
-    denoiser.new_adapter(FEW)
+    denoiser.adapters.new(FEW)
     with torch.no_grad():
-        for parameter in denoiser.adapter_parameters():
+        for parameter in denoiser.adapters.parameters():
             parameter.add_(0.05)
 
 
@@ -67,7 +67,7 @@ def gains_of(
 ) -> torch.Tensor:
     """Half of how much smaller the error is with the adapter than without, flat."""
     with_it = velocity_errors(denoiser, batch, pictures, *inputs)
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return ((velocity_errors(denoiser, batch, pictures, *inputs) - with_it) / 2).flatten()
 
 
@@ -106,7 +106,7 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
     oracle.set_timesteps(SAMPLING.steps)
     assert oracle.timesteps.tolist() == timesteps.flip(0).tolist()
     final = pairs.latents[:, -1]
-    text, latent = denoiser.embed(list(pairs.prompts)), final
+    text, latent = denoiser.text.embed(list(pairs.prompts)), final
     for timestep in oracle.timesteps:
         at = timestep.expand(len(latent))
         with torch.no_grad():
@@ -174,7 +174,7 @@ def test_without_noise_a_branched_chain_is_the_chain(denoiser: Denoiser) -> None
 def test_what_is_liked_is_what_was_learned(
     denoiser: Denoiser, active: ablations.ActiveRound
 ) -> None:
-    denoiser.new_adapter(FEW)
+    denoiser.adapters.new(FEW)
     chains = active.pool[0].chains
     assert not ablations.likings(denoiser, chains, FEW).any()
     pairs = [(chains[2], chains[1])]
@@ -188,8 +188,8 @@ def test_every_lead_teaches_something(
     denoiser: Denoiser, active: ablations.ActiveRound, lead: str
 ) -> None:
     ablations.LEADS[lead](active)
-    assert any(value.any() for value in denoiser.adapter_parameters() if value.requires_grad)
-    state = denoiser.adapter_state()
+    assert any(value.any() for value in denoiser.adapters.parameters() if value.requires_grad)
+    state = denoiser.adapters.state()
     assert any(value.any() for name, value in state.items() if ".lora_B." in name)
     assert all(value.isfinite().all() for value in state.values())
     assert 0 <= ablations.agreement(active) <= 1

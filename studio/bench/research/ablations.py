@@ -97,7 +97,7 @@ class _OfPairs(NoisedPictures):
             ]
 
         chosen, rejected = scores()
-        with torch.no_grad(), self.denoiser.adapter_off():
+        with torch.no_grad(), self.denoiser.adapters.off():
             base_chosen, base_rejected = scores()
         return chosen - base_chosen, rejected - base_rejected
 
@@ -114,7 +114,7 @@ class Inverted(_OfPairs):
 
     @cached_property
     def ways_back(self) -> tuple[Tensor, Tensor]:
-        with self.denoiser.adapter_off():
+        with self.denoiser.adapters.off():
             return inverted(self.denoiser, self.batch)
 
     def noises(self, chosen, rejected, timesteps, noise):
@@ -131,13 +131,13 @@ class MovedReference(NoisedPictures):
     moved_to: list[Tensor] | None = None
 
     def move(self) -> None:
-        self.moved_to = [value.detach().clone() for value in self.denoiser.adapter_parameters()]
+        self.moved_to = [value.detach().clone() for value in self.denoiser.adapters.parameters()]
 
     @torch.no_grad()
     def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
         if self.moved_to is None:
             return super().reference_scores(pictures, draws, *inputs)
-        parameters = self.denoiser.adapter_parameters()
+        parameters = self.denoiser.adapters.parameters()
         now = [value.detach().clone() for value in parameters]
         try:
             _put(parameters, self.moved_to)
@@ -161,7 +161,7 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
     """
     schedule = denoiser.schedule(batch.settings.steps)
     final = batch.latents[:, -1].to(denoiser.device)
-    text = denoiser.embed(list(batch.prompts), batch.settings.clip_skip)
+    text = denoiser.text.embed(list(batch.prompts), batch.settings.clip_skip)
     latent, found = final, []
     for timestep, alpha_bar, alpha_bar_prev in reversed(
         list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
@@ -222,7 +222,7 @@ class ActiveRound:
     ) -> Training:
         """A round over the pairs, with other settings where `changes` names them. The form is of
         gains of chosen and rejected, and beta."""
-        self.denoiser.remove_adapter()
+        self.denoiser.adapters.remove()
         settings = replace(self.settings, **changes)
         objective = Objective(estimator, partial(form, beta=settings.beta))
         return Training(self.denoiser, PairBatch.of(pairs), settings, objective=objective)
@@ -267,11 +267,11 @@ def no_replay(active: ActiveRound) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
     half = active.taught // 2
     active.learn(active.clicks(slice(half)), target_shift=None)
-    first_adapter = active.denoiser.adapter_state()
+    first_adapter = active.denoiser.adapters.state()
     second = Training(
         active.denoiser, PairBatch.of(active.clicks(slice(half, None))), active.settings
     )
-    active.denoiser.set_adapter_state(first_adapter)
+    active.denoiser.adapters.set_state(first_adapter)
     for _ in second:
         pass
 
@@ -314,7 +314,7 @@ def shared_chain(active: ActiveRound, **changes: object) -> None:
     pairs: Click = []
     for number, asked in enumerate(active.pool[: active.taught]):
         first = asked.chains[0]
-        with active.denoiser.adapter_off():
+        with active.denoiser.adapters.off():
             second = branched(active.denoiser, first, SHARED_STEPS, 9_100_000 + number)
         pairs += active.pick([first, second])
     active.learn(pairs, **changes)
@@ -330,7 +330,7 @@ def _drawn(
 ) -> list[Trajectory]:
     """Two more pictures of a prompt, by the base."""
     prompts = [asked.chains[0].prompt] * 2
-    with active.denoiser.adapter_off():
+    with active.denoiser.adapters.off():
         return sampling.sample(active.denoiser, prompts, starts, active.sampling, walks)
 
 
@@ -339,8 +339,8 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     """Another way on from where a chain is after its first `shared` steps, as it is switched."""
     settings = chain.settings
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed([chain.prompt], settings.clip_skip)
-    empty = denoiser.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
+    text = denoiser.text.embed([chain.prompt], settings.clip_skip)
+    empty = denoiser.text.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
     draw = torch.Generator().manual_seed(seed)
     latents = list(chain.latents[: shared + 1])
     for step in range(shared, settings.steps):
@@ -390,7 +390,7 @@ def likings(
         return picture_errors(denoiser, chains, settings, JUDGED_AT, draw)
 
     tuned = errors()
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return 0.5 * (errors() - tuned)
 
 
@@ -421,7 +421,7 @@ def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> 
     """With the starter, which has learned nothing yet; `changes` are of the default's settings."""
     session = clicks.session_settings("diffusion_dpo", changes)
     denoiser = clicks.load_base(session.base_model)
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     return ActiveRound(
         denoiser,
         clicks.load_artist(f"studio.bench.artists:{artist}"),

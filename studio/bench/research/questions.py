@@ -128,7 +128,7 @@ def picture_gradients(
     Less their mean over a prompt's pictures, which no click tells apart.
     """
     settings = TrainingSettings(seed=seed)
-    denoiser.new_adapter(settings)
+    denoiser.adapters.new(settings)
     parameters = up_projections(denoiser)
     draw = torch.Generator().manual_seed(seed)
     rows = []
