@@ -758,7 +758,7 @@ class TestJobs:
 
     def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
         exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
-        worker.renderer.load(session.settings.base).base_hash = "another"
+        worker.renderer.load(session.settings.base).adapters.base_hash = "another"
         worker.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert job.state == "failed"
