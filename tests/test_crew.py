@@ -56,10 +56,10 @@ def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     found = {}
     for kind in KINDS:
         training = Training(denoiser, pairs, settings(kind), processes=processes)
-        loss, _ = training._gradient_of_all()
+        loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]
-        for name, parameter in zip(names, training._parameters, strict=True):
+        for name, parameter in zip(names, training.parameters, strict=True):
             found[f"{kind} gradient {name}"] = parameter.grad.clone()
         found[f"{kind} grad_norm"] = torch.tensor([metrics.grad_norm for metrics in training])
         found |= {f"{kind} {name}": value for name, value in denoiser.adapters.state().items()}

@@ -265,7 +265,7 @@ PROTECTIONS = (
     ),
     Protection(
         "the same picks and seed make the same adapter",
-        "studio/engine/training.py",
+        "studio/engine/estimators.py",
         "np.random.SeedSequence(key)",
         "np.random.SeedSequence()",
         "tests/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
@@ -273,9 +273,23 @@ PROTECTIONS = (
     Protection(
         "a round that is taken up again is the round itself",
         "studio/engine/training.py",
-        '        self._optimizer.load_state_dict(state["optimizer"])\n',
+        '        self.optimizer.load_state_dict(state["optimizer"])\n',
         "",
         "tests/test_training.py::test_a_run_continued_from_its_state_is_the_run_itself",
+    ),
+    Protection(
+        "pictures that were made otherwise share no round",
+        "studio/settings.py",
+        '("seed", "shared_noise")',
+        '("seed", "shared_noise", "clip_skip")',
+        "tests/test_store.py::test_a_round_is_of_pictures_that_may_share_one",
+    ),
+    Protection(
+        "a step goes where diffusers' goes",
+        "studio/maths/schedules.py",
+        "self.next_variance - self.s.square()",
+        "self.next_variance + self.s.square()",
+        "tests/test_schedules.py::test_every_step_agrees_with_diffusers",
     ),
     Protection(
         "the lock against a second studio",

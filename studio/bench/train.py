@@ -50,7 +50,7 @@ def pair_steps(training: Training) -> int:
     """How many pair-steps a round over groups of the same size learns from."""
     groups = training.pairs.groups()
     at_once = min(training.settings.batch_pairs, len(groups))
-    return training.updates * at_once * len(groups[0]) * training.steps_per_group
+    return training.updates * at_once * len(groups[0]) * training.estimator.draws_per_group
 
 
 def measure(

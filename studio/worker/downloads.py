@@ -9,9 +9,9 @@ from typing import Any
 
 from studio import models
 from studio.store import Job, Store, StoreError
-from studio.worker.errors import Cancelled
 from studio.worker.model_library import found
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 

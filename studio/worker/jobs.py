@@ -29,11 +29,11 @@ from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
 from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
-from studio.worker.errors import Cancelled
 from studio.worker.model_library import found, look_through
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled
 
 REMARKS = 50  # that are shown of what was left out of picks that came in
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -77,7 +77,8 @@ class Jobs:
             "take_picks": self._do_take_picks,
         }[job.kind]
         try:
-            result = do(job, self.store.session(job.session_id))
+            with self.renderer.while_wanted(lambda: self._require_wanted(job)):
+                result = do(job, self.store.session(job.session_id))
         except Cancelled:
             return True
         except ProcessLost:
@@ -100,12 +101,17 @@ class Jobs:
         )
         self._stay(job)
 
-    def _stay(self, job: Job) -> None:
-        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
+    def _require_wanted(self, job: Job) -> None:
+        """Raise Cancelled when the artist has cancelled the job, or the worker ends."""
+        if self.store.job(job.id).state == "cancelled":
+            raise Cancelled
         if self.stopping.is_set():
             self.store.update_job(job.id, state="queued")
-        if job.state == "cancelled" or self.stopping.is_set():
             raise Cancelled
+
+    def _stay(self, job: Job) -> None:
+        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
+        self._require_wanted(job)
         self.pair_queue.keep_pairs_ready()
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.model_library import known
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import now_and_then
 
 Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
@@ -45,6 +46,8 @@ class Renderer:
         self.base: Base = ("", None)  # what is loaded
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
+        # Raises Cancelled when what is being drawn is not wanted any more: asked between two steps.
+        self.require_wanted: Callable[[], None] = sampling.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
 
@@ -104,6 +107,15 @@ class Renderer:
                 "the session uses now. Choose that again to use it."
             )
         return denoiser
+
+    @contextlib.contextmanager
+    def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
+        """Inside, what is drawn is given up as soon as `require_wanted` raises Cancelled."""
+        before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
+        try:
+            yield
+        finally:
+            self.require_wanted = before
 
     @contextlib.contextmanager
     def using(self, adapter_id: str | None, strength: float = 1.0) -> Iterator[models.Denoiser]:
@@ -206,7 +218,14 @@ class Renderer:
         """What the network, as it is switched now, draws of `wanted`."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+        chains = sampling.sample(
+            self.denoiser,
+            [text],
+            [wanted.seed],
+            wanted.sampling,
+            require_wanted=self.require_wanted,
+        )
+        self.require_wanted()  # large pictures take long to decode, too
         [picture] = sampling.images(self.denoiser, chains)
         return picture
 

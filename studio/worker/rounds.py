@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from studio import models
 from studio.engine import collapse, recogniser, sampling, trajectory
 from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.engine.objective import reads_only_final
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
@@ -41,10 +42,11 @@ from studio.store import (
 from studio.store.files import read_sealed, require_whole, set_aside, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
-from studio.worker.errors import Cancelled, WorkerError
+from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -177,11 +179,13 @@ class Rounds:
         session = self.store.session(round_.session_id)
         denoiser = self.renderer.model_of(session)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
+        only_final = reads_only_final(round_.settings)
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
         for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
             found = [picked[id_] for id_ in pick_ids if id_ in picked]
-            pairs = [self._chains(one, chains) for one in found if _reads_as_then(denoiser, one)]
+            usable = [one for one in found if _reads_as_then(denoiser, one)]
+            pairs = [self._chains(one, chains, only_final) for one in usable]
             batches.append([pair for pair in pairs if pair is not None])
         train, held_out = batches
         left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
@@ -189,9 +193,9 @@ class Rounds:
             raise WorkerError("The files of all picks of this round are missing.")
         training = Training(
             denoiser,
-            PairBatch.of(train),
+            PairBatch.of(train, only_final),
             round_.settings,
-            PairBatch.of(held_out) if held_out else None,
+            PairBatch.of(held_out, only_final) if held_out else None,
             self.renderer.preset,
             self.processes,
         )
@@ -208,7 +212,7 @@ class Rounds:
         return ActiveRound(round_, training, left_out, time.monotonic())
 
     def _chains(
-        self, picked: PickedPair, read: dict[str, Trajectory]
+        self, picked: PickedPair, read: dict[str, Trajectory], only_final: bool
     ) -> tuple[Trajectory, Trajectory] | None:
         """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken.
 
@@ -222,7 +226,7 @@ class Rounds:
                 if one.id not in read:
                     path = self.store.trajectory_path(one)
                     require_whole(path, one.trajectory_sha256)
-                    read[one.id] = trajectory.load(path)
+                    read[one.id] = trajectory.load(path, only_final)
             chosen, rejected = (read[one.id] for one in sides)
         except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
             log.warning(
@@ -335,9 +339,23 @@ class Rounds:
             first = preview_seed(settings.seed, prompt)
             seeds = [first + place for place in range(REFERENCE_SEEDS)]
             texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
+            chains = sampling.sample(
+                denoiser,
+                texts[-1:] * REFERENCE_SEEDS,
+                seeds,
+                settings,
+                require_wanted=now_and_then(lambda: self._require_wanted(session)),
+            )
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+
+    def _require_wanted(self, session: Session) -> None:
+        """Raise Cancelled when the worker ends, the round is paused or stopped, or its session is
+        deleted; what goes on takes the round up again at its end."""
+        if self.stopping.is_set() or not self.store.has_session(session.id):
+            raise Cancelled
+        if self.active is not None and self.store.round(self.active.round.id).state != "running":
+            raise Cancelled
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from studio import models
 from studio.bench import clicks, timing
 from studio.engine import recogniser
-from studio.engine.training import velocity_errors
+from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
 

@@ -30,7 +30,7 @@ from studio.bench import clicks, timing
 from studio.bench.curves import ARTISTS
 from studio.bench.research.gradients import up_projections
 from studio.engine import recogniser
-from studio.engine.training import velocity_errors
+from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
 
