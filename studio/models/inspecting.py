@@ -78,14 +78,17 @@ def base_path(base_model: str) -> Path:
     return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
 
 
-def inspect(base_model: str) -> ModelInfo:
-    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it."""
+def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:
+    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it.
+
+    has_weights: False for a folder that is still being downloaded.
+    """
     path = base_path(base_model)
     try:
         if not path.exists():
             raise ModelError(f"There is no model at {path}. Check the path, or choose the starter.")
         if path.is_dir():
-            info = _inspect_folder(path)
+            info = _inspect_folder(path, has_weights)
             return replace(info, name=base_model) if is_hub_id(base_model) else info
     except OSError as error:  # a folder that may not be looked into, or a name that cannot be
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -119,7 +122,7 @@ def _refusal(name: str, what: str) -> ModelError:
     return ModelError(f"{name} is {what}, which cannot be tuned here. {hint}{CAN}")
 
 
-def _inspect_folder(path: Path) -> ModelInfo:
+def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
     try:
         pipeline = weights.read_json(path / "model_index.json").get("_class_name")
         if not isinstance(pipeline, str) or pipeline not in PIPELINES:
@@ -148,7 +151,7 @@ def _inspect_folder(path: Path) -> ModelInfo:
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
     for part, stem in hub.PARTS.items():
-        if (path / part).is_dir():
+        if has_weights and (path / part).is_dir():
             _require_plain(path.name, weights.component_header(path / part, stem)[0])
     is_linear = bool(unet.get("use_linear_projection")) or pipeline == XL_PIPELINE
     family = next(
