@@ -71,7 +71,8 @@ def test_a_list_is_never_looked_for_outside_its_folder(lists):
 
 @given(st.text(alphabet="{}|_$:%#!=a1 .\\/-é🦊", max_size=40), st.integers(0, 2**31))
 def test_any_text_becomes_a_prompt_or_a_sentence(tmp_path_factory, text, seed):
-    lists = tmp_path_factory.getbasetemp()
+    lists = tmp_path_factory.getbasetemp() / "no-lists"  # the folder above holds all tests' files
+    lists.mkdir(exist_ok=True)
     try:
         drawn = expand(text, seed, lists)
     except SettingsError:

@@ -76,21 +76,17 @@ class _Cyclical(CyclicalSampler):
 
 
 class _Lists(WildcardManager):
+    """The artist's lists, each in the encoding that its file is in."""
+
     def get_values(self, wildcard: str) -> WildcardValues:
+        for one in self.match_collections(wildcard):
+            if isinstance(one, WildcardTextFile):
+                with contextlib.suppress(OSError, ValueError):  # then the library's own way must do
+                    one._encoding = text_files.encoding_of(one._path)
         return WildcardValues.from_items(
             value.replace("#", HASH) if isinstance(value, str) else value
             for value in super().get_values(wildcard).items
         )
-
-
-def _lists(folder: Path) -> WildcardManager:
-    """The artist's lists, each in the encoding that its file is in."""
-    manager = _Lists(folder)
-    for one in manager.match_collections("*"):
-        if isinstance(one, WildcardTextFile):
-            with contextlib.suppress(OSError, ValueError):  # then the library's own way must do
-                one._encoding = text_files.encoding_of(one._path)
-    return manager
 
 
 def expand(prompt: str, seed: int, lists: Path) -> str:
@@ -101,7 +97,7 @@ def expand(prompt: str, seed: int, lists: Path) -> str:
     """
     if "{" not in prompt and not LIST.search(prompt):
         return prompt  # the rest of the syntax is left to those who need it: `50% off`, `$5`
-    manager = _lists(lists)
+    manager = _Lists(lists)
     for name in LIST.findall(prompt):
         if not manager.get_values(name).string_values:
             raise SettingsError(
