@@ -40,6 +40,7 @@ import torch
 
 from studio.engine import trajectory
 from studio.engine.trajectory import Trajectory
+from studio.files import sha256
 from studio.pictures import files as picture_files
 from studio.pictures import infotext
 from studio.prompting import text_files
@@ -54,7 +55,6 @@ from studio.settings import (
     StartLora,
 )
 from studio.store import Image, PickedPair, Session, Store, write_atomically
-from studio.store.files import sha256
 
 if TYPE_CHECKING:
     from studio.models import Denoiser

@@ -167,6 +167,13 @@ class SamplingSettings(_Stored):
     )
 
     _before: ClassVar[dict[str, Any]] = {"clip_skip": 1}
+    # What two pictures of one round may differ in.
+    _of_each_picture: ClassVar[tuple[str, ...]] = ("seed", "shared_noise")
+
+    def may_share_a_round_with(self, other: SamplingSettings) -> bool:
+        """Whether a round may learn from pictures of both: equal but for seed and shared noise."""
+        own = {name: getattr(other, name) for name in self._of_each_picture}
+        return dataclasses.replace(self, **own) == other
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +189,7 @@ class SamplingSettings(_Stored):
 
 @dataclass(frozen=True)
 class TrainingSettings(_Stored):
-    """How a round learns. `OBJECTIVES` holds the presets; `training.py` explains each term.
+    """How a round learns. `OBJECTIVES` holds the presets; `studio.engine` explains each term.
 
     reduction: how a step's squared errors over the latent's elements become one number:
         "sum" (the paper's likelihood), "mean" (the published code), or "noise" (mean over the

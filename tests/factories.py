@@ -12,6 +12,19 @@ from studio.settings import SamplingSettings
 from studio.store import Image, Pair, Question, Store
 from studio.store.database import MIGRATIONS
 
+# Another value of every field of the sampling settings than make_image has.
+OTHER_SAMPLING = {
+    "steps": 5,
+    "guidance": 5.0,
+    "width_px": 128,
+    "height_px": 128,
+    "seed": 9,
+    "negative_prompt": "blurred",
+    "eta": 0.5,
+    "shared_noise": False,
+    "clip_skip": 2,
+}
+
 
 def make_image(store: Store, session_id: str, **changes: object) -> Image:
     """The row of an image of which there is no file."""

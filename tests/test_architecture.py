@@ -16,6 +16,8 @@ EVERYTHING_BUT_UI = {
     "bench",
     "datasets",
     "engine",
+    "families",
+    "files",
     "lora",
     "maths",
     "models",
@@ -26,23 +28,36 @@ EVERYTHING_BUT_UI = {
     "starter",
     "statistics",
     "store",
+    "weights",
 }
 
 # Part of the studio: the parts that it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "statistics": set(),
+    "families": set(),  # a table, for the pages too
+    "files": set(),  # written whole or not at all
+    "weights": set(),  # the headers of weight files by anybody
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
-    "runtime": set(),
+    "runtime": {"files"},
     "maths": set(),
-    "store": {"engine", "settings"},
-    "models": {"maths", "prompting", "runtime", "settings"},
+    "store": {"engine", "files", "settings"},
+    "models": {"families", "files", "lora", "maths", "prompting", "runtime", "settings", "weights"},
     "engine": {"maths", "settings"},  # is handed a denoiser
-    "lora": {"models", "pictures"},
-    "datasets": {"engine", "pictures", "prompting", "settings", "store"},
+    "lora": {"families", "files", "pictures", "weights"},  # models put one into their weights
+    "datasets": {"engine", "files", "pictures", "prompting", "settings", "store"},
     "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
-    "ui": {"pictures", "prompting", "runtime", "settings", "statistics", "store"},
+    "ui": {
+        "families",
+        "files",
+        "pictures",
+        "prompting",
+        "runtime",
+        "settings",
+        "statistics",
+        "store",
+    },
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"engine", "models", "settings"},  # the recipe: what it made is drawn with
     "cli": {
@@ -67,7 +82,7 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"store"},
     "sqlite3": {"store"},
     "diffusers": {"models", "starter", "bench"},
-    "peft": {"models", "starter", "bench"},
+    "peft": {"lora", "models", "starter", "bench"},
 }
 
 

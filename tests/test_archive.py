@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studio.__main__ import main
+from studio.files import sha256
 from studio.store import (
     Adapter,
     ArchiveError,
@@ -29,7 +30,6 @@ from studio.store import (
     export_session,
     import_session,
 )
-from studio.store.files import sha256
 from tests.factories import make_image
 
 

@@ -228,7 +228,7 @@ def test_what_is_learned_from_the_bases_pairs_does_not_depend_on_what_was_learne
     for picks in ([6], [4, 6]):
         for _ in clicks.teach(denoiser, artists.bright, prompts, picks, 0.0, session, 0):
             pass
-        adapters.append(denoiser.adapter_state())
+        adapters.append(denoiser.adapters.state())
     assert adapters[0].keys() == adapters[1].keys()
     for name, value in adapters[0].items():
         # batches of another size round otherwise

@@ -29,18 +29,18 @@ def test_the_published_way_learns_what_our_own_does(denoiser):
     rate = 1e-2  # so that three updates leave the flat part
     settings = replace(OBJECTIVES["d3po"], learning_rate=rate, updates_base=3, updates_per_pick=0)
     ours = [metrics.loss for metrics in Training(denoiser, pairs, settings)]
-    learned = denoiser.adapter_state()
+    learned = denoiser.adapters.state()
 
     reference = published.deep_copied_reference(denoiser)
-    denoiser.new_adapter(settings)
-    optimizer = torch.optim.AdamW(denoiser.adapter_parameters(), lr=rate)
+    denoiser.adapters.new(settings)
+    optimizer = torch.optim.AdamW(denoiser.adapters.parameters(), lr=rate)
     losses = [
         float(published.learn_pair(denoiser, reference, pairs, 0, optimizer).mean())
         for _ in range(3)
     ]
     assert ours == pytest.approx(losses, abs=1e-6)
     assert ours[-1] < ours[0]
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, learned[name], atol=1e-4, rtol=1e-3)
 
 

@@ -107,8 +107,10 @@ def test_it_is_diffusers_own_in_both_prompts(made: tuple[Path, str], where: str)
 def test_all_of_its_vectors_are_weighed(sd1: Path) -> None:
     put_inversion(sd1, "sd1")
     denoiser = models.load(str(sd1), "cpu")
-    plain, more = (denoiser.embed([p]).states for p in ("a my-style cat", "a (my-style:1.3) cat"))
-    empty = denoiser.embed([""]).states
+    plain, more = (
+        denoiser.text.embed([p]).states for p in ("a my-style cat", "a (my-style:1.3) cat")
+    )
+    empty = denoiser.text.embed([""]).states
     # The begin and “a” come before its three vectors; those alone are led away from the empty text.
     torch.testing.assert_close(more[:, :2], plain[:, :2])
     inside = slice(2, 5)
@@ -116,7 +118,7 @@ def test_all_of_its_vectors_are_weighed(sd1: Path) -> None:
         more[:, inside], empty[:, inside] + 1.3 * (plain - empty)[:, inside], rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(more[:, 5:], plain[:, 5:])
-    less = denoiser.embed(["a [my-style] cat"]).states
+    less = denoiser.text.embed(["a [my-style] cat"]).states
     assert not torch.allclose(less, plain, atol=1e-4)
 
 
@@ -128,18 +130,20 @@ def test_one_vector_in_diffusers_form_is_that_token(sd1: Path) -> None:
     [_, cat, *_] = denoiser.tokenizers[0]("cat").input_ids
     (sd1.parent / "embeddings").mkdir()
     save_file({"<anything>": table[cat].clone()}, sd1.parent / "embeddings" / "miau.safetensors")
-    torch.testing.assert_close(denoiser.embed(["a MIAU"]).states, denoiser.embed(["a cat"]).states)
+    torch.testing.assert_close(
+        denoiser.text.embed(["a MIAU"]).states, denoiser.text.embed(["a cat"]).states
+    )
 
 
 def test_a_file_that_changes_or_goes_is_noticed(sd1: Path) -> None:
     denoiser = models.load(str(sd1), "cpu")
-    plain = denoiser.embed(["a my-style"]).states
+    plain = denoiser.text.embed(["a my-style"]).states
     path = put_inversion(sd1, "sd1", count=3)
-    three = denoiser.embed(["a my-style"]).states
+    three = denoiser.text.embed(["a my-style"]).states
     put_inversion(sd1, "sd1", count=2)
-    two = denoiser.embed(["a my-style"]).states
+    two = denoiser.text.embed(["a my-style"]).states
     path.unlink()
-    assert torch.equal(denoiser.embed(["a my-style"]).states, plain)
+    assert torch.equal(denoiser.text.embed(["a my-style"]).states, plain)
     assert not torch.allclose(plain, three)
     assert not torch.allclose(three, two)
 
@@ -184,9 +188,12 @@ def test_any_name_is_found_where_it_stands_alone(name: str) -> None:
 def test_what_is_not_read_is_said_with_the_names(sd1: Path) -> None:
     put_inversion(sd1, "sd1", count=70)
     denoiser = models.load(str(sd1), "cpu")
-    assert denoiser.unread("a red apple, my-style, and then a long tail") == "and then a long tail"
-    assert denoiser.unread("a my-style my-style b") == "my-style b"
-    assert denoiser.unread("a my-style") == ""
+    assert (
+        denoiser.text.unread("a red apple, my-style, and then a long tail")
+        == "and then a long tail"
+    )
+    assert denoiser.text.unread("a my-style my-style b") == "my-style b"
+    assert denoiser.text.unread("a my-style") == ""
 
 
 def test_what_was_used_is_told_as_a1111_tells_it(made: tuple[Path, str]) -> None:
@@ -254,9 +261,9 @@ def test_a_broken_one_is_a_sentence_when_it_is_named_and_else_nothing(sd1: Path)
     for name, (put, words) in BROKEN.items():
         put(folder)
         with pytest.raises(ModelError) as said:
-            denoiser.embed(["a word"])
+            denoiser.text.embed(["a word"])
         assert words in str(said.value), name
-        denoiser.embed(["a cat"])
+        denoiser.text.embed(["a cat"])
         for path in folder.iterdir():
             path.unlink()
 
@@ -266,14 +273,14 @@ def test_one_for_another_family_is_a_sentence(pipelines: dict, tmp_path: Path) -
     put_inversion(path, "sd1")
     denoiser = models.load(str(path), "cpu")
     with pytest.raises(ModelError, match="for Stable Diffusion 1 or 2"):
-        denoiser.embed(["my-style"])
+        denoiser.text.embed(["my-style"])
 
 
 def test_a_safetensors_file_goes_before_a_pickle_of_its_name(sd1: Path) -> None:
     path = put_inversion(sd1, "sd1")
     for folder in (path.parent, path.parent.parent):
         (folder / "my-style.pt").write_bytes(b"PK\x03\x04")
-    models.load(str(sd1), "cpu").embed(["my-style"])
+    models.load(str(sd1), "cpu").text.embed(["my-style"])
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

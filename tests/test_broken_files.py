@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from studio import models
+from studio import models, weights
 from studio.bench.families import make_pipeline, write_checkpoint
-from studio.models import ModelError, files
+from studio.models import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +373,7 @@ def test_one_changed_byte_is_refused_or_harmless(data, tmp_path_factory) -> None
 def _refused_or_right(path: Path) -> None:
     """What our reading accepts, the library reads to the same names and shapes."""
     try:
-        header = files.read_header(path)
+        header = weights.read_header(path)
     except ModelError:
         return
     tensors = load_file(path)
@@ -394,28 +394,28 @@ def test_a_long_shape_is_refused_before_it_is_counted_with(
         factors += len(shape)
         return math.prod(shape)
 
-    monkeypatch.setattr(files, "math", SimpleNamespace(prod=counted))
+    monkeypatch.setattr(weights, "math", SimpleNamespace(prod=counted))
     path = tmp_path / "x.safetensors"
     path.write_bytes(with_header({"a": entry([size] * count, 0, 4)}, b"\0" * 4))
     with pytest.raises(ModelError, match=r"header of .* is damaged"):
-        files.read_header(path)
+        weights.read_header(path)
     assert factors == 0
     path.write_bytes(with_header({"a": entry([1] * 8, 0, 4)}, b"\0" * 4))
-    assert files.read_header(path).shape("a") == (1,) * 8
+    assert weights.read_header(path).shape("a") == (1,) * 8
     assert factors == 8
 
 
 def test_a_header_longer_than_real_ones_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    length = files.MAX_HEADER_BYTES
+    length = weights.MAX_HEADER_BYTES
     text = json.dumps({"a": entry([1], 0, 4)}).encode()
     for more, taken in ((0, True), (1, False)):
         path.write_bytes(struct.pack("<Q", length + more) + text.ljust(length + more) + b"\0" * 4)
         if taken:
-            assert list(files.read_header(path).tensors) == ["a"]
+            assert list(weights.read_header(path).tensors) == ["a"]
         else:
             with pytest.raises(ModelError, match="far too much about itself"):
-                files.read_header(path)
+                weights.read_header(path)
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
@@ -424,4 +424,4 @@ def test_a_header_whose_length_looks_like_a_pickle_is_none(length: int, tmp_path
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", length) + header + b"\0" * 4)
     assert load_file(path)["a"].tolist() == [0.0]
-    assert list(files.read_header(path).tensors) == ["a"]
+    assert list(weights.read_header(path).tensors) == ["a"]

@@ -23,7 +23,8 @@ import pytest
 from PIL import Image
 
 from studio.cli.arguments import credentials, home_folder, parse
-from studio.lora.export import check, read_peft
+from studio.lora.export import check
+from studio.lora.format import from_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
 
@@ -291,7 +292,7 @@ def test_train_and_export_without_a_browser(home, picked, tmp_path):
         folder = store.adapter_path(adapter)
     from safetensors.torch import load_file
 
-    memory = read_peft(load_file(folder / "adapter_model.safetensors"), rank=2, alpha=1.0)
+    memory = from_peft(load_file(folder / "adapter_model.safetensors"), rank=2, alpha=1.0)
     assert check(files["Blue things.safetensors"], "kohya", memory, "sd1")
 
     again = typed(*export)

@@ -56,13 +56,13 @@ def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     found = {}
     for kind in KINDS:
         training = Training(denoiser, pairs, settings(kind), processes=processes)
-        loss, _ = training._gradient_of_all()
+        loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]
-        for name, parameter in zip(names, training._parameters, strict=True):
+        for name, parameter in zip(names, training.parameters, strict=True):
             found[f"{kind} gradient {name}"] = parameter.grad.clone()
         found[f"{kind} grad_norm"] = torch.tensor([metrics.grad_norm for metrics in training])
-        found |= {f"{kind} {name}": value for name, value in denoiser.adapter_state().items()}
+        found |= {f"{kind} {name}": value for name, value in denoiser.adapters.state().items()}
     return found
 
 
@@ -87,12 +87,12 @@ def draw(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
         return {}
     denoiser = models.load(model, "cpu")
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS[:2], [1, 2], SAMPLING))
-    denoiser.new_adapter(settings("d3po_balanced"))
-    for parameter in denoiser.adapter_parameters():
+    denoiser.adapters.new(settings("d3po_balanced"))
+    for parameter in denoiser.adapters.parameters():
         torch.nn.init.constant_(parameter, 0.05)
     with tempfile.TemporaryDirectory() as folder:
-        denoiser.save_adapter(Path(folder))
-        adapter = denoiser.read_adapter(Path(folder))
+        denoiser.adapters.save(Path(folder))
+        adapter = denoiser.adapters.read(Path(folder))
     order = follower.SamplePairs(
         base=(model, None),
         base_hash=denoiser.base_hash,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from studio.__main__ import main
+from studio.files import sha256
 from studio.store import (
     Store,
     StoreDamaged,
@@ -25,7 +26,7 @@ from studio.store import (
     take_daily_snapshot,
     take_snapshot,
 )
-from studio.store.files import read_sealed, require_whole, sha256, write_sealed
+from studio.store.files import read_sealed, require_whole, write_sealed
 from tests.factories import make_image, open_at
 
 

@@ -53,10 +53,10 @@ def test_a_text_without_brackets_is_itself(prompt):
 def test_more_of_a_word_moves_the_text_further_the_same_way():
     denoiser = models.load("starter", "cpu")
     plain, more, most, less = (
-        denoiser.embed([prompt]).states.flatten()
+        denoiser.text.embed([prompt]).states.flatten()
         for prompt in ("red apple", "(red:1.3) apple", "(red:1.8) apple", "(red:0.5) apple")
     )
-    assert torch.equal(plain, denoiser.embed([r"red apple"]).states.flatten())
+    assert torch.equal(plain, denoiser.text.embed([r"red apple"]).states.flatten())
     along = torch.cosine_similarity(more - plain, most - plain, dim=0)
     against = torch.cosine_similarity(less - plain, most - plain, dim=0)
     assert along > 0.9
@@ -66,8 +66,8 @@ def test_more_of_a_word_moves_the_text_further_the_same_way():
 
 def test_what_weighs_more_is_read_from_the_layer_that_clip_skip_says():
     denoiser = models.load("starter", "cpu")
-    plain, more = (denoiser.embed([p], 2).states for p in ("red apple", "(red:1.4) apple"))
-    last = denoiser.embed(["(red:1.4) apple"]).states
+    plain, more = (denoiser.text.embed([p], 2).states for p in ("red apple", "(red:1.4) apple"))
+    last = denoiser.text.embed(["(red:1.4) apple"]).states
     # the tokens around the weighted one are those of the plain prompt, read from the same layer
     torch.testing.assert_close(more[:, 2:], plain[:, 2:])
     assert not torch.allclose(more, last, atol=1e-2)
@@ -76,4 +76,4 @@ def test_what_weighs_more_is_read_from_the_layer_that_clip_skip_says():
 def test_more_layers_cannot_be_left_out_than_there_are():
     denoiser = models.load("starter", "cpu")
     with pytest.raises(models.ModelError, match="has 2 layers"):
-        denoiser.embed(["red apple"], 3)
+        denoiser.text.embed(["red apple"], 3)

@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -20,19 +21,14 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
+from studio import weights
 from studio.lora import export
-from studio.lora.export import (
-    FORMATS,
-    ExportError,
-    ExportInfo,
-    check,
-    export_lora,
-    file_name,
-    kohya_name,
-    read_lora,
-    read_peft,
-)
-from studio.models.denoiser import LAYERS
+from studio.lora import format as lora_format
+from studio.lora.export import check, export_lora, file_name
+from studio.lora.format import DIFFUSERS_HEADER, FORMATS, LoraError, from_peft
+from studio.lora.metadata import ExportInfo, tensors_sha256
+from studio.lora.names import kohya_name
+from studio.models.adapters import LAYERS
 
 RANK, ALPHA = 4, 2.0  # not equal, so that a lost alpha shows
 
@@ -115,8 +111,8 @@ def test_diffusers_loads_both_files_to_the_same_model(form, tuned, exported, tin
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_reads_back_to_the_same_weights(form, tuned, exported):
-    modules, _, _ = read_lora(by_form(exported)[form], form)
-    adapter = read_peft(tuned[0], RANK, ALPHA)
+    modules = lora_format.read(by_form(exported)[form]).parts
+    adapter = from_peft(tuned[0], RANK, ALPHA)
     assert len(modules) == len(adapter)
     for name, module in adapter.items():
         found = modules[kohya_name(name, "sd1") if form == "kohya" else f"unet.{name}"]
@@ -155,7 +151,7 @@ def test_sdxl_files_are_read_by_diffusers_under_the_original_names(tmp_path):
     state = add_adapter(tuned)
     info = ExportInfo("sdxl", "SDXL", picks=1, trained_at_s=0.0)
     export_lora(tmp_path, "xl", state, RANK, ALPHA, info, ("kohya",))
-    modules, _, _ = read_lora(tmp_path / "xl.safetensors", "kohya")
+    modules = lora_format.read(tmp_path / "xl.safetensors").parts
     assert all("_blocks_" in name or "middle_block_" in name for name in modules)
     assert not any("attentions" in name or "resnets" in name for name in modules)
     assert any("skip_connection" in name for name in modules)
@@ -186,7 +182,7 @@ def test_sdxl_names():
         rest = module[module.index("transformer") :].replace(".", "_")
         assert kohya_name(module, "sdxl") == f"lora_unet_{start}{rest}"
     for other in ("time_embedding.linear_1", "down_blocks.1.resnets.0.conv1"):
-        with pytest.raises(ExportError, match="Only attention layers and shortcuts"):
+        with pytest.raises(LoraError, match="Only attention layers and shortcuts"):
             kohya_name(other, "sdxl")
 
 
@@ -200,8 +196,7 @@ def corrupted(path: Path, change) -> Path:
     metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
     tensors = safetensors.torch.load(data)
     tensors = change(tensors, metadata) or tensors
-    body = export._body(safetensors.torch.save(tensors))
-    metadata["modelspec.hash_sha256"] = f"0x{export.hashlib.sha256(body).hexdigest()}"
+    metadata["modelspec.hash_sha256"] = f"0x{tensors_sha256(tensors)}"
     path.write_bytes(safetensors.torch.save(tensors, metadata))
     return path
 
@@ -210,13 +205,14 @@ def wrong_alpha(tensors, metadata):
     for key in tensors:
         if key.endswith(".alpha"):
             tensors[key] = torch.tensor(float(RANK))
-    metadata[export.DIFFUSERS_HEADER] = metadata.get(export.DIFFUSERS_HEADER, "").replace(
-        str(ALPHA), str(float(RANK))
-    )
+    if DIFFUSERS_HEADER in metadata:
+        metadata[DIFFUSERS_HEADER] = metadata[DIFFUSERS_HEADER].replace(
+            str(ALPHA), str(float(RANK))
+        )
 
 
 def no_alpha(tensors, metadata):
-    metadata.pop(export.DIFFUSERS_HEADER, None)
+    metadata.pop(DIFFUSERS_HEADER, None)
     return {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
 
 
@@ -226,6 +222,14 @@ def exchanged_halves(tensors, metadata):
         re.sub("lora_(down|up|A|B)", lambda m: swap[m[0]], key): tensor
         for key, tensor in tensors.items()
     }
+
+
+def half_the_rank(tensors, metadata):
+    for key, tensor in tensors.items():
+        if key.endswith(("lora_down.weight", "lora_A.weight")):
+            tensors[key] = tensor[: RANK // 2].contiguous()
+        elif key.endswith(("lora_up.weight", "lora_B.weight")):
+            tensors[key] = tensor[:, : RANK // 2].contiguous()
 
 
 def transposed_halves(tensors, metadata):
@@ -263,52 +267,58 @@ def something_more(tensors, metadata):
     tensors["lora_te_text_model_encoder.dora_scale"] = torch.ones(1)
 
 
+def a_text_more(tensors, metadata):
+    tensors["a_text"] = torch.ones(1)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     ("change", "finding"),
     [
         (wrong_alpha, "has alpha 4 instead of 2"),
         (no_alpha, "has alpha 4 instead of 2"),
-        (exchanged_halves, "has other dimensions"),
+        (exchanged_halves, "do not fit together"),
+        (half_the_rank, "has other dimensions"),
         (transposed_halves, "changes the model in another way"),
         (wrong_prefix, "its layers are not the adapter's"),
         (one_layer_lost, "its layers are not the adapter's"),
-        (not_finite, "not finite"),
+        (not_finite, "not numbers"),
         (one_number_off, "changes the model in another way"),
-        (something_more, "something unexpected"),
+        (something_more, "is a DoRA"),
+        (a_text_more, "something unexpected"),
     ],
 )
 def test_the_check_catches(form, change, finding, tuned, exported):
-    adapter = read_peft(tuned[0], RANK, ALPHA)
+    adapter = from_peft(tuned[0], RANK, ALPHA)
     path = by_form(exported)[form]
     assert check(path, form, adapter, "sd1")  # whole before it was corrupted
-    with pytest.raises(ExportError, match=finding):
+    with pytest.raises(LoraError, match=finding):
         check(corrupted(path, change), form, adapter, "sd1")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_check_catches_a_cut_or_changed_file(form, tuned, exported):
-    adapter = read_peft(tuned[0], RANK, ALPHA)
+    adapter = from_peft(tuned[0], RANK, ALPHA)
     path = by_form(exported)[form]
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ExportError, match="cannot be read back"):
+    with pytest.raises(LoraError, match="cannot be read back"):
         check(path, form, adapter, "sd1")
     path.write_bytes(whole.replace(b'"modelspec.hash_sha256":"0x', b'"modelspec.hash_sha256":"1x'))
-    with pytest.raises(ExportError, match="hash"):
+    with pytest.raises(LoraError, match="hash"):
         check(path, form, adapter, "sd1")
 
 
 def test_nothing_is_left_behind_when_a_check_fails(tuned, tmp_path, monkeypatch):
-    honest = export.kohya_tensors
+    honest = lora_format.tensors
 
-    def broken(adapter, family):
-        tensors = honest(adapter, family)
+    def broken(*given):
+        tensors = honest(*given)
         wrong_alpha(tensors, {})
         return tensors
 
-    monkeypatch.setattr(export, "kohya_tensors", broken)
-    with pytest.raises(ExportError, match="has alpha 4 instead of 2"):
+    monkeypatch.setattr(lora_format, "tensors", broken)
+    with pytest.raises(LoraError, match="has alpha 4 instead of 2"):
         export_lora(tmp_path, "x", tuned[0], RANK, ALPHA, INFO)
     assert list(tmp_path.iterdir()) == []
 
@@ -317,7 +327,8 @@ def test_nothing_is_left_behind_when_a_check_fails(tuned, tmp_path, monkeypatch)
 
 
 def test_what_the_kohya_file_says(exported):
-    _, metadata, body_hash = read_lora(by_form(exported)["kohya"], "kohya")
+    path = by_form(exported)["kohya"]
+    metadata, body_hash = lora_format.read(path).metadata, weights.body_sha256(path)
     assert metadata["ss_base_model_version"] == "sd_v1"
     assert metadata["ss_v2"] == "False"
     assert metadata["ss_output_name"] == by_form(exported)["kohya"].stem == "My taste"
@@ -363,14 +374,25 @@ def test_the_report_is_plain_and_says_what_was_checked(exported):
     assert exported.checks["My taste.safetensors: strength"].startswith("rank 4 and alpha 2")
 
 
-@pytest.mark.parametrize("family", list(export.FAMILIES))
-def test_every_family_is_told_apart(family, tuned, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "base", "architecture", "sd_version"),
+    [
+        ("sd1", "sd_v1", "stable-diffusion-v1/lora", "SD1"),
+        ("sd2", "sd_v2", "stable-diffusion-v2-512/lora", "SD2"),
+        ("sd2_v", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "SD2"),
+        ("sdxl", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "SDXL"),
+    ],
+)
+def test_every_family_is_told_apart(family, base, architecture, sd_version, tuned, tmp_path):
     names = {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"}
     state = {k: t for k, t in tuned[0].items() if k.split(".lora_")[0] in names}
     info = ExportInfo(family, "some model", picks=1, trained_at_s=0.0)
     report = export_lora(tmp_path, family, state, RANK, ALPHA, info, ("kohya",))
-    _, metadata, _ = read_lora(tmp_path / f"{report.name}.safetensors", "kohya")
-    assert metadata["ss_base_model_version"] == export.FAMILIES[family].base_version
+    metadata = lora_format.read(tmp_path / f"{report.name}.safetensors").metadata
+    assert metadata["ss_base_model_version"] == base
+    assert metadata["modelspec.architecture"] == architecture
+    sidecar = json.loads((tmp_path / f"{report.name}.json").read_text("utf-8"))
+    assert sidecar["sd version"] == sd_version
     assert metadata["ss_v2"] == str(family.startswith("sd2"))
 
 
@@ -379,8 +401,8 @@ def test_a_second_export_replaces_the_first(tuned, tmp_path):
     state = {key: tensor * 2 for key, tensor in tuned[0].items()}
     second = export_lora(tmp_path, "x", state, RANK, ALPHA, INFO)
     assert first.files == second.files
-    modules, _, _ = read_lora(tmp_path / "x.safetensors", "kohya")
-    wanted = read_peft(state, RANK, ALPHA)
+    modules = lora_format.read(tmp_path / "x.safetensors").parts
+    wanted = from_peft(state, RANK, ALPHA)
     assert all(torch.equal(modules[kohya_name(n, "sd1")].up, m.up) for n, m in wanted.items())
 
 
@@ -398,7 +420,7 @@ def test_a_second_export_replaces_the_first(tuned, tmp_path):
     ],
 )
 def test_an_adapter_that_is_not_whole_is_refused(change, sentence, tuned, tmp_path):
-    with pytest.raises(ExportError, match=sentence):
+    with pytest.raises(LoraError, match=sentence):
         export_lora(tmp_path, "x", change(tuned[0]), RANK, ALPHA, INFO)
     assert list(tmp_path.iterdir()) == []
 
@@ -407,15 +429,15 @@ def test_a_full_disk_is_a_sentence(tuned, tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export.os, "fsync", full)
-    with pytest.raises(ExportError, match="The disk is full"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LoraError, match="The disk is full"):
         export_lora(tmp_path, "x", tuned[0], RANK, ALPHA, INFO)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_a_file_is_a_sentence(tuned, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match="could not be written"):
+    with pytest.raises(LoraError, match="could not be written"):
         export_lora(tmp_path / "file", "x", tuned[0], RANK, ALPHA, INFO)
 
 

@@ -15,7 +15,9 @@ from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
-from studio.lora.export import ExportError, ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.format import LoraError
+from studio.lora.metadata import ExportInfo
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
 
@@ -128,7 +130,7 @@ def test_file_and_folder_hold_the_same_weights(made: Made) -> None:
 
 def test_emphasis_reaches_every_text_encoder(made: Made) -> None:
     denoiser = models.load(str(made.folder), "cpu")
-    plain, heavy = (denoiser.embed([p]) for p in (PROMPT, PROMPT.replace("red", "(red:1.5)")))
+    plain, heavy = (denoiser.text.embed([p]) for p in (PROMPT, PROMPT.replace("red", "(red:1.5)")))
     assert plain.states.shape == heavy.states.shape
     width = 0
     for encoder in denoiser.text_encoders:  # their states stand side by side
@@ -159,7 +161,7 @@ def test_a_round_teaches_every_family(made: Made, objective: str) -> None:
     )
     first, *_ = list(training)
     assert abs(first.margin) < 1e-4  # an untrained adapter is the reference itself
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         (base,) = sampling.sample(denoiser, [PROMPT], [1], settings)
     (tuned,) = sampling.sample(denoiser, [PROMPT], [1], settings)
     assert not torch.allclose(base.latents[-1], tuned.latents[-1], atol=1e-3)
@@ -168,15 +170,15 @@ def test_a_round_teaches_every_family(made: Made, objective: str) -> None:
 def test_sdxl_is_told_its_size(tmp_path: Path) -> None:
     made = Made("sdxl", tmp_path)
     denoiser = models.load(str(made.folder), "cpu")
-    text = denoiser.embed([PROMPT, "a lion"])
+    text = denoiser.text.embed([PROMPT, "a lion"])
     latents = torch.zeros(2, 4, 9, 8)
     added = denoiser.added_cond_kwargs(latents, text)
     assert added["time_ids"].tolist() == [[72, 64, 0, 0, 72, 64]] * 2
     assert added["text_embeds"].shape == text.pooled.shape == (2, 128)
-    nothing = denoiser.embed_negative("", 2)
+    nothing = denoiser.text.embed_negative("", 2)
     assert not nothing.states.any()
     assert not nothing.pooled.any()
-    assert denoiser.embed_negative("blurry", 2).states.any()
+    assert denoiser.text.embed_negative("blurry", 2).states.any()
 
 
 # --- how the prediction type of a single file is told --------------------------------------------
@@ -253,9 +255,9 @@ def test_weights_that_do_not_fit_are_a_sentence(sd2_file, tmp_path) -> None:
 def tuned(made: Made) -> models.Denoiser:
     """With an adapter that changes something, of an alpha that is not its rank."""
     denoiser = models.load(str(made.folder), "cpu")
-    denoiser.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=4, alpha=2.0))
+    denoiser.adapters.new(replace(OBJECTIVES["diffusion_dpo"], rank=4, alpha=2.0))
     torch.manual_seed(1)
-    for parameter in denoiser.adapter_parameters():
+    for parameter in denoiser.adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return denoiser
 
@@ -266,13 +268,13 @@ def test_the_files_draw_what_the_adapter_draws(
 ) -> None:
     settings = replace(SETTINGS, eta=1.0)
     (expected,) = sampling.sample(tuned, [PROMPT], [1], settings)
-    with tuned.adapter_off():
+    with tuned.adapters.off():
         (base,) = sampling.sample(tuned, [PROMPT], [1], settings)
     gained = (expected.latents[-1] - base.latents[-1]).norm()
     seen = []
 
     def look(path: Path, form: str) -> dict[str, str]:
-        with tuned.using_file(path):
+        with tuned.adapters.using_file(path):
             (found,) = sampling.sample(tuned, [PROMPT], [1], settings)
         error = (found.latents[-1] - expected.latents[-1]).norm() / gained
         assert error < {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[precision]
@@ -285,12 +287,12 @@ def test_the_files_draw_what_the_adapter_draws(
     report = export_lora(
         tmp_path,
         "mine",
-        tuned.adapter_state(),
+        tuned.adapters.state(),
         4,
         2.0,
         info,
         precision=precision,
-        layers=tuned.layer_shapes,
+        layers=tuned.adapters.layer_shapes,
         look=look,
     )
     assert seen == ["kohya", "diffusers"]
@@ -305,15 +307,15 @@ def test_the_files_draw_what_the_adapter_draws(
 
 
 def test_an_adapter_of_another_model_is_not_written(tuned: models.Denoiser, tmp_path: Path) -> None:
-    layers = tuned.layer_shapes
+    layers = tuned.adapters.layer_shapes
     lost = next(name for name in layers if name.endswith("attn2.to_k"))
-    state = tuned.adapter_state()
+    state = tuned.adapters.state()
     info = ExportInfo("sd1", "some model", 3, 0.0)
     for changed, words in (
         ({k: v for k, v in layers.items() if k != lost}, "does not have"),
         (layers | {lost: (1, 1)}, "does not fit"),
     ):
-        with pytest.raises(ExportError, match=words):
+        with pytest.raises(LoraError, match=words):
             export_lora(tmp_path / "x", "x", state, 4, 2.0, info, layers=changed)
         assert not (tmp_path / "x").exists()
 
@@ -334,15 +336,18 @@ def test_a_lora_file_that_does_not_fit_is_a_sentence(sd2_file: Path, tmp_path: P
         )
         return path
 
-    with denoiser.using_file(lora(64)):
-        assert not denoiser.has_adapter
+    with denoiser.adapters.using_file(lora(64)):
+        assert not denoiser.adapters.is_attached
     for path, words in (
         (lora(32), "does not fit"),
         (lora(64, "x"), "does not fit"),
         (sd2_file, "is not a LoRA"),
     ):
-        with pytest.raises(ModelError, match=words), denoiser.using_file(path):
+        with pytest.raises(ModelError, match=words), denoiser.adapters.using_file(path):
             raise AssertionError("it was applied")
         assert "guest" not in getattr(denoiser.unet, "peft_config", {})
-    with pytest.raises(ModelError, match="is missing"), denoiser.using_file(tmp_path / "none"):
+    with (
+        pytest.raises(ModelError, match="is missing"),
+        denoiser.adapters.using_file(tmp_path / "none"),
+    ):
         pass

@@ -16,6 +16,7 @@ from studio import models
 from studio.bench.faults import hostile
 from studio.bench.faults.hostile import NAMES, Found, Kind, kinds_of
 from studio.bench.faults.operations import make_homes
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.settings import TrainingSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they are tried in forks, on Linux")
@@ -31,9 +32,9 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 def denoiser(tmp_path: Path) -> models.Denoiser:
     """With an adapter of its own saved in `tmp_path`."""
     denoiser = models.load("starter", "cpu")
-    denoiser.new_adapter(TrainingSettings(rank=2))
-    denoiser.save_adapter(tmp_path)
-    denoiser.remove_adapter()
+    denoiser.adapters.new(TrainingSettings(rank=2))
+    denoiser.adapters.save(tmp_path)
+    denoiser.adapters.remove()
     return denoiser
 
 
@@ -79,14 +80,14 @@ def test_a_reader_that_does_harm_is_noticed(kinds, monkeypatch, reader, problem)
 
 def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(denoiser, tmp_path):
     """As an archive can bring it in: the weights are small, and their description is not."""
-    path = tmp_path / models.ADAPTER_CONFIG_FILE
+    path = tmp_path / ADAPTER_CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5000}))
 
     def apply() -> Found:
         import resource  # there is none on Windows
 
         before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        with pytest.raises(models.ModelError, match="damaged"), denoiser.using(tmp_path):
+        with pytest.raises(models.ModelError, match="damaged"), denoiser.adapters.using(tmp_path):
             pass
         grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
         return Found(problems=[f"{grown_kb} kB"] if grown_kb > 100_000 else [])
@@ -95,10 +96,10 @@ def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(deno
 
 
 def test_an_adapter_with_another_kernel_than_its_layer_has_is_refused(denoiser, tmp_path):
-    path = tmp_path / models.ADAPTER_FILE
+    path = tmp_path / ADAPTER_FILE
     state = load_file(path)
     name = next(name for name in state if name.endswith("conv_shortcut.lora_A.weight"))
     state[name] = state[name].expand(-1, -1, 3, 3).contiguous()
     save_file(state, path)
-    with pytest.raises(models.ModelError, match="damaged"), denoiser.using(tmp_path):
+    with pytest.raises(models.ModelError, match="damaged"), denoiser.adapters.using(tmp_path):
         pass

@@ -23,9 +23,13 @@ from studio.__main__ import main
 from studio.bench.families import make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.lora import tools
-from studio.lora.export import ExportInfo, Module, export_lora
-from studio.lora.tools import Lora, LoraError
-from studio.models import Denoiser, ModelError, loras
+from studio.lora.export import export_lora
+from studio.lora.format import LoraError, LowRank, Precision
+from studio.lora.format import read as read_lora
+from studio.lora.fuse import fuse
+from studio.lora.metadata import ExportInfo
+from studio.lora.tools import Lora
+from studio.models import Denoiser, ModelError
 from studio.runtime.logs import log_path
 from studio.settings import OBJECTIVES, SamplingSettings, StartLora
 
@@ -45,13 +49,13 @@ class Made:
         info = ExportInfo(family, "made here", picks=0, trained_at_s=0.0)
         for name, rank, alpha in (("one", 2, 1.0), ("two", 3, 6.0)):
             wanted = replace(OBJECTIVES["diffusion_dpo"], rank=rank, alpha=alpha)
-            self.denoiser.new_adapter(wanted)
+            self.denoiser.adapters.new(wanted)
             draw = torch.Generator().manual_seed(rank)
             with torch.no_grad():
-                for parameter in self.denoiser.adapter_parameters():
+                for parameter in self.denoiser.adapters.parameters():
                     parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
-            export_lora(root, name, self.denoiser.adapter_state(), rank, alpha, info)
-        self.denoiser.remove_adapter()
+            export_lora(root, name, self.denoiser.adapters.state(), rank, alpha, info)
+        self.denoiser.adapters.remove()
 
     def lora(self, name: str, form: str = "kohya") -> Path:
         return self.root / f"{name}{'' if form == 'kohya' else '-diffusers'}.safetensors"
@@ -68,7 +72,7 @@ def drawn(denoiser: Denoiser) -> torch.Tensor:
 
 def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, torch.Tensor]:
     """What diffusers' own loader makes of a file: the change of every layer."""
-    with denoiser.using_file(path):
+    with denoiser.adapters.using_file(path):
         return {
             name: strength
             * module.scaling["guest"]
@@ -105,24 +109,24 @@ def test_a_blend_changes_a_model_as_both_together(made: Made, form: str, tmp_pat
         tools.write(out, blended)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_a_resized_lora_is_the_nearest_of_its_rank(
-    made: Made, precision: torch.dtype, tmp_path: Path
+    made: Made, precision: Precision, tmp_path: Path
 ) -> None:
     given_ = tools.read(made.lora("two"))
     larger, kept = tools.resize(given_, 8)
     assert kept == pytest.approx(1.0)
     smaller, kept = tools.resize(given_, 2)
     assert 0.3 < kept < 1
-    for name, module in given_.modules.items():
+    for name, module in given_.parts.items():
         torch.testing.assert_close(
-            larger.modules[name].change(), module.change(), rtol=1e-4, atol=1e-5
+            larger.parts[name].change(), module.change(), rtol=1e-4, atol=1e-5
         )
         values = torch.linalg.svdvals(module.change())
-        left = (module.change() - smaller.modules[name].change()).norm()
+        left = (module.change() - smaller.parts[name].change()).norm()
         torch.testing.assert_close(left, values[2:].norm(), rtol=1e-3, atol=1e-4)
     tools.write(tmp_path / "small.safetensors", smaller, precision)
-    assert len(weights(made.denoiser, tmp_path / "small.safetensors")) == len(given_.modules)
+    assert len(weights(made.denoiser, tmp_path / "small.safetensors")) == len(given_.parts)
     for rank in (0, 5000):
         with pytest.raises(LoraError, match="lies between"):
             tools.resize(given_, rank)
@@ -139,13 +143,13 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         0.5,
         model,
         made.family,
-        made.denoiser.layer_shapes,
+        made.denoiser.adapters.layer_shapes,
         out,
     )
-    assert count == len(tools.read(made.lora("two")).modules)
+    assert count == len(tools.read(made.lora("two")).parts)
     merged = models.load(str(out), "cpu")
     base = models.load(str(model), "cpu")
-    with base.using_file(made.lora("two", form), 0.5):
+    with base.adapters.using_file(made.lora("two", form), 0.5):
         expected = drawn(base)
     torch.testing.assert_close(drawn(merged), expected, rtol=1e-3, atol=1e-3)
     assert (drawn(base) - expected).norm() > 0.01 * expected.norm()
@@ -165,13 +169,13 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     other = replace(one, metadata={"ss_base_model_version": "another"})
     with pytest.raises(LoraError, match="different kinds of model"):
         tools.blend([one, other], [1, 1])
-    name, module = next(iter(one.modules.items()))
-    wider = replace(one, modules={name: replace(module, up=torch.zeros(7, 2))}, metadata={})
+    name, module = next(iter(one.parts.items()))
+    wider = replace(one, parts={name: replace(module, up=torch.zeros(7, 2))}, metadata={})
     with pytest.raises(LoraError, match="different models"):
         tools.blend([one, wider], [1, 1])
     out = tmp_path / "merged.safetensors"
-    layers = made.denoiser.layer_shapes
-    text = replace(one, modules={"lora_te_text_model_x": module})
+    layers = made.denoiser.adapters.layer_shapes
+    text = replace(one, parts={"lora_te_text_model_x": module})
     for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
         with pytest.raises(LoraError, match=said):
             tools.merge(wrong, 1.0, made.file, made.family, layers, out)
@@ -245,11 +249,11 @@ def uneven(form: str, path: Path) -> dict[str, torch.Tensor]:
 
 
 def added(path: Path) -> dict[str, torch.Tensor]:
-    """What `loras.fuse` adds to the layers of a model."""
+    """What `fuse` adds to the layers of a model."""
     pipeline = make_pipeline("sd1")
     modules = [pipeline.unet, pipeline.text_encoder]
     before = [{k: v.clone() for k, v in one.state_dict().items()} for one in modules]
-    loras.fuse(loras.read(path), 1.0, pipeline.unet, [pipeline.text_encoder])
+    fuse(read_lora(path), 1.0, pipeline.unet, [pipeline.text_encoder])
     return {
         key.removesuffix(".weight").removeprefix("text_model."): value - old[key]
         for one, old in zip(modules, before, strict=True)
@@ -273,7 +277,7 @@ def test_every_tool_reads_a_file_with_text_encoder_and_uneven_ranks_alike(
         for layer, change in changes.items():
             torch.testing.assert_close(found[layer], change, rtol=1e-3, atol=1e-4)
     resized = tools.read(tmp_path / "resized.safetensors")
-    assert {module.down.shape[0] for module in resized.modules.values()} == {6}
+    assert {module.down.shape[0] for module in resized.parts.values()} == {6}
 
 
 def test_generate_takes_what_start_takes(tmp_path: Path) -> None:
@@ -324,7 +328,7 @@ def test_words_that_break_the_format_are_named_and_cleaned(
     model.write_bytes(path.read_bytes())
     tries = [
         lambda: tools.read(path),
-        lambda: loras.read(path),
+        lambda: read_lora(path),
         lambda: models.load(str(model), "cpu"),
         lambda: models.load("starter", "cpu", start=StartLora(str(path))),
     ]
@@ -354,13 +358,13 @@ sizes = st.integers(1, 6)
 def test_any_module_can_be_resized(rank, width, height, wanted, alpha, conv):
     draw = torch.Generator().manual_seed(rank)
     kernel = (3, 3) if conv > 3 else ()
-    module = Module(
+    module = LowRank(
         torch.randn(rank, width, *kernel, generator=draw),
         torch.randn(height, rank, *((1, 1) if kernel else ()), generator=draw),
         alpha,
     )
     made, kept = tools.resize(Lora("kohya", {"a": module}, {}), wanted)
-    found = made.modules["a"]
+    found = made.parts["a"]
     assert found.down.shape == (wanted, width, *kernel)
     assert found.up.shape[:2] == (height, wanted)
     whole = module.change().norm()

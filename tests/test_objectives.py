@@ -7,26 +7,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.maths.objectives import d3po_loss, diffusion_dpo_loss
+from studio.maths.objectives import chosen_only, clipped_dpo, dpo
 
 
 def of(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_d3po_by_hand() -> None:
-    # log-ratios: chosen -1 - (-3) = 2, rejected -4 - (-3.5) = -0.5; margin 2.5; beta
-    # 0.4: sigmoid(1)
-    loss, margin = d3po_loss(of(-1), of(-4), of(-3), of(-3.5), beta=0.4)
-    assert margin.item() == pytest.approx(2.5)
+def test_dpo_by_hand() -> None:
+    # gains: chosen -1 - (-3) = 2, rejected -4 - (-3.5) = -0.5; margin 2.5; beta 0.4: sigmoid(1)
+    loss = dpo(of(2), of(-0.5), beta=0.4)
     assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-1))))
+    assert clipped_dpo(of(2), of(-0.5), beta=0.4).item() == loss.item()
 
 
 def test_an_untrained_adapter_loses_log_2_and_pulls_both_ways() -> None:
-    chosen, rejected = of(-5).requires_grad_(), of(-7).requires_grad_()
-    loss, margin = d3po_loss(chosen, rejected, of(-5), of(-7), beta=0.1)
+    chosen, rejected = of(0).requires_grad_(), of(0).requires_grad_()
+    loss = dpo(chosen, rejected, beta=0.1)
     loss.sum().backward()
-    assert margin.item() == 0.0
     assert loss.item() == pytest.approx(math.log(2))
     # d loss / d chosen = -beta · sigmoid(-margin) = -0.05
     assert chosen.grad.item() == pytest.approx(-0.05)
@@ -35,19 +33,26 @@ def test_an_untrained_adapter_loses_log_2_and_pulls_both_ways() -> None:
 
 @given(st.floats(-50, 50), st.floats(-50, 50))
 def test_the_published_loss_stays_between_its_bounds(chosen: float, rejected: float) -> None:
-    loss, _ = d3po_loss(of(chosen), of(rejected), of(0), of(0), beta=0.1, clip_range=0.1)
+    loss = clipped_dpo(of(chosen), of(rejected), beta=0.1, clip_range=0.1)
     assert 0.683 < loss.item() < 0.704
+
+
+def test_a_ratio_is_kept_within_its_range() -> None:
+    loss = clipped_dpo(of(3.0), of(-3.0), beta=1.0, clip_range=0.1)  # margin ln(1.1 / 0.9)
+    assert loss.item() == pytest.approx(math.log(1 + 0.9 / 1.1))
 
 
 def test_a_clipped_step_has_no_gradient() -> None:
     chosen = of(3.0).requires_grad_()
-    loss, _ = d3po_loss(chosen, of(0), of(0), of(0), beta=0.1, clip_range=0.1)
-    loss.sum().backward()
+    clipped_dpo(chosen, of(0), beta=0.1, clip_range=0.1).sum().backward()
     assert chosen.grad.item() == 0.0
 
 
-def test_diffusion_dpo_by_hand() -> None:
-    # chosen error fell by 0.2, rejected rose by 0.1: margin 0.5 (0.2 + 0.1) = 0.15; beta 20: 3
-    loss, margin = diffusion_dpo_loss(of(0.3), of(0.6), of(0.5), of(0.5), beta=20)
-    assert margin.item() == pytest.approx(0.15)
-    assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-3))))
+def test_fine_tuning_is_the_squared_error_of_what_was_chosen() -> None:
+    # the policy's error 0.3, the reference's 0.5: gain (0.5 - 0.3) / 2 = 0.1, loss 0.3 - 0.5
+    chosen, rejected = of(0.1).requires_grad_(), of(0.7).requires_grad_()
+    loss = chosen_only(chosen, rejected)
+    assert loss.item() == pytest.approx(-0.2)
+    loss.sum().backward()
+    assert chosen.grad.item() == -2
+    assert rejected.grad is None

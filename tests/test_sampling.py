@@ -1,6 +1,6 @@
 """Rollouts on a real, small Stable Diffusion folder."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from studio.engine import sampling, trajectory
 from studio.engine.trajectory import MixedSettingsError, PairBatch, Trajectory
 from studio.models import Denoiser
 from studio.settings import SamplingSettings
+from tests.factories import OTHER_SAMPLING
 
 SETTINGS = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 
@@ -97,6 +98,43 @@ def test_pairs_made_differently_are_not_mixed(denoiser: Denoiser) -> None:
     second = sampling.sample_pairs(denoiser, ["a cat"], [1], replace(SETTINGS, guidance=5.0))
     with pytest.raises(MixedSettingsError, match="guidance"):
         PairBatch.of(first + second)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(SamplingSettings)])
+def test_one_rule_says_which_pictures_may_share_a_round(name: str) -> None:
+    """A new field of the settings fails here until this table says what another value is."""
+    other = replace(SETTINGS, **{name: OTHER_SAMPLING[name]})
+    may = name in ("seed", "shared_noise")
+    assert SETTINGS.may_share_a_round_with(other) == may
+    assert other.may_share_a_round_with(SETTINGS) == may
+    pairs = [
+        tuple(
+            Trajectory(torch.zeros(5, 4, 8, 8), torch.arange(3, -1, -1), "a", seed, one, "hash")
+            for seed in (1, 2)
+        )
+        for one in (SETTINGS, other)
+    ]
+    if may:
+        assert len(PairBatch.of(pairs)) == 2
+    else:
+        with pytest.raises(MixedSettingsError, match="one kind only"):
+            PairBatch.of(pairs)
+
+
+def test_the_final_latent_alone_can_be_read_and_made_a_batch(
+    denoiser: Denoiser, tmp_path: Path
+) -> None:
+    """The same numbers as of the whole chain, and a fifth of them."""
+    pair = sampling.sample_pairs(denoiser, ["a cat"], [1], SETTINGS)[0]
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path, chain in zip(paths, pair, strict=True):
+        trajectory.save(path, chain)
+    whole = PairBatch.of([tuple(map(trajectory.load, paths))])
+    final = PairBatch.of([tuple(trajectory.load(path, only_final=True) for path in paths)])
+    assert final.latents.shape == (2, 1, 4, 8, 8)
+    assert torch.equal(final.latents[:, 0], whole.latents[:, -1])
+    trimmed = PairBatch.of([tuple(map(trajectory.load, paths))], only_final=True)
+    assert torch.equal(trimmed.latents, final.latents)
 
 
 def test_a_trajectory_needs_one_more_latent_than_steps() -> None:

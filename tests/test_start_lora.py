@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from studio import models
 from studio.bench.families import FAMILIES, make_pipeline, unet_tensors, write_checkpoint
 from studio.engine import sampling
-from studio.models import ModelError, loras
+from studio.files import ADAPTER_FILE
+from studio.lora import fuse, names
+from studio.lora.format import DIFFUSERS_HEADER
+from studio.lora.format import read as read_lora
+from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings, SettingsError, StartLora
 
 RANK, ALPHA, STRENGTH = 3, 1.5, 0.8
@@ -104,7 +108,7 @@ class Made:
             for part, names in targets.items():
                 own = {"r": RANK, "lora_alpha": ALPHA, "target_modules": names}
                 said |= {f"{part}.{key}": value for key, value in own.items()}
-            metadata = {"format": "pt", loras.DIFFUSERS_HEADER: json.dumps(said)}
+            metadata = {"format": "pt", DIFFUSERS_HEADER: json.dumps(said)}
         save_file(tensors, path, metadata)
         return path
 
@@ -172,8 +176,8 @@ def test_original_names_are_read_for_every_family(made: Made) -> None:
 
 
 def test_every_layer_is_known_by_its_original_name(made: Made) -> None:
-    for name, _ in loras._layers(made.pipeline.unet):
-        assert made.original[name] in loras.original_names(name)
+    for name, _ in fuse.layers(made.pipeline.unet):
+        assert made.original[name] in names.original_names(name)
 
 
 def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> None:
@@ -187,21 +191,21 @@ def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> 
 
     base, wanted = drawn(plain), drawn(started)
     assert (base - wanted).norm() > 1e-2 * base.norm()
-    started.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=2))
-    with started.adapter_off():
+    started.adapters.new(replace(OBJECTIVES["diffusion_dpo"], rank=2))
+    with started.adapters.off():
         assert torch.equal(drawn(started), wanted)
-    plain.new_adapter(replace(OBJECTIVES["diffusion_dpo"], rank=2))
-    for parameter in plain.adapter_parameters():  # one that must not be seen beside the other
+    plain.adapters.new(replace(OBJECTIVES["diffusion_dpo"], rank=2))
+    for parameter in plain.adapters.parameters():  # one that must not be seen beside the other
         nn.init.normal_(parameter, std=0.1)
     tuned = drawn(plain)
     base_hash = plain.base_hash
-    with plain.with_lora(loras.read(path), STRENGTH):
+    with plain.with_lora(read_lora(path), STRENGTH):
         assert torch.equal(drawn(plain), wanted)
         assert plain.base_hash == started.base_hash != base_hash
-        assert plain.fit(loras.read(path)) == replace(started.start, strength=1.0)
+        assert plain.fit(read_lora(path)) == replace(started.start, strength=1.0)
     assert plain.base_hash == base_hash
     assert torch.equal(drawn(plain), tuned)
-    plain.remove_adapter()
+    plain.adapters.remove()
     after = {k.replace(".base_layer", ""): v for k, v in plain.unet.state_dict().items()}
     assert all(torch.equal(before[key], value) for key, value in after.items())
     assert torch.equal(drawn(plain), base)
@@ -225,12 +229,12 @@ def lora(down: Tensor, up: Tensor, name: str = KOHYA, **more: Tensor) -> dict[st
     }
 
 
-def in_place(sd1: Made, path: Path, strength: float = 1.0) -> tuple[loras.Fused, Tensor]:
+def in_place(sd1: Made, path: Path, strength: float = 1.0) -> tuple[fuse.Fused, Tensor]:
     """How a file fits, and what it adds to one layer."""
     unet = make_pipeline("sd1").unet
     layer = unet.get_submodule(LAYER)
     before = layer.weight.detach().clone()
-    fused = loras.fuse(loras.read(path), strength, unet, sd1.texts)
+    fused = fuse.fuse(read_lora(path), strength, unet, sd1.texts)
     return fused, layer.weight.detach() - before
 
 
@@ -263,16 +267,16 @@ def test_what_peft_says_of_the_scale(sd1: Made, form: str, said: dict, scale: fl
         path, prefix = tmp_path / "x.safetensors", "unet."
         metadata = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in said.items()})}
     else:
-        path, prefix, metadata = tmp_path / loras.PEFT_FILE, "base_model.model.", None
+        path, prefix, metadata = tmp_path / ADAPTER_FILE, "base_model.model.", None
         path.with_name("adapter_config.json").write_text(json.dumps(said))
     names = {f"{prefix}{LAYER}.lora_A.weight": down, f"{prefix}{LAYER}.lora_B.weight": up}
     save_file(names, path, metadata)
     _, change = in_place(sd1, path)
     torch.testing.assert_close(change, scale * (up @ down), rtol=1e-4, atol=1e-6)
     if form == "beside":
-        one = loras.read(path).sha256
+        one = read_lora(path).sha256
         path.with_name("adapter_config.json").write_text(json.dumps(said | {"lora_alpha": 3}))
-        assert loras.read(path).sha256 != one
+        assert read_lora(path).sha256 != one
 
 
 def test_what_fits_nothing_is_counted_and_said(sd1: Made, tmp_path: Path) -> None:
@@ -341,22 +345,22 @@ def test_a_header_that_cannot_be_used_gets_a_sentence(header, said, tmp_path: Pa
     names = {f"unet.{LAYER}.lora_A.weight": two, f"unet.{LAYER}.lora_B.weight": up_two}
     save_file(names, tmp_path / "x.safetensors", {"lora_adapter_metadata": header})
     with pytest.raises(ModelError, match=said):
-        loras.read(tmp_path / "x.safetensors")
+        read_lora(tmp_path / "x.safetensors")
 
 
 def test_other_files_get_a_sentence(sd1: Made, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"\x80\x04 pickle")
     (tmp_path / "y.safetensors").write_bytes(b"\x80\x04 pickle")
-    (tmp_path / loras.PEFT_FILE).write_bytes((sd1.write("kohya")).read_bytes())
+    (tmp_path / ADAPTER_FILE).write_bytes((sd1.write("kohya")).read_bytes())
     for path, said in (
         (tmp_path / "x.pt", "is not a .safetensors file"),
         (tmp_path / "y.safetensors", "a Python pickle under another name"),
         (tmp_path / "none.safetensors", "is missing from"),
-        (tmp_path / loras.PEFT_FILE, "adapter_config.json, which says how strong"),
+        (tmp_path / ADAPTER_FILE, "adapter_config.json, which says how strong"),
         (sd1.file, "is not a LoRA"),
     ):
         with pytest.raises(ModelError, match=said):
-            loras.read(path)
+            read_lora(path)
 
 
 @pytest.mark.parametrize("strength", [0.0, 2.1, -3.0, math.nan])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Adapter, Export, Store, StoreError, WorkerStatus
 from studio.store.schema import metadata
-from tests.factories import make_image, make_pair
+from tests.factories import OTHER_SAMPLING, make_image, make_pair
 
 UNUSUAL = SessionSettings(
     base_model="/models/a b",
@@ -381,3 +381,14 @@ def test_files_without_a_row_are_set_aside(store, session, add_pairs, home):
         assert not path.exists()
         assert (home / "aside" / path.relative_to(home)).read_bytes() == b"x"
     assert store.set_orphans_aside() == []
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(SamplingSettings)])
+def test_a_round_is_of_pictures_that_may_share_one(store, session, name):
+    """Two picks of before and one of pictures that were made otherwise: which are counted."""
+    before = [make_pair(store, session.id) for _ in range(2)]
+    other = replace(SamplingSettings(), **{name: OTHER_SAMPLING[name]})
+    newest = make_pair(store, session.id, sampling=other)
+    for pair in (*before, newest):
+        store.add_pick(pair.id, pair.id, "left")
+    assert store.pick_counts(session.id).new == (3 if name in ("seed", "shared_noise") else 1)

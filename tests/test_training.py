@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +15,17 @@ import torch
 
 from studio import models
 from studio.engine import memory, sampling
-from studio.engine.memory import PRESETS
-from studio.engine.training import (
-    MOST_SCALED,
-    Training,
-    TrainingFailed,
+from studio.engine.estimators import (
+    DenoisingSteps,
+    Estimator,
+    NoisedPictures,
     step_log_prob,
-    velocity_changes,
     velocity_errors,
 )
+from studio.engine.evaluation import velocity_changes
+from studio.engine.memory import PRESETS
+from studio.engine.objective import Objective, reads_only_final
+from studio.engine.training import MOST_SCALED, Training, TrainingFailed, groups_of_update
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
@@ -46,12 +49,16 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
+def forget_reference(estimator: Estimator) -> None:
+    estimator.reference = torch.full_like(estimator.reference, math.nan)
+
+
 def test_the_adapter_changes_the_layers_of_its_settings(denoiser: Denoiser) -> None:
     ends = {}
     for objective, settings in OBJECTIVES.items():
-        denoiser.new_adapter(settings)
+        denoiser.adapters.new(settings)
         ends[objective] = {
-            name.split(".lora_")[0].split(".")[-1] for name in denoiser.adapter_state()
+            name.split(".lora_")[0].split(".")[-1] for name in denoiser.adapters.state()
         }
     attention = {"to_q", "to_k", "to_v", "0"}
     assert ends["d3po"] == attention  # as it was published
@@ -63,7 +70,7 @@ def test_shortcuts_learn_at_a_rate_of_their_own(denoiser: Denoiser, pairs: PairB
     for share in (1.0, 0.25):
         one = replace(SHORT_DPO, updates_base=1, target_shift=None, shortcut_rate=share)
         list(Training(denoiser, pairs, one))
-        after.append(denoiser.adapter_state())
+        after.append(denoiser.adapters.state())
     whole, quarter = after
     for name in whole:
         if "lora_B" in name:  # nothing at first, so that this is the step
@@ -78,12 +85,12 @@ def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
     denoiser: Denoiser, pairs: PairBatch, reduction: str, guided: bool
 ) -> None:
     settings = replace(SHORT, reduction=reduction, guided=guided)
-    denoiser.new_adapter(settings)
+    denoiser.adapters.new(settings)
     steps = torch.tensor([0, 1, 2, 3])
     latents = torch.stack([pairs.latents[0, i : i + 2] for i in range(4)])
     with torch.no_grad():
         policy = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
-        with denoiser.adapter_off():
+        with denoiser.adapters.off():
             reference = step_log_prob(denoiser, latents, steps, ["a cat"] * 4, pairs, settings)
     assert torch.equal(policy, reference)
 
@@ -93,19 +100,22 @@ def test_the_reference_is_the_base_however_far_the_adapter_is_trained(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
     training = Training(denoiser, pairs, replace(short, learning_rate=0.05))
-    looks = training._looks([0] * len(pairs))
+    estimator = training.estimator
+    draws = estimator.draws_of_update([0] * len(pairs), 0)
 
-    def sides() -> tuple[torch.Tensor, torch.Tensor]:
-        training._references.clear()
+    def gains_and_reference() -> tuple[torch.Tensor, torch.Tensor]:
+        forget_reference(estimator)
         with torch.no_grad():
-            return training._chosen_and_rejected(pairs, pairs.groups(), looks)
+            gains = torch.stack(estimator.gains(estimator.groups, draws))
+        return gains, estimator.reference
 
-    policy, before = sides()
-    torch.testing.assert_close(policy, before)
+    gains, before = gains_and_reference()
+    assert not gains.any()
+    assert before.isfinite().any()
     list(training)
-    policy, after = sides()
-    assert torch.equal(before, after)
-    assert not torch.isclose(policy, after).any()
+    gains, after = gains_and_reference()
+    assert torch.equal(before.nan_to_num(), after.nan_to_num())
+    assert (gains.abs() > 1e-5).all()
 
 
 @both_kinds
@@ -116,8 +126,8 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     settings = replace(short, updates_base=6, noise_draws_per_pair=4)
     training = Training(denoiser, pairs, settings)
     for _ in training:
-        training._references.clear()
-    expected = denoiser.adapter_state()
+        forget_reference(training.estimator)
+    expected = denoiser.adapters.state()
 
     rows: list[int] = []
     predict = denoiser.predict_noise
@@ -130,13 +140,13 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     training = Training(denoiser, pairs, replace(settings, target_shift=None))
     monkeypatch.setattr(denoiser, "predict_noise", counted)
     list(training)
-    [known] = training._references.values()
+    known = training.estimator.reference
     assert sum(rows) == int(known.isfinite().sum())
-    looks = len(training._steps) if settings.loss == "d3po" else settings.noise_draws_per_pair
-    assert sum(rows) <= len(pairs.latents) * looks
+    draws = SAMPLING.steps if settings.loss == "d3po" else settings.noise_draws_per_pair
+    assert sum(rows) <= len(pairs.latents) * draws
     monkeypatch.undo()
     list(Training(denoiser, pairs, settings))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -144,22 +154,23 @@ def test_a_pair_is_looked_at_in_so_many_ways_and_again_from_the_first(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     settings = replace(SHORT_DPO, steps_per_pair=2, noise_draws_per_pair=16)
-    training = Training(denoiser, pairs, settings)
+    estimator = NoisedPictures(denoiser, pairs, settings)
     seen: dict[int, list[int]] = {pair: [] for pair in range(len(pairs))}
-    for training.update in range(15):  # 60 turns of 6 pairs
-        groups, epochs = training._groups_of_update()
-        for [pair], row in zip(groups, training._looks(epochs).tolist(), strict=True):
+    for update in range(15):  # 60 turns of 6 pairs
+        groups, epochs = groups_of_update(estimator.groups, settings.batch_pairs, update, seed=0)
+        draws = estimator.draws_of_update(epochs, update).tolist()
+        for [pair], row in zip(groups, draws, strict=True):
             seen[pair] += row
     assert list(seen.values()) == [[*range(16), *range(4)]] * len(pairs)
 
-    looks = torch.arange(16).expand(len(pairs), -1)
-    timesteps, noise = training._ways(pairs, pairs.groups(), looks)
-    assert len(noise[..., 0, 0, 0].unique()) == looks.numel()
+    draws = torch.arange(16).expand(len(pairs), -1)
+    timesteps, noise = estimator.inputs(pairs.groups(), draws)
+    assert len(noise[..., 0, 0, 0].unique()) == draws.numel()
     for row in timesteps.sort(1).values:  # from the noisiest quarter, without a large gap
         assert int(row[0]) >= 750
         assert int(row[-1]) < 1000
         assert int(row.diff(append=row[:1] + 250).max()) < 2 * 250 / 16
-    again = training._ways(pairs, pairs.groups()[2:3], looks[2:3, 5:6])
+    again = estimator.inputs(pairs.groups()[2:3], draws[2:3, 5:6])
     assert torch.equal(again[0], timesteps[2:3, 5:6])
     assert torch.equal(again[1], noise[2:3, 5:6])
 
@@ -179,9 +190,8 @@ def test_finished_pictures_are_noised_to_the_noisiest_share_of_the_timesteps(
     denoiser: Denoiser, pairs: PairBatch, share: float, least: int
 ) -> None:
     settings = replace(SHORT_DPO, timestep_fraction=share)
-    training = Training(denoiser, pairs, settings)
-    looks = torch.arange(200).expand(len(pairs), -1)
-    timesteps, _ = training._ways(pairs, pairs.groups(), looks)
+    draws = torch.arange(200).expand(len(pairs), -1)
+    timesteps, _ = NoisedPictures(denoiser, pairs, settings).inputs(pairs.groups(), draws)
     assert least <= int(timesteps.min()) <= least + 10
     assert 989 <= int(timesteps.max()) <= 999
 
@@ -206,11 +216,11 @@ def test_fine_tuning_learns_the_chosen_pictures_and_nothing_of_the_others(
     assert chosen_error() < before
 
     list(Training(denoiser, pairs, settings))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     latents = pairs.latents.clone()
     latents[pairs.rejected] += 1.0  # as many pictures as before, so that nothing is rounded anew
     list(Training(denoiser, replace(pairs, latents=latents), settings))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
@@ -219,11 +229,11 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
     """However large its steps were: two learning rates that lie a factor of ten apart."""
     free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None, learning_rate=rate))
     list(free)
-    learned, went = denoiser.adapter_state(), free.change()
+    learned, went = denoiser.adapters.state(), free.shift()
     held = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=went / 2, learning_rate=rate))
     list(held)
-    assert held.change() == pytest.approx(went / 2, rel=0.1)
-    for name, value in denoiser.adapter_state().items():
+    assert held.shift() == pytest.approx(went / 2, rel=0.1)
+    for name, value in denoiser.adapters.state().items():
         half = value * 2 if "lora_B" in name else value  # the same taste, half as far
         torch.testing.assert_close(half, learned[name])
 
@@ -231,9 +241,9 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
 def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: PairBatch) -> None:
     free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None))
     list(free)
-    learned = denoiser.adapter_state()
+    learned = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(SHORT_DPO, target_shift=3.0)))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         factor = MOST_SCALED if "lora_B" in name else 1
         torch.testing.assert_close(value, learned[name] * factor)
 
@@ -242,7 +252,7 @@ def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: Pair
     # far enough that the difference of two predictions is not their rounding
     settings = replace(SHORT_DPO, target_shift=None, learning_rate=5e-3)
     training = Training(denoiser, pairs, settings)
-    assert training.change() == 0.0
+    assert training.shift() == 0.0
     list(training)
     draw = torch.Generator().manual_seed(0)
     timesteps, noise = torch.tensor([800]), torch.randn(pairs.latents[:1, 0].shape, generator=draw)
@@ -251,14 +261,14 @@ def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: Pair
     noisy = alpha_bar.sqrt() * final + (1 - alpha_bar).sqrt() * noise
 
     def velocity() -> torch.Tensor:  # v = (noise - sqrt(1 - alpha_bar) x_t) / sqrt(alpha_bar)
-        texts = (denoiser.embed([pairs.prompts[0]]), denoiser.embed_negative("", 1))
+        texts = (denoiser.text.embed([pairs.prompts[0]]), denoiser.text.embed_negative("", 1))
         words, empty = (denoiser.predict_noise(noisy, timesteps, text) for text in texts)
         guided = empty + SAMPLING.guidance * (words - empty)
         return (guided - (1 - alpha_bar).sqrt() * noisy) / alpha_bar.sqrt()
 
     with torch.no_grad():
         tuned = velocity()
-        with denoiser.adapter_off():
+        with denoiser.adapters.off():
             moved = tuned - velocity()
         [value] = velocity_changes(denoiser, pairs, [0], timesteps, noise)
     assert float(value) == pytest.approx(float(moved.square().mean()), rel=1e-4)
@@ -279,7 +289,7 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
             at, added = timesteps[picture], noise[picture]
             noisy = denoiser.scheduler.add_noise(final, added, at)
             velocity = denoiser.scheduler.get_velocity(final, added, at)
-            predicted = denoiser.unet(noisy, at, denoiser.embed(["a lion"] * 3).states).sample
+            predicted = denoiser.unet(noisy, at, denoiser.text.embed(["a lion"] * 3).states).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 
@@ -302,12 +312,27 @@ def test_a_run_continued_from_its_state_is_the_run_itself(
     for metrics in whole:
         if metrics.update == 2:
             state = copy.deepcopy(whole.state())
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     again = Training(denoiser, pairs, short)
     again.load_state(state)
     assert [metrics.update for metrics in again] == [3, 4]
-    actual = denoiser.adapter_state()
+    actual = denoiser.adapters.state()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
+
+
+def test_final_latents_are_all_that_noised_pictures_need(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    final = replace(pairs, latents=pairs.latents[:, -1:])
+    list(Training(denoiser, pairs, SHORT_DPO))
+    expected = denoiser.adapters.state()
+    list(Training(denoiser, final, SHORT_DPO))
+    for name, value in denoiser.adapters.state().items():
+        assert torch.equal(value, expected[name])
+    assert reads_only_final(SHORT_DPO)
+    assert not reads_only_final(SHORT)
+    with pytest.raises(ValueError, match="final latents alone"):
+        Training(denoiser, final, SHORT)
 
 
 @both_kinds
@@ -315,9 +340,9 @@ def test_gradient_checkpointing_changes_nothing(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
     list(Training(denoiser, pairs, short))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(short, gradient_checkpointing=True)))
-    actual = denoiser.adapter_state()
+    actual = denoiser.adapters.state()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 
 
@@ -326,9 +351,9 @@ def test_micro_batches_give_the_same_adapter_to_rounding(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
     list(Training(denoiser, pairs, short))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -375,12 +400,12 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
         whole.step()
     state = copy.deepcopy(whole.state())
     list(whole)
-    asked_for = denoiser.adapter_state()
+    asked_for = denoiser.adapters.state()
     less = replace(short, micro_batch_pairs=2, gradient_checkpointing=True)
     changed = Training(denoiser, pairs, less)
     changed.load_state(state)
     list(changed)
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
 
     training = Training(denoiser, pairs, short)
     for _ in range(2):
@@ -389,7 +414,7 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
         list(training)
     assert training.preset == PRESETS[1]
     assert "at update 3" in training.note
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])
         torch.testing.assert_close(value, asked_for[name], rtol=1e-3, atol=1e-4)
 
@@ -400,12 +425,12 @@ def test_it_comes_down_to_a_pair_at_a_step_and_then_gives_up_with_a_sentence(
 ) -> None:
     settings = replace(SHORT_DPO, learning_rate=1e-4)
     list(Training(denoiser, pairs, settings))
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     training = Training(denoiser, pairs, settings)
     with running_out(phase, range(4)):
         list(training)
-    assert (training.preset, training._at_once) == (PRESETS[-1], 2)
-    for name, value in denoiser.adapter_state().items():
+    assert (training.preset, training.micro_batches.at_once) == (PRESETS[-1], 2)
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
     training = Training(denoiser, pairs, settings)
@@ -418,16 +443,17 @@ def test_looking_at_the_held_out_pairs_may_run_out_of_memory_and_changes_no_upda
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     whole = [metrics.held_out_agreement for metrics in Training(denoiser, pairs, SHORT, pairs)]
-    expected = denoiser.adapter_state()
+    expected = denoiser.adapters.state()
     training = Training(denoiser, pairs, SHORT, pairs)
     training.step()
-    groups, epochs = training._groups_of_update()
-    training._chosen_and_rejected(pairs, groups, training._looks(epochs))  # known from here on
+    groups, epochs = groups_of_update(pairs.groups(), SHORT.batch_pairs, 1, SHORT.seed)
+    draws = training.estimator.draws_of_update(epochs, 1)
+    training.estimator.gains(groups, draws)  # the reference's part is known from here on
     with running_out("forward", range(1, 2)):  # the first is the update's
         training.step()
     assert training.preset == PRESETS[1]
     assert [metrics.held_out_agreement for metrics in training] == whole[2:]
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
 
@@ -438,7 +464,8 @@ def test_a_preset_says_how_much_of_large_pictures_goes_through_the_network_at_on
     sizes = []
     for preset in PRESETS:
         training = Training(denoiser, large, replace(SHORT_DPO, steps_per_pair=2), preset=preset)
-        parts = list(training._parts(large, large.groups(), 2, training._at_once))
+        micro_batches, estimator = training.micro_batches, training.estimator
+        parts = list(micro_batches.parts(estimator, large.groups(), 2, micro_batches.at_once))
         covered = {
             (group, step)
             for groups, steps in parts
@@ -477,13 +504,15 @@ def test_a_grid_is_one_pick_and_its_update_costs_as_much_as_a_pairs(
     grid = PairBatch.of([(chains[0], other) for other in chains[1:]])
     settings = OBJECTIVES["diffusion_dpo"]
     assert Training(denoiser, grid, settings).updates == settings.updates(1)
-    assert Training(denoiser, grid, settings).steps_per_group == 1
+    assert NoisedPictures(denoiser, grid, settings).draws_per_group == 1
     assert Training(denoiser, pairs, settings).updates == settings.updates(len(pairs))
-    assert Training(denoiser, pairs, settings).steps_per_group == settings.steps_per_pair == 2
-    balanced = OBJECTIVES["d3po_balanced"]  # steps of a chain are those of each of its pictures
-    assert Training(denoiser, grid, replace(balanced, steps_per_pair=2)).steps_per_group == 2
-    whole = Training(denoiser, grid, OBJECTIVES["d3po"])
-    assert whole.steps_per_group == len(whole._steps)
+    of_pairs = NoisedPictures(denoiser, pairs, settings)
+    assert of_pairs.draws_per_group == settings.steps_per_pair == 2
+    # steps of a chain are those of each of its pictures
+    balanced = replace(OBJECTIVES["d3po_balanced"], steps_per_pair=2)
+    assert DenoisingSteps(denoiser, grid, balanced).draws_per_group == 2
+    whole = DenoisingSteps(denoiser, grid, OBJECTIVES["d3po"])
+    assert whole.draws_per_group == len(whole.steps) == SAMPLING.steps
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
@@ -491,37 +520,57 @@ def test_a_picture_of_many_pairs_goes_through_the_network_once(
     denoiser: Denoiser, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the losses are those of the same pairs each by itself, at the same draws."""
-    pairs = ranked(denoiser)
-    training = Training(denoiser, PairBatch.of(pairs), replace(OBJECTIVES[objective], **FEW))
+    batch = PairBatch.of(ranked(denoiser))
+    training = Training(denoiser, batch, replace(OBJECTIVES[objective], **FEW))
     with torch.no_grad():  # an untrained adapter has nothing to tell apart
-        for parameter in denoiser.adapter_parameters():
+        for parameter in denoiser.adapters.parameters():
             parameter.add_(0.05)
-    groups = training.pairs.groups()
-    looks = training._looks([0, 1])
-    ways = training._ways(training.pairs, groups, looks)
+    estimator, groups = training.estimator, batch.groups()
+    draws = estimator.draws_of_update([0, 1], 0)
+    inputs = estimator.inputs(groups, draws)
     alone = []
     for number, group in enumerate(groups):
         with monkeypatch.context() as patched:
-            one = [values[[number]] for values in ways]
-            patched.setattr(training, "_ways", lambda *_, one=one: one)
-            alone += [training._losses([[pair]], looks[[number]])[0] for pair in group]
-    training._references.clear()
+            one = [values[[number]] for values in inputs]
+            patched.setattr(estimator, "inputs", lambda *_, one=one: one)
+            alone += [torch.stack(estimator.gains([[pair]], draws[[number]])) for pair in group]
+    forget_reference(estimator)
     rows: list[int] = []
     predict = denoiser.predict_noise
     monkeypatch.setattr(
         denoiser, "predict_noise", lambda x, *rest: (rows.append(len(x)), predict(x, *rest))[1]
     )
-    losses, _ = training._losses(groups, looks)
-    torch.testing.assert_close(losses, torch.cat(alone), rtol=1e-3, atol=1e-5)
+    gains = torch.stack(estimator.gains(groups, draws))
+    torch.testing.assert_close(gains, torch.cat(alone, 1), rtol=1e-3, atol=1e-5)
+    assert gains.any()
     halves = 2 if training.settings.guided else 1
-    assert rows == [halves * 6 * looks.shape[1]] * 2  # the reference, and what is learned
+    assert rows == [halves * 6 * draws.shape[1]] * 2  # the reference, and what is learned
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *BASELINES])
+def test_an_objective_is_a_way_to_look_and_a_form_of_loss(
+    denoiser: Denoiser, pairs: PairBatch, objective: str
+) -> None:
+    """A loss by hand: gains of 0.3 and -0.1, which D3PO's published clip brings to ln 1.1 - -0.1"""
+    settings = (OBJECTIVES | BASELINES)[objective]
+    row = Objective.of(settings)
+    by_hand = {
+        "diffusion_dpo": math.log1p(math.exp(-80 * 0.4)),
+        "d3po_balanced": math.log1p(math.exp(-100 * 0.4)),
+        "d3po": math.log1p(math.exp(-0.1 * (math.log(1.1) + 0.1))),
+        "finetune": -0.6,
+    }
+    loss = row.form(torch.tensor([0.3], dtype=torch.double), torch.tensor([-0.1]).double())
+    assert loss.item() == pytest.approx(by_hand[objective])
+    steps = objective.startswith("d3po")
+    assert isinstance(row.estimator(denoiser, pairs, settings), DenoisingSteps) == steps
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     list(Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3)))
-    prompted = denoiser.adapter_state()
+    prompted = denoiser.adapters.state()
     training = Training(denoiser, pairs, replace(SHORT_DPO, learning_rate=5e-3, guided=True))
     timesteps = torch.tensor([[500]])
     noise = torch.randn(
@@ -530,13 +579,13 @@ def test_an_image_level_objective_can_be_trained_through_guidance(
     with torch.no_grad():
         [[error]] = velocity_errors(denoiser, pairs, [0], timesteps, noise, guided=True)
         noisy = denoiser.scheduler.add_noise(pairs.latents[[0], -1], noise[0], timesteps[0])
-        texts = [denoiser.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
+        texts = [denoiser.text.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
         with_words, without = (denoiser.predict_noise(noisy, timesteps[0], text) for text in texts)
         guided = without + SAMPLING.guidance * (with_words - without)
         expected = (guided - noise[0]).square().mean() / denoiser.alpha_bar(timesteps[0])
     assert float(error) == pytest.approx(float(expected), rel=1e-3)
     list(training)
-    changed = denoiser.adapter_state()
+    changed = denoiser.adapters.state()
     assert any(not torch.equal(changed[name], value) for name, value in prompted.items())
 
 
@@ -546,7 +595,7 @@ def test_an_exploding_round_is_stopped_with_a_sentence(
     training = Training(denoiser, pairs, SHORT)
     training.step()
     with torch.no_grad():
-        denoiser.adapter_parameters()[1].fill_(float("nan"))
+        denoiser.adapters.parameters()[1].fill_(float("nan"))
     with pytest.raises(TrainingFailed, match="not a number"):
         training.step()
 
@@ -568,14 +617,14 @@ def test_an_adapter_survives_its_files(
 ) -> None:
     list(Training(denoiser, pairs, SHORT))
     expected = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
-    denoiser.save_adapter(tmp_path)
-    denoiser.remove_adapter()
+    denoiser.adapters.save(tmp_path)
+    denoiser.adapters.remove()
     base = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
-    with denoiser.using(tmp_path):
+    with denoiser.adapters.using(tmp_path):
         again = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     assert torch.equal(again, expected)
     assert not torch.equal(base, expected)
-    with denoiser.using(tmp_path, strength=0.0):
+    with denoiser.adapters.using(tmp_path, strength=0.0):
         silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     torch.testing.assert_close(silent, base)
 
@@ -617,12 +666,12 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
         assert "8-bit optimiser" in training.note
         for _ in range(2):
             training.step()
-        kinds = {one["state1"].dtype for one in training._optimizer.state.values()}
+        kinds = {one["state1"].dtype for one in training.optimizer.state.values()}
         assert torch.uint8 in kinds
         saved = io.BytesIO()
         torch.save(training.state(), saved)
         list(training)
-        expected = denoiser.adapter_state()
+        expected = denoiser.adapters.state()
         training = Training(denoiser, pairs, settings)
         training.step()
         whole, calls = bitsandbytes.optim.AdamW8bit.step, []
@@ -636,7 +685,7 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
         patched.setattr(bitsandbytes.optim.AdamW8bit, "step", fails)
         list(training)
         assert "at update 2" in training.note
-        for name, value in denoiser.adapter_state().items():
+        for name, value in denoiser.adapters.state().items():
             torch.testing.assert_close(value, expected[name], rtol=1e-2, atol=1e-4)
     # with a preset that would not have it
     saved.seek(0)
@@ -644,5 +693,5 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
     again.load_state(torch.load(saved, weights_only=True))
     assert "8-bit optimiser" in again.note
     list(again)
-    for name, value in denoiser.adapter_state().items():
+    for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])

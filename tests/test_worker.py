@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.engine import sampling, trajectory
-from studio.lora.export import ExportError
+from studio.files import ADAPTER_FILE
+from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
-from studio.models import ADAPTER_FILE
+from studio.models import Denoiser
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
+from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.jobs import same_picture
 from studio.worker.loop import Worker
@@ -193,7 +195,7 @@ class TestPairs:
         round_ = store.request_round(session.id)
         work_until(worker, lambda: worker.rounds.active is not None)
         learned = worker.rounds.active.training.pairs
-        assert (len(learned), len(learned.latents)) == (6, 4)
+        assert (len(learned), *learned.latents.shape[:2]) == (6, 4, 1)  # the final latents alone
         assert [len(group) for group in learned.groups()] == [6]
         work_until(worker, lambda: store.round(round_.id).state == "done")
 
@@ -367,7 +369,7 @@ class TestRounds:
         round_ = store.request_round(session.id)
         work_until(worker, lambda: worker.rounds.lesson is not None)
         with torch.no_grad():
-            worker.rounds.lesson.training.denoiser.adapter_parameters()[1].fill_(float("nan"))
+            worker.rounds.lesson.training.denoiser.adapters.parameters()[1].fill_(float("nan"))
         finish_all(worker)
         assert store.round(round_.id).state == "failed"
         assert "not a number" in store.round(round_.id).message
@@ -756,7 +758,7 @@ class TestJobs:
 
     def test_an_exam_on_another_model_is_refused(self, store, session, worker, adapter):
         exam = store.add_exam(session.id, adapter.id, 1.0, [("an owl", 5)])
-        worker.renderer.load(session.settings.base).base_hash = "another"
+        worker.renderer.load(session.settings.base).adapters.base_hash = "another"
         worker.jobs.run_next()
         [job] = store.jobs(session.id, "exam")
         assert job.state == "failed"
@@ -779,9 +781,10 @@ class TestJobs:
         )
         draw = worker.renderer.draw
 
-        def draw_and_cancel(wanted):  # the artist presses Cancel while the first one is drawn
+        def draw_and_cancel(image):  # the artist presses Cancel when the first one is there
+            drawn = draw(image)
             store.cancel_job(job.id)
-            return draw(wanted)
+            return drawn
 
         worker.renderer.draw = draw_and_cancel
         worker.jobs.run_next()
@@ -829,9 +832,9 @@ class TestJobs:
         store.update_settings(session.id, replace(settings, prompts=("a {red|blue} owl",)))
         sample, drawn = sampling.sample, []
 
-        def sample_and_note(denoiser, texts, *rest):
+        def sample_and_note(denoiser, texts, *rest, **named):
             drawn.extend(texts)
-            return sample(denoiser, texts, *rest)
+            return sample(denoiser, texts, *rest, **named)
 
         monkeypatch.setattr(sampling, "sample", sample_and_note)
         job = self.do(
@@ -978,5 +981,71 @@ def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
 def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
     drawn, other = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("#406080", "#506080"))
     assert "0.0 of 255" in same_picture(tmp_path, drawn, drawn)
-    with pytest.raises(ExportError, match="draws another picture"):
+    with pytest.raises(LoraError, match="draws another picture"):
         same_picture(tmp_path, drawn, other)
+
+
+# --- what is not wanted any more ---
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """Grows by one with each denoising step; the store is looked at before each of them."""
+    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+    done: list[int] = []
+    predict = Denoiser.predict_guided_noise
+
+    def counted(*args, **kwargs):
+        done.append(1)
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(Denoiser, "predict_guided_noise", counted)
+    return done
+
+
+def after_two_steps(monkeypatch, steps: list[int], act: Callable[[], object]) -> None:
+    """`act` when two denoising steps have been made."""
+    predict = Denoiser.predict_guided_noise
+
+    def acting(*args, **kwargs):
+        if len(steps) == 2:
+            act()
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(Denoiser, "predict_guided_noise", acting)
+
+
+LONG = SamplingSettings(steps=150, width_px=64, height_px=64)
+
+
+def test_a_pair_of_a_session_that_is_deleted_is_left_between_two_steps(
+    worker, store, session, monkeypatch, steps
+):
+    store.update_settings(session.id, replace(session.settings, sampling=LONG))
+    after_two_steps(monkeypatch, steps, lambda: store.delete_session(session.id))
+    assert worker.pair_queue.add_pair()
+    assert len(steps) <= 4
+    assert not list(store.home.rglob("*.png"))
+
+
+def test_a_worker_that_is_to_end_leaves_a_preview_between_two_steps_and_draws_it_later(
+    worker, store, session, monkeypatch, steps
+):
+    store.update_settings(session.id, replace(session.settings, sampling=LONG))
+    with monkeypatch.context() as patch:
+        after_two_steps(patch, steps, worker.stopping.set)
+        assert worker.pair_queue.draw_base_preview()
+    assert len(steps) <= 4
+    worker.stopping.clear()
+    store.update_settings(session.id, session.settings)
+    assert worker.pair_queue.draw_base_preview()
+    assert list(store.home.rglob("*.png"))
+
+
+def test_a_cancelled_job_is_left_between_two_steps(worker, store, session, monkeypatch, steps):
+    store.update_settings(session.id, replace(session.settings, sampling=LONG))
+    job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
+    after_two_steps(monkeypatch, steps, lambda: store.cancel_job(job.id))
+    assert worker.jobs.run_next()
+    assert len(steps) <= 4
+    assert store.job(job.id).state == "cancelled"

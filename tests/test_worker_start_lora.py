@@ -53,7 +53,7 @@ def write_lora(path: Path, model: Path, seed: int = 0) -> Path:
     """One that changes all attention, visibly."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in models.load(str(model), "cpu").layer_shapes.items():
+    for name, shape in models.load(str(model), "cpu").adapters.layer_shapes.items():
         if len(shape) == 2 and "attn" in name:
             key = f"lora_unet_{name.replace('.', '_')}"
             tensors[f"{key}.lora_down.weight"] = torch.randn(2, shape[1], generator=draw)

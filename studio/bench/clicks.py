@@ -163,7 +163,7 @@ def draw_asked_by_base(
     settings: SamplingSettings,
     pictures: int,
 ) -> list[Asked]:
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return draw_asked(denoiser, prompts, seeds, settings, pictures)
 
 
@@ -199,7 +199,7 @@ def teach(
 
     The newest adapter is attached to the denoiser whenever this yields, and stays so.
     """
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     draw = draw_asked_by_base if session.pairs_by == "base" else draw_asked
     labelled: list[Click] = []
     shown, slips = 0, random.Random(seed)
@@ -250,7 +250,7 @@ def learn(denoiser: models.Denoiser, labelled: list[Click], settings: TrainingSe
 def draw_held_out_by_base(
     denoiser: models.Denoiser, held_out: HeldOut, settings: SamplingSettings
 ) -> Drawn:
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return draw_held_out(denoiser, held_out, settings)
 
 

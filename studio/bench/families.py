@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -23,6 +22,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from studio.models import tokenizer
+from studio.models.parts import sd_scheduler
 
 FAMILIES = ("sd1", "sd2", "sd2_v", "sdxl")
 TEXT_WIDTH = 64
@@ -44,19 +44,10 @@ def make_pipeline(
 def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     torch.manual_seed(len(family))
     is_xl = family == "sdxl"
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction" if family == "sd2_v" else "epsilon",
-    )
     common = {
         "unet": make_unet(family, narrow).eval(),
         "vae": make_vae(is_xl, narrow).eval(),
-        "scheduler": scheduler,
+        "scheduler": sd_scheduler("v_prediction" if family == "sd2_v" else "epsilon"),
         "text_encoder": make_clip(family, narrow).eval(),
         "tokenizer": tokenizer.build(pad="!" if family.startswith("sd2") else tokenizer.END),
         "feature_extractor": None,

@@ -57,12 +57,14 @@ def run(artist: str, way: str, taught: int, reaches: Sequence[float], threads: i
     for _ in training:
         pass
     # measured at the same timesteps, whichever were learned from
-    training.settings = replace(settings, timestep_fraction=DEFAULT.timestep_fraction)
-    change = came_to = training.change()
+    measured_at = DEFAULT.timestep_fraction
+    change = came_to = training.shift(measured_at)
     rows = []
     for reach in reaches:
-        active.denoiser.scale_adapter(reach / change)
-        change = training.change()  # near the reach, as velocities are nearly linear in weights
+        active.denoiser.adapters.scale(reach / change)
+        change = training.shift(
+            measured_at
+        )  # near the reach, as velocities are nearly linear in weights
         figures = ablations.look(active)
         row = {
             "artist": artist,

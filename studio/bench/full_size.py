@@ -43,7 +43,8 @@ from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch, Trajectory
-from studio.lora.export import ExportInfo, export_lora
+from studio.lora.export import export_lora
+from studio.lora.metadata import ExportInfo
 from studio.settings import OBJECTIVES, SamplingSettings
 
 PROMPT, SEED = "a red apple on a wooden table", 3
@@ -109,7 +110,7 @@ def kept_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
     latents = torch.zeros(1, *denoiser.latent_shape(settings))
     denoiser.set_gradient_checkpointing(checkpointing)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        denoiser.predict_noise(latents, torch.tensor([500]), denoiser.embed([PROMPT]))
+        denoiser.predict_noise(latents, torch.tensor([500]), denoiser.text.embed([PROMPT]))
     denoiser.set_gradient_checkpointing(False)
     total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return total * 2 / denoiser.dtype.itemsize / 1e6
@@ -189,11 +190,11 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
             exported = export_lora(
                 root / "lora",
                 "tuned",
-                denoiser.adapter_state(),
+                denoiser.adapters.state(),
                 RANK,
                 ALPHA,
                 info,
-                layers=denoiser.layer_shapes,
+                layers=denoiser.adapters.layer_shapes,
             )
         del denoiser
         figures["diffusers"] = rows = {}

@@ -163,26 +163,22 @@ PROTECTIONS = (
     ),
     Protection(
         "a file is on the disk before it has its name",
-        "studio/store/files.py",
-        '        for path_of_it in (*temporary.rglob("*"), temporary):\n'
-        "            _sync(path_of_it)\n"
-        "        os.replace(temporary, path)\n",
-        "        os.replace(temporary, path)\n"
-        '        for path_of_it in (*path.rglob("*"), path):\n'
-        "            _sync(path_of_it)\n",
-        "tests/test_store_faults.py::TestFiles",
+        "studio/files.py",
+        "            _sync(path)\n",
+        "            pass\n",
+        "tests/test_files.py",
     ),
     Protection(
         "the name is on the disk before a row is",
-        "studio/store/files.py",
-        "        os.replace(temporary, path)\n        _sync(path.parent)\n",
-        "        os.replace(temporary, path)\n",
-        "tests/test_store_faults.py::TestFiles",
+        "studio/files.py",
+        "        _sync(folder)\n",
+        "        pass\n",
+        "tests/test_files.py",
     ),
     Protection(
         "the checksum of what is read",
         "studio/store/files.py",
-        "    if expected and sha256(path) != expected:\n",
+        "    if expected and files.sha256(path) != expected:\n",
         "    if False:\n",
         "tests/test_doctor.py::test_files_are_compared_and_the_damaged_set_aside",
     ),
@@ -233,7 +229,7 @@ PROTECTIONS = (
         "the brake on what is no number, when it has learned",
         "studio/worker/rounds.py",
         "        if not all(bool(value.isfinite().all()) "
-        "for value in denoiser.adapter_state().values()):\n",
+        "for value in denoiser.adapters.state().values()):\n",
         "        if False:\n",
         "tests/test_worker.py::TestRounds"
         "::test_weights_that_are_no_numbers_never_become_an_adapter",
@@ -269,7 +265,7 @@ PROTECTIONS = (
     ),
     Protection(
         "the same picks and seed make the same adapter",
-        "studio/engine/training.py",
+        "studio/engine/estimators.py",
         "np.random.SeedSequence(key)",
         "np.random.SeedSequence()",
         "tests/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
@@ -277,9 +273,23 @@ PROTECTIONS = (
     Protection(
         "a round that is taken up again is the round itself",
         "studio/engine/training.py",
-        '        self._optimizer.load_state_dict(state["optimizer"])\n',
+        '        self.optimizer.load_state_dict(state["optimizer"])\n',
         "",
         "tests/test_training.py::test_a_run_continued_from_its_state_is_the_run_itself",
+    ),
+    Protection(
+        "pictures that were made otherwise share no round",
+        "studio/settings.py",
+        '("seed", "shared_noise")',
+        '("seed", "shared_noise", "clip_skip")',
+        "tests/test_store.py::test_a_round_is_of_pictures_that_may_share_one",
+    ),
+    Protection(
+        "a step goes where diffusers' goes",
+        "studio/maths/schedules.py",
+        "self.next_variance - self.s.square()",
+        "self.next_variance + self.s.square()",
+        "tests/test_schedules.py::test_every_step_agrees_with_diffusers",
     ),
     Protection(
         "the lock against a second studio",
@@ -311,7 +321,7 @@ PROTECTIONS = (
     ),
     Protection(
         "an adapter fits before memory is asked for it",
-        "studio/models/denoiser.py",
+        "studio/models/adapters.py",
         "        if not state or not all(_fits(",
         "        if False and not all(_fits(",
         "tests/test_hostile.py"

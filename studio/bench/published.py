@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.trajectory import PairBatch
-from studio.maths.objectives import d3po_loss
+from studio.maths.objectives import clipped_dpo
 from studio.maths.schedules import Schedule, log_prob, noise_of
 from studio.models import Denoiser, Text
 from studio.settings import OBJECTIVES, SamplingSettings
@@ -26,7 +26,7 @@ PUBLISHED = OBJECTIVES["d3po"]
 
 def deep_copied_reference(denoiser: Denoiser) -> torch.nn.Module:
     """A second network without an adapter, as the published code holds one."""
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     return copy.deepcopy(denoiser.unet)
 
 
@@ -41,19 +41,17 @@ def guided_log_prob(
 ) -> Tensor:
     """() log-probability of one stored step of one chain (T+1, C, h, w) under `unet`."""
     latent, next_latent = chain[step][None], chain[step + 1][None]
-    alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
     twice = torch.cat([latent, latent]).to(unet.dtype)
     timesteps = schedule.timesteps[step].expand(2)
     further = denoiser.added_cond_kwargs(twice, text)
     output = unet(
         twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=further
     ).sample.float()
-    noise = noise_of(output, twice, alpha_bar.expand(2), denoiser.prediction_type)
+    noise = noise_of(output, twice, schedule.alpha_bar[step].expand(2), denoiser.prediction_type)
     unconditional, prompted = noise.chunk(2)
     guided = unconditional + settings.guidance * (prompted - unconditional)
-    return log_prob(
-        next_latent, latent, guided, alpha_bar, alpha_bar_prev, settings.eta, "mean"
-    ).squeeze(0)
+    step_taken = schedule.step(step, settings.eta)
+    return log_prob(next_latent, latent, guided, step_taken, "mean").squeeze(0)
 
 
 def learn_pair(
@@ -68,7 +66,7 @@ def learn_pair(
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
     sides = int(batch.chosen[pair]), int(batch.rejected[pair])
-    text = denoiser.embed([settings.negative_prompt, batch.prompts[sides[0]]])
+    text = denoiser.text.embed([settings.negative_prompt, batch.prompts[sides[0]]])
     chains = [batch.latents[side].to(denoiser.device) for side in sides]
     losses = []
     optimizer.zero_grad()
@@ -77,11 +75,10 @@ def learn_pair(
         policy = [guided_log_prob(denoiser.unet, denoiser, chain, *where) for chain in chains]
         with torch.no_grad():
             base = [guided_log_prob(reference, denoiser, chain, *where) for chain in chains]
-        loss, _ = d3po_loss(
-            *(value[None] for value in (*policy, *base)), PUBLISHED.beta, PUBLISHED.clip_range
-        )
+        gains = [mine - its for mine, its in zip(policy, base, strict=True)]
+        loss = clipped_dpo(*(gain[None] for gain in gains), PUBLISHED.beta, PUBLISHED.clip_range)
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
-    torch.nn.utils.clip_grad_norm_(denoiser.adapter_parameters(), PUBLISHED.max_grad_norm)
+    torch.nn.utils.clip_grad_norm_(denoiser.adapters.parameters(), PUBLISHED.max_grad_norm)
     optimizer.step()
     return torch.cat(losses)

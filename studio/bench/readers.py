@@ -39,8 +39,10 @@ from torch import Tensor
 from studio.bench import timing
 from studio.bench.families import make_unet, unet_tensors
 from studio.lora import export
-from studio.lora.export import ExportError, ExportInfo, Module
-from studio.models.denoiser import LAYERS
+from studio.lora.format import LoraError, LowRank
+from studio.lora.metadata import ExportInfo
+from studio.lora.names import kohya_name
+from studio.models.adapters import LAYERS
 from studio.settings import TrainingSettings
 
 RANK, ALPHA = 4, 2.0  # unequal, so that a reader that loses alpha is seen
@@ -64,7 +66,7 @@ def true_unet(family: str) -> UNet2DConditionModel:
         return make_unet(family, narrow=False)
 
 
-def make_adapter(family: str) -> dict[str, Module]:
+def make_adapter(family: str) -> dict[str, LowRank]:
     """Random numbers for every layer of the true model that a round trains, by diffusers' names."""
     draw = torch.Generator().manual_seed(0)
     adapter = {}
@@ -73,11 +75,11 @@ def make_adapter(family: str) -> dict[str, Module]:
             width, *rest = module.weight.shape
             down = torch.randn(RANK, *rest, generator=draw)
             up = torch.randn(width, RANK, *(1 for _ in rest[1:]), generator=draw)
-            adapter[name] = Module(down, up, ALPHA)
+            adapter[name] = LowRank(down, up, ALPHA)
     return adapter
 
 
-def write(folder: Path, family: str, adapter: Mapping[str, Module]) -> Path:
+def write(folder: Path, family: str, adapter: Mapping[str, LowRank]) -> Path:
     """The kohya file, by the studio's own export with all its checks."""
     state = {}
     for name, module in adapter.items():
@@ -142,7 +144,7 @@ def by_diffusers(path: Path, family: str) -> Found:
 
 def _keys_of(changes: Mapping[str, Tensor], path: Path, family: str) -> set[str]:
     """The file's tensors that belong to the layers which were changed."""
-    stems = {export.kohya_name(name, family) for name in changes}
+    stems = {kohya_name(name, family) for name in changes}
     return {key for key in load_file(path) if key.split(".")[0] in stems}
 
 
@@ -308,7 +310,7 @@ def importing_from(folder: Path | None) -> Iterator[None]:
             sys.path.remove(str(folder.resolve()))
 
 
-def judge(reader: Reader, path: Path, family: str, adapter: Mapping[str, Module]) -> dict:
+def judge(reader: Reader, path: Path, family: str, adapter: Mapping[str, LowRank]) -> dict:
     """What a reader took, and in how many layers it makes the adapter's own change."""
     offered = load_file(path)
     try:
@@ -329,11 +331,11 @@ def judge(reader: Reader, path: Path, family: str, adapter: Mapping[str, Module]
     }
 
 
-def caught_by_us(path: Path, family: str, adapter: Mapping[str, Module]) -> str:
+def caught_by_us(path: Path, family: str, adapter: Mapping[str, LowRank]) -> str:
     """The sentence in which our own check refuses a file, or nothing."""
     try:
         export.check(path, "kohya", adapter, family)
-    except ExportError as error:
+    except LoraError as error:
         return str(error).replace(path.name, "the file")
     return ""
 

@@ -35,9 +35,9 @@ import psutil
 
 from studio.bench import timing
 from studio.bench.clicks_latency import PROMPTS, BenchError, studio, wait_for
+from studio.files import TEMPORARY_PREFIX
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store, database_complaints, examine_files
-from studio.store.files import TEMPORARY_PREFIX
 
 TIMES_AS_FAST = 10.0
 LOOK_S = 2.0

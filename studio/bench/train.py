@@ -50,7 +50,7 @@ def pair_steps(training: Training) -> int:
     """How many pair-steps a round over groups of the same size learns from."""
     groups = training.pairs.groups()
     at_once = min(training.settings.batch_pairs, len(groups))
-    return training.updates * at_once * len(groups[0]) * training.steps_per_group
+    return training.updates * at_once * len(groups[0]) * training.estimator.draws_per_group
 
 
 def measure(
@@ -76,9 +76,9 @@ def measure(
     steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
 
     def baseline() -> None:
-        denoiser.new_adapter(published.PUBLISHED)
+        denoiser.adapters.new(published.PUBLISHED)
         optimizer = torch.optim.AdamW(
-            denoiser.adapter_parameters(), lr=published.PUBLISHED.learning_rate
+            denoiser.adapters.parameters(), lr=published.PUBLISHED.learning_rate
         )
         published.learn_pair(denoiser, reference, pairs, 0, optimizer)
 

@@ -9,6 +9,7 @@ from studio.cli.arguments import home_folder
 from studio.cli.errors import say
 from studio.engine import sampling
 from studio.lora.export import file_name
+from studio.lora.format import read as read_lora
 from studio.prompting.alternatives import expand
 from studio.runtime import logs
 from studio.settings import SamplingSettings
@@ -32,9 +33,9 @@ def generate(arguments: argparse.Namespace) -> int:
     denoiser = models.load(arguments.model, arguments.device)
     lora = arguments.lora
     if lora is None or lora.is_dir():
-        applied = denoiser.using(lora, arguments.strength)
+        applied = denoiser.adapters.using(lora, arguments.strength)
     else:
-        file = models.read_lora(lora)
+        file = read_lora(lora)
         fitted = denoiser.fit(file)
         if fitted.strays:
             say(f"{lora.name}: {fitted.words}", to_errors=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from studio import models
 from studio.cli.arguments import home_folder
 from studio.cli.errors import CommandError, say
@@ -34,9 +32,9 @@ def lora(arguments: argparse.Namespace) -> int:
         made = tools.read(arguments.file)
     if arguments.rank:
         made, kept = tools.resize(made, arguments.rank)
-    tools.write(arguments.out, made, getattr(torch, arguments.precision))
+    tools.write(arguments.out, made, arguments.precision)
     say(arguments.out)
-    say(f"{len(made.modules)} layers of rank {made.rank}.")
+    say(f"{len(made.parts)} layers of rank {made.rank}.")
     if kept < 1 - 1e-6:
         say(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
     return 0
@@ -49,7 +47,7 @@ def _merge(arguments: argparse.Namespace) -> int:
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
-        denoiser.layer_shapes,
+        denoiser.adapters.layer_shapes,
         arguments.out,
     )
     say(arguments.out)

@@ -3,13 +3,14 @@ kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
 from studio.engine.trajectory import Trajectory
-from studio.maths.schedules import sigma, step_mean
+from studio.maths.schedules import step_mean
 from studio.settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 COUPLE_APART = 0x9E3779B9  # odd: torch's generator on the CPU looks at 32 bits of a seed
 STREAM_PRIME = 2_654_435_761  # sets the noise of the steps apart from the starting noise of a seed
+
+
+def always() -> None:
+    """The check of a picture that is wanted whatever happens."""
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -29,8 +34,11 @@ def sample(
     seeds: list[int],
     settings: SamplingSettings,
     noise_seeds: list[int] | None = None,
+    require_wanted: Callable[[], None] = always,
 ) -> list[Trajectory]:
     """One chain a prompt.
+
+    require_wanted: called before each step; it raises when nobody wants the pictures any more.
 
     `seeds` draw the starting noise and `noise_seeds` (default: the same) the noise of the steps,
     both on the CPU, so that a seed gives the same picture on every device.
@@ -41,8 +49,8 @@ def sample(
     steps_of = noise_seeds if noise_seeds is not None else seeds
     walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed(prompts, settings.clip_skip)
-    empty = denoiser.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
+    text = denoiser.text.embed(prompts, settings.clip_skip)
+    empty = denoiser.text.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)
     # All of it before the first step: a copy in between would wait for the GPU at each of them.
     noises = torch.stack(
@@ -52,15 +60,14 @@ def sample(
         ]
     ).to(denoiser.device)
     kept = [latents]
-    for timestep, alpha_bar, alpha_bar_prev, noise in zip(
-        schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, noises, strict=True
-    ):
+    for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
+        require_wanted()
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
             )
-        mean = step_mean(latents, noise_pred, alpha_bar, alpha_bar_prev, settings.eta)
-        latents = mean + sigma(alpha_bar, alpha_bar_prev, settings.eta) * noise
+        step = schedule.step(index, settings.eta)
+        latents = step_mean(latents, noise_pred, step) + step.s * noise
         kept.append(latents)
     chains = torch.stack(kept, 1).cpu()
     return [
@@ -83,6 +90,7 @@ def sample_groups(
     seeds: list[int],
     settings: SamplingSettings,
     size: int,
+    require_wanted: Callable[[], None] = always,
 ) -> list[list[Trajectory]]:
     """`size` chains a prompt, from the same starting noise if the settings say so. The first two
     do not depend on `size`."""
@@ -94,7 +102,7 @@ def sample_groups(
             starts.append(seed if settings.shared_noise else seed + one * 2**31 + apart)
             walks.append(2 * seed + one + apart)
     repeated = [prompt for prompt in prompts for _ in range(size)]
-    chains = sample(denoiser, repeated, starts, settings, walks)
+    chains = sample(denoiser, repeated, starts, settings, walks, require_wanted)
     return [chains[first : first + size] for first in range(0, len(chains), size)]
 
 

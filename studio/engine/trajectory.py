@@ -22,7 +22,8 @@ class MixedSettingsError(ValueError):
 class Trajectory:
     """One denoising chain: latents (T+1, C, h, w) from noise to image, timesteps (T,) descending.
 
-    Step i takes latents[i] at timesteps[i] to latents[i + 1]. What made it is kept with it.
+    Step i takes latents[i] at timesteps[i] to latents[i + 1]. What made it is kept with it. Where
+    only the final latent is of use, latents is (1, C, h, w).
     """
 
     latents: Tensor
@@ -33,10 +34,11 @@ class Trajectory:
     base_hash: str
 
     def __post_init__(self) -> None:
-        if self.latents.ndim != 4 or len(self.latents) != len(self.timesteps) + 1:
+        whole = len(self.timesteps) + 1
+        if self.latents.ndim != 4 or len(self.latents) not in (1, whole):
             raise ValueError(
                 f"a trajectory of {len(self.timesteps)} steps needs latents of shape "
-                f"({len(self.timesteps) + 1}, C, h, w), not {tuple(self.latents.shape)}"
+                f"({whole}, C, h, w), or (1, C, h, w), not {tuple(self.latents.shape)}"
             )
         if len(self.timesteps) > 1 and not bool((self.timesteps.diff() < 0).all()):
             raise ValueError("timesteps must be descending")
@@ -46,8 +48,8 @@ class Trajectory:
 class PairBatch:
     """N pairs of M pictures, made with the same settings; each picture is held once.
 
-    latents: (M, T+1, C, h, w) float32; prompts: M; chosen, rejected: (N,) places of the pictures;
-    timesteps: (T,).
+    latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) where only the final ones are looked at;
+    prompts: M; chosen, rejected: (N,) places of the pictures; timesteps: (T,).
     """
 
     latents: Tensor
@@ -62,10 +64,12 @@ class PairBatch:
         return len(self.chosen)
 
     @classmethod
-    def of(cls, pairs: list[tuple[Trajectory, Trajectory]]) -> PairBatch:
-        """From (chosen, rejected) trajectories; refuses mixed settings, base models or prompts.
+    def of(cls, pairs: list[tuple[Trajectory, Trajectory]], only_final: bool = False) -> PairBatch:
+        """From (chosen, rejected) trajectories; with their final latents alone, if `only_final`.
 
         A trajectory that stands in several pairs (the same object) becomes one picture of them.
+        Raises MixedSettingsError for pictures of several base models or of settings that may not
+        share a round, and ValueError for no pairs or for a pair of two prompts.
         """
         if not pairs:
             raise ValueError("a batch needs at least one pair")
@@ -76,7 +80,7 @@ class PairBatch:
                 raise MixedSettingsError(
                     "The picks come from different base models; a round can learn from one only."
                 )
-            if _made_alike(trajectory.settings) != _made_alike(first.settings):
+            if not first.settings.may_share_a_round_with(trajectory.settings):
                 raise MixedSettingsError(
                     "The picks were made with different steps, guidance or size; "
                     "a round can learn from one kind only."
@@ -85,7 +89,9 @@ class PairBatch:
             raise ValueError("the two sides of a pair must share their prompt")
         place = {key: number for number, key in enumerate(pictures)}
         return cls(
-            latents=torch.stack([one.latents.float() for one in pictures.values()]),
+            latents=torch.stack(
+                [one.latents[-1 if only_final else 0 :].float() for one in pictures.values()]
+            ),
             prompts=tuple(one.prompt for one in pictures.values()),
             chosen=torch.tensor([place[id(chosen)] for chosen, _ in pairs]),
             rejected=torch.tensor([place[id(rejected)] for _, rejected in pairs]),
@@ -106,17 +112,10 @@ class PairBatch:
             groups.append((pictures, sorted(members)))
         return sorted(members for _, members in groups)
 
-
-def _made_alike(settings: SamplingSettings) -> tuple:
-    return (
-        settings.steps,
-        settings.guidance,
-        settings.eta,
-        settings.width_px,
-        settings.height_px,
-        settings.negative_prompt,
-        settings.clip_skip,
-    )
+    def most_pictures(self, groups: list[list[int]]) -> int:
+        """How many the largest of groups of pairs has."""
+        sides = (self.chosen, self.rejected)
+        return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
 
 
 def save(path: Path, trajectory: Trajectory) -> None:
@@ -137,11 +136,15 @@ def save(path: Path, trajectory: Trajectory) -> None:
     save_file(tensors, path, metadata=metadata)
 
 
-def load(path: Path) -> Trajectory:
-    """Reads what `save` wrote. Raises OSError, SafetensorError or ValueError on a damaged file."""
+def load(path: Path, only_final: bool = False) -> Trajectory:
+    """Reads what `save` wrote; of the latents the final one alone, if `only_final`.
+
+    Raises OSError, SafetensorError or ValueError on a damaged file.
+    """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-        latents, timesteps = file.get_tensor("latents"), file.get_tensor("timesteps")
+        stored, timesteps = file.get_slice("latents"), file.get_tensor("timesteps")
+        latents = stored[stored.get_shape()[0] - 1 :] if only_final else stored[:]
     if not bool(torch.isfinite(latents).all()):
         raise ValueError(f"{path.name} holds values that are not numbers")
     return Trajectory(

@@ -1,1 +1,1 @@
-"""LoRA files: written for other tools, read back, blended, resized, merged."""
+"""LoRA files by anybody: read, put into a model, blended, resized, merged, written."""

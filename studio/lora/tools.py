@@ -1,24 +1,21 @@
-"""What can be done with finished LoRA files: blend them, change their rank, merge one into a model,
-change what one says of itself.
+"""Operations on LoRA files: blend, resize, merge into a model, edit the metadata.
 
-Files in the kohya form and in that of diffusers are read, by whomever they were made, as long as
-they are plain LoRAs. What is written is in the form that was read, with one rank and one alpha in
-all layers, which every tool reads alike; and it is read back and compared before it has its name.
+Plain LoRAs by anybody are read. A result has the form of the file that was read, with one rank and
+one alpha in all layers, which every tool reads alike; it is read back and compared before it gets
+its name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import PIL.Image
 import safetensors.torch
@@ -26,83 +23,97 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from studio.lora import export
-from studio.lora.export import Format, Module
-from studio.models import ModelError, files, loras
+from studio import weights
+from studio.families import FAMILIES, UNET_PREFIX
+from studio.files import write_atomically
+from studio.lora import format as lora_format
+from studio.lora.format import (
+    DIFFUSERS_HEADER,
+    Format,
+    LoraError,
+    LowRank,
+    Precision,
+    is_same,
+    peft_header,
+)
+from studio.lora.metadata import (
+    sd_scripts_hashes,
+    storable,
+    tensors_sha256,
+    thumbnail_url,
+)
+from studio.lora.names import diffusers_name, kohya_name, original_name
 from studio.pictures import files as picture_files
+from studio.weights import ModelError
 
-UNET = "model.diffusion_model."  # before the names of its weights in the original layout
 UNET_STEM = "diffusion_pytorch_model"
 MOST_RANK = 1024
-
-
-class LoraError(Exception):
-    """What cannot be done with a LoRA; the message is a sentence."""
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file: its layers by their names in it, and what it says of itself."""
+    """A LoRA to be written: its layers by their names in the file, and its metadata."""
 
     form: Format
-    modules: Mapping[str, Module]
+    parts: Mapping[str, LowRank]
     metadata: Mapping[str, str]
 
     @property
     def rank(self) -> int:
         """The largest of its layers."""
-        return max(module.down.shape[0] for module in self.modules.values())
+        return max(part.rank for part in self.parts.values())
 
 
 def read(path: Path) -> Lora:
-    """What `loras.read` finds in a file, to be written anew. Raises ModelError for what is no LoRA
-    that can be used here, LoraError for what holds more than can be written anew."""
-    file = loras.read(path)
+    """A file that can be written anew. Raises ModelError if it is no plain LoRA, LoraError if it
+    holds more than can be written anew."""
+    file = lora_format.read(path)
     if file.strays:
         raise LoraError(
             f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
             f"lost, such as {file.strays[0]}."
         )
-    found = {name: loras.diffusers_name(name) for name in file.parts}
+    found = {name: diffusers_name(name) for name in file.parts}
     form: Format = "kohya" if None in found.values() else "diffusers"
-    modules = {
-        (found[name] if form == "diffusers" else name) or name: Module(
-            part.down.float(), part.up.float(), part.scale * part.down.shape[0]
+    parts = {
+        (found[name] if form == "diffusers" else name) or name: LowRank(
+            part.down.float(), part.up.float(), part.alpha
         )
         for name, part in file.parts.items()
     }
-    return Lora(form, modules, file.metadata)
+    return Lora(form, parts, file.metadata)
 
 
 # --- blend and resize ----------------------------------------------------------------------------
 
 
 def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
-    """One that changes a model as all of them together, each at its strength; exact.
+    """One LoRA with the effect of all together, each at its strength; exact.
 
-    Its rank is the sum of theirs. It says of itself what the first of them does.
+    Its rank is the sum of theirs, its metadata that of the first. Raises LoraError.
     """
     first = loras[0]
     if any(lora.form != first.form for lora in loras):
         raise LoraError("Blend files of one form: both for diffusers, or both for other tools.")
     _require_one_base(loras)
     rank = sum(lora.rank for lora in loras)
-    parts: dict[str, list[Module]] = {}
+    by_layer: dict[str, list[LowRank]] = {}
     for lora, strength in zip(loras, strengths, strict=True):
-        for name, module in lora.modules.items():
-            scale = strength * module.alpha / module.down.shape[0]
-            parts.setdefault(name, []).append(Module(module.down, module.up * scale, math.nan))
-    modules = {}
-    for name, found in sorted(parts.items()):
+        for name, part in lora.parts.items():
+            scaled = LowRank(part.down, part.up * (strength * part.scale), math.nan)
+            by_layer.setdefault(name, []).append(scaled)
+    parts = {}
+    for name, found in sorted(by_layer.items()):
         if len({(one.down.shape[1:], one.up.shape[:1]) for one in found}) != 1:
             raise LoraError(f"The LoRAs were made for different models: {name} does not fit.")
-        together = Module(
+        together = LowRank(
             torch.cat([one.down for one in found]),
             torch.cat([one.up for one in found], 1),
             float(rank),
         )
-        modules[name] = _padded(together, rank)
-    return Lora(first.form, modules, first.metadata)
+        parts[name] = _padded(together, rank)
+    return Lora(first.form, parts, first.metadata)
 
 
 def _require_one_base(loras: Sequence[Lora]) -> None:
@@ -115,112 +126,83 @@ def _require_one_base(loras: Sequence[Lora]) -> None:
 
 
 def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
-    """The nearest LoRA of this rank, and how much of the change it keeps in the layer that loses
-    most (0 to 1, of the norm)."""
+    """The nearest LoRA of this rank, and the share of the change (0 to 1, of its norm) that remains
+    in the layer that loses most. Raises LoraError."""
     if not 1 <= rank <= MOST_RANK:
         raise LoraError(f"A rank lies between 1 and {MOST_RANK}.")
-    modules, kept = {}, 1.0
-    for name, module in lora.modules.items():
-        modules[name], share = _resized(module, rank)
+    parts, kept = {}, 1.0
+    for name, part in lora.parts.items():
+        parts[name], share = _resized(part, rank)
         kept = min(kept, share)
-    return Lora(lora.form, modules, lora.metadata), kept
+    return Lora(lora.form, parts, lora.metadata), kept
 
 
-def _resized(module: Module, rank: int) -> tuple[Module, float]:
-    """By the singular values of up @ down, which those of two small triangles are, too."""
-    scale = module.alpha / module.down.shape[0]
-    up_basis, up_rest = torch.linalg.qr(module.up.flatten(1).double())
-    down_basis, down_rest = torch.linalg.qr(module.down.flatten(1).double().T)
-    left, values, right = torch.linalg.svd(scale * (up_rest @ down_rest.T))
+def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
+    """By the singular values of up @ down, which are those of two small triangles."""
+    up_basis, up_rest = torch.linalg.qr(part.up.flatten(1).double())
+    down_basis, down_rest = torch.linalg.qr(part.down.flatten(1).double().T)
+    left, values, right = torch.linalg.svd(part.scale * (up_rest @ down_rest.T))
     count = min(rank, len(values))
     root = values[:count].sqrt()
     up = (up_basis @ left[:, :count] * root).float()
     down = (root[:, None] * right[:count] @ down_basis.T).float()
     whole = float(values.norm())
     share = float(values[:count].norm()) / whole if whole else 1.0
-    made = Module(
-        down.reshape(count, *module.down.shape[1:]),
-        up.reshape(up.shape[0], count, *module.up.shape[2:]),
+    made = LowRank(
+        down.reshape(count, *part.down.shape[1:]),
+        up.reshape(up.shape[0], count, *part.up.shape[2:]),
         float(rank),
     )
     return _padded(made, rank), share
 
 
-def _padded(module: Module, rank: int) -> Module:
-    """With as many zeros as make it of this rank: all layers of a file have the same."""
-    missing = rank - module.down.shape[0]
-    down = torch.cat([module.down, module.down.new_zeros(missing, *module.down.shape[1:])])
-    up_zeros = module.up.new_zeros(module.up.shape[0], missing, *module.up.shape[2:])
-    return Module(down, torch.cat([module.up, up_zeros], 1), module.alpha)
+def _padded(part: LowRank, rank: int) -> LowRank:
+    """Padded with zeros to this rank: all layers of a file have the same."""
+    missing = rank - part.rank
+    down = torch.cat([part.down, part.down.new_zeros(missing, *part.down.shape[1:])])
+    up_zeros = part.up.new_zeros(part.up.shape[0], missing, *part.up.shape[2:])
+    return LowRank(down, torch.cat([part.up, up_zeros], 1), part.alpha)
 
 
-def write(path: Path, lora: Lora, dtype: torch.dtype = torch.float32) -> None:
-    """A new file, read back and compared before it has its name.
+def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
+    """A new file, read back and compared before it gets its name.
 
-    What the LoRA says of itself stays, but for its name, rank, alpha and hashes.
+    The metadata is kept, except for name, rank, alpha and hashes.
     """
     _require_new(path)
-    rank = lora.rank
-    down, up = ("lora_down", "lora_up") if lora.form == "kohya" else ("lora_A", "lora_B")
-    tensors: dict[str, Tensor] = {}
-    for name, module in lora.modules.items():
-        tensors[f"{name}.{down}.weight"] = module.down.to(dtype).contiguous()
-        tensors[f"{name}.{up}.weight"] = module.up.to(dtype).contiguous()
-        if lora.form == "kohya":
-            tensors[f"{name}.alpha"] = torch.tensor(module.alpha)
-    body = hashlib.sha256(_body(safetensors.torch.save(tensors))).hexdigest()
+    tensors = lora_format.tensors(lora.form, lora.parts, precision)
+    body = tensors_sha256(tensors)
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
         metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{body}"}
     if lora.form == "kohya":
-        training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-        training |= {
-            "ss_output_name": path.stem,
-            "ss_network_dim": str(rank),
-            "ss_network_alpha": str(float(rank)),
-        }
-        window = safetensors.torch.save(tensors, training)[0x100000:0x110000]
-        metadata |= training
         metadata |= {
-            "sshs_model_hash": body,
-            "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+            "ss_output_name": path.stem,
+            "ss_network_dim": str(lora.rank),
+            "ss_network_alpha": str(float(lora.rank)),
         }
+        metadata |= sd_scripts_hashes(tensors, body, metadata)
     else:
-        targets: dict[str, list[str]] = {}  # by parts of the model
-        for name in sorted(lora.modules):
-            part, _, layer = name.partition(".")
-            targets.setdefault(part, []).append(layer)
-        said: dict[str, Any] = {}
-        for part, layers in targets.items():
-            said |= {f"{part}.r": rank, f"{part}.lora_alpha": float(rank)}
-            said[f"{part}.target_modules"] = layers
-        metadata[export.DIFFUSERS_HEADER] = json.dumps(said)
-    rounding = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+        metadata[DIFFUSERS_HEADER] = peft_header(lora.parts)
 
-    def look(draft: Path) -> None:
+    def verify(draft: Path) -> None:
         found = read(draft)
-        same = found.modules.keys() == lora.modules.keys() and all(
-            (found.modules[name].change() - module.change()).norm()
-            <= rounding * module.change().norm()
-            for name, module in lora.modules.items()
+        same = found.parts.keys() == lora.parts.keys() and all(
+            is_same(found.parts[name], part, precision) for name, part in lora.parts.items()
         )
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
 
-    _publish(path, lambda draft: safetensors.torch.save_file(tensors, draft, metadata), look)
+    _publish(path, lambda draft: safetensors.torch.save_file(tensors, draft, metadata), verify)
 
 
-def _body(data: bytes) -> bytes:
-    return data[8 + int.from_bytes(data[:8], "little") :]
+# --- metadata ------------------------------------------------------------------------------------
 
-
-# --- what a file says of itself ------------------------------------------------------------------
-
-# Without these a tool would load the file in another way, or not at all. What it was taught on top
-# of is no private matter either: it does little without that.
+# Without these a tool would load the file wrongly, or not at all. The LoRA that it was trained on
+# top of is no private matter either: it does little without that.
 NEEDED_TO_LOAD = (
     "format",
-    export.DIFFUSERS_HEADER,
+    DIFFUSERS_HEADER,
     "ss_base_model_version",
     "ss_v2",
     "ss_network_module",
@@ -234,9 +216,8 @@ NEEDED_TO_LOAD = (
     "d3po_studio.start_lora_sha256",
     "d3po_studio.start_lora_strength",
 )
-# What can be said anew, by the names of the modelspec.
+# Fields that can be edited, by their names in the modelspec.
 WORDS = ("title", "description", "author", "trigger_phrase", "license", "thumbnail")
-CHUNK_BYTES = 1 << 20
 PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
 _LAYER = re.compile(r"lora|hada_|lokr_|oft_|dora_")
 
@@ -244,16 +225,15 @@ _LAYER = re.compile(r"lora|hada_|lokr_|oft_|dora_")
 def restate(
     path: Path, out: Path, words: Mapping[str, str], *, strip: bool = False
 ) -> dict[str, str]:
-    """A copy of a LoRA file, of whatever kind, that says other things of itself; gives those.
+    """A copy of a LoRA file of any kind with other metadata, which is returned.
 
-    words: of `WORDS`; an empty one takes away what was said. strip: all that is not needed to load
-    the file is left out first; it takes any safetensors file. What the format does not allow a file
-    to say, and what no program reads for that, is put right. The tensors are the same, to the byte,
-    and the hashes those of the new file. What it says is read back before it has its name. Raises
-    ModelError for what is no safetensors file, LoraError for what is no LoRA.
+    words: fields of `WORDS`; an empty one is removed. strip: first remove all that is not needed to
+    load the file; any safetensors file will do then. Metadata that breaks the format is mended. The
+    tensors are the same, to the byte, the hashes those of the new file. Raises ModelError unless it
+    is a safetensors file, LoraError unless it is a LoRA.
     """
     _require_new(out)
-    header = files.read_header(path, is_clean=False)
+    header = weights.read_header(path, is_clean=False)
     if not strip and not any(map(_LAYER.search, header.tensors)):
         raise LoraError(f"{path.name} is not a LoRA.")
     said = dict(header.metadata)
@@ -263,40 +243,34 @@ def restate(
         said.pop(f"modelspec.{key}", None)
         if value:
             said[f"modelspec.{key}"] = value
-    said = {_storable(key): _storable(value) for key, value in said.items()}
-    body_hash, stem = _body_hash(path), _storable(out.stem)
+    said = {storable(key): storable(value) for key, value in said.items()}
+    body, stem = weights.body_sha256(path), storable(out.stem)
     if any(key.startswith("modelspec.") for key in said):
         version = said.get("ss_base_model_version")
-        for family in export.FAMILIES.values():
-            if family.base_version == version:
-                said.setdefault("modelspec.architecture", family.architecture)
+        for family in FAMILIES.values():
+            if family.lora.base_version == version:
+                said.setdefault("modelspec.architecture", family.lora.architecture)
         said.setdefault("modelspec.sai_model_spec", "1.0.1")
         said.setdefault("modelspec.title", stem)
-        said["modelspec.hash_sha256"] = f"0x{body_hash}"
+        said["modelspec.hash_sha256"] = f"0x{body}"
     if any(key.startswith("ss_") for key in said):
         said["ss_output_name"] = stem  # A1111's alias: must be the file's name
-        said["sshs_model_hash"] = body_hash
-        said["sshs_legacy_hash"] = _legacy_hash(path, said)
+        said |= sd_scripts_hashes(_tensors(path), body, said)
 
-    def look(draft: Path) -> None:
-        if _body_hash(draft) != body_hash or files.read_header(draft).metadata != said:
+    def verify(draft: Path) -> None:
+        if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != said:
             raise LoraError(f"{out.name} was not written: read back, it was not the same.")
 
     def write_draft(draft: Path) -> None:
         with draft.open("wb") as target:
             _write_restated(path, target, said)
 
-    _publish(out, write_draft, look)
+    _publish(out, write_draft, verify)
     return said
 
 
-def _storable(text: str) -> str:
-    """Without the lone surrogates that no file can hold."""
-    return text.encode(errors="replace").decode()
-
-
 def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> None:
-    """The source's own bytes, behind a header with other words about them."""
+    """The source's own bytes behind a header with other metadata."""
     with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         header.pop("__metadata__", None)
@@ -306,31 +280,18 @@ def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> No
         shutil.copyfileobj(file, copy, CHUNK_BYTES)
 
 
-def _body_hash(path: Path) -> str:
-    """SHA-256 of a safetensors file after its header."""
-    with path.open("rb") as file:
-        file.seek(int.from_bytes(file.read(8), "little"), os.SEEK_CUR)
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _legacy_hash(path: Path, said: Mapping[str, str]) -> str:
-    """A1111's old hash: over a window of the file as sd-scripts would have saved it."""
-    training = {key: value for key, value in said.items() if key.startswith("ss_")}
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Of a file whose metadata may break the format."""
     clean = io.BytesIO()
     _write_restated(path, clean, {})
-    tensors = safetensors.torch.load(clean.getvalue())
-    window = safetensors.torch.save(tensors, training)[0x100000:0x110000]
-    return hashlib.sha256(window).hexdigest()[:8]
+    return safetensors.torch.load(clean.getvalue())
 
 
 def thumbnail(path: Path) -> str:
-    """A picture as the modelspec keeps it. Raises LoraError for what is none."""
+    """A picture file as the modelspec holds it. Raises LoraError."""
     try:
         with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
-            return export.thumbnail_url(picture_files.rgb(picture))
+            return thumbnail_url(picture_files.rgb(picture))
     except (
         OSError,
         ValueError,
@@ -355,59 +316,59 @@ def merge(
     """A copy of a base model with the LoRA in its weights; gives how many layers were changed.
 
     model: a file in the original layout or a diffusers folder, and `out` is the same. family: a key
-    of `export.FAMILIES`. layers: of the UNet, by name (`Denoiser.layer_shapes`). The weights keep
+    of `FAMILIES`. layers: of the UNet, by name (`Adapters.layer_shapes`). The weights keep
     their type. Raises LoraError when a layer of the LoRA is neither an attention layer
     nor a shortcut of this model.
     """
     _require_new(out)
     changes = {
-        name: strength * module.change() for name, module in _by_layer(lora, family, layers).items()
+        name: strength * part.change() for name, part in _by_layer(lora, family, layers).items()
     }
     if model.is_dir():
-        _, variant = files.component_header(model / "unet", UNET_STEM)
-        weights = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
-        if not (model / "unet" / weights).is_file():
+        _, variant = weights.component_header(model / "unet", UNET_STEM)
+        name = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
+        if not (model / "unet" / name).is_file():
             raise LoraError("The UNet of this folder lies in several files: merge into one file.")
         keys = {f"{name}.weight": change for name, change in changes.items()}
 
         def copy(draft: Path) -> None:
             shutil.copytree(model, draft)
-            (draft / "unet" / weights).unlink()
-            _write_merged(model / "unet" / weights, draft / "unet" / weights, keys)
+            (draft / "unet" / name).unlink()
+            _write_merged(model / "unet" / name, draft / "unet" / name, keys)
 
-        _publish(out, copy, lambda draft: None)
+        _publish(out, copy)
     else:
         keys = {
-            f"{UNET}{export.original_name(name)}.weight": change for name, change in changes.items()
+            f"{UNET_PREFIX}{original_name(name)}.weight": change for name, change in changes.items()
         }
-        _publish(out, lambda draft: _write_merged(model, draft, keys), lambda draft: None)
+        _publish(out, lambda draft: _write_merged(model, draft, keys))
     return len(changes)
 
 
-def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) -> dict[str, Module]:
-    """The LoRA's modules by the names of the model's layers."""
+def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) -> dict[str, LowRank]:
+    """The LoRA's parts by the names of the model's layers."""
     names: dict[str, str] = {}
     for layer in layers:
         if ".attentions." in layer or layer.endswith(".conv_shortcut"):
             names[f"unet.{layer}"] = layer
-            names[export.kohya_name(layer, family)] = layer
-            names[export.kohya_name(layer, "sd1")] = layer  # of SDXL, which some trainers use
+            names[kohya_name(layer, family)] = layer
+            names[kohya_name(layer, "sd1")] = layer  # of SDXL, which some trainers use
     found = {}
-    for name, module in lora.modules.items():
+    for name, part in lora.parts.items():
         layer = names.get(name)
         if layer is None:
             raise LoraError(
                 "Only what changes the attention and the shortcuts of the UNet can be merged, and "
                 f"{name} is not that in this model."
             )
-        if layers[layer] != (module.up.shape[0], *module.down.shape[1:]):
+        if not part.fits(layers[layer]):
             raise LoraError(f"The LoRA was made for another kind of model: {layer} does not fit.")
-        found[layer] = module
+        found[layer] = part
     return found
 
 
 def _write_merged(source: Path, target: Path, changes: Mapping[str, Tensor]) -> None:
-    """All tensors of a file, with the changes added to those that they name; looked at after."""
+    """All tensors of a file, with changes added to some of them; read back and compared."""
     with safe_open(source, "pt") as file:
         missing = sorted(changes.keys() - set(file.keys()))
         if missing:
@@ -433,20 +394,19 @@ def _require_new(path: Path) -> None:
         raise LoraError(f"There is something at {path} already: choose another name.")
 
 
-def _publish(path: Path, write_draft: Callable[[Path], None], look: Callable[[Path], None]) -> None:
-    """Nothing has the name before it is whole."""
-    draft = path.with_name(f".writing-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _publish(
+    path: Path, write_draft: Callable[[Path], None], verify: Callable[[Path], None] | None = None
+) -> None:
+    """Write a file or folder, verify the draft, then give it its name."""
+
+    def write_checked(draft: Path) -> None:
         write_draft(draft)
-        look(draft)
-        draft.rename(path)
+        if verify is not None:
+            verify(draft)
+
+    try:
+        write_atomically(path, write_checked)
     except (OSError, SafetensorError) as error:
         raise LoraError(f"{path} could not be written: {error}.") from error
     except ModelError as error:
         raise LoraError(str(error)) from error
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.unlink(missing_ok=True)

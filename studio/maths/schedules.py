@@ -1,31 +1,56 @@
-"""The Gaussian steps of a DDIM chain (Song et al., arXiv 2010.02502) and their log-probabilities.
+"""Noise levels, one stochastic step between two of them, and its log-probability.
 
-Pure maths on tensors. Shapes: latents (B, C, h, w); one value a sample (B,). A step takes
-`latent` at `timestep` to `next_latent`; with eta > 0 it is a draw from N(mean, sigma²), where
-`mean` is linear in the predicted noise:
+Pure maths on tensors. A latent at a noise level is x = alpha · x0 + sigma · eps; diffusion has
+alpha² + sigma² = 1, flow matching alpha = 1 - sigma. A step goes to the next level with
 
-    mean  = sqrt(a_prev) · x0 + sqrt(1 - a_prev - sigma²) · noise        (eq. 12)
-    x0    = (latent - sqrt(1 - a) · noise) / sqrt(a)
-    sigma = eta · sqrt((1 - a_prev) / (1 - a)) · sqrt(1 - a / a_prev)    (eq. 16)
+    next = alpha' · x0_hat + sqrt(sigma'² - s²) · eps_hat + s · z,    z from N(0, 1)
 
-with a = alpha_bar of the step's timestep and a_prev that of the timestep it leads to.
+so that it is a draw from N(mean, s²). What s is names the sampler:
+
+    DDIM with eta (Song et al., arXiv 2010.02502, eq. 12 and 16)
+        s = eta · sqrt((1 - a') / (1 - a)) · sqrt(1 - a / a'),  a = alpha_bar = alpha²
+    Flow-CPS (arXiv 2509.05952)
+        s = sigma' · sin(eta · pi / 2)
+
+Shapes: latents (B, C, h, w); one value a sample (B,), or () for all of them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Reduction = Literal["sum", "mean", "noise"]
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
+
+
+class Step(NamedTuple):
+    """From one noise level to the next, each (B,) or ().
+
+    The levels have their variances, sigma²: that of a diffusion is 1 - alpha_bar, and a square root
+    that is squared again is not.
+    """
+
+    alpha: Tensor
+    variance: Tensor
+    next_alpha: Tensor
+    next_variance: Tensor
+    s: Tensor  # the deviation of the step; 0 for one without noise
+
+    @property
+    def direction(self) -> Tensor:
+        """sqrt(sigma'² - s²): how much of eps_hat is in the next latent."""
+        return (self.next_variance - self.s.square()).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a chain: timesteps (T,) descending, alpha_bar (T,) and alpha_bar_prev (T,)."""
+    """The steps of a chain of diffusion: timesteps (T,) descending, alpha_bar (T,) of each, and
+    alpha_bar_prev (T,) of the timestep that it leads to. Raises ValueError for other lengths."""
 
     timesteps: Tensor
     alpha_bar: Tensor
@@ -38,9 +63,36 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def step(self, index: Tensor | int, eta: float) -> Step:
+        """Step `index` of the chain, or those of indices (B,)."""
+        return ddim_step(self.alpha_bar[index], self.alpha_bar_prev[index], eta)
+
     def stochastic_steps(self, eta: float) -> Tensor:
-        """Indices of the steps that have a log-probability: those whose sigma is not 0."""
-        return torch.nonzero(sigma(self.alpha_bar, self.alpha_bar_prev, eta) > 0).flatten()
+        """Indices of the steps that have a log-probability: those whose s is not 0."""
+        return torch.nonzero(ddim_step(self.alpha_bar, self.alpha_bar_prev, eta).s > 0).flatten()
+
+
+def ddim_step(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Step:
+    """Of a diffusion, with eta = 1 for all the noise of DDPM and 0 for none."""
+    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    return Step(
+        alpha=alpha_bar.sqrt(),
+        variance=1 - alpha_bar,
+        next_alpha=alpha_bar_prev.sqrt(),
+        next_variance=1 - alpha_bar_prev,
+        s=eta * variance.clamp(min=0).sqrt(),
+    )
+
+
+def flow_step(sigma: Tensor, next_sigma: Tensor, eta: float) -> Step:
+    """Of a flow, with eta = 1 for new noise only and 0 for a step of Euler's."""
+    return Step(
+        alpha=1 - sigma,
+        variance=sigma.square(),
+        next_alpha=1 - next_sigma,
+        next_variance=next_sigma.square(),
+        s=next_sigma * math.sin(eta * math.pi / 2),
+    )
 
 
 def _over_latent(values: Tensor) -> Tensor:
@@ -48,22 +100,31 @@ def _over_latent(values: Tensor) -> Tensor:
     return values[..., None, None, None] if values.ndim else values
 
 
-def sigma(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
-    """Standard deviation of a step (eq. 16), in the shape of `alpha_bar`."""
-    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
-    return eta * variance.clamp(min=0).sqrt()
+def prediction(
+    output: Tensor, latent: Tensor, alpha: Tensor, variance: Tensor, kind: PredictionType
+) -> tuple[Tensor, Tensor]:
+    """(x0_hat, eps_hat), each (B, C, h, w): what a network's output stands for at a noise level.
+
+    kind, in diffusers' names: "epsilon" the noise; "v_prediction" alpha · eps - sigma · x0;
+    "flow_prediction" eps - x0; "sample" x0. Raises ValueError for another.
+    """
+    alpha, sigma = _over_latent(alpha), _over_latent(variance.sqrt())
+    if kind == "epsilon":
+        return (latent - sigma * output) / alpha, output
+    if kind == "v_prediction":
+        return alpha * latent - sigma * output, alpha * output + sigma * latent
+    if kind == "flow_prediction":
+        return latent - sigma * output, latent + alpha * output
+    if kind == "sample":
+        return output, (latent - alpha * output) / sigma
+    raise ValueError(f"prediction type {kind!r} is not supported")
 
 
 def noise_of(
     output: Tensor, latent: Tensor, alpha_bar: Tensor, prediction_type: PredictionType
 ) -> Tensor:
-    """The noise that a model's output stands for; velocity is sqrt(a) noise - sqrt(1 - a) x0."""
-    if prediction_type == "epsilon":
-        return output
-    if prediction_type == "v_prediction":
-        alpha_bar = _over_latent(alpha_bar)
-        return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * latent
-    raise ValueError(f"prediction type {prediction_type!r} is not supported")
+    """The noise that the output of a diffusion's network stands for."""
+    return prediction(output, latent, alpha_bar.sqrt(), 1 - alpha_bar, prediction_type)[1]
 
 
 def output_weight(alpha_bar: Tensor, prediction_type: PredictionType) -> Tensor:
@@ -76,53 +137,48 @@ def output_weight(alpha_bar: Tensor, prediction_type: PredictionType) -> Tensor:
     return torch.ones_like(alpha_bar) if prediction_type == "epsilon" else alpha_bar.rsqrt()
 
 
-def noise_coefficient(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
+def mean_of(x0_hat: Tensor, eps_hat: Tensor, step: Step) -> Tensor:
+    """Mean of the next latent: alpha' · x0_hat + sqrt(sigma'² - s²) · eps_hat."""
+    return _over_latent(step.next_alpha) * x0_hat + _over_latent(step.direction) * eps_hat
+
+
+def noise_coefficient(step: Step) -> Tensor:
     """d mean / d noise of a step: how far the mean moves with the predicted noise (negative)."""
-    variance = sigma(alpha_bar, alpha_bar_prev, eta).square()
-    direction = (1 - alpha_bar_prev - variance).clamp(min=0).sqrt()
-    return direction - alpha_bar_prev.sqrt() * (1 - alpha_bar).sqrt() / alpha_bar.sqrt()
+    return step.direction - step.next_alpha * step.variance.sqrt() / step.alpha
 
 
-def step_mean(
-    latent: Tensor, noise_pred: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float
-) -> Tensor:
-    """Mean of the next latent (eq. 12)."""
-    coefficient = _over_latent(noise_coefficient(alpha_bar, alpha_bar_prev, eta))
-    return (
-        _over_latent(alpha_bar_prev.sqrt() / alpha_bar.sqrt()) * latent + coefficient * noise_pred
-    )
+def step_mean(latent: Tensor, noise_pred: Tensor, step: Step) -> Tensor:
+    """`mean_of` with x0_hat = (latent - sigma · noise_pred) / alpha put in, and both gathered.
+
+    Exact where little noise is left and x0_hat is a small difference of large numbers; not for
+    alpha = 0, where the latent is all noise. Rounds otherwise than `mean_of`: what was drawn and
+    learned with it stays the same to the bit.
+    """
+    coefficient = _over_latent(noise_coefficient(step))
+    return _over_latent(step.next_alpha / step.alpha) * latent + coefficient * noise_pred
 
 
 def log_prob(
-    next_latent: Tensor,
-    latent: Tensor,
-    noise_pred: Tensor,
-    alpha_bar: Tensor,
-    alpha_bar_prev: Tensor,
-    eta: float,
-    reduction: Reduction,
+    next_latent: Tensor, latent: Tensor, noise_pred: Tensor, step: Step, reduction: Reduction
 ) -> Tensor:
     """Log-probability (B,) of `next_latent` under a step, up to a constant of the step.
 
     The reduction over the latent's C · h · w elements is part of the definition:
-        "sum"    -‖next - mean‖² / (2 sigma²): the likelihood, as in the paper (arXiv 2311.13231)
+        "sum"    -‖next - mean‖² / (2 s²): the likelihood, as in the paper (arXiv 2311.13231)
         "mean"   the same divided by the number of elements: as in the published code
         "noise"  -mean of (implied noise - predicted noise)², the implied noise being the one whose
-                 mean is exactly `next_latent`: every step weighs alike, whatever its sigma, and
-                 the value depends neither on the latent's size nor on the number of steps
+                 mean is exactly `next_latent`: every step weighs alike, whatever its s, and the
+                 value depends neither on the latent's size nor on the number of steps
 
-    Raises ValueError where sigma is 0: such a step has no log-probability.
+    Raises ValueError where s is 0: such a step has no log-probability.
     """
-    deviation = sigma(alpha_bar, alpha_bar_prev, eta)
-    if bool((deviation == 0).any()):
+    if bool((step.s == 0).any()):
         raise ValueError("a step without noise has no log-probability; leave it out")
-    mean = step_mean(latent, noise_pred, alpha_bar, alpha_bar_prev, eta)
-    squared = (next_latent - mean).square()
+    squared = (next_latent - step_mean(latent, noise_pred, step)).square()
     if reduction == "sum":
-        return -squared.sum((1, 2, 3)) / (2 * deviation.square())
+        return -squared.sum((1, 2, 3)) / (2 * step.s.square())
     if reduction == "mean":
-        return -squared.mean((1, 2, 3)) / (2 * deviation.square())
+        return -squared.mean((1, 2, 3)) / (2 * step.s.square())
     if reduction == "noise":
-        coefficient = noise_coefficient(alpha_bar, alpha_bar_prev, eta)
-        return -squared.mean((1, 2, 3)) / coefficient.square()
+        return -squared.mean((1, 2, 3)) / noise_coefficient(step).square()
     raise ValueError(f"reduction {reduction!r} is not one of sum, mean, noise")

@@ -14,42 +14,33 @@ from pathlib import Path
 
 import torch
 
-from studio.models import files, hub, loras
+from studio import weights
+from studio.lora import format as lora_format
+from studio.lora import fuse
+from studio.models import hub
+from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_FILE,
-    INVERSIONS,
-    Denoiser,
-    ReadAdapter,
-    Text,
-)
-from studio.models.errors import ModelError
+from studio.models.denoiser import Denoiser
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
-from studio.models.loras import Fused, LoraFile, hash_with
-from studio.models.loras import read as read_lora
 from studio.models.parts import Parts, load_folder
+from studio.models.text import INVERSIONS, PromptEncoder, Text
 from studio.settings import StartLora
+from studio.weights import ModelError
 
 __all__ = [
-    "ADAPTER_CONFIG_FILE",
-    "ADAPTER_FILE",
     "INVERSIONS",
     "VAE_ENDING",
     "Denoiser",
-    "Fused",
-    "LoraFile",
     "ModelError",
     "ModelInfo",
+    "PromptEncoder",
     "ReadAdapter",
     "Text",
     "base_path",
     "best_device",
     "frozen_dtype",
-    "hash_with",
     "inspect",
     "load",
-    "read_lora",
     "stamp",
     "weights_hash",
 ]
@@ -62,10 +53,10 @@ def _weight_files(path: Path) -> list[Path]:
     time: of one, those that are read."""
     if not path.is_dir():
         return [path]
-    if path.parent.name != files.SNAPSHOTS:
+    if path.parent.name != weights.SNAPSHOTS:
         return sorted(path.rglob("*.safetensors"))
     parts = [(path / part, stem) for part, stem in hub.PARTS.items() if (path / part).is_dir()]
-    return sorted(file for folder, stem in parts for file in files.component_files(folder, stem))
+    return sorted(file for folder, stem in parts for file in weights.component_files(folder, stem))
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -109,7 +100,7 @@ def load(
     weights, so that it is a part of the base model from now on.
     """
     info = inspect(base_model)
-    file = read_lora(Path(start.path).expanduser()) if start else None
+    file = lora_format.read(Path(start.path).expanduser()) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
@@ -118,8 +109,8 @@ def load(
         info = replace(info, weights_hash=weights_hash(info.path))
         if file is None or start is None:
             return Denoiser(parts, info, info.weights_hash, device)
-        fused = loras.fuse(file, start.strength, parts.unet, parts.text_encoders)
-        base_hash = hash_with(info.weights_hash, file.sha256, start.strength)
+        fused = fuse.fuse(file, start.strength, parts.unet, parts.text_encoders)
+        base_hash = fuse.hash_with(info.weights_hash, file.sha256, start.strength)
         return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
         raise ModelError(f"{info.name} could not be loaded. {error}") from error

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -27,14 +27,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from studio.families import CROSSED, TextEncoder
 from studio.models import tokenizer
-from studio.models.errors import ModelError
-from studio.models.files import read_header
-from studio.models.inspecting import OPEN_CLIP, UNET, VAE, XL_OPEN_CLIP, ModelInfo
-from studio.models.parts import Parts
+from studio.models.inspecting import UNET, VAE, ModelInfo
+from studio.models.parts import Parts, sd_scheduler
+from studio.weights import ModelError, read_header
 
-HEAD_WIDTH = 64  # of every attention head but those of SD 1's UNet, which has 8 heads everywhere
-SD2_TEXT_LAYERS = 23  # SD 2 reads the states before the last of OpenCLIP's 24 layers
+HEAD_WIDTH = 64  # channels of an attention head, where a family has no number of heads
 
 Weights = Mapping[str, Tensor]
 
@@ -47,18 +46,9 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
         unet=unet,
         vae=vae,
         text_encoders=text_encoders,
-        tokenizers=[tokenizer.build(pad=PADS[clip]) for clip in CLIPS[info.family]],
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=info.prediction_type,
-            rescale_betas_zero_snr=info.zero_snr,
-            timestep_spacing="trailing" if info.zero_snr else "leading",
-        ),
+        tokenizers=[tokenizer.build(pad=one.pad) for one in info.facts.text_encoders],
+        scheduler=sd_scheduler(info.prediction_type, info.zero_snr),
+        zero_unprompted=info.facts.zero_unprompted,
     )
 
 
@@ -89,7 +79,7 @@ def _modules(
         weights |= _vae_weights(read(info.vae))
     config = unet_config(weights, info)
     unet = fill(UNet2DConditionModel, config, convert_ldm_unet_checkpoint(dict(weights), config))
-    texts = [clip(weights, info, fill) for clip in CLIPS[info.family]]
+    texts = [_text_encoder(one, weights, fill) for one in info.facts.text_encoders]
     return unet, _vae(weights, info, fill), texts
 
 
@@ -127,15 +117,15 @@ def _vae_weights(weights: Weights) -> dict[str, Tensor]:
 
 def unet_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
     """diffusers' configuration of the UNet."""
-    is_xl = info.family == "sdxl"
-    blocks = 3 if is_xl else 4
+    family = info.facts
+    down = family.down_blocks
     widths = [
         weights[f"{UNET}input_blocks.{3 * block + 1}.0.in_layers.2.weight"].shape[0]
-        for block in range(blocks)
+        for block in range(len(down))
     ]
-    plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
-    down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
-    first_attention = f"{UNET}input_blocks.{4 if is_xl else 1}.1.transformer_blocks.0.attn2"
+    first_attention = (
+        f"{UNET}input_blocks.{3 * down.index(CROSSED) + 1}.1.transformer_blocks.0.attn2"
+    )
     config = {
         "sample_size": info.size_px // 8,
         "in_channels": weights[f"{UNET}input_blocks.0.0.weight"].shape[1],
@@ -145,27 +135,27 @@ def unet_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
         "down_block_types": down,
         "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
         "cross_attention_dim": weights[f"{first_attention}.to_k.weight"].shape[1],
-        "attention_head_dim": 8 if info.family == "sd1" else [w // HEAD_WIDTH for w in widths],
-        "use_linear_projection": info.family != "sd1",
-        # some of SD 2's attention overflows in half precision
-        "upcast_attention": info.family == "sd2",
+        "attention_head_dim": family.heads or [width // HEAD_WIDTH for width in widths],
+        "use_linear_projection": family.linear_projection,
+        "upcast_attention": family.upcast_attention,
     }
-    if is_xl:
+    if family.transformer_layers:
+        config["transformer_layers_per_block"] = list(family.transformer_layers)
+    if family.takes_size:
+        together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
         config |= {
-            "transformer_layers_per_block": [1, 2, 10],
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": _time_width(weights),
-            "projection_class_embeddings_input_dim": weights[f"{UNET}label_emb.0.0.weight"].shape[
-                1
-            ],
+            "addition_time_embed_dim": _time_width(weights, info),
+            "projection_class_embeddings_input_dim": together,
         }
     return config
 
 
-def _time_width(weights: Weights) -> int:
-    """Of the embedding of each of SDXL's six numbers of size: what the pooled text leaves."""
+def _time_width(weights: Weights, info: ModelInfo) -> int:
+    """Width of the embedding of each of the six numbers of size: the pooled text takes the rest."""
     together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
-    pooled = weights[f"{XL_OPEN_CLIP}text_projection"].shape[1]
+    last = info.facts.text_encoders[-1]
+    pooled = weights[f"{last.prefix}text_projection"].shape[1]
     return (together - pooled) // 6
 
 
@@ -188,45 +178,35 @@ def vae_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
     widths = [
         weights[f"{VAE}encoder.down.{block}.block.0.conv1.weight"].shape[0] for block in range(4)
     ]
-    is_xl = info.family == "sdxl"
+    family = info.facts
     return {
-        "sample_size": 1024 if is_xl else 512,
+        "sample_size": family.vae_size_px,
         "block_out_channels": widths,
         "layers_per_block": 2,
         "latent_channels": weights[f"{VAE}decoder.conv_in.weight"].shape[1],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "scaling_factor": 0.13025 if is_xl else 0.18215,
-        "force_upcast": is_xl,  # SDXL's VAE overflows in fp16 and gives black pictures
+        "scaling_factor": family.vae_scaling,
+        "force_upcast": family.vae_upcast,
     }
 
 
-def _clip(weights: Weights, _info: ModelInfo, fill: Callable[..., Any]) -> Any:
-    """OpenAI's CLIP, the text encoder of SD 1 and SDXL's first."""
-    state = convert_ldm_clip_checkpoint(dict(weights))
-    # some finetunes were saved without this level
-    state = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in state.items()}
-    config = _text_config(state, hidden_act="quick_gelu")
-    return fill(CLIPTextModel, config, _flat(state), may_hold_more=True)
-
-
-def _open_clip(weights: Weights, info: ModelInfo, fill: Callable[..., Any]) -> Any:
-    """OpenCLIP, the text encoder of SD 2 (without its last layer) and SDXL's second."""
-    is_xl = info.family == "sdxl"
-    prefix = XL_OPEN_CLIP if is_xl else OPEN_CLIP
-    own = {key: value for key, value in weights.items() if key.startswith(prefix)}
-    state = convert_open_clip_checkpoint(_Width(own[f"{prefix}ln_final.weight"]), own, prefix)
-    config = _text_config(state, hidden_act="gelu")
-    if not is_xl:
-        config["num_hidden_layers"] = min(config["num_hidden_layers"], SD2_TEXT_LAYERS)
+def _text_encoder(encoder: TextEncoder, weights: Weights, fill: Callable[..., Any]) -> Any:
+    if encoder.is_open_clip:
+        own = {key: value for key, value in weights.items() if key.startswith(encoder.prefix)}
+        width = _Width(own[f"{encoder.prefix}ln_final.weight"])
+        state = convert_open_clip_checkpoint(width, own, encoder.prefix)
+    else:
+        state = convert_ldm_clip_checkpoint(dict(weights))
+        # some finetunes were saved without this level
+        state = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in state.items()}
+    config = _text_config(state, encoder.activation)
+    if encoder.most_layers:
+        config["num_hidden_layers"] = min(config["num_hidden_layers"], encoder.most_layers)
+    if not encoder.has_projection:
         return fill(CLIPTextModel, config, _flat(state), may_hold_more=True)
     config["projection_dim"] = state["text_projection.weight"].shape[0]
     return fill(CLIPTextModelWithProjection, config, state, may_hold_more=True)
-
-
-CLIPS = {"sd1": [_clip], "sd2": [_open_clip], "sdxl": [_clip, _open_clip]}
-# What fills a short prompt, as the encoders were trained.
-PADS = {_clip: tokenizer.END, _open_clip: "!"}
 
 
 class _Width:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +27,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from studio.models import files
-from studio.models.errors import ModelError
+from studio import weights
+from studio.files import free_bytes
 from studio.runtime.environment import network_variables
+from studio.weights import ModelError
 
 INDEX = "model_index.json"
 TEXTS = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
@@ -54,10 +54,10 @@ def cached(repo: str) -> Path:
         raise ModelError(f"{repo} is not on this computer yet: download it on the Prompt tab.")
     folder = Path(found).parent
     try:
-        index = files.read_json(folder / INDEX)
+        index = weights.read_json(folder / INDEX)
         for part, stem in PARTS.items():
             if part in index:
-                files.component_header(folder / part, stem)
+                weights.component_header(folder / part, stem)
     except (ModelError, FileNotFoundError) as error:
         raise ModelError(
             f"{repo} has not come whole from the hub: download it on the Prompt tab, where it goes "
@@ -163,17 +163,17 @@ def wanted(repo: str, names: list[str]) -> tuple[list[str], list[str]]:
 def _weights(names: list[str], part: str, variant: str | None) -> list[str]:
     """The file of a part, or its shards with their index."""
     stem = f"{part}/{PARTS[part]}"
-    whole = f"{stem}.{variant}{files.SUFFIX}" if variant else f"{stem}{files.SUFFIX}"
+    whole = f"{stem}.{variant}{weights.SUFFIX}" if variant else f"{stem}{weights.SUFFIX}"
     if whole in names:
         return [whole]
-    index = f"{stem}{files.SUFFIX}.index.{f'{variant}.' if variant else ''}json"
+    index = f"{stem}{weights.SUFFIX}.index.{f'{variant}.' if variant else ''}json"
     if index not in names:
         return []
     shards = [
         name
         for name in names
         if name.startswith(f"{stem}-" if variant is None else f"{stem}.{variant}-")
-        and name.endswith(files.SUFFIX)
+        and name.endswith(weights.SUFFIX)
         and (variant is not None or ".fp16" not in name)
     ]
     return [index, *shards]
@@ -233,10 +233,10 @@ def _sweep(repo: str) -> None:
 def _require_room(needed_bytes: int) -> None:
     place = Path(constants.HF_HUB_CACHE)
     place.mkdir(parents=True, exist_ok=True)
-    free_bytes = shutil.disk_usage(place).free
-    if needed_bytes + SPARE_BYTES > free_bytes:
+    free = free_bytes(place)
+    if needed_bytes + SPARE_BYTES > free:
         raise ModelError(
-            f"{_no_room()} {needed_bytes / 1e9:.1f} GB are to come, {free_bytes / 1e9:.1f} GB are "
+            f"{_no_room()} {needed_bytes / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are "
             f"free, and {SPARE_BYTES / 1e9:.0f} GB are kept so."
         )
 

@@ -18,33 +18,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import safe_open
 
+from studio import weights
+from studio.families import (
+    FAMILIES,
+    UNET_PREFIX,
+    XL_PIPELINE,
+    Family,
+    FamilyName,
+    family_of,
+)
 from studio.maths.schedules import PredictionType
-from studio.models import files, hub
-from studio.models.errors import ModelError
-from studio.models.files import FLOATS, Header
+from studio.models import hub
 from studio.settings import STARTER_PATH, is_hub_id
+from studio.weights import FLOATS, Header, ModelError
 
-FamilyName = Literal["sd1", "sd2", "sdxl"]
-
-UNET = "model.diffusion_model."
+UNET = UNET_PREFIX
 VAE = "first_stage_model."
 VAE_ENDING = ".vae.safetensors"  # of a file that lies beside a checkpoint
-CLIP = "cond_stage_model.transformer."
-OPEN_CLIP = "cond_stage_model.model."
-XL_OPEN_CLIP = "conditioner.embedders.1.model."
-
-SD2_LAST_BIAS = f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
-SD2_VELOCITY_SPREAD = 0.09
-
-WORDS: dict[FamilyName, str] = {
-    "sd1": "Stable Diffusion 1",
-    "sd2": "Stable Diffusion 2",
-    "sdxl": "Stable Diffusion XL",
-}
+PIPELINES = tuple(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
 CAN = "Stable Diffusion 1.x, 2.x and XL can be used."
 
 
@@ -63,12 +58,17 @@ class ModelInfo:
     note: str = ""  # what else the artist should know of it, in a sentence
 
     @property
+    def facts(self) -> Family:
+        """All that is known of its family."""
+        return family_of(self.family, self.prediction_type)
+
+    @property
     def words(self) -> str:
         """The family, as an artist would say it."""
         if self.path == STARTER_PATH:
             return "Starter"
         velocity = ", v-prediction" if self.prediction_type == "v_prediction" else ""
-        return f"{WORDS[self.family]}{velocity}"
+        return f"{self.facts.words}{velocity}"
 
 
 def base_path(base_model: str) -> Path:
@@ -78,20 +78,23 @@ def base_path(base_model: str) -> Path:
     return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
 
 
-def inspect(base_model: str) -> ModelInfo:
-    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it."""
+def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:
+    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it.
+
+    has_weights: False for a folder that is still being downloaded.
+    """
     path = base_path(base_model)
     try:
         if not path.exists():
             raise ModelError(f"There is no model at {path}. Check the path, or choose the starter.")
         if path.is_dir():
-            info = _inspect_folder(path)
+            info = _inspect_folder(path, has_weights)
             return replace(info, name=base_model) if is_hub_id(base_model) else info
     except OSError as error:  # a folder that may not be looked into, or a name that cannot be
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     if path.suffix.lower() == ".gguf":
         return _inspect_checkpoint(path)  # which says what it is
-    if path.suffix.lower() != files.SUFFIX:
+    if path.suffix.lower() != weights.SUFFIX:
         raise ModelError(
             f"{path.name} is not a .safetensors file. Other checkpoints can hide programs and are "
             "not opened; convert it to .safetensors first."
@@ -100,9 +103,6 @@ def inspect(base_model: str) -> ModelInfo:
 
 
 # --- a diffusers folder --------------------------------------------------------------------------
-
-XL_PIPELINE = "StableDiffusionXLPipeline"
-PIPELINES = ("StableDiffusionPipeline", XL_PIPELINE)
 
 # What other pipelines are, in the words of `_refusal`.
 OTHER_PIPELINES = (
@@ -122,14 +122,14 @@ def _refusal(name: str, what: str) -> ModelError:
     return ModelError(f"{name} is {what}, which cannot be tuned here. {hint}{CAN}")
 
 
-def _inspect_folder(path: Path) -> ModelInfo:
+def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
     try:
-        pipeline = files.read_json(path / "model_index.json").get("_class_name")
+        pipeline = weights.read_json(path / "model_index.json").get("_class_name")
         if not isinstance(pipeline, str) or pipeline not in PIPELINES:
             raise _other_pipeline(path, pipeline)
-        unet = files.read_json(path / "unet" / "config.json")
-        vae = files.read_json(path / "vae" / "config.json")
-        scheduler = files.read_json(path / "scheduler" / "scheduler_config.json")
+        unet = weights.read_json(path / "unet" / "config.json")
+        vae = weights.read_json(path / "vae" / "config.json")
+        scheduler = weights.read_json(path / "scheduler" / "scheduler_config.json")
         if unet["in_channels"] == 9:
             raise _refusal(path.name, "an inpainting model")
         if unet["in_channels"] != unet["out_channels"]:
@@ -151,11 +151,14 @@ def _inspect_folder(path: Path) -> ModelInfo:
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
     for part, stem in hub.PARTS.items():
-        if (path / part).is_dir():
-            _require_plain(path.name, files.component_header(path / part, stem)[0])
-    family: FamilyName = "sdxl" if pipeline == XL_PIPELINE else "sd1"
-    if family == "sd1" and unet.get("use_linear_projection"):
-        family = "sd2"
+        if has_weights and (path / part).is_dir():
+            _require_plain(path.name, weights.component_header(path / part, stem)[0])
+    is_linear = bool(unet.get("use_linear_projection")) or pipeline == XL_PIPELINE
+    family = next(
+        family.name
+        for family in FAMILIES.values()
+        if (family.pipeline, family.linear_projection) == (pipeline, is_linear)
+    )
     return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr)
 
 
@@ -174,21 +177,18 @@ def _other_pipeline(path: Path, pipeline: Any) -> ModelError:
 
 
 def _inspect_checkpoint(path: Path) -> ModelInfo:
-    header = files.read_header(path)
+    header = weights.read_header(path)
     family = _checkpoint_family(path, header)
     _require_plain(path.name, header)
     _require_depths(path.name, header, family)
     prediction_type = _prediction_type(path, header, family)
-    size_px = {"sd1": 512, "sd2": 512, "sdxl": 1024}[family]
-    if family == "sd2" and prediction_type == "v_prediction":
-        size_px = 768
     vae = _vae_beside(path)
     info = ModelInfo(
         path,
         path.stem,
         family,
         prediction_type,
-        size_px,
+        family_of(family, prediction_type).size_px,
         zero_snr="ztsnr" in header.tensors,
         vae=vae,
         note=_note(path, vae),
@@ -199,12 +199,6 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
     return info
 
 
-# How many transformer blocks there are in each of the attentions of a UNet.
-DEPTHS: dict[FamilyName, list[int]] = {
-    "sd1": [1] * 16,
-    "sd2": [1] * 16,
-    "sdxl": [2, 2, 10, 10, 10, 10, 10, 10, 2, 2, 2],
-}
 _BLOCK = re.compile(
     re.escape(UNET) + r"((?:in|out)put_blocks\.\d+|middle_block)\.1\.transformer_blocks\.(\d+)\."
 )
@@ -215,9 +209,10 @@ def _require_depths(name: str, header: Header, family: FamilyName) -> None:
     for key in header.tensors:
         if match := _BLOCK.match(key):
             found.setdefault(match[1], set()).add(match[2])
-    if sorted(map(len, found.values())) != sorted(DEPTHS[family]):
+    facts = family_of(family)
+    if sorted(map(len, found.values())) != sorted(facts.attention_depths):
         raise ModelError(
-            f"{name} has not the layers of {WORDS[family]}: shortened ones, such as SSD-1B, Vega "
+            f"{name} has not the layers of {facts.words}: shortened ones, such as SSD-1B, Vega "
             f"and BK-SDM, cannot be tuned here. {CAN}"
         )
 
@@ -274,7 +269,7 @@ def _vae_beside(path: Path) -> Path | None:
     vae = path.with_name(_vae_name(path))
     if not vae.exists():
         return None
-    tensors = files.read_header(vae).tensors
+    tensors = weights.read_header(vae).tensors
     names = {name.removeprefix(VAE): entry.shape for name, entry in tensors.items()}
     if any(name.startswith("encoder.down_blocks.") for name in names):
         raise ModelError(
@@ -339,9 +334,9 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
             f"{path.name} holds no VAE: choose a file that holds the whole model, or put a VAE "
             f"beside it as {_vae_name(path)}."
         )
-    for name, start in (("sdxl", XL_OPEN_CLIP), ("sd2", OPEN_CLIP), ("sd1", CLIP)):
-        if has(start):
-            return name
+    for family in reversed(FAMILIES.values()):
+        if has(family.text_encoders[-1].prefix):
+            return family.name
     raise ModelError(
         f"{path.name} holds no text encoder: choose a file that holds the whole model."
     )
@@ -373,18 +368,19 @@ def _prediction_type(path: Path, header: Header, family: FamilyName) -> Predicti
         raise ModelError(f"{path.name} predicts {said[:40]}, which is not known here. {CAN}")
     if "v_pred" in header.tensors:
         return "v_prediction"
-    entry = header.tensors.get(SD2_LAST_BIAS)
-    if family == "sd2" and entry is not None and entry.dtype in FLOATS:
+    mark = family_of(family).velocity_mark
+    entry = header.tensors.get(mark.tensor) if mark else None
+    if mark and entry is not None and entry.dtype in FLOATS:
         with safe_open(path, "pt") as file:
-            spread = file.get_tensor(SD2_LAST_BIAS).float().std(correction=0).item()
-        return "v_prediction" if spread > SD2_VELOCITY_SPREAD else "epsilon"
+            spread = file.get_tensor(mark.tensor).float().std(correction=0).item()
+        return "v_prediction" if spread > mark.spread else "epsilon"
     return "epsilon"
 
 
 def _parameterization(path: Path) -> PredictionType | None:
     """What a configuration in the original form says, if there is one beside the checkpoint."""
     try:
-        if not path.is_file() or path.stat().st_size > files.MAX_CONFIG_BYTES:
+        if not path.is_file() or path.stat().st_size > weights.MAX_CONFIG_BYTES:
             return None
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -7,7 +7,6 @@ letter of its own, of those that Unicode leaves to private use.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AddedToken
 
-from studio.models import files
-from studio.models.errors import ModelError
+from studio import weights
+from studio.weights import ModelError
 
 FOLDER = "embeddings"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -98,9 +97,9 @@ class Inversions:
         for folder in folders(self._model):
             for path in sorted(folder.rglob("*")):
                 ending, name = path.suffix.lower(), path.stem.lower()
-                if name and (ending == files.SUFFIX or ending in PICKLES):
+                if name and (ending == weights.SUFFIX or ending in PICKLES):
                     before = found.get(name)
-                    if before is None or (ending == files.SUFFIX and _is_pickle(before)):
+                    if before is None or (ending == weights.SUFFIX and _is_pickle(before)):
                         found[name] = path
         return found
 
@@ -111,7 +110,7 @@ class Inversions:
                 "hide a program and is not opened. Put a .safetensors file of it in its place, or "
                 "take the word out of the prompt."
             )
-        files.require_plain_file(path)
+        weights.require_plain_file(path)
         status = path.stat()
         key = (path, status.st_size, status.st_mtime_ns)
         if key not in self._known:
@@ -132,7 +131,7 @@ class Inversions:
             table.data[ids] = own.to(table.device, table.dtype)
         self._next_letter += count
         self._names[letters] = path.stem
-        return Inversion(path.stem, letters, _short_hash(path))
+        return Inversion(path.stem, letters, weights.body_sha256(path)[:12])
 
 
 def _word(name: str) -> str:
@@ -165,7 +164,7 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
 
     The forms are A1111's (`emb_params`), diffusers' (one tensor by any name) and SDXL's.
     """
-    header = files.read_header(path)
+    header = weights.read_header(path)
     names = sorted(header.tensors)
     is_xl_file = set(names) == set(XL_KEYS)
     if is_xl_file != (len(widths) == 2) and (is_xl_file or len(names) == 1):
@@ -176,7 +175,7 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
     found = []
     for name, width in zip(XL_KEYS if is_xl_file else names, widths, strict=True):
         entry = header.tensors[name]
-        if entry.dtype not in files.FLOATS or len(entry.shape) not in (1, 2):
+        if entry.dtype not in weights.FLOATS or len(entry.shape) not in (1, 2):
             raise ModelError(f"{path.name} is not a textual inversion that is known here.")
         count = entry.shape[0] if len(entry.shape) == 2 else 1
         if entry.shape[-1] != width:
@@ -196,10 +195,3 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
     if not all(bool(one.isfinite().all()) for one in vectors):
         raise ModelError(f"{path.name} holds values that are not numbers: download it again.")
     return vectors
-
-
-def _short_hash(path: Path) -> str:
-    """The start of the SHA-256 over what follows the header, as kohya's tools have it."""
-    with path.open("rb") as file:
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
+from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from studio.models import files
+from studio import weights
+from studio.maths.schedules import PredictionType
 from studio.models.inspecting import ModelInfo
 
 
@@ -22,7 +26,27 @@ class Parts:
     text_encoders: list[CLIPTextModel | CLIPTextModelWithProjection]
     tokenizers: list[CLIPTokenizer]
     scheduler: DDIMScheduler
-    zero_unprompted: bool = True  # SDXL reads no negative prompt as zeros, not as an empty text
+    zero_unprompted: bool  # an empty negative prompt is read as zeros, not as an empty text
+
+
+def sd_scheduler(
+    prediction_type: PredictionType = "epsilon", zero_snr: bool = False
+) -> DDIMScheduler:
+    """The noise schedule that every Stable Diffusion model up to XL was trained with.
+
+    zero_snr: rescaled so that the last timestep is noise alone (arXiv 2305.08891).
+    """
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        timestep_spacing="trailing" if zero_snr else "leading",
+    )
 
 
 def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
@@ -31,21 +55,19 @@ def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
     root = info.path
 
     def part(name: str, kind: type, stem: str, **options: object) -> object:
-        _, variant = files.component_header(root / name, stem)
+        _, variant = weights.component_header(root / name, stem)
         return kind.from_pretrained(
             root / name, local_files_only=True, use_safetensors=True, variant=variant, **options
         )
 
-    is_xl = info.family == "sdxl"
-    text_encoders = [part("text_encoder", CLIPTextModel, "model", dtype=dtype)]
-    tokenizers = [CLIPTokenizer.from_pretrained(root / "tokenizer", local_files_only=True)]
-    if is_xl:
-        second = part("text_encoder_2", CLIPTextModelWithProjection, "model", dtype=dtype)
-        text_encoders.append(second)
+    text_encoders, tokenizers = [], []
+    for encoder in info.facts.text_encoders:
+        kind = CLIPTextModelWithProjection if encoder.has_projection else CLIPTextModel
+        text_encoders.append(part(encoder.part, kind, "model", dtype=dtype))
         tokenizers.append(
-            CLIPTokenizer.from_pretrained(root / "tokenizer_2", local_files_only=True)
+            CLIPTokenizer.from_pretrained(root / encoder.tokenizer, local_files_only=True)
         )
-    index = files.read_json(root / "model_index.json")
+    index = weights.read_json(root / "model_index.json")
     stem = "diffusion_pytorch_model"
     return Parts(
         unet=part("unet", UNet2DConditionModel, stem, torch_dtype=dtype),
@@ -53,7 +75,19 @@ def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
         text_encoders=text_encoders,
         tokenizers=tokenizers,
         scheduler=DDIMScheduler.from_config(
-            files.read_json(root / "scheduler" / SCHEDULER_CONFIG_NAME), clip_sample=False
+            weights.read_json(root / "scheduler" / SCHEDULER_CONFIG_NAME), clip_sample=False
         ),
-        zero_unprompted=bool(index.get("force_zeros_for_empty_prompt", True)),
+        zero_unprompted=info.facts.zero_unprompted
+        and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
+
+
+@contextmanager
+def at_work(part: nn.Module, device: torch.device, is_offloaded: bool) -> Iterator[None]:
+    """Inside, a part is on the device; an offloaded one goes back to the CPU afterwards."""
+    part.to(device)
+    try:
+        yield
+    finally:
+        if is_offloaded:
+            part.to("cpu")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from studio import __version__
+from studio.files import free_bytes
 from studio.runtime.logs import log_path
 
 PROCESSES = ("web", "worker", "command")
@@ -28,7 +28,7 @@ EXCEPTION = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Faile
 
 def report(home: Path, device: str = "") -> str:
     """The report as text. `device` is what the worker runs on, if that is known."""
-    free_gb = shutil.disk_usage(home).free / 1e9 if home.exists() else 0.0
+    free_gb = free_bytes(home) / 1e9 if home.exists() else 0.0
     lines = [
         f"D3PO Studio {__version__}",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",

@@ -25,7 +25,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
-from studio.store.files import free_bytes, write_atomically
+from studio.store.files import write_atomically
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.mending import RowReport, mend_rows
@@ -99,7 +99,6 @@ __all__ = [
     "differing_rows",
     "examine_files",
     "export_session",
-    "free_bytes",
     "home_warning",
     "import_session",
     "mend_rows",

@@ -38,19 +38,12 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from studio import __version__
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, free_bytes, move, remove, sha256
 from studio.store import schema
 from studio.store.checked import checked_row, odd_columns
 from studio.store.database import set_value
 from studio.store.errors import RowDamaged, StoreError, StoreFull
-from studio.store.files import (
-    free_bytes,
-    full_sentence,
-    is_full,
-    move,
-    remove,
-    sha256,
-    write_atomically,
-)
+from studio.store.files import full_sentence, is_full, write_atomically
 from studio.store.jobs import Jobs
 from studio.store.rows import OPEN_JOB_STATES, Session
 from studio.store.sessions import read_session
@@ -85,7 +78,7 @@ OWNERS: dict[sa.Table, tuple[sa.Table, ...]] = {
     schema.exam_pairs: (schema.exams,),
     schema.exam_answers: (schema.exam_pairs, schema.exams),
 }
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_FILES = (ADAPTER_FILE, ADAPTER_CONFIG_FILE)
 
 
 class ArchiveError(StoreError):

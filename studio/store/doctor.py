@@ -14,16 +14,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TEMPORARY_PREFIX
 from studio.store import schema
 from studio.store.checked import checked_row
 from studio.store.database import read, read_all
 from studio.store.errors import StoreDamaged, StoreError
-from studio.store.files import TEMPORARY_PREFIX, require_whole, set_aside, write_atomically
+from studio.store.files import require_whole, set_aside, write_atomically
 from studio.store.jobs import Jobs
 from studio.store.rows import Adapter, Export, Image
 from studio.store.snapshots import database_complaints
 
-ADAPTER_FILES = (("adapter_model.safetensors", "sha256"), ("adapter_config.json", "config_sha256"))
+ADAPTER_FILES = ((ADAPTER_FILE, "sha256"), (ADAPTER_CONFIG_FILE, "config_sha256"))
 JOURNALS = ("-journal", "-wal", "-shm")
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from studio.files import TEMPORARY_PREFIX
 from studio.store.database import changed, first_readable, get_value, read, read_all, set_value
 from studio.store.errors import StoreError
-from studio.store.files import TEMPORARY_PREFIX, set_aside
+from studio.store.files import set_aside
 from studio.store.rounds import Rounds
 from studio.store.rows import (
     BESIDE_OTHERS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from studio.settings import CHOICES, MAX_NOTE_CHARACTERS, REASONS, Choice, Reason
+from studio.settings import CHOICES, MAX_NOTE_CHARACTERS, REASONS, Choice, Reason, SamplingSettings
 from studio.store.database import read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
 from studio.store.rows import (
@@ -36,13 +37,6 @@ ANY: Any = object()
 
 _left, _right = images.alias("left_image"), images.alias("right_image")
 _later = picks.alias("later")
-# How a picture was made, but for what may differ; NULL where that cannot be read.
-_made = sa.case(
-    (
-        sa.func.json_valid(_left.c.sampling) == 1,
-        sa.func.json_remove(_left.c.sampling, "$.seed", "$.shared_noise"),
-    )
-)
 _pairs_with_images = pairs.join(_left, _left.c.id == pairs.c.left_image_id).join(
     _right, _right.c.id == pairs.c.right_image_id
 )
@@ -76,17 +70,18 @@ def read_picked_pairs(connection: sa.Connection, session_id: str) -> list[Picked
 
 
 def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
-    """Picks of left or right on pictures that were made as those of the newest such pair were.
+    """Picks of left or right on pictures that may share a round with those of the newest such pair
+    (`SamplingSettings.may_share_a_round_with`).
 
-    Only they can be learned from together. What was asked again is left out: it shows how sure the
-    artist is, and would count the pair twice. The order is that of picking. An old pick that is
-    changed does not make the pictures of its time the ones to learn from.
+    What was asked again is left out: it shows how sure the artist is, and would count the pair
+    twice. The order is that of picking. An old pick that is changed does not make the pictures of
+    its time the ones to learn from.
     """
     found = connection.execute(
         sa.select(
             picks.c.id,
             _left.c.base_hash,
-            _made.label("made"),
+            sa.type_coerce(_left.c.sampling, sa.Text).label("sampling"),  # read once a kind
             pairs.c.place,
         )
         .select_from(_pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
@@ -98,9 +93,25 @@ def learnable_pick_ids(connection: sa.Connection, session_id: str) -> list[str]:
         )
         .order_by(picks.c.place)
     ).all()
-    found = [row for row in found if row.made is not None]
-    newest = max(found, key=lambda row: row.place, default=None)
-    return [row.id for row in found if row[1:3] == newest[1:3]]
+    kinds = {text: _read_sampling(text) for text in {row.sampling for row in found}}
+    found = [row for row in found if kinds[row.sampling] is not None]
+    if not found:
+        return []
+    newest = max(found, key=lambda row: row.place)
+    alike = {
+        text
+        for text, kind in kinds.items()
+        if kind is not None and kind.may_share_a_round_with(kinds[newest.sampling])
+    }
+    return [row.id for row in found if row.base_hash == newest.base_hash and row.sampling in alike]
+
+
+def _read_sampling(text: str) -> SamplingSettings | None:
+    """Settings from their JSON; None for what cannot be read."""
+    try:
+        return SamplingSettings.from_dict(json.loads(text))
+    except (AttributeError, RecursionError, TypeError, ValueError):
+        return None
 
 
 def count_picks(connection: sa.Connection, session_id: str) -> PickCounts:

@@ -110,6 +110,14 @@ class Sessions(Database):
         with self._reading() as connection:
             return read_session(connection, session_id)
 
+    def has_session(self, session_id: str) -> bool:
+        """Whether there is such a session that has not been deleted."""
+        with self._reading() as connection:
+            there = sa.select(sessions.c.id).where(
+                sessions.c.id == session_id, sessions.c.deleted_at_s.is_(None)
+            )
+            return connection.execute(there).first() is not None
+
     def rename_session(self, session_id: str, name: str) -> Session:
         """Give a session another name."""
         return self._update_session(session_id, name=_named(name))

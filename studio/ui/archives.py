@@ -11,9 +11,10 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from studio.store import Store, StoreError, free_bytes, import_session, outgoing_archive
+from studio.files import TEMPORARY_PREFIX, free_bytes, remove
+from studio.store import Store, StoreError, import_session, outgoing_archive
 from studio.store.archive import SPARE_BYTES
-from studio.store.files import TEMPORARY_PREFIX, full_sentence, is_full, remove
+from studio.store.files import full_sentence, is_full
 from studio.ui.guard import ARCHIVES_PATH
 
 log = logging.getLogger("studio.web")

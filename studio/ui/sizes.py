@@ -1,14 +1,12 @@
-"""What fits a model: the sizes of pictures that it was made for, and whether clip skip is read."""
+"""Sizes of pictures that fit a model, and whether it reads clip skip."""
 
 from __future__ import annotations
 
 from html import escape
 
+from studio.families import family_of
 from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.store.rows import KnownModel
-
-# SDXL learned from pictures of about a megapixel in these shapes (arXiv 2307.01952, appendix I).
-XL_UPRIGHT = ((896, 1152), (832, 1216), (768, 1344), (640, 1536))
 
 SHAPES_JS = """
 element.addEventListener("click", (event) => {
@@ -24,9 +22,9 @@ def shapes(base_model: str, known: KnownModel | None) -> list[tuple[int, int]]:
         return [(STARTER_SIZE_PX, STARTER_SIZE_PX)]
     if known is None or not known.family:
         return []
-    own_px = known.size_px
-    if known.family == "sdxl" and own_px == 1024:
-        upright = list(XL_UPRIGHT)
+    own_px, family = known.size_px, family_of(known.family)
+    if family.portrait_px and own_px == family.size_px:
+        upright = list(family.portrait_px)
     else:  # beyond 3:2, models of a smaller family begin to draw things twice
         upright = [(own_px, own_px * 5 // 4), (own_px, own_px * 3 // 2)]
     fitting = [(width, height) for width, height in upright if height % 8 == 0]
@@ -34,8 +32,8 @@ def shapes(base_model: str, known: KnownModel | None) -> list[tuple[int, int]]:
 
 
 def reads_clip_skip(known: KnownModel | None) -> bool:
-    """Stable Diffusion XL does not: it is always read before its last layers."""
-    return known is None or known.family != "sdxl"
+    """Whether the model heeds it; yes while nobody has looked at the model yet."""
+    return known is None or not known.family or family_of(known.family).reads_clip_skip
 
 
 def shape_chips(base_model: str, known: KnownModel | None, sampling: SamplingSettings) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from studio.store import StoreFull, free_bytes
+from studio.files import free_bytes
+from studio.store import StoreFull
 
 RESERVE_MB = 100  # with less room on the disk nothing is begun, so that what was begun can be kept
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from studio import models
 from studio.store import Job, Store, StoreError
-from studio.worker.errors import Cancelled
 from studio.worker.model_library import found
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
@@ -75,7 +76,10 @@ class Downloads:
             if self._store.update_job(job.id, **fields).state == "cancelled":
                 raise Cancelled
 
-        models.hub.download(repo, progress, lambda folder: models.inspect(str(folder)))
+        def inspect(folder: Path) -> None:
+            models.inspect(str(folder), has_weights=False)
+
+        models.hub.download(repo, progress, inspect)
         return found(self._store, repo)
 
 

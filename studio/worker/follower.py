@@ -6,6 +6,7 @@ They know nothing of the store: what they need is told them, and they write noth
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class StartRound:
 class SamplePairs:
     """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
 
-    base_hash: of the leader's model. adapter: as `Denoiser.read_adapter` gives it, or None.
+    base_hash: of the leader's model. adapter: as `Adapters.read` gives it, or None.
     """
 
     base: tuple[str, StartLora | None]
@@ -64,16 +65,20 @@ def start_round(
 
 
 def sample_pairs(
-    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
+    processes: ProcessGroup,
+    denoiser: models.Denoiser,
+    order: SamplePairs,
+    require_wanted: Callable[[], None] = sampling.always,
 ) -> list[list[Trajectory]]:
     """For the leader: all processes draw, and it has what they drew in the order of the texts.
 
+    require_wanted: see `sampling.sample`; the other processes draw their shares to the end.
     Raises ModelError with what the first of the others says that could not.
     """
     processes.broadcast(order)
     failure: Exception | None = None
     try:
-        mine = _own_share(processes, denoiser, order)
+        mine = _own_share(processes, denoiser, order, require_wanted)
     except Exception as error:
         mine, failure = [], error
     shares = processes.all_gather(mine)
@@ -88,10 +93,17 @@ def sample_pairs(
 
 
 def _own_share(
-    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
+    processes: ProcessGroup,
+    denoiser: models.Denoiser,
+    order: SamplePairs,
+    require_wanted: Callable[[], None] = sampling.always,
 ) -> list[list[Trajectory]]:
     """What of an order this process is to draw: one after the other, each with all its pictures."""
-    adapter = denoiser.using_read(order.adapter) if order.adapter else denoiser.using(None)
+    adapter = (
+        denoiser.adapters.using_read(order.adapter)
+        if order.adapter
+        else denoiser.adapters.using(None)
+    )
     with adapter:
         return [
             chains
@@ -99,7 +111,7 @@ def _own_share(
                 processes.shard(order.texts), processes.shard(order.seeds), strict=True
             )
             for chains in sampling.sample_groups(
-                denoiser, [text], [seed], order.sampling, order.pictures
+                denoiser, [text], [seed], order.sampling, order.pictures, require_wanted
             )
         ]
 

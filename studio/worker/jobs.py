@@ -16,28 +16,24 @@ import PIL.ImageChops
 import PIL.ImageStat
 from safetensors.torch import load_file
 
-from studio import datasets, models
+from studio import datasets
 from studio.engine.distributed import ProcessLost
-from studio.lora.export import ExportError, ExportInfo, StartedFrom, export_lora, file_name
+from studio.families import key_of
+from studio.files import ADAPTER_FILE, free_bytes
+from studio.lora import format as lora_format
+from studio.lora.export import export_lora, file_name
+from studio.lora.format import LoraError
+from studio.lora.metadata import ExportInfo, StartedFrom
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
-from studio.store import (
-    Export,
-    Job,
-    Session,
-    Store,
-    StoreError,
-    StoreFull,
-    free_bytes,
-    write_atomically,
-)
+from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
 from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
-from studio.worker.errors import Cancelled
 from studio.worker.model_library import found, look_through
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled
 
 REMARKS = 50  # that are shown of what was left out of picks that came in
 SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
@@ -81,7 +77,8 @@ class Jobs:
             "take_picks": self._do_take_picks,
         }[job.kind]
         try:
-            result = do(job, self.store.session(job.session_id))
+            with self.renderer.while_wanted(lambda: self._require_wanted(job)):
+                result = do(job, self.store.session(job.session_id))
         except Cancelled:
             return True
         except ProcessLost:
@@ -104,12 +101,17 @@ class Jobs:
         )
         self._stay(job)
 
-    def _stay(self, job: Job) -> None:
-        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
+    def _require_wanted(self, job: Job) -> None:
+        """Raise Cancelled when the artist has cancelled the job, or the worker ends."""
+        if self.store.job(job.id).state == "cancelled":
+            raise Cancelled
         if self.stopping.is_set():
             self.store.update_job(job.id, state="queued")
-        if job.state == "cancelled" or self.stopping.is_set():
             raise Cancelled
+
+    def _stay(self, job: Job) -> None:
+        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
+        self._require_wanted(job)
         self.pair_queue.keep_pairs_ready()
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
@@ -118,7 +120,7 @@ class Jobs:
         shown = job.payload["prompts"]
         denoiser = self.renderer.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
-        ends = {prompt: denoiser.unread(prompt) for prompt in written}
+        ends = {prompt: denoiser.text.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
         for done, prompt in enumerate(shown, start=1):
@@ -142,7 +144,7 @@ class Jobs:
         other = None
         if job.payload.get("other"):
             named = StartLora.from_dict(job.payload["other"])
-            other = models.read_lora(Path(named.path).expanduser()), named.strength
+            other = lora_format.read(Path(named.path).expanduser()), named.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
@@ -202,7 +204,7 @@ class Jobs:
         found = tallies(self.store.exams(session.id, adapter.id))
         texts = ("trigger", "licence", "author", "notes")
         info = ExportInfo(
-            family=_lora_family(denoiser),
+            family=key_of(denoiser.info.family, denoiser.prediction_type),
             base_model=denoiser.info.name,
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
@@ -226,7 +228,7 @@ class Jobs:
             checks={},
             created_at_s=time.time(),
         )
-        weights = self.renderer.whole_adapter(adapter.id) / models.ADAPTER_FILE
+        weights = self.renderer.whole_adapter(adapter.id) / ADAPTER_FILE
         needed_bytes = weights.stat().st_size * len(job.payload["formats"])
         if needed_bytes + RESERVE_MB * 1_000_000 > free_bytes(self.store.home):
             raise StoreFull(
@@ -240,8 +242,8 @@ class Jobs:
             expected = self.renderer.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
-        def look(path: Path, form: str) -> dict[str, str]:
-            with denoiser.using_file(path):
+        def verify(path: Path, form: str) -> dict[str, str]:
+            with denoiser.adapters.using_file(path):
                 drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
@@ -256,8 +258,8 @@ class Jobs:
             tuple(job.payload["formats"]),
             expected,
             precision=job.payload.get("precision", "float32"),
-            layers=denoiser.layer_shapes,
-            look=look,
+            layers=denoiser.adapters.layer_shapes,
+            verify=verify,
         )
         # What the file draws, to be seen beside what the adapter drew: the picture of the export.
         checked = folder / f"{report.name}{CHECK_PICTURE}"
@@ -326,24 +328,18 @@ class Jobs:
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
         self.status.report("starting", "Looking at a LoRA.")
-        file = models.read_lora(Path(job.payload["path"]).expanduser())
+        file = lora_format.read(Path(job.payload["path"]).expanduser())
         found = self.renderer.model_of(session).fit(file)
         return {"name": found.name, "words": found.words}
 
 
-def _lora_family(denoiser: models.Denoiser) -> str:
-    """By which names other tools know the layers of a LoRA for this model."""
-    is_velocity = denoiser.prediction_type == "v_prediction"
-    return "sd2_v" if denoiser.info.family == "sd2" and is_velocity else denoiser.info.family
-
-
 def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) -> str:
-    """How near the picture drawn from a LoRA file is to the adapter's own, in words; ExportError
+    """How near the picture drawn from a LoRA file is to the adapter's own, in words; LoraError
     if it is another one."""
     difference = PIL.ImageChops.difference(found.convert("RGB"), expected.convert("RGB"))
     levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
     if levels > SAME_PICTURE_LEVELS:
-        raise ExportError(
+        raise LoraError(
             f"The export was not finished: {path.name} was checked, and it draws another picture "
             f"than the adapter does ({levels:.0f} of 255 levels apart)."
         )

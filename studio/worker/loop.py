@@ -35,7 +35,7 @@ class Worker:
         self.stopping = threading.Event()
         self.status = StatusReporter(store, device)
         self.renderer = Renderer(store, device, self.status)
-        self.pair_queue = PairQueue(store, self.renderer, self.status, processes)
+        self.pair_queue = PairQueue(store, self.renderer, self.status, self.stopping, processes)
         self.rounds = Rounds(
             store, self.renderer, self.pair_queue, self.status, processes, self.stopping
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
-from studio.models.files import SNAPSHOTS
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
+from studio.weights import SNAPSHOTS
 
 log = logging.getLogger("studio.worker")
 

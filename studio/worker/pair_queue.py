@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import threading
 
 from studio.engine import sampling
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
-from studio.store import Session, Store, StoreError
+from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -26,10 +29,12 @@ class PairQueue:
         store: Store,
         renderer: Renderer,
         status: StatusReporter,
+        stopping: threading.Event,
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.store, self.renderer, self.status = store, renderer, status
         self.processes = processes  # of which each process draws a pair
+        self.stopping = stopping
 
     def add_pair(self, fewer_than: int | None = None) -> bool:
         """Draw a pair for the open session, if fewer wait than there should; False if not.
@@ -63,10 +68,23 @@ class PairQueue:
             sampling=settings.sampling,
             pictures=settings.pictures,
         )
-        questions = follower.sample_pairs(self.processes, denoiser, order)
-        now = self.store.session(session.id).settings
-        if not all(_fits(prompt, settings, now) for prompt, _ in draws):
-            return True  # the artist has changed what to draw; this is not shown any more
+
+        def require_wanted() -> None:
+            if self.stopping.is_set():
+                raise Cancelled
+            if not self.store.has_session(session.id):
+                raise Cancelled
+            now = self.store.session(session.id).settings
+            if not all(_fits(prompt, settings, now) for prompt, _ in draws):
+                raise Cancelled  # the artist has changed what to draw
+
+        try:
+            questions = follower.sample_pairs(
+                self.processes, denoiser, order, now_and_then(require_wanted)
+            )
+            require_wanted()
+        except Cancelled:
+            return True
         for text, chains in zip(texts, questions, strict=True):
             drawn = sampling.images(denoiser, chains)
             pictures = [
@@ -108,10 +126,21 @@ class PairQueue:
         for prompt in session.settings.shown_prompts:
             wanted = self.renderer.preview(session, prompt, adapter_id)
             if not self.renderer.drawn_before(wanted):
-                self.renderer.draw(wanted)
-                self.keep_pairs_ready()
+                with contextlib.suppress(Cancelled):
+                    self._draw_while_open(session, wanted)
+                    self.keep_pairs_ready()
                 return True
         return False
+
+    def _draw_while_open(self, session: Session, wanted: Image) -> None:
+        """Draw a preview unless the worker ends or the session is deleted meanwhile."""
+
+        def require_wanted() -> None:
+            if self.stopping.is_set() or not self.store.has_session(session.id):
+                raise Cancelled
+
+        with self.renderer.while_wanted(require_wanted):
+            self.renderer.draw(wanted)
 
     def _open_session(self) -> Session | None:
         session_id = self.store.last_session_id()

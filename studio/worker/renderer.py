@@ -20,14 +20,18 @@ import torch
 from studio import models
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
+from studio.lora.format import LoraFile
+from studio.lora.fuse import hash_with
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
-from studio.store.files import require_whole, sha256
+from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.model_library import known
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import now_and_then
 
 Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
@@ -42,6 +46,8 @@ class Renderer:
         self.base: Base = ("", None)  # what is loaded
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
+        # Raises Cancelled when what is being drawn is not wanted any more: asked between two steps.
+        self.require_wanted: Callable[[], None] = sampling.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
 
@@ -103,11 +109,20 @@ class Renderer:
         return denoiser
 
     @contextlib.contextmanager
+    def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
+        """Inside, what is drawn is given up as soon as `require_wanted` raises Cancelled."""
+        before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
+        try:
+            yield
+        finally:
+            self.require_wanted = before
+
+    @contextlib.contextmanager
     def using(self, adapter_id: str | None, strength: float = 1.0) -> Iterator[models.Denoiser]:
         """Inside, an adapter of the store is applied, or none, whatever is being trained."""
         assert self.denoiser is not None
         folder = None if adapter_id is None else self.whole_adapter(adapter_id)
-        with self.denoiser.using(folder, strength):
+        with self.denoiser.adapters.using(folder, strength):
             yield self.denoiser
 
     def read_adapter(self, adapter_id: str | None) -> models.ReadAdapter | None:
@@ -115,15 +130,15 @@ class Renderer:
         assert self.denoiser is not None
         if adapter_id is None:
             return None
-        return self.denoiser.read_adapter(self.whole_adapter(adapter_id))
+        return self.denoiser.adapters.read(self.whole_adapter(adapter_id))
 
     def whole_adapter(self, adapter_id: str) -> Path:
         """The folder of an adapter, which is what was learned, to the last bit."""
         adapter = self.store.adapter(adapter_id)
         folder = self.store.adapter_path(adapter)
         try:
-            require_whole(folder / models.ADAPTER_FILE, adapter.sha256)
-            require_whole(folder / models.ADAPTER_CONFIG_FILE, adapter.config_sha256)
+            require_whole(folder / ADAPTER_FILE, adapter.sha256)
+            require_whole(folder / ADAPTER_CONFIG_FILE, adapter.config_sha256)
         except (OSError, StoreDamaged) as error:
             raise WorkerError(
                 f"The files of the LoRA of round {adapter.number} are missing or damaged. Use "
@@ -161,11 +176,11 @@ class Renderer:
         )
 
     def image_with(
-        self, session: Session, prompt: str, seed: int, lora: models.LoraFile, strength: float
+        self, session: Session, prompt: str, seed: int, lora: LoraFile, strength: float
     ) -> Image:
         """What the base model draws with somebody's LoRA in it: another model, by its hash."""
         base = self.image(session, "compare", prompt, seed, None)
-        return replace(base, base_hash=models.hash_with(base.base_hash, lora.sha256, strength))
+        return replace(base, base_hash=hash_with(base.base_hash, lora.sha256, strength))
 
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
         """One of the fixed prompts."""
@@ -180,7 +195,7 @@ class Renderer:
         found = self.store.find_image(wanted)
         return found if found is not None and self.store.image_path(found).exists() else None
 
-    def draw(self, wanted: Image, with_lora: tuple[models.LoraFile, float] | None = None) -> Image:
+    def draw(self, wanted: Image, with_lora: tuple[LoraFile, float] | None = None) -> Image:
         """The picture `wanted` describes: drawn, unless there is one already.
 
         with_lora: what `image_with` was asked for.
@@ -203,7 +218,14 @@ class Renderer:
         """What the network, as it is switched now, draws of `wanted`."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+        chains = sampling.sample(
+            self.denoiser,
+            [text],
+            [wanted.seed],
+            wanted.sampling,
+            require_wanted=self.require_wanted,
+        )
+        self.require_wanted()  # large pictures take long to decode, too
         [picture] = sampling.images(self.denoiser, chains)
         return picture
 

@@ -22,8 +22,10 @@ from safetensors import SafetensorError
 from studio import models
 from studio.engine import collapse, recogniser, sampling, trajectory
 from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.engine.objective import reads_only_final
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, Trajectory
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.models import INVERSIONS
 from studio.settings import SamplingSettings
 from studio.store import (
@@ -37,13 +39,14 @@ from studio.store import (
     StoreFull,
     write_atomically,
 )
-from studio.store.files import read_sealed, require_whole, set_aside, sha256, write_sealed
+from studio.store.files import read_sealed, require_whole, set_aside, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
-from studio.worker.errors import Cancelled, WorkerError
+from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
+from studio.worker.wanted import Cancelled, now_and_then
 
 log = logging.getLogger("studio.worker")
 
@@ -176,11 +179,13 @@ class Rounds:
         session = self.store.session(round_.session_id)
         denoiser = self.renderer.model_of(session)
         picked = {one.pick.id: one for one in self.store.picked_pairs(session.id)}
+        only_final = reads_only_final(round_.settings)
         batches = []
         chains: dict[str, Trajectory] = {}  # a picture of a grid stands in several pairs
         for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
             found = [picked[id_] for id_ in pick_ids if id_ in picked]
-            pairs = [self._chains(one, chains) for one in found if _reads_as_then(denoiser, one)]
+            usable = [one for one in found if _reads_as_then(denoiser, one)]
+            pairs = [self._chains(one, chains, only_final) for one in usable]
             batches.append([pair for pair in pairs if pair is not None])
         train, held_out = batches
         left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
@@ -188,18 +193,18 @@ class Rounds:
             raise WorkerError("The files of all picks of this round are missing.")
         training = Training(
             denoiser,
-            PairBatch.of(train),
+            PairBatch.of(train, only_final),
             round_.settings,
-            PairBatch.of(held_out) if held_out else None,
+            PairBatch.of(held_out, only_final) if held_out else None,
             self.renderer.preset,
             self.processes,
         )
-        weights = denoiser.adapter_parameters()
+        weights = denoiser.adapters.parameters()
         adapter_bytes = sum(one.numel() * one.element_size() for one in weights)
         try:
             require_disk_space(self.store.home, adapter_bytes * FILES_OF_A_ROUND)
         except StoreFull:
-            denoiser.remove_adapter()
+            denoiser.adapters.remove()
             raise
         self._restore(round_, training)
         follower.start_round(self.processes, session.settings.base, training)
@@ -207,7 +212,7 @@ class Rounds:
         return ActiveRound(round_, training, left_out, time.monotonic())
 
     def _chains(
-        self, picked: PickedPair, read: dict[str, Trajectory]
+        self, picked: PickedPair, read: dict[str, Trajectory], only_final: bool
     ) -> tuple[Trajectory, Trajectory] | None:
         """The (chosen, rejected) trajectories of a pick, or None when a file is gone or broken.
 
@@ -221,7 +226,7 @@ class Rounds:
                 if one.id not in read:
                     path = self.store.trajectory_path(one)
                     require_whole(path, one.trajectory_sha256)
-                    read[one.id] = trajectory.load(path)
+                    read[one.id] = trajectory.load(path, only_final)
             chosen, rejected = (read[one.id] for one in sides)
         except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
             log.warning(
@@ -254,7 +259,7 @@ class Rounds:
 
     def _finish(self, active: ActiveRound) -> None:
         round_, denoiser = active.round, active.training.denoiser
-        if not all(bool(value.isfinite().all()) for value in denoiser.adapter_state().values()):
+        if not all(bool(value.isfinite().all()) for value in denoiser.adapters.state().values()):
             raise WorkerError("The adapter came to hold values that are not numbers.")
         adapter = Adapter(
             id=uuid.uuid4().hex,
@@ -273,13 +278,13 @@ class Rounds:
 
         def write(path: Path) -> None:
             path.mkdir()
-            denoiser.save_adapter(path)
+            denoiser.adapters.save(path)
 
         write_atomically(folder, write)
         adapter = replace(
             adapter,
-            sha256=sha256(folder / models.ADAPTER_FILE),
-            config_sha256=sha256(folder / models.ADAPTER_CONFIG_FILE),
+            sha256=sha256(folder / ADAPTER_FILE),
+            config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
             checks=checks.values() if checks else {},
         )
         lost = collapse.failure(checks) if checks else ""
@@ -314,7 +319,7 @@ class Rounds:
         base = self._reference_images
         made = ("texts", "sampling", "base_hash")
         if base is None or any(getattr(base, name) != getattr(tuned, name) for name in made):
-            with denoiser.adapter_off():
+            with denoiser.adapters.off():
                 base = self._reference_images = self._draw_reference_images(session, denoiser)
         known = [None, None]
         if session.settings.base_model == "starter":
@@ -334,9 +339,23 @@ class Rounds:
             first = preview_seed(settings.seed, prompt)
             seeds = [first + place for place in range(REFERENCE_SEEDS)]
             texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
+            chains = sampling.sample(
+                denoiser,
+                texts[-1:] * REFERENCE_SEEDS,
+                seeds,
+                settings,
+                require_wanted=now_and_then(lambda: self._require_wanted(session)),
+            )
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+
+    def _require_wanted(self, session: Session) -> None:
+        """Raise Cancelled when the worker ends, the round is paused or stopped, or its session is
+        deleted; what goes on takes the round up again at its end."""
+        if self.stopping.is_set() or not self.store.has_session(session.id):
+            raise Cancelled
+        if self.active is not None and self.store.round(self.active.round.id).state != "running":
+            raise Cancelled
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""
@@ -349,7 +368,7 @@ class Rounds:
 
     def _drop(self) -> None:
         if self.active is not None:
-            self.active.training.denoiser.remove_adapter()
+            self.active.training.denoiser.adapters.remove()
             self.active = None
 
     def _save(self, active: ActiveRound) -> None:

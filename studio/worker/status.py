@@ -14,7 +14,7 @@ from studio.engine import memory
 from studio.engine.distributed import ProcessLost
 from studio.engine.training import TrainingFailed
 from studio.engine.trajectory import MixedSettingsError
-from studio.lora.export import ExportError
+from studio.lora.format import LoraError
 from studio.runtime import logs
 from studio.settings import SettingsError
 from studio.store import Store, StoreError, WorkerStatus
@@ -31,7 +31,7 @@ HEARTBEAT_S = 2.0
 SENTENCES = (
     ProcessLost,
     ExchangeError,
-    ExportError,
+    LoraError,
     MixedSettingsError,
     SettingsError,
     StoreError,

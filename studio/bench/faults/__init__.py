@@ -28,6 +28,13 @@ from studio.bench.faults import damage, disks, hostile, kills, rounds
 from studio.bench.faults.operations import make_homes
 from studio.bench.faults.trial import Row
 
+PARTS = {
+    "kills": kills,
+    "disks": disks,
+    "damage": damage,
+    "hostile": hostile,
+    "rounds": rounds,
+}
 HOW_TO_GET_STRACE = "Debian and Ubuntu: apt install strace"
 
 
@@ -40,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a sample of every kind, in minutes")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--only", metavar="WORD", default="", help="rows whose name has this word")
+    parser.add_argument(
+        "--skip", choices=PARTS, action="append", default=[], help="a part that is left out"
+    )
     parser.add_argument(
         "--go-on", action="store_true", help="keep the rows that stand in the --json file already"
     )
@@ -59,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         homes = make_homes(Path(place))
-        for part in (kills, disks, damage, hostile, rounds):
+        for part in (part for name, part in PARTS.items() if name not in arguments.skip):
             for row in part.rows(homes, Path(place), arguments.quick, with_strace, wanted):
                 rows.append(row)
                 _write(arguments.json, rows)

@@ -35,13 +35,16 @@ from studio import models
 from studio.bench.faults.operations import ARCHIVE, Home, things
 from studio.bench.faults.trial import Row
 from studio.engine import trajectory
-from studio.lora.export import ExportInfo, export_lora
-from studio.models import files
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from studio.lora.export import export_lora
+from studio.lora.format import read as read_lora
+from studio.lora.metadata import ExportInfo
 from studio.pictures import files as picture_files
 from studio.pictures import infotext
 from studio.prompting import alternatives, emphasis
 from studio.settings import SettingsError, TrainingSettings
 from studio.store import Store, StoreError, examine_files, import_session
+from studio.weights import read_header
 
 QUICK_EXAMPLES, EXAMPLES = 30, 1000
 LIMIT_S = 10.0  # for one
@@ -324,7 +327,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
         with contextlib.suppress(models.ModelError):
             models.inspect(str(path))
         try:
-            header = files.read_header(path)
+            header = read_header(path)
         except models.ModelError:
             return False
         with safe_open(path, "pt") as file:  # what is taken, the library reads the same
@@ -345,22 +348,22 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
     def lora(content: bytes) -> bool:
         path = write("lora.safetensors", content)
         try:
-            with denoiser.with_lora(models.read_lora(path)):
+            with denoiser.with_lora(read_lora(path)):
                 return True
         except models.ModelError:
             return False
         finally:
-            assert not denoiser.has_adapter
+            assert not denoiser.adapters.is_attached
             assert not getattr(denoiser.unet, "peft_config", {})
 
     def adapter(example: tuple[bytes, Any]) -> bool:
         content, description = example
         (folder / "adapter").mkdir(exist_ok=True)
-        write(f"adapter/{models.ADAPTER_FILE}", content)
+        write(f"adapter/{ADAPTER_FILE}", content)
         text = json.dumps(description).encode()
-        write(f"adapter/{models.ADAPTER_CONFIG_FILE}", text)
+        write(f"adapter/{ADAPTER_CONFIG_FILE}", text)
         try:
-            with denoiser.using(folder / "adapter"):
+            with denoiser.adapters.using(folder / "adapter"):
                 return True
         except models.ModelError:
             return False
@@ -469,17 +472,17 @@ def _starter_config(folder: Path) -> dict[str, Any]:
 
 def _adapter(denoiser: models.Denoiser, folder: Path) -> tuple[bytes, dict[str, Any]]:
     folder.mkdir()
-    denoiser.new_adapter(TrainingSettings(rank=2))
-    denoiser.save_adapter(folder)
-    denoiser.remove_adapter()
-    description = (folder / models.ADAPTER_CONFIG_FILE).read_text(encoding="utf-8")
-    return (folder / models.ADAPTER_FILE).read_bytes(), json.loads(description)
+    denoiser.adapters.new(TrainingSettings(rank=2))
+    denoiser.adapters.save(folder)
+    denoiser.adapters.remove()
+    description = (folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8")
+    return (folder / ADAPTER_FILE).read_bytes(), json.loads(description)
 
 
 def _lora(denoiser: models.Denoiser, folder: Path) -> bytes:
-    denoiser.new_adapter(TrainingSettings(rank=2))
-    state = denoiser.adapter_state()
-    denoiser.remove_adapter()
+    denoiser.adapters.new(TrainingSettings(rank=2))
+    state = denoiser.adapters.state()
+    denoiser.adapters.remove()
     info = ExportInfo("sd1", "the starter", 8, 0.0)
     report = export_lora(folder / "lora", "good", state, 2, 2.0, info, ("kohya",))
     [path] = (path for path in report.files if path.suffix == ".safetensors")

@@ -22,7 +22,9 @@ from safetensors.torch import load_file, save_file
 
 from studio.engine import trajectory
 from studio.engine.trajectory import Trajectory
-from studio.lora.export import ExportInfo, export_lora
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
+from studio.lora.export import export_lora
+from studio.lora.metadata import ExportInfo
 from studio.settings import SamplingSettings, SessionSettings
 from studio.store import (
     Adapter,
@@ -36,7 +38,7 @@ from studio.store import (
     take_snapshot,
     write_atomically,
 )
-from studio.store.files import sha256, write_sealed
+from studio.store.files import write_sealed
 
 ROOT = Path(__file__).resolve().parents[3]
 OLD_STORE = ROOT / "assets" / "golden" / "store-0002.sqlite.gz"
@@ -155,14 +157,14 @@ def _learn(store: Store, session: Session) -> Adapter:
         rank, draw = round_.settings.rank, torch.Generator().manual_seed(round_.number)
         down, up = torch.randn(rank, 64, generator=draw), torch.randn(64, rank, generator=draw)
         state = {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}
-        save_file(state, path / "adapter_model.safetensors")
-        (path / "adapter_config.json").write_text('{"r": 8}', "utf-8")
+        save_file(state, path / ADAPTER_FILE)
+        (path / ADAPTER_CONFIG_FILE).write_text('{"r": 8}', "utf-8")
 
     write_atomically(folder, write)
     adapter = replace(
         adapter,
-        sha256=sha256(folder / "adapter_model.safetensors"),
-        config_sha256=sha256(folder / "adapter_config.json"),
+        sha256=sha256(folder / ADAPTER_FILE),
+        config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
     )
     store.finish_round(round_.id, adapter)
     return adapter
@@ -174,7 +176,7 @@ def _export(store: Store, session: Session, adapter: Adapter) -> str:
     report = export_lora(
         store.export_path(session.id, made.id),
         made.name,
-        load_file(store.adapter_path(adapter) / "adapter_model.safetensors"),
+        load_file(store.adapter_path(adapter) / ADAPTER_FILE),
         adapter.settings.rank,
         adapter.settings.alpha,
         ExportInfo("sd1", "the starter", adapter.picks, adapter.created_at_s),

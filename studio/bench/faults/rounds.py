@@ -14,9 +14,9 @@ from pathlib import Path
 
 from studio.bench.faults.operations import Home, things
 from studio.bench.faults.trial import Row
+from studio.files import ADAPTER_FILE, sha256
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
-from studio.store.files import sha256
 from studio.worker import rounds as training_rounds
 from studio.worker.__main__ import main as work
 from studio.worker.loop import Worker
@@ -118,7 +118,7 @@ def _learned(home: Path, copy: Path, session_id: str, killed_after_s: float | No
         if not picks <= things(store, session_id):
             return "picks were lost"
         [adapter] = store.adapters(session_id)
-        return sha256(store.adapter_path(adapter) / "adapter_model.safetensors")
+        return sha256(store.adapter_path(adapter) / ADAPTER_FILE)
 
 
 @contextlib.contextmanager

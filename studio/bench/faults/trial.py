@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from studio.bench.faults.operations import OPERATIONS, Home, files_of, things
-from studio.lora.export import ExportError
+from studio.files import sha256
+from studio.lora.format import LoraError
 from studio.settings import SessionSettings
 from studio.store import (
     Store,
@@ -28,7 +29,7 @@ from studio.store import (
     database_complaints,
     examine_files,
 )
-from studio.store.files import read_sealed, sha256
+from studio.store.files import read_sealed
 
 LIMIT_S = 60.0  # an operation of milliseconds that takes longer hangs, on any machine
 OPENED_S = 5.0  # in which the store has to be open again, whatever happened to it
@@ -90,7 +91,7 @@ def _child(door: socket.socket, home: Path, operation: str) -> None:
         door.recv(2)  # the tracer is there
         for said in OPERATIONS[operation](home):
             door.send(f"{said}\n".encode())
-    except (StoreError, ExportError) as error:
+    except (StoreError, LoraError) as error:
         status = REFUSED
         door.send(f"!{error}\n".encode()[:60_000])
     except BaseException:

@@ -12,13 +12,12 @@ goes on with those that are missing.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
@@ -32,9 +31,12 @@ from studio.bench.curves import ARTISTS
 from studio.bench.research.questions import picture_errors
 from studio.bench.runs import Row
 from studio.engine import recogniser, sampling
-from studio.engine.training import Training, velocity_errors
+from studio.engine.estimators import Estimator, NoisedPictures
+from studio.engine.objective import Objective
+from studio.engine.training import Metrics, Training
 from studio.engine.trajectory import PairBatch, Trajectory
-from studio.maths.schedules import sigma, step_mean
+from studio.maths.objectives import dpo
+from studio.maths.schedules import ddim_step, step_mean
 from studio.settings import SamplingSettings, TrainingSettings
 
 TAUGHT = 51  # clicks: what 64 leave when a fifth is held out
@@ -48,91 +50,106 @@ JUDGED_AT = 8  # timesteps that an unseen picture is looked at
 # --- what an update looks at ---
 
 
-class Mirrored(Training):
-    """Each second look at a picture is with the noise of the first turned round (antithetic)."""
+class Mirrored(NoisedPictures):
+    """Each second draw of a picture has the noise of the first turned round (antithetic)."""
 
-    def _ways(self, batch: PairBatch, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, ...]:
-        timesteps, noise = super()._ways(batch, groups, looks)
+    def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
+        timesteps, noise = super().inputs(groups, draws)
         timesteps[:, 1::2], noise[:, 1::2] = timesteps[:, ::2], -noise[:, ::2]
         return timesteps, noise
 
 
-class Flipped(Training):
-    """Each second look is at the pictures flipped, as tools for fine-tuning do."""
+class Flipped(NoisedPictures):
+    """Each second draw is of the pictures flipped, as tools for fine-tuning do."""
 
-    def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        seen = []
-        for first, one in enumerate((batch, replace(batch, latents=batch.latents.flip(-1)))):
-            seen.append(super()._chosen_and_rejected(one, groups, looks[:, first::2]))
-        policy, reference = zip(*seen, strict=True)
-        return torch.cat(policy, 1), torch.cat(reference, 1)
+    def __init__(
+        self, denoiser: models.Denoiser, batch: PairBatch, settings: TrainingSettings
+    ) -> None:
+        super().__init__(denoiser, batch, settings)
+        flipped = replace(batch, latents=batch.latents.flip(-1))
+        self.flipped = NoisedPictures(denoiser, flipped, settings)
 
-    @torch.no_grad()
-    def _reference(
-        self, batch: PairBatch, pictures: list[int], looks: Tensor, *ways: Tensor
-    ) -> Tensor:
-        with self.denoiser.adapter_off():  # what is known is of the pictures as they are
-            return self._values(batch, pictures, *ways)
+    def gains(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
+        as_drawn = super().gains(groups, draws[:, ::2])
+        flipped = self.flipped.gains(groups, draws[:, 1::2])
+        chosen, rejected = (torch.cat(side) for side in zip(as_drawn, flipped, strict=True))
+        return chosen, rejected
 
 
-class _OfPairs(Training):
-    """The two pictures of a pair noised each in its own way."""
+class _OfPairs(NoisedPictures):
+    """The two pictures of a pair noised each in its own way; grids are not for it."""
 
-    def _noises(
-        self,
-        batch: PairBatch,
-        chosen: list[int],
-        rejected: list[int],
-        timesteps: Tensor,
-        noise: Tensor,
+    def noises(
+        self, chosen: list[int], rejected: list[int], timesteps: Tensor, noise: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Timesteps (pairs, steps), and the noise of both sides, each (pairs, steps, C, h, w)."""
+        """Timesteps (pairs, D), and the noise of both sides, each (pairs, D, C, h, w)."""
         raise NotImplementedError
 
-    def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def gains(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [pair for (pair,) in groups]
-        sides = batch.chosen[pairs].tolist(), batch.rejected[pairs].tolist()
-        timesteps, noises = self._noises(batch, *sides, *self._ways(batch, groups, looks))
+        sides = self.batch.chosen[pairs].tolist(), self.batch.rejected[pairs].tolist()
+        timesteps, noises = self.noises(*sides, *self.inputs(groups, draws))
 
-        def errors() -> Tensor:
-            return torch.stack(
-                [
-                    velocity_errors(self.denoiser, batch, side, timesteps, noise).flatten()
-                    for side, noise in zip(sides, noises, strict=True)
-                ]
-            )
+        def scores() -> list[Tensor]:
+            return [
+                self.scores(side, timesteps, noise).flatten()
+                for side, noise in zip(sides, noises, strict=True)
+            ]
 
-        policy = errors()
-        with torch.no_grad(), self.denoiser.adapter_off():
-            return policy, errors()
+        chosen, rejected = scores()
+        with torch.no_grad(), self.denoiser.adapters.off():
+            base_chosen, base_rejected = scores()
+        return chosen - base_chosen, rejected - base_rejected
 
 
 class Opposed(_OfPairs):
     """The rejected picture with the noise of the chosen one turned round."""
 
-    def _noises(self, batch, chosen, rejected, timesteps, noise):
+    def noises(self, chosen, rejected, timesteps, noise):
         return timesteps, (noise, -noise)
 
 
 class Inverted(_OfPairs):
     """Pictures noised by the base's own way to them, backwards (DDIM-InPO, arXiv 2503.18454)."""
 
-    def _noises(self, batch, chosen, rejected, timesteps, noise):
-        known, noises = self._inverted(batch)
+    @cached_property
+    def ways_back(self) -> tuple[Tensor, Tensor]:
+        with self.denoiser.adapters.off():
+            return inverted(self.denoiser, self.batch)
+
+    def noises(self, chosen, rejected, timesteps, noise):
+        known, noises = self.ways_back
         places = (timesteps[..., None] - known).abs().argmin(-1)
         return known[places], tuple(
             noises[torch.tensor(side)[:, None], places] for side in (chosen, rejected)
         )
 
-    def _inverted(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        if not hasattr(self, "_found"):
-            with self.denoiser.adapter_off():
-                self._found = inverted(self.denoiser, batch)
-        return self._found
+
+class MovedReference(NoisedPictures):
+    """`move` makes the reference what has been learned by then."""
+
+    moved_to: list[Tensor] | None = None
+
+    def move(self) -> None:
+        self.moved_to = [value.detach().clone() for value in self.denoiser.adapters.parameters()]
+
+    @torch.no_grad()
+    def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
+        if self.moved_to is None:
+            return super().reference_scores(pictures, draws, *inputs)
+        parameters = self.denoiser.adapters.parameters()
+        now = [value.detach().clone() for value in parameters]
+        try:
+            _put(parameters, self.moved_to)
+            return self.scores(pictures, *inputs)
+        finally:
+            _put(parameters, now)
+
+
+@torch.no_grad()
+def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 @torch.no_grad()
@@ -144,13 +161,13 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
     """
     schedule = denoiser.schedule(batch.settings.steps)
     final = batch.latents[:, -1].to(denoiser.device)
-    text = denoiser.embed(list(batch.prompts), batch.settings.clip_skip)
+    text = denoiser.text.embed(list(batch.prompts), batch.settings.clip_skip)
     latent, found = final, []
     for timestep, alpha_bar, alpha_bar_prev in reversed(
         list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
     ):
         predicted = denoiser.predict_noise(latent, timestep.expand(len(latent)), text)
-        latent = step_mean(latent, predicted, alpha_bar_prev, alpha_bar, eta=0.0)
+        latent = step_mean(latent, predicted, ddim_step(alpha_bar_prev, alpha_bar, eta=0.0))
         found.append((latent - alpha_bar.sqrt() * final) / (1 - alpha_bar).sqrt())
     return schedule.timesteps.cpu(), torch.stack(found[::-1], 1).cpu()
 
@@ -158,59 +175,14 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
 # --- what it makes of it ---
 
 
-class Capped(Training):
+def capped(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """A pair that is told apart by far enough teaches no more."""
-
-    def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
-        _, margins = super()._losses(groups, looks)
-        return -F.logsigmoid((self.settings.beta * margins).clamp(max=CAP)), margins
+    return -F.logsigmoid((beta * (chosen - rejected)).clamp(max=CAP))
 
 
-class Anchored(Training):
-    """The error of the chosen picture is brought down as well (RPO, arXiv 2404.19733)."""
-
-    def _losses(self, groups: list[list[int]], looks: Tensor) -> tuple[Tensor, Tensor]:
-        policy, reference = self._chosen_and_rejected(self.pairs, groups, looks)
-        better, worse = 0.5 * (reference - policy)
-        margins = better - worse
-        beta = self.settings.beta
-        return -F.logsigmoid(beta * margins) - 0.5 * beta * better, margins
-
-
-class MovedReference(Training):
-    """From the middle of the round on the reference is what had been learned by then."""
-
-    _then: list[Tensor] | None = None
-
-    def _gradient_of_all(self) -> tuple[Tensor, Tensor]:
-        if self.update == self.updates // 2:
-            self._then = [value.detach().clone() for value in self._parameters]
-        return super()._gradient_of_all()
-
-    def _chosen_and_rejected(
-        self, batch: PairBatch, groups: list[list[int]], looks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if self._then is None:
-            return super()._chosen_and_rejected(batch, groups, looks)
-        with torch.no_grad(), self._as_then():  # before the policy's own look, which is kept
-            reference, _ = super()._chosen_and_rejected(batch, groups, looks)
-        policy, _ = super()._chosen_and_rejected(batch, groups, looks)
-        return policy, reference
-
-    @contextlib.contextmanager
-    def _as_then(self) -> Iterator[None]:
-        now = [value.detach().clone() for value in self._parameters]
-        try:
-            _put(self._parameters, self._then)
-            yield
-        finally:
-            _put(self._parameters, now)
-
-
-@torch.no_grad()
-def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+def anchored(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """The chosen picture is made likelier as well (RPO, arXiv 2404.19733)."""
+    return dpo(chosen, rejected, beta) - 0.5 * beta * chosen
 
 
 # --- a lesson: who teaches whom, and about what ---
@@ -225,7 +197,7 @@ class ActiveRound:
     pool: list[Asked]
     taught: int
     sampling: SamplingSettings
-    training: TrainingSettings
+    settings: TrainingSettings
 
     def scores(self, asked: Asked) -> list[float]:
         return [self.artist(image, asked.chains[0].prompt) for image in asked.images]
@@ -241,21 +213,47 @@ class ActiveRound:
         asked = self.pool[: self.taught][prompts or slice(None)]
         return [pair for one in asked for pair in self.pick(one.chains[:2])]
 
-    def learn(self, pairs: Click, kind: type[Training] = Training, **changes: object) -> None:
-        """A round over the pairs, with other settings where `changes` names them."""
-        self.denoiser.remove_adapter()
-        training = kind(self.denoiser, PairBatch.of(pairs), replace(self.training, **changes))
-        for _ in training:
+    def training(
+        self,
+        pairs: Click,
+        estimator: type[Estimator] = NoisedPictures,
+        form: Callable[..., Tensor] = dpo,
+        **changes: object,
+    ) -> Training:
+        """A round over the pairs, with other settings where `changes` names them. The form is of
+        gains of chosen and rejected, and beta."""
+        self.denoiser.adapters.remove()
+        settings = replace(self.settings, **changes)
+        objective = Objective(estimator, partial(form, beta=settings.beta))
+        return Training(self.denoiser, PairBatch.of(pairs), settings, objective=objective)
+
+    def learn(self, pairs: Click, **changes: object) -> None:
+        """Such a round, to its end."""
+        for _ in self.training(pairs, **changes):
             pass
 
 
-def learned(kind: type[Training] = Training, **changes: object) -> Callable[[ActiveRound], None]:
-    """The usual clicks, learned from in another way."""
+def learned(**changes: object) -> Callable[[ActiveRound], None]:
+    """The usual clicks, learned from in another way: `estimator`, `form` or settings."""
 
     def learn(active: ActiveRound) -> None:
-        active.learn(active.clicks(), kind, **changes)
+        active.learn(active.clicks(), **changes)
 
     return learn
+
+
+def moved_reference(active: ActiveRound) -> None:
+    """From the middle of the round on the reference is what had been learned by then."""
+    for _ in moving_at_half(active.training(active.clicks(), MovedReference)):
+        pass
+
+
+def moving_at_half(training: Training) -> Iterator[Metrics]:
+    """The updates of a training with `MovedReference`, which is moved in the middle."""
+    for metrics in training:
+        yield metrics
+        if metrics.update == metrics.updates // 2:
+            training.estimator.move()
 
 
 def coin(active: ActiveRound) -> None:
@@ -269,11 +267,11 @@ def no_replay(active: ActiveRound) -> None:
     """A second round goes on from the first one's adapter, with the new half of the picks only."""
     half = active.taught // 2
     active.learn(active.clicks(slice(half)), target_shift=None)
-    first_adapter = active.denoiser.adapter_state()
+    first_adapter = active.denoiser.adapters.state()
     second = Training(
-        active.denoiser, PairBatch.of(active.clicks(slice(half, None))), active.training
+        active.denoiser, PairBatch.of(active.clicks(slice(half, None))), active.settings
     )
-    active.denoiser.set_adapter_state(first_adapter)
+    active.denoiser.adapters.set_state(first_adapter)
     for _ in second:
         pass
 
@@ -284,7 +282,7 @@ def least_sure(active: ActiveRound) -> None:
     known = active.clicks(slice(half))
     active.learn(known)
     for asked in active.pool[half : active.taught]:
-        liking = likings(active.denoiser, asked.chains, active.training)
+        liking = likings(active.denoiser, asked.chains, active.settings)
         pairs = list(itertools.combinations(range(PICTURES), 2))
         one, other = min(pairs, key=lambda pair: abs(float(liking[pair[0]] - liking[pair[1]])))
         known = known + active.pick([asked.chains[one], asked.chains[other]])
@@ -316,7 +314,7 @@ def shared_chain(active: ActiveRound, **changes: object) -> None:
     pairs: Click = []
     for number, asked in enumerate(active.pool[: active.taught]):
         first = asked.chains[0]
-        with active.denoiser.adapter_off():
+        with active.denoiser.adapters.off():
             second = branched(active.denoiser, first, SHARED_STEPS, 9_100_000 + number)
         pairs += active.pick([first, second])
     active.learn(pairs, **changes)
@@ -332,7 +330,7 @@ def _drawn(
 ) -> list[Trajectory]:
     """Two more pictures of a prompt, by the base."""
     prompts = [asked.chains[0].prompt] * 2
-    with active.denoiser.adapter_off():
+    with active.denoiser.adapters.off():
         return sampling.sample(active.denoiser, prompts, starts, active.sampling, walks)
 
 
@@ -341,32 +339,31 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     """Another way on from where a chain is after its first `shared` steps, as it is switched."""
     settings = chain.settings
     schedule = denoiser.schedule(settings.steps)
-    text = denoiser.embed([chain.prompt], settings.clip_skip)
-    empty = denoiser.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
+    text = denoiser.text.embed([chain.prompt], settings.clip_skip)
+    empty = denoiser.text.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
     draw = torch.Generator().manual_seed(seed)
     latents = list(chain.latents[: shared + 1])
     for step in range(shared, settings.steps):
-        alpha_bar, alpha_bar_prev = schedule.alpha_bar[step], schedule.alpha_bar_prev[step]
+        taken = schedule.step(step, settings.eta)
         latent = latents[-1][None].to(denoiser.device)
         predicted = denoiser.predict_guided_noise(
             latent, schedule.timesteps[step][None], text, empty, settings.guidance
         )
-        mean = step_mean(latent, predicted, alpha_bar, alpha_bar_prev, settings.eta)[0].cpu()
-        deviation = float(sigma(alpha_bar, alpha_bar_prev, settings.eta))
-        latents.append(mean + deviation * torch.randn(mean.shape, generator=draw))
+        mean = step_mean(latent, predicted, taken)[0].cpu()
+        latents.append(mean + float(taken.s) * torch.randn(mean.shape, generator=draw))
     return replace(chain, latents=torch.stack(latents), seed=seed)
 
 
 LEADS: dict[str, Callable[[ActiveRound], None]] = {
     "the default": learned(),
     "picks by a coin": coin,
-    "noise and its mirror image": learned(Mirrored),
-    "each other look flipped": learned(Flipped),
-    "mirrored noise for the rejected": learned(Opposed),
-    "noise from DDIM inversion": learned(Inverted),
-    "a cap on the margin": learned(Capped),
-    "an anchor on the chosen": learned(Anchored),
-    "reference moved in the middle": learned(MovedReference),
+    "noise and its mirror image": learned(estimator=Mirrored),
+    "each other look flipped": learned(estimator=Flipped),
+    "mirrored noise for the rejected": learned(estimator=Opposed),
+    "noise from DDIM inversion": learned(estimator=Inverted),
+    "a cap on the margin": learned(form=capped),
+    "an anchor on the chosen": learned(form=anchored),
+    "reference moved in the middle": moved_reference,
     "old picks not replayed": no_replay,
     "asked where it is least sure": least_sure,
     "asked from the noise of liked ones": from_liked_noise,
@@ -393,7 +390,7 @@ def likings(
         return picture_errors(denoiser, chains, settings, JUDGED_AT, draw)
 
     tuned = errors()
-    with denoiser.adapter_off():
+    with denoiser.adapters.off():
         return 0.5 * (errors() - tuned)
 
 
@@ -402,7 +399,7 @@ def agreement(active: ActiveRound) -> float:
     right = []
     for asked in active.pool[active.taught :]:
         scores = active.scores(asked)
-        liking = likings(active.denoiser, asked.chains, active.training).tolist()
+        liking = likings(active.denoiser, asked.chains, active.settings).tolist()
         for one, other in itertools.combinations(range(len(scores)), 2):
             if scores[one] != scores[other]:
                 right.append((scores[one] > scores[other]) == (liking[one] > liking[other]))
@@ -424,7 +421,7 @@ def begin(artist: str, taught: int, unseen: int, changes: dict[str, object]) -> 
     """With the starter, which has learned nothing yet; `changes` are of the default's settings."""
     session = clicks.session_settings("diffusion_dpo", changes)
     denoiser = clicks.load_base(session.base_model)
-    denoiser.remove_adapter()
+    denoiser.adapters.remove()
     return ActiveRound(
         denoiser,
         clicks.load_artist(f"studio.bench.artists:{artist}"),

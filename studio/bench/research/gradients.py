@@ -24,7 +24,7 @@ from torch import Tensor
 from studio import models
 from studio.bench import clicks, timing
 from studio.engine import recogniser
-from studio.engine.training import velocity_errors
+from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
 
@@ -58,7 +58,7 @@ def gradients(
     Of an untrained adapter, whose down-projections have no gradient yet: the parameters are all of
     the up-projections.
     """
-    denoiser.new_adapter(TrainingSettings(seed=seed))
+    denoiser.adapters.new(TrainingSettings(seed=seed))
     parameters = up_projections(denoiser)
     count = denoiser.scheduler.config.num_train_timesteps
     draw = torch.Generator().manual_seed(seed)

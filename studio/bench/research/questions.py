@@ -30,7 +30,7 @@ from studio.bench import clicks, timing
 from studio.bench.curves import ARTISTS
 from studio.bench.research.gradients import up_projections
 from studio.engine import recogniser
-from studio.engine.training import velocity_errors
+from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
 
@@ -128,7 +128,7 @@ def picture_gradients(
     Less their mean over a prompt's pictures, which no click tells apart.
     """
     settings = TrainingSettings(seed=seed)
-    denoiser.new_adapter(settings)
+    denoiser.adapters.new(settings)
     parameters = up_projections(denoiser)
     draw = torch.Generator().manual_seed(seed)
     rows = []

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from studio.maths import schedules
 
@@ -43,19 +43,75 @@ def test_every_step_agrees_with_diffusers(prediction_type: str, spacing: str, et
         expected = made.step(output, timestep, latent, eta=eta, variance_noise=noise).prev_sample
         alpha_bar, alpha_bar_prev = alphas(made, index)
         noise_pred = schedules.noise_of(output, latent, alpha_bar, prediction_type)
-        mean = schedules.step_mean(latent, noise_pred, alpha_bar, alpha_bar_prev, eta)
-        deviation = schedules.sigma(alpha_bar, alpha_bar_prev, eta)
-        torch.testing.assert_close(mean + deviation * noise, expected, rtol=1e-4, atol=1e-4)
+        step = schedules.ddim_step(alpha_bar, alpha_bar_prev, eta)
+        drawn = schedules.step_mean(latent, noise_pred, step) + step.s * noise
+        torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4)
+        clean_and_noise = schedules.prediction(
+            output, latent, step.alpha, step.variance, prediction_type
+        )
+        drawn = schedules.mean_of(*clean_and_noise, step) + step.s * noise
+        torch.testing.assert_close(drawn, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_of_a_flow_without_noise_is_diffusers_eulers() -> None:
+    """From pure noise, where alpha is 0, to the picture, where sigma is 0."""
+    made = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    made.set_timesteps(6)
+    draw = torch.Generator().manual_seed(4)
+    for index, timestep in enumerate(made.timesteps):
+        latent, output = (torch.randn(SHAPE, generator=draw) for _ in range(2))
+        expected = made.step(output, timestep, latent).prev_sample
+        step = schedules.flow_step(made.sigmas[index], made.sigmas[index + 1], eta=0.0)
+        clean_and_noise = schedules.prediction(
+            output, latent, step.alpha, step.variance, "flow_prediction"
+        )
+        assert step.s == 0
+        torch.testing.assert_close(schedules.mean_of(*clean_and_noise, step), expected)
+
+
+def test_a_step_of_a_flow_by_hand() -> None:
+    # Flow-CPS, sigma 0.8 to 0.5, eta 1/3: s = 0.5 sin(30°) = 0.25, what is left of eps_hat is
+    # sqrt(0.25 - 0.0625) = sqrt(3)/4. Latent 1, velocity -0.5: x0_hat = 1 + 0.8 · 0.5 = 1.4,
+    # eps_hat = 1 - 0.2 · 0.5 = 0.9
+    step = schedules.flow_step(torch.tensor(0.8), torch.tensor(0.5), eta=1 / 3)
+    one = torch.ones(1, 1, 1, 1)
+    hats = schedules.prediction(-0.5 * one, one, step.alpha, step.variance, "flow_prediction")
+    assert [hat.item() for hat in hats] == pytest.approx([1.4, 0.9])
+    assert step.s.item() == pytest.approx(0.25)
+    mean = schedules.mean_of(*hats, step).item()
+    assert mean == pytest.approx(0.5 * 1.4 + math.sqrt(3) / 4 * 0.9)
+    gathered = schedules.step_mean(one, hats[1], step).item()
+    assert gathered == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow_prediction", "sample"])
+def test_what_a_network_predicts_is_turned_into_picture_and_noise(kind: str) -> None:
+    draw = torch.Generator().manual_seed(5)
+    x0, eps = torch.randn(2, *SHAPE, generator=draw, dtype=torch.float64)
+    sigma = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    alpha = 1 - sigma if kind == "flow_prediction" else (1 - sigma.square()).sqrt()
+    over = (slice(None), None, None, None)
+    latent = alpha[over] * x0 + sigma[over] * eps
+    output = {
+        "epsilon": eps,
+        "v_prediction": alpha[over] * eps - sigma[over] * x0,
+        "flow_prediction": eps - x0,
+        "sample": x0,
+    }[kind]
+    found = schedules.prediction(output, latent, alpha, sigma.square(), kind)
+    torch.testing.assert_close(found, (x0, eps))
+    with pytest.raises(ValueError, match="not supported"):
+        schedules.prediction(output, latent, alpha, sigma.square(), "colour")
 
 
 def test_log_prob_agrees_with_torch_normal() -> None:
     alpha_bar, alpha_bar_prev = torch.tensor([0.5, 0.3]), torch.tensor([0.6, 0.45])
     draw = torch.Generator().manual_seed(2)
     latent, noise_pred, next_latent = (torch.randn(SHAPE, generator=draw) for _ in range(3))
-    args = (latent, noise_pred, alpha_bar, alpha_bar_prev, 1.0)
+    step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
+    args = (latent, noise_pred, step)
     mean = schedules.step_mean(*args)
-    deviation = schedules.sigma(alpha_bar, alpha_bar_prev, 1.0)
-    normal = torch.distributions.Normal(mean, deviation[:, None, None, None])
+    normal = torch.distributions.Normal(mean, step.s[:, None, None, None])
     # the two differ by a constant of the step, so differences of two points must agree
     other = torch.randn(SHAPE, generator=draw)
     for reduction, reduce in (("sum", torch.sum), ("mean", torch.mean)):
@@ -74,11 +130,10 @@ def test_log_prob_of_one_number_by_hand() -> None:
     coefficient = math.sqrt(0.0675) - 0.8 * math.sqrt(0.75) / 0.5
     mean = 1.6 + coefficient * 0.5
     one = torch.ones(1, 1, 1, 1)
-    args = (one, 0.5 * one, alpha_bar, alpha_bar_prev, 1.0)
+    step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
+    args = (one, 0.5 * one, step)
     assert schedules.step_mean(*args).item() == pytest.approx(mean, rel=1e-5)
-    assert schedules.noise_coefficient(alpha_bar, alpha_bar_prev, 1.0).item() == pytest.approx(
-        coefficient, rel=1e-5
-    )
+    assert schedules.noise_coefficient(step).item() == pytest.approx(coefficient, rel=1e-5)
     expected = -((2.0 - mean) ** 2) / (2 * 0.2925)
     assert schedules.log_prob(2 * one, *args, "sum").item() == pytest.approx(expected, rel=1e-4)
 
@@ -88,9 +143,10 @@ def test_noise_reduction_weighs_an_error_in_noise_alike_at_every_step() -> None:
     alpha_bar_prev = torch.tensor([0.05, 0.6, 0.999])
     draw = torch.Generator().manual_seed(3)
     latent, noise = torch.randn(3, 4, 8, 8, generator=draw), torch.randn(3, 4, 8, 8, generator=draw)
-    reached = schedules.step_mean(latent, noise, alpha_bar, alpha_bar_prev, 1.0)
+    step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
+    reached = schedules.step_mean(latent, noise, step)
     wrong = noise + 0.1
-    values = schedules.log_prob(reached, latent, wrong, alpha_bar, alpha_bar_prev, 1.0, "noise")
+    values = schedules.log_prob(reached, latent, wrong, step, "noise")
     torch.testing.assert_close(values, torch.full((3,), -0.01), rtol=1e-3, atol=1e-5)
 
 
@@ -102,11 +158,11 @@ def test_a_change_of_velocity_moves_every_log_ratio_alike() -> None:
 
     def value(change: float) -> torch.Tensor:
         predicted = schedules.noise_of(velocity + change, latent, alpha_bar, "v_prediction")
-        steps = (alpha_bar, alpha_bar_prev, 1.0)
+        step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
         exact = schedules.noise_of(velocity, latent, alpha_bar, "v_prediction")
-        drawn = schedules.step_mean(latent, exact + 0.5, *steps)  # a draw half a noise away
+        drawn = schedules.step_mean(latent, exact + 0.5, step)  # a draw half a noise away
         weight = schedules.output_weight(alpha_bar, "v_prediction")
-        return weight * schedules.log_prob(drawn, latent, predicted, *steps, "noise")
+        return weight * schedules.log_prob(drawn, latent, predicted, step, "noise")
 
     # d/dv of -(0.5 - sqrt(a) v)² / sqrt(a) at v = 0 is 2 · 0.5 = 1, whatever a is
     slope = (value(1e-4) - value(-1e-4)) / 2e-4
@@ -118,7 +174,7 @@ def test_a_step_without_noise_has_no_log_probability() -> None:
     one = torch.ones(1, 1, 1, 1)
     half = torch.tensor([0.5])
     with pytest.raises(ValueError, match="without noise"):
-        schedules.log_prob(one, one, one, half, half + 0.1, 0.0, "sum")
+        schedules.log_prob(one, one, one, schedules.ddim_step(half, half + 0.1, 0.0), "sum")
 
 
 def test_steps_without_noise_are_left_out() -> None:

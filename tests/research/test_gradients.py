@@ -9,6 +9,8 @@ import torch
 
 from studio.bench.research import gradients
 
+pytestmark = pytest.mark.nightly
+
 
 def test_the_share_by_hand() -> None:
     """Rows (3, 1) and (3, -1): products of different rows 8, own squares 10."""

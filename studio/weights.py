@@ -21,8 +21,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from studio.models.errors import ModelError
-
 # Far more than real files have: SDXL's header takes 0.4 MB, and a LoRA's with its thumbnail and the
 # words it was trained on a few. The format's own limit is 100 MB.
 MAX_HEADER_BYTES = 25_000_000
@@ -57,6 +55,10 @@ SIGNATURES = (
     (b"\x80\x04", "a Python pickle under another name"),
     (b"\x80\x05", "a Python pickle under another name"),
 )
+
+
+class ModelError(Exception):
+    """A model, adapter or LoRA file that cannot be used; the message is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +267,10 @@ def _entry(path: Path, entry: Any) -> tuple[Entry, int, int]:
     return Entry(dtype, tuple(shape)), start, end
 
 
-def sha256(path: Path) -> str:
-    """Of a whole file, in hexadecimal. Raises OSError."""
+def body_sha256(path: Path) -> str:
+    """SHA-256 of a safetensors file without its header, as kohya's tools have it."""
     with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

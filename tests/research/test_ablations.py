@@ -15,9 +15,12 @@ from studio.bench import clicks
 from studio.bench.artists import bright
 from studio.bench.research import ablations
 from studio.engine import sampling
+from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch
 from studio.models import Denoiser
 from studio.settings import SamplingSettings, TrainingSettings
+
+pytestmark = pytest.mark.nightly
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = TrainingSettings(updates_base=4, updates_per_pick=0, batch_pairs=2, micro_batch_pairs=2)
@@ -40,42 +43,61 @@ def pairs(active: ablations.ActiveRound) -> PairBatch:
     return PairBatch.of(active.clicks())
 
 
-def test_every_second_look_has_the_noise_of_the_first_turned_round(
+def test_every_second_draw_has_the_noise_of_the_first_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    training = ablations.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
-    looks = torch.arange(4).expand(3, -1)
-    timesteps, noise = training._ways(pairs, pairs.groups()[:3], looks)
+    estimator = ablations.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
+    timesteps, noise = estimator.inputs(pairs.groups()[:3], torch.arange(4).expand(3, -1))
     assert torch.equal(timesteps[:, 1::2], timesteps[:, ::2])
     assert torch.equal(noise[:, 1::2], -noise[:, ::2])
     assert len(noise[:, ::2].unique()) == noise[:, ::2].numel()
 
 
-def test_every_second_look_is_at_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = ablations.Flipped(denoiser, pairs, FEW)
-    groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
-    timesteps, noise = training._ways(pairs, groups, looks)
-    policy, reference = training._chosen_and_rejected(pairs, groups, looks)
-    assert policy.shape == reference.shape == (2, 4)
+def with_an_adapter(denoiser: Denoiser) -> None:
+    """One that makes a difference: that of an untrained one is 0."""
+    denoiser.adapters.new(FEW)
+    with torch.no_grad():
+        for parameter in denoiser.adapters.parameters():
+            parameter.add_(0.05)
+
+
+@torch.no_grad()
+def gains_of(
+    denoiser: Denoiser, batch: PairBatch, pictures: list[int], inputs: tuple[torch.Tensor, ...]
+) -> torch.Tensor:
+    """Half of how much smaller the error is with the adapter than without, flat."""
+    with_it = velocity_errors(denoiser, batch, pictures, *inputs)
+    with denoiser.adapters.off():
+        return ((velocity_errors(denoiser, batch, pictures, *inputs) - with_it) / 2).flatten()
+
+
+def test_every_second_draw_is_of_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
+    with_an_adapter(denoiser)
+    estimator = ablations.Flipped(denoiser, pairs, FEW)
+    groups, draws = pairs.groups()[:2], torch.arange(2).expand(2, -1)
+    timesteps, noise = estimator.inputs(groups, draws)
+    gains, _ = estimator.gains(groups, draws)
+    assert gains.shape == (4,)
     for column, latents in enumerate((pairs.latents, pairs.latents.flip(-1))):
-        one = replace(pairs, latents=latents)
-        at = timesteps[:, [column]], noise[:, [column]]
-        with torch.no_grad(), denoiser.adapter_off():
-            expected = ablations.velocity_errors(denoiser, one, pairs.chosen[:2].tolist(), *at)
-        assert torch.allclose(reference[0, 2 * column : 2 * column + 2], expected.flatten())
+        inputs = timesteps[:, [column]], noise[:, [column]]
+        flipped = replace(pairs, latents=latents)
+        expected = gains_of(denoiser, flipped, pairs.chosen[:2].tolist(), inputs)
+        torch.testing.assert_close(gains[2 * column : 2 * column + 2], expected)
+        assert expected.all()
 
 
 def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    training = ablations.Opposed(denoiser, pairs, FEW)
-    groups, looks = pairs.groups()[:2], torch.arange(2).expand(2, -1)
-    timesteps, noise = training._ways(pairs, groups, looks)
-    _, reference = training._chosen_and_rejected(pairs, groups, looks)
-    rejected = pairs.rejected[[0, 1]].tolist()
-    with torch.no_grad(), denoiser.adapter_off():
-        expected = ablations.velocity_errors(denoiser, pairs, rejected, timesteps, -noise)
-    assert torch.allclose(reference[1], expected.flatten())
+    with_an_adapter(denoiser)
+    estimator = ablations.Opposed(denoiser, pairs, FEW)
+    groups, draws = pairs.groups()[:2], torch.arange(2).expand(2, -1)
+    timesteps, noise = estimator.inputs(groups, draws)
+    for gains, side, sign in zip(
+        estimator.gains(groups, draws), (pairs.chosen, pairs.rejected), (1, -1), strict=True
+    ):
+        expected = gains_of(denoiser, pairs, side[[0, 1]].tolist(), (timesteps, sign * noise))
+        torch.testing.assert_close(gains, expected)
 
 
 def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: PairBatch) -> None:
@@ -84,7 +106,7 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
     oracle.set_timesteps(SAMPLING.steps)
     assert oracle.timesteps.tolist() == timesteps.flip(0).tolist()
     final = pairs.latents[:, -1]
-    text, latent = denoiser.embed(list(pairs.prompts)), final
+    text, latent = denoiser.text.embed(list(pairs.prompts)), final
     for timestep in oracle.timesteps:
         at = timestep.expand(len(latent))
         with torch.no_grad():
@@ -97,40 +119,36 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
 
 
 def test_a_pair_is_noised_by_its_own_ways_back(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = ablations.Inverted(denoiser, pairs, FEW)
+    estimator = ablations.Inverted(denoiser, pairs, FEW)
     known, noises = ablations.inverted(denoiser, pairs)
     nearly = known[[0, 1]].expand(2, 2) - 3  # between the steps: the nearest one
-    timesteps, (chosen, rejected) = training._noises(pairs, [0, 2], [1, 3], nearly, noises)
+    timesteps, (chosen, rejected) = estimator.noises([0, 2], [1, 3], nearly, noises)
     assert timesteps.tolist() == known[[0, 1]].expand(2, 2).tolist()
     assert torch.allclose(chosen, noises[[0, 2]][:, :2])
     assert torch.allclose(rejected, noises[[1, 3]][:, :2])
 
 
-def test_from_the_cap_on_a_pair_teaches_nothing(denoiser: Denoiser, pairs: PairBatch) -> None:
-    training = ablations.Capped(denoiser, pairs, replace(FEW, learning_rate=5e-3, updates_base=30))
-    list(training)
-    training.settings = replace(training.settings, beta=1e9)  # each is far beyond it, or below 0
-    losses, margins = training._losses(pairs.groups(), training._looks([0] * len(pairs)))
-    assert (margins > 0).any()
+def test_from_the_cap_on_a_pair_teaches_nothing() -> None:
+    chosen = torch.tensor([0.2, 0.6, -9.0], requires_grad=True)
+    losses = ablations.capped(chosen, torch.zeros(3), beta=2.0)  # margins 0.4, 1.2 and -18
     at_cap = math.log1p(math.exp(-ablations.CAP))
-    assert torch.allclose(losses[margins > 0], torch.tensor(at_cap, device=losses.device))
-    found = torch.autograd.grad(losses[margins > 0].sum(), denoiser.adapter_parameters())
-    assert not any(value.any() for value in found)
+    assert losses.tolist() == pytest.approx([math.log1p(math.exp(-0.4)), at_cap, 18.0])
+    losses.sum().backward()
+    assert chosen.grad[1] == 0
+    assert chosen.grad[0] != 0
+    assert chosen.grad[2] != 0
 
 
-def test_an_anchor_by_hand(denoiser: Denoiser, pairs: PairBatch, monkeypatch) -> None:
+def test_an_anchor_by_hand() -> None:
     """Errors of the chosen 4 -> 3, of the rejected 1 -> 5, beta 2: the margin is 0.5 + 2."""
-    training = ablations.Anchored(denoiser, pairs, replace(FEW, beta=2.0))
-    sides = torch.tensor([[3.0], [5.0]]), torch.tensor([[4.0], [1.0]])
-    monkeypatch.setattr(training, "_chosen_and_rejected", lambda *_: sides)
-    losses, margins = training._losses([[0]], torch.zeros(1, 1))
-    assert margins.tolist() == [2.5]
+    losses = ablations.anchored(torch.tensor([0.5]), torch.tensor([-2.0]), beta=2.0)
     assert losses.tolist() == pytest.approx([math.log1p(math.exp(-5.0)) - 0.5])
 
 
-def test_a_moved_reference_begins_again_from_nothing(denoiser: Denoiser, pairs: PairBatch) -> None:
-    settings = replace(FEW, learning_rate=5e-3, updates_base=8)
-    metrics = list(ablations.MovedReference(denoiser, pairs, settings))
+def test_a_moved_reference_begins_again_from_nothing(active: ablations.ActiveRound) -> None:
+    changes = {"learning_rate": 5e-3, "updates_base": 8, "target_shift": None}
+    training = active.training(active.clicks(), ablations.MovedReference, **changes)
+    metrics = list(ablations.moving_at_half(training))
     assert metrics[3].margin != 0
     assert metrics[4].margin == 0
     assert metrics[4].loss == pytest.approx(math.log(2))
@@ -156,7 +174,7 @@ def test_without_noise_a_branched_chain_is_the_chain(denoiser: Denoiser) -> None
 def test_what_is_liked_is_what_was_learned(
     denoiser: Denoiser, active: ablations.ActiveRound
 ) -> None:
-    denoiser.new_adapter(FEW)
+    denoiser.adapters.new(FEW)
     chains = active.pool[0].chains
     assert not ablations.likings(denoiser, chains, FEW).any()
     pairs = [(chains[2], chains[1])]
@@ -170,8 +188,8 @@ def test_every_lead_teaches_something(
     denoiser: Denoiser, active: ablations.ActiveRound, lead: str
 ) -> None:
     ablations.LEADS[lead](active)
-    assert any(value.any() for value in denoiser.adapter_parameters() if value.requires_grad)
-    state = denoiser.adapter_state()
+    assert any(value.any() for value in denoiser.adapters.parameters() if value.requires_grad)
+    state = denoiser.adapters.state()
     assert any(value.any() for name, value in state.items() if ".lora_B." in name)
     assert all(value.isfinite().all() for value in state.values())
     assert 0 <= ablations.agreement(active) <= 1

@@ -9,6 +9,8 @@ import torch
 
 from studio.bench.research import questions
 
+pytestmark = pytest.mark.nightly
+
 SCORES = [2.0, 3.0, 1.0, 4.0]
 
 

@@ -1,0 +1,331 @@
+"""Where pictures are looked at, and how likely the network makes them there.
+
+An estimator is one batch and one way to look at it. Two ways:
+
+    NoisedPictures    the final latents, noised anew (Diffusion-DPO, arXiv 2311.12908)
+    DenoisingSteps    the stored steps of the drawing (D3PO, arXiv 2311.13231)
+
+Both give scores, of which higher is more likely, and gains: the score under the policy less that
+under the reference, the base with the adapter off. A look of which a picture has several is a
+`draw`, an index: the same index is always the same look. Every random number belongs to
+(seed, update) or (seed, pair, draw), so nothing depends on what was computed before.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from studio.engine.errors import TrainingFailed
+from studio.engine.trajectory import PairBatch
+from studio.maths.schedules import log_prob, output_weight
+from studio.settings import SamplingSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from studio.models import Denoiser
+
+HELD_OUT_DRAWS = 4  # of each held-out pair
+# k · GOLDEN mod 1 is spread evenly over [0, 1) for any number of terms k.
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class Estimator(ABC):
+    """A batch of M pictures in N pairs, and a way to look at them.
+
+    groups: the pairs that share pictures, as those of one grid do.
+    draws_per_group: how many draws an update takes of each group.
+    reference: (M, columns) the scores under the base that are known; NaN elsewhere. The base never
+        changes, so that each is computed once.
+    only_final: whether it reads no more of a trajectory than its final latent.
+    """
+
+    only_final: ClassVar[bool]
+
+    def __init__(
+        self, denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings, columns: int
+    ) -> None:
+        self.denoiser = denoiser
+        self.batch = batch
+        self.settings = settings
+        self.groups = batch.groups()
+        self.reference = torch.full((len(batch.latents), columns), math.nan)
+
+    @property
+    @abstractmethod
+    def draws_per_group(self) -> int: ...
+
+    @abstractmethod
+    def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
+        """Draws (groups, draws_per_group) of an update; epochs: how often each group came before"""
+
+    @abstractmethod
+    def held_out_draws(self) -> Tensor:
+        """(HELD_OUT_DRAWS,): always the same, and spread."""
+
+    @abstractmethod
+    def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, ...]:
+        """What draws (groups, D) stand for, each (groups, D, ...): the same for all pictures of a
+        group."""
+
+    @abstractmethod
+    def scores(self, pictures: list[int], *inputs: Tensor) -> Tensor:
+        """(pictures, D) under the network as it is switched now, for inputs (pictures, D, ...)."""
+
+    def gains(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the chosen and of the rejected side of each pair of groups, at draws (groups, D); both
+        (pairs x D,).
+
+        Every picture goes through the network once, however many pairs it stands in.
+        """
+        # a group may come twice, at the turn of an epoch, with draws of its own each time
+        pairs = [(place, pair) for place, group in enumerate(groups) for pair in group]
+        chosen = [(place, int(self.batch.chosen[pair])) for place, pair in pairs]
+        rejected = [(place, int(self.batch.rejected[pair])) for place, pair in pairs]
+        wanted = list(dict.fromkeys(chosen + rejected))
+        places = [place for place, _ in wanted]
+        pictures = [picture for _, picture in wanted]
+        inputs = [values[places] for values in self.inputs(groups, draws)]
+        # first, before what the policy's gradient needs takes up memory
+        reference = self.reference_scores(pictures, draws[places], *inputs)
+        gains = self.scores(pictures, *inputs) - reference
+        row = {key: number for number, key in enumerate(wanted)}
+        sides = torch.tensor([[row[key] for key in side] for side in (chosen, rejected)])
+        chosen_gains, rejected_gains = gains[sides].flatten(1)
+        return chosen_gains, rejected_gains
+
+    @torch.no_grad()
+    def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
+        """(pictures, D) under the base, computed where it is not known yet."""
+        places = torch.tensor(pictures)[:, None], draws
+        new = self.reference[places].isnan().any(1)
+        if new.any():
+            some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
+            with self.denoiser.adapters.off():
+                scores = self.scores(some, *(values[new] for values in inputs))
+            # another tensor: whoever holds the one from before still has it as it was
+            self.reference = self.reference.index_put((places[0][new], draws[new]), scores.cpu())
+        return self.reference[places].to(self.denoiser.device)
+
+    def latents_at_once(self, groups: list[list[int]], draws: int) -> int:
+        """How many latents the largest of the groups sends through the network at once."""
+        return self.batch.most_pictures(groups) * draws * (2 if self.settings.guided else 1)
+
+
+class NoisedPictures(Estimator):
+    """Final latents with fresh noise at timesteps of the noisiest share (`timestep_fraction`).
+
+    A score is minus half of the squared error of the velocity, a mean over the latent's elements:
+    the log-density of a normal distribution around the predicted velocity, up to its constant. The
+    half is the factor of Diffusion-DPO's published code (arXiv 2311.12908, eq. 14).
+    """
+
+    only_final = True
+
+    def __init__(self, denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings) -> None:
+        columns = max(settings.noise_draws_per_pair, HELD_OUT_DRAWS)
+        super().__init__(denoiser, batch, settings, columns)
+
+    @cached_property
+    def draws_per_group(self) -> int:
+        """Pictures of a grid have fewer draws than those of a pair, so that an update costs as
+        much."""
+        wanted = self.settings.steps_per_pair
+        return max(1, min(wanted, round(2 * wanted / self.batch.most_pictures(self.groups))))
+
+    def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
+        """They take turns, and begin again from the first."""
+        first = torch.tensor(epochs)[:, None] * self.draws_per_group
+        turn = first + torch.arange(self.draws_per_group)
+        return turn % self.settings.noise_draws_per_pair
+
+    def held_out_draws(self) -> Tensor:
+        return torch.arange(HELD_OUT_DRAWS)
+
+    def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Timesteps (groups, D) and noise (groups, D, C, h, w)."""
+        least, count = noisiest_timesteps(self.denoiser, self.settings.timestep_fraction)
+        shape, seed = self.batch.latents.shape[2:], self.settings.seed
+        begins = torch.stack(
+            [torch.rand(1, generator=_generator(seed, group[0], 0)) for group in groups]
+        )
+        timesteps = least + ((begins + draws * GOLDEN) % 1 * count).long().clamp(max=count - 1)
+        noise = [
+            torch.randn(shape, generator=_generator(seed, group[0], 1 + draw))
+            for group, row in zip(groups, draws.tolist(), strict=True)
+            for draw in row
+        ]
+        return timesteps, torch.stack(noise).view(*draws.shape, *shape)
+
+    def scores(self, pictures: list[int], *inputs: Tensor) -> Tensor:
+        timesteps, noise = inputs
+        guided = self.settings.guided
+        return -velocity_errors(self.denoiser, self.batch, pictures, timesteps, noise, guided) / 2
+
+
+class DenoisingSteps(Estimator):
+    """Steps of the stored chain; a score is the log-probability of the step that was taken.
+
+    Raises TrainingFailed where no step is random, and ValueError where the batch holds no chains.
+    """
+
+    only_final = False
+
+    def __init__(self, denoiser: Denoiser, batch: PairBatch, settings: TrainingSettings) -> None:
+        super().__init__(denoiser, batch, settings, columns=len(batch.timesteps))
+        if batch.latents.shape[1] != len(batch.timesteps) + 1:
+            raise ValueError("the batch holds final latents alone; load the trajectories whole")
+        schedule = denoiser.schedule(batch.settings.steps)
+        self.steps = schedule.stochastic_steps(batch.settings.eta).cpu()
+        if not len(self.steps):
+            raise TrainingFailed(
+                "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
+                "from them. Learn from the finished pictures, or draw new pairs with eta 1."
+            )
+
+    @cached_property
+    def draws_per_group(self) -> int:
+        return min(self.settings.steps_per_pair, len(self.steps)) or len(self.steps)
+
+    def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
+        """Indices into the chain, drawn at random and spread evenly over it."""
+        if self.draws_per_group == len(self.steps):
+            return self.steps.expand(len(epochs), -1)
+        draw = _generator(self.settings.seed, update)
+        return self.steps[spread(len(epochs), self.draws_per_group, len(self.steps), draw)]
+
+    def held_out_draws(self) -> Tensor:
+        places = (torch.arange(HELD_OUT_DRAWS) + 0.5) / HELD_OUT_DRAWS * len(self.steps)
+        return self.steps[places.long()]
+
+    def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor]:
+        """The steps themselves, (groups, D)."""
+        return (draws,)
+
+    def scores(self, pictures: list[int], *inputs: Tensor) -> Tensor:
+        [steps] = inputs
+        wanted = [
+            (picture, int(step))
+            for picture, chain_steps in zip(pictures, steps, strict=True)
+            for step in chain_steps
+        ]
+        latents = torch.stack([self.batch.latents[p, step : step + 2] for p, step in wanted])
+        prompts = [self.batch.prompts[picture] for picture, _ in wanted]
+        values = step_log_prob(
+            self.denoiser, latents, steps.flatten(), prompts, self.batch, self.settings
+        )
+        return values.view(steps.shape)
+
+
+# --- what the network makes of a latent ---
+
+
+def step_log_prob(
+    denoiser: Denoiser,
+    latents: Tensor,
+    steps: Tensor,
+    prompts: list[str],
+    batch: PairBatch,
+    settings: TrainingSettings,
+) -> Tensor:
+    """Log-probabilities (B,) of stored steps under the network as it is switched now.
+
+    latents: (B, 2, C, h, w), a latent and the next one; steps: (B,) indices into the chain.
+    """
+    sampling = batch.settings
+    schedule = denoiser.schedule(sampling.steps)
+    latents = latents.to(denoiser.device)
+    steps = steps.to(denoiser.device)
+    latent, next_latent = latents[:, 0], latents[:, 1]
+    timesteps = schedule.timesteps[steps]
+    noise_pred = predicted_noise(denoiser, latent, timesteps, prompts, sampling, settings.guided)
+    step = schedule.step(steps, sampling.eta)
+    value = log_prob(next_latent, latent, noise_pred, step, settings.reduction)
+    if settings.reduction == "noise":
+        return value * output_weight(schedule.alpha_bar[steps], denoiser.prediction_type)
+    return value
+
+
+def predicted_noise(
+    denoiser: Denoiser,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompts: list[str],
+    sampling: SamplingSettings,
+    guided: bool,
+) -> Tensor:
+    """(B, C, h, w) as the pictures were drawn, through guidance; or by the prompted half alone."""
+    text = denoiser.text.embed(prompts, sampling.clip_skip)
+    if not guided:
+        return denoiser.predict_noise(latents, timesteps, text)
+    empty = denoiser.text.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
+    return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
+
+
+def velocity_errors(
+    denoiser: Denoiser,
+    batch: PairBatch,
+    pictures: list[int],
+    timesteps: Tensor,
+    noise: Tensor,
+    guided: bool = False,
+) -> Tensor:
+    """(pictures, draws): how far the network is from the velocity of each final latent, noised.
+
+    timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean over the latent's
+    elements of (v - predicted v)², whatever the network predicts: in units of noise the timesteps
+    with most noise, where a picture is decided, would weigh next to nothing
+    ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
+    """
+    each = [picture for picture in pictures for _ in range(timesteps.shape[1])]
+    noise = noise.flatten(0, 1).to(denoiser.device)
+    noisy, at = noised(denoiser, batch, each, timesteps.flatten(), noise)
+    prompts = [batch.prompts[picture] for picture in each]
+    predicted = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided)
+    return squared_velocity(denoiser, predicted - noise, at).view(timesteps.shape)
+
+
+def noised(
+    denoiser: Denoiser, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The final latents of pictures with noise (pictures, C, h, w), and the timesteps (pictures,);
+    both where the denoiser is."""
+    at = timesteps.to(denoiser.device)
+    final = batch.latents[pictures, -1].to(denoiser.device)
+    return denoiser.scheduler.add_noise(final, noise.to(denoiser.device), at), at
+
+
+def squared_velocity(denoiser: Denoiser, difference: Tensor, timesteps: Tensor) -> Tensor:
+    """(B,): the mean square of a difference in predicted noise (B, C, h, w), in units of velocity.
+
+    A last timestep without any signal says nothing about a picture.
+    """
+    return difference.square().mean((1, 2, 3)) / denoiser.alpha_bar(timesteps).clamp(min=1e-4)
+
+
+def noisiest_timesteps(denoiser: Denoiser, fraction: float) -> tuple[int, int]:
+    """The least timestep of the share with most noise, and how many there are from it on."""
+    of_all = denoiser.scheduler.config.num_train_timesteps
+    count = max(1, round(fraction * of_all))
+    return of_all - count, count
+
+
+# --- random numbers ---
+
+
+def spread(rows: int, columns: int, count: int, draw: torch.Generator) -> Tensor:
+    """Random indices (rows, columns) below `count`, spread evenly over all of them."""
+    total = rows * columns
+    strata = torch.randperm(total, generator=draw) + torch.rand(total, generator=draw)
+    return (strata / total * count).long().clamp(max=count - 1).view(rows, columns)
+
+
+def _generator(*key: int) -> torch.Generator:
+    """The same random numbers for the same whole numbers, from 0 upwards."""
+    [mixed] = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed))

@@ -1,0 +1,102 @@
+"""How many latents go through the network at once, and fewer whenever the memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from studio.engine import memory
+from studio.engine.errors import TrainingFailed
+from studio.engine.estimators import Estimator
+
+MORE_WITHOUT_GRADIENT = 4  # times as many latents go through the network at once without it
+
+Done = TypeVar("Done")
+
+
+class MicroBatches:
+    """Splits an update of an estimator into parts that fit.
+
+    preset: the one in use. at_once: latents in one forward pass that keeps its gradient. note: for
+    the artist, once the memory has run out. None of it changes what is learned, except for
+    rounding.
+    """
+
+    def __init__(self, estimator: Estimator, preset: memory.Preset) -> None:
+        """Switches the denoiser's checkpointing, which needs an adapter, and its offloading."""
+        settings = estimator.settings
+        self.estimator = estimator
+        self.at_once = settings.micro_batch_pairs * estimator.latents_at_once(
+            estimator.groups, estimator.draws_per_group
+        )
+        self.checkpointing = settings.gradient_checkpointing
+        self.note = ""
+        self._use(preset)
+
+    @property
+    def at_once_without_gradient(self) -> int:
+        return self.at_once * MORE_WITHOUT_GRADIENT
+
+    def parts(
+        self, estimator: Estimator, groups: list[list[int]], draws: int, at_once: int
+    ) -> Iterator[tuple[slice, slice]]:
+        """Which of the groups, and which columns of their draws (groups, draws), go together."""
+        if not groups:
+            return
+        of_one = estimator.latents_at_once(groups, 1)
+        count = max(1, at_once // (of_one * draws))
+        columns = min(draws, max(1, at_once // of_one))
+        for start in range(0, len(groups), count):
+            for first in range(0, draws, columns):
+                yield slice(start, start + count), slice(first, first + columns)
+
+    def while_memory_lasts(
+        self, work: Callable[[], Done], update: int, estimators: tuple[Estimator, ...]
+    ) -> Done:
+        """Do `work` of an update; where the memory runs out, again with a smaller preset.
+
+        What the estimators came to know in a failed attempt is forgotten: of what is made again,
+        all is computed again. Raises TrainingFailed where there is no smaller preset.
+        """
+        while True:
+            known = [estimator.reference for estimator in estimators]
+            try:
+                return work()
+            except Exception as error:
+                if not memory.has_run_out(error):
+                    raise
+            # outside of the clause above, whose error holds on to all that was in use
+            for estimator, reference in zip(estimators, known, strict=True):
+                estimator.reference = reference
+            self._step_down(update)
+
+    def _step_down(self, update: int) -> None:
+        least = self.estimator.latents_at_once(self.estimator.groups, 1)
+        if self.preset == memory.PRESETS[-1] and self.checkpointing and self.at_once <= least:
+            raise TrainingFailed(
+                "There is not enough memory for this round, even with the settings for "
+                f"{self.preset.gb} GB. Close other programs that use the device, or draw smaller "
+                "pictures; the last good adapter is kept."
+            )
+        self.checkpointing = True  # once it has run out, no more is kept than must be
+        self.at_once = max(least, self.at_once // 2)
+        self._use(memory.smaller(self.preset))
+        self.note = (
+            f"The memory ran out at update {update}, which was made again with the "
+            f"settings for {self.preset.gb} GB: fewer pictures at a time, and slower. What is "
+            "learned is the same."
+        )
+
+    def _use(self, preset: memory.Preset) -> None:
+        self.preset = preset
+        denoiser, latents = self.estimator.denoiser, self.estimator.batch.latents
+        one = memory.cost(1, math.prod(latents.shape[-2:]), denoiser.dtype.itemsize)
+        if self.at_once * one > preset.latents_kept:
+            self.checkpointing = True
+        self.at_once = min(self.at_once, max(1, int(preset.latents / one)))
+        denoiser.set_gradient_checkpointing(self.checkpointing)
+        denoiser.save_memory(preset.model_cpu_offload, preset.vae_tiling)
+        gc.collect()
+        memory.give_back(denoiser.device)

@@ -1,0 +1,45 @@
+"""How a round learns: an estimator, and a form that turns its gains into losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from studio.engine.estimators import DenoisingSteps, Estimator, NoisedPictures
+from studio.maths import objectives
+from studio.settings import TrainingSettings
+
+# Of a denoiser, a batch and settings.
+MakeEstimator = Callable[..., Estimator]
+# Gains of chosen and rejected, each (B,), to losses (B,).
+Form = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What `Training` is told of an objective. `estimator` is called once for each batch."""
+
+    estimator: MakeEstimator
+    form: Form
+
+    @classmethod
+    def of(cls, settings: TrainingSettings) -> Objective:
+        """The one that settings name."""
+        match settings.loss:
+            case "d3po":
+                form = partial(
+                    objectives.clipped_dpo, beta=settings.beta, clip_range=settings.clip_range
+                )
+                return cls(DenoisingSteps, form)
+            case "diffusion_dpo":
+                return cls(NoisedPictures, partial(objectives.dpo, beta=settings.beta))
+            case "finetune":
+                return cls(NoisedPictures, objectives.chosen_only)
+
+
+def reads_only_final(settings: TrainingSettings) -> bool:
+    """Whether a round with such settings reads no more of a picture than its final latent."""
+    return Objective.of(settings).estimator.only_final

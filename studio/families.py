@@ -1,0 +1,184 @@
+"""Families of base models: everything that differs between them, one table.
+
+A new family is one new entry here. The table needs no library, so that the pages can read it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+FamilyName = Literal["sd1", "sd2", "sdxl"]
+
+SD_PIPELINE = "StableDiffusionPipeline"
+XL_PIPELINE = "StableDiffusionXLPipeline"
+UNET_PREFIX = "model.diffusion_model."  # of the UNet's tensors in a single file
+PLAIN, CROSSED = "DownBlock2D", "CrossAttnDownBlock2D"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder of a family.
+
+    part, tokenizer: its folders in a diffusers model. prefix: of its tensors in a single file.
+    is_open_clip: OpenCLIP, else OpenAI's CLIP. pad: the token that fills a short prompt, as in its
+    training. has_projection: it also gives a pooled vector of the whole prompt. most_layers: that
+    are kept of it; None: all.
+    """
+
+    part: str
+    tokenizer: str
+    prefix: str
+    is_open_clip: bool = False
+    has_projection: bool = False
+    most_layers: int | None = None
+
+    @property
+    def pad(self) -> str:
+        return "!" if self.is_open_clip else "<|endoftext|>"
+
+    @property
+    def activation(self) -> str:
+        return "gelu" if self.is_open_clip else "quick_gelu"
+
+
+@dataclass(frozen=True)
+class LoraNames:
+    """How other tools tell which base a LoRA fits, and name its layers.
+
+    base_version: ss_base_model_version; without it A1111 takes every LoRA for one of SD 1. v2:
+    ss_v2. architecture: modelspec.architecture. sd_version: in the .json beside the file.
+    original: the UNet's layers have the names of the original checkpoint, not those of diffusers.
+    """
+
+    base_version: str
+    architecture: str
+    sd_version: str
+    v2: bool = False
+    original: bool = False
+
+
+@dataclass(frozen=True)
+class VelocityMark:
+    """A bias whose spread tells velocity models from noise models: larger than `spread`."""
+
+    tensor: str
+    spread: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of base models.
+
+    name: as the store keeps it. words: as an artist would say it. pipeline: diffusers' class.
+    text_encoders: the last one's prefix is in single files of this family alone.
+    size_px: of the pictures it was trained on. portrait_px: other (width, height) from its
+    training. attention_depths: transformer blocks in each attention of the UNet, for recognition.
+    down_blocks: of the UNet, diffusers' classes. heads: of each attention, if the same everywhere;
+    else every head is 64 channels wide. linear_projection: the attentions' projections are linear
+    layers, not convolutions. upcast_attention: it overflows in half precision.
+    transformer_layers: of each down block; None: 1. takes_size: the UNet is told the size of the
+    picture and the pooled text. vae_size_px, vae_scaling, vae_upcast: of the VAE; the last is set
+    where it overflows in fp16 and gives black pictures. reads_clip_skip: else the text is always
+    read before the last layer, as it was trained. zero_unprompted: an empty negative prompt is
+    zeros, unless a model's folder says otherwise.
+    """
+
+    name: FamilyName
+    words: str
+    pipeline: str
+    text_encoders: tuple[TextEncoder, ...]
+    lora: LoraNames
+    size_px: int
+    attention_depths: tuple[int, ...]
+    down_blocks: tuple[str, ...] = (CROSSED, CROSSED, CROSSED, PLAIN)
+    heads: int | None = None
+    linear_projection: bool = True
+    upcast_attention: bool = False
+    transformer_layers: tuple[int, ...] | None = None
+    takes_size: bool = False
+    vae_size_px: int = 512
+    vae_scaling: float = 0.18215
+    vae_upcast: bool = False
+    portrait_px: tuple[tuple[int, int], ...] = ()
+    reads_clip_skip: bool = True
+    zero_unprompted: bool = False
+    velocity_mark: VelocityMark | None = None
+
+
+_CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
+# SD 2 reads the states before the last of OpenCLIP's 24 layers.
+_OPEN_CLIP = TextEncoder(
+    "text_encoder", "tokenizer", "cond_stage_model.model.", is_open_clip=True, most_layers=23
+)
+_XL_CLIP = TextEncoder("text_encoder", "tokenizer", "conditioner.embedders.0.transformer.")
+_XL_OPEN_CLIP = TextEncoder(
+    "text_encoder_2",
+    "tokenizer_2",
+    "conditioner.embedders.1.model.",
+    is_open_clip=True,
+    has_projection=True,
+)
+
+SD1 = Family(
+    name="sd1",
+    words="Stable Diffusion 1",
+    pipeline=SD_PIPELINE,
+    text_encoders=(_CLIP,),
+    lora=LoraNames("sd_v1", "stable-diffusion-v1/lora", "SD1"),
+    size_px=512,
+    attention_depths=(1,) * 16,
+    heads=8,
+    linear_projection=False,
+)
+SD2 = Family(
+    name="sd2",
+    words="Stable Diffusion 2",
+    pipeline=SD_PIPELINE,
+    text_encoders=(_OPEN_CLIP,),
+    lora=LoraNames("sd_v2", "stable-diffusion-v2-512/lora", "SD2", v2=True),
+    size_px=512,
+    attention_depths=(1,) * 16,
+    upcast_attention=True,
+    # Twice as wide in 2.0 and 2.1 at 768 px and what was made from them; ComfyUI asks the same.
+    velocity_mark=VelocityMark(
+        f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
+    ),
+)
+SD2_V = replace(
+    SD2,
+    lora=LoraNames("sd_v2_v", "stable-diffusion-v2-768-v/lora", "SD2", v2=True),
+    size_px=768,
+)
+SDXL = Family(
+    name="sdxl",
+    words="Stable Diffusion XL",
+    pipeline=XL_PIPELINE,
+    text_encoders=(_XL_CLIP, _XL_OPEN_CLIP),
+    lora=LoraNames("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "SDXL", original=True),
+    size_px=1024,
+    # About a megapixel in these shapes (arXiv 2307.01952, appendix I).
+    portrait_px=((896, 1152), (832, 1216), (768, 1344), (640, 1536)),
+    attention_depths=(2, 2, 10, 10, 10, 10, 10, 10, 2, 2, 2),
+    down_blocks=(PLAIN, CROSSED, CROSSED),
+    transformer_layers=(1, 2, 10),
+    takes_size=True,
+    vae_size_px=1024,
+    vae_scaling=0.13025,
+    vae_upcast=True,
+    reads_clip_skip=False,
+    zero_unprompted=True,
+)
+
+FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL}
+
+
+def key_of(name: str, prediction_type: str) -> str:
+    """The key in `FAMILIES` of a model whose family is `name`."""
+    velocity = f"{name}_v"
+    return velocity if prediction_type == "v_prediction" and velocity in FAMILIES else name
+
+
+def family_of(name: str, prediction_type: str = "epsilon") -> Family:
+    """The entry of a model whose family is `name`. Raises KeyError."""
+    return FAMILIES[key_of(name, prediction_type)]

@@ -1,0 +1,109 @@
+"""Names of a model's layers in LoRA files, all from those of diffusers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from studio.families import FAMILIES
+from studio.lora.format import LoraError
+
+RESNET = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+}
+
+
+def original_names(name: str) -> list[str]:
+    """A layer of diffusers' UNet in the original layout; [] if there is none. An upsampler has two
+    possible names: with and without an attention before it."""
+    if name in TOP:
+        return [TOP[name]]
+    found = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)", name)
+    if found is None:
+        return []
+    part, block, kind, index, rest = found.groups()
+    block, index = int(block or 0), int(index)
+    if kind == "resnets":
+        rest = RESNET[rest]
+    match part, kind:
+        case "mid", "resnets":
+            return [f"middle_block.{2 * index}.{rest}"]
+        case "mid", _:
+            return [f"middle_block.1.{rest}"]
+        case "down", "downsamplers":
+            return [f"input_blocks.{3 * block + 3}.0.op"]
+        case "up", "upsamplers":
+            return [f"output_blocks.{3 * block + 2}.{place}.conv" for place in (1, 2)]
+        case "down", _:
+            return [f"input_blocks.{3 * block + index + 1}.{int(kind == 'attentions')}.{rest}"]
+        case _:
+            return [f"output_blocks.{3 * block + index}.{int(kind == 'attentions')}.{rest}"]
+
+
+def original_name(layer: str) -> str:
+    """An attention layer or a shortcut as the original checkpoint calls it. Raises LoraError."""
+    if ".attentions." not in layer and not layer.endswith(".conv_shortcut"):
+        raise LoraError(f"Only attention layers and shortcuts can be exported, not {layer}.")
+    try:
+        [name] = original_names(layer)
+    except ValueError as error:
+        raise LoraError(f"{layer} is no layer of a UNet that is known here.") from error
+    return name
+
+
+def kohya_name(layer: str, family: str) -> str:
+    """`lora_unet_` and the layer's name; for SDXL its name in the original checkpoint.
+
+    family: a key of `FAMILIES`. Raises LoraError.
+    """
+    name = original_name(layer) if FAMILIES[family].lora.original else layer
+    return "lora_unet_" + name.replace(".", "_")
+
+
+def diffusers_name(name: str) -> str | None:
+    """A layer's name in a file of diffusers or peft, old or new, as diffusers has it today, such as
+    `unet.conv_in`. None for names of other tools."""
+    name = name.replace(".processor.", ".").replace("base_model.model.", "", 1)
+    if name.startswith(("text_encoder.", "text_encoder_2.")):
+        return re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", name)
+    bare = name.removeprefix("unet.")
+    if not bare.startswith(("down_blocks.", "mid_block.", "up_blocks.", "conv_", "time_", "add_")):
+        return None
+    return f"unet.{re.sub('to_out$', 'to_out.0', bare)}"
+
+
+def unet_spellings(layer: str) -> Iterator[str]:
+    """All names that files have for a layer of the UNet."""
+    yield f"lora_unet_{layer.replace('.', '_')}"
+    for spelling in {layer, layer.replace("to_out.0", "to_out")}:  # the second in old files
+        for prefix in ("", "unet.", "base_model.model.", "unet.base_model.model."):
+            yield f"{prefix}{spelling}"
+    for original in original_names(layer):
+        yield f"lora_unet_{original.replace('.', '_')}"
+        yield f"diffusion_model.{original}"
+
+
+def text_spellings(layer: str, number: int, count: int) -> Iterator[str]:
+    """All names that files have for a layer of text encoder `number` (from 1) of `count`."""
+    tags = [f"lora_te{number}_", *(["lora_te_"] if count == 1 else [])]
+    component = "text_encoder." if number == 1 else f"text_encoder_{number}."
+    bare = layer.removeprefix("text_model.")  # some versions of transformers have no such level
+    for tag in tags:
+        yield f"{tag}text_model_{bare.replace('.', '_')}"
+        yield f"{tag}{bare.replace('.', '_')}"
+    # Old files of diffusers call these layers by the names of the UNet's.
+    old = re.sub(r"self_attn\.([qkv]|out)_proj", r"self_attn.to_\1", bare)
+    for spelling in {bare, old}:
+        yield f"{component}text_model.{spelling}"
+        yield f"{component}{spelling}"

@@ -1,0 +1,252 @@
+"""The LoRA that is trained on a model, and others that take its place for a while (peft)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from studio import weights
+from studio.families import XL_PIPELINE
+from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from studio.lora.fuse import layers
+from studio.models.inspecting import ModelInfo
+from studio.settings import TrainingSettings
+from studio.weights import ModelError
+
+log = logging.getLogger("studio.models")
+
+ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
+SHORTCUT = "conv_shortcut"
+LAYERS = {  # by the name that `TrainingSettings.layers` has for them
+    "attention": ATTENTION_LAYERS,
+    "attention_and_shortcuts": [*ATTENTION_LAYERS, SHORTCUT],
+}
+ADAPTER_NAME = "artist"
+GUEST_NAME = "guest"
+LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+
+ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
+
+
+class Adapters:
+    """The adapters of a UNet: the artist's, at most one, and a guest in its place for a while.
+
+    The reference of preference training is the same network with the adapter off, so that there is
+    no second copy in memory.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, info: ModelInfo, base_hash: str) -> None:
+        """base_hash: of the base model's weights; a saved adapter fits these alone."""
+        self._unet, self._info, self.base_hash = unet, info, base_hash
+
+    @property
+    def is_attached(self) -> bool:
+        return ADAPTER_NAME in getattr(self._unet, "peft_config", {})
+
+    def remove(self) -> None:
+        if self.is_attached:
+            self._unet.delete_adapters(ADAPTER_NAME)
+
+    def new(self, settings: TrainingSettings) -> None:
+        """An untrained LoRA on the layers of the settings: it changes nothing yet. Seeded."""
+        config = LoraConfig(
+            r=settings.rank, lora_alpha=settings.alpha, target_modules=LAYERS[settings.layers]
+        )
+        self._attach(config, settings.seed)
+
+    @contextmanager
+    def using(self, folder: Path | None, strength: float = 1.0) -> Iterator[None]:
+        """Inside, a saved adapter is applied, or none; an attached one waits, untouched.
+
+        So that pictures can be drawn with one adapter while another is being trained.
+        """
+        if folder is None:
+            with self.off():
+                yield
+            return
+        with self.using_read(self.read(folder), strength, folder):
+            yield
+
+    @contextmanager
+    def using_read(
+        self, adapter: ReadAdapter, strength: float = 1.0, folder: Path = Path()
+    ) -> Iterator[None]:
+        """As `using`, with the result of `read`, from here or from another process."""
+        config, state = adapter
+        with self._guest():
+            try:
+                self._unet.add_adapter(config, GUEST_NAME)
+                set_peft_model_state_dict(self._unet, state, adapter_name=GUEST_NAME)
+                self._unet.set_adapters([GUEST_NAME], weights=[strength])
+            except Exception as error:  # of any kind, as everywhere in the libraries
+                raise ModelError(_damaged(folder)) from error
+            yield
+
+    @contextmanager
+    def using_file(self, path: Path, strength: float = 1.0) -> Iterator[None]:
+        """As `using`, with a LoRA file as diffusers' own loader reads it.
+
+        Raises ModelError for a file that is no LoRA for this model, or with a layer that has no
+        place in it.
+        """
+        header = weights.read_header(path)
+        halves = [name for name in header.tensors if name.endswith(LORA_ENDINGS)]
+        if not halves:
+            raise ModelError(f"{path.name} is not a LoRA.")
+        is_xl = self._info.facts.pipeline == XL_PIPELINE
+        loader = StableDiffusionXLLoraLoaderMixin if is_xl else StableDiffusionLoraLoaderMixin
+        with self._guest():
+            try:
+                state, alphas, metadata = loader.lora_state_dict(
+                    path.parent,
+                    weight_name=path.name,
+                    unet_config=self._unet.config,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    return_lora_metadata=True,
+                )
+                loader.load_lora_into_unet(
+                    state, alphas, self._unet, adapter_name=GUEST_NAME, metadata=metadata
+                )
+            except Exception as error:  # of any kind, as everywhere in the libraries
+                log.warning("%s could not be applied", path, exc_info=error)
+                raise ModelError(
+                    f"{path.name} does not fit {self._info.name}: it was made for another kind of "
+                    "model."
+                ) from error
+            taken = sum(f".{GUEST_NAME}." in name for name, _ in self._unet.named_parameters())
+            if taken != len(halves):
+                raise ModelError(
+                    f"{path.name} does not fit {self._info.name}: {taken // 2} of its "
+                    f"{len(halves) // 2} layers found their place."
+                )
+            self._unet.set_adapters([GUEST_NAME], weights=[strength])
+            yield
+
+    @contextmanager
+    def _guest(self) -> Iterator[None]:
+        """A guest attached inside is removed afterwards, and the artist's adapter applied again."""
+        was_attached = self.is_attached
+        try:
+            yield
+        finally:
+            if GUEST_NAME in getattr(self._unet, "peft_config", {}):
+                self._unet.delete_adapters(GUEST_NAME)
+            elif not hasattr(self._unet, "peft_config"):  # one that failed to come in leaves this
+                self._unet._hf_peft_config_loaded = False
+            if was_attached:
+                self._unet.set_adapter(ADAPTER_NAME)
+
+    @property
+    def layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of all layers of the base model that a LoRA could change."""
+        return {name: tuple(weight.shape) for name, weight in layers(self._unet)}
+
+    def _attach(self, config: LoraConfig, seed: int) -> None:
+        self.remove()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._unet.add_adapter(config, ADAPTER_NAME)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for name, p in self._unet.named_parameters() if f".{ADAPTER_NAME}." in name]
+
+    def shortcut_parameters(self) -> list[torch.nn.Parameter]:
+        """The `parameters` that change a shortcut."""
+        return [
+            p
+            for name, p in self._unet.named_parameters()
+            if f".{ADAPTER_NAME}." in name and f".{SHORTCUT}." in name
+        ]
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Make the adapter change every weight `factor` times as much."""
+        for name, value in self._unet.named_parameters():
+            if ".lora_B." in name:
+                value.mul_(factor)
+
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's tensors under peft's names, on the CPU in float32."""
+        state = get_peft_model_state_dict(self._unet, adapter_name=ADAPTER_NAME)
+        return {name: value.detach().float().cpu().clone() for name, value in state.items()}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        set_peft_model_state_dict(self._unet, state, adapter_name=ADAPTER_NAME)
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Inside, the network is the base model."""
+        if not self.is_attached:
+            yield
+            return
+        self._unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self._unet.enable_adapters()
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapter in peft's form into an existing folder."""
+        config = self._unet.peft_config[ADAPTER_NAME]
+        description = {
+            "peft_type": "LORA",
+            "r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "target_modules": sorted(config.target_modules),
+            "base_hash": self.base_hash,
+        }
+        save_file(self.state(), folder / ADAPTER_FILE)
+        (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(description, indent=2), "utf-8")
+
+    def read(self, folder: Path) -> ReadAdapter:
+        """A saved adapter for this model. Raises ModelError if the folder holds no valid one.
+
+        Everything is checked before peft sees it: the files may have come with an archive from
+        anybody, and a rank of a billion takes all the memory there is."""
+        try:
+            description = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
+            state = load_file(folder / ADAPTER_FILE)
+            rank = int(description["r"])
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=float(description["lora_alpha"]),
+                target_modules=[str(name) for name in description["target_modules"]],
+            )
+        except Exception as error:  # JSON of any kind, and what the libraries make of it
+            raise ModelError(_damaged(folder)) from error
+        shapes = self.layer_shapes
+        if not state or not all(_fits(name, state[name], rank, shapes) for name in state):
+            raise ModelError(_damaged(folder))
+        if description.get("base_hash") != self.base_hash:
+            raise ModelError("This adapter was trained on another base model.")
+        if not all(bool(torch.isfinite(value).all()) for value in state.values()):
+            raise ModelError(f"The adapter in {folder} holds values that are not numbers.")
+        return config, state
+
+
+def _fits(name: str, value: Tensor, rank: int, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a tensor of an adapter's is one half of a layer of the network, at that rank."""
+    layer, _, half = name.rpartition(".lora_")
+    shape = shapes.get(layer)
+    if shape is None:
+        return False
+    width, *rest = shape
+    sides = {"A.weight": (rank, *rest), "B.weight": (width, rank, *(1 for _ in rest[1:]))}
+    return tuple(value.shape) == sides.get(half)
+
+
+def _damaged(folder: Path) -> str:
+    return f"The adapter in {folder} is missing or damaged."
