@@ -41,17 +41,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The arguments as a command with its options; prints help and mistakes, and exits then."""
     # What follows these commands is for pytest, or for a benchmark's own parser.
     own = {"test": 1, "bench": 2}.get(argv[0] if argv else "", len(argv))
-    arguments = _parser().parse_args(argv[:own])
+    arguments = make_parser().parse_args(argv[:own])
     arguments.rest = argv[own:]
     if getattr(arguments, "listen", False) and credentials(arguments) is None:
-        _parser().error(
+        make_parser().error(
             "--listen lets others on your network in, so it needs a name and a password: "
             "add --auth NAME:PASSWORD, or set D3PO_STUDIO_AUTH=NAME:PASSWORD."
         )
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="launch.py",
         description="Teach an image model your own taste by clicking. Without a command the "
@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_home(_command(commands, "report", "doctor:report", "print what helps others to help you"))
 
-    one = _command(commands, "bench", "develop:bench", "measure what the README claims")
+    one = _command(commands, "bench", "develop:bench", "measure what the documentation claims")
     one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
 
     _command(commands, "test", "develop:test", "run all tests; what follows is for pytest")
@@ -321,7 +321,7 @@ def credentials(arguments: argparse.Namespace) -> tuple[str, str] | None:
     try:
         return _credentials(given) if given else None
     except argparse.ArgumentTypeError as error:
-        _parser().error(f"D3PO_STUDIO_AUTH: {error}")
+        make_parser().error(f"D3PO_STUDIO_AUTH: {error}")
 
 
 def home_folder(arguments: argparse.Namespace) -> Path:
