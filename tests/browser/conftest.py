@@ -37,6 +37,18 @@ CHROMIUM_OPTIONS = (
 # Machines differ: what is waited for is waited for long, and nothing is ever timed.
 PATIENCE_MS = 60_000
 
+# Screenshots are for somebody to look at: taken where asked for, and of what has failed.
+LOOKS = bool(os.environ.get("D3PO_LOOK"))
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Note for the fixtures whether the test has failed."""
+    outcome = yield
+    if outcome.get_result().failed:
+        item.stash[FAILED] = True
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
@@ -76,13 +88,19 @@ def browse(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callabl
     yield open_
     for number, context in enumerate(contexts):
         for page in context.pages:
-            snap(page, f"end-of-{request.node.name}-{number}")
+            if LOOKS or request.node.stash.get(FAILED, False):
+                keep(page, f"end-of-{request.node.name}-{number}")
         context.close()
     assert not errors
 
 
 def snap(page: Page, name: str) -> None:
-    """Keep a screenshot among the artefacts."""
+    """Keep a screenshot among the artefacts where they are asked for."""
+    if LOOKS:
+        keep(page, name)
+
+
+def keep(page: Page, name: str) -> None:
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / f"{name}.png")
 

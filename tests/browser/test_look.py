@@ -1,6 +1,6 @@
 """Every tab in four states, dark and light, narrow to wide: pictures of them, and who is kept out.
 
-    python launch.py test tests/browser/test_look.py
+    D3PO_LOOK=1 python launch.py test tests/browser/test_look.py
 
 leaves a folder of screenshots, `test-artefacts/look`, for somebody to look at. What can be checked
 without eyes is checked: axe-core finds nothing against WCAG 2.1 A and AA, and nothing runs off the
@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Session, Store
 from tests.browser import seed
-from tests.browser.conftest import ARTEFACTS, snap
+from tests.browser.conftest import ARTEFACTS, LOOKS, snap
 
 WIDTHS_PX = (390, 1280, 2560)
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
@@ -85,7 +85,8 @@ def test_every_tab(
             found.append(f"{name}: {problem['id']}: {problem['help']} {places}")
         for width_px in WIDTHS_PX:
             page.set_viewport_size({"width": width_px, "height": 1000})
-            page.screenshot(path=folder / f"{name}-{state.__name__}-{scheme}-{width_px}.png")
+            if LOOKS:
+                page.screenshot(path=folder / f"{name}-{state.__name__}-{scheme}-{width_px}.png")
             if page.evaluate("() => document.documentElement.scrollWidth > innerWidth"):
                 found.append(f"{name} at {width_px} px: it runs off the side")
             if cut := page.evaluate(CUT_TABS):
