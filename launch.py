@@ -59,7 +59,7 @@ class SetUpError(Exception):
 
 
 def main(argv: list[str]) -> int:
-    from studio.__main__ import parse  # imports nothing that is not there yet
+    from studio.cli.arguments import parse  # imports nothing that is not there yet
 
     arguments = parse(argv)  # before the set-up: help and mistakes are answered at once
     try:

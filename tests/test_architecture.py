@@ -60,7 +60,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
     "starter": {"engine", "models", "settings"},  # the recipe: what it made is drawn with
-    "__main__": EVERYTHING_BUT_UI | {"worker", "ui"},  # starts everything
+    "cli": {
+        "datasets",
+        "engine",
+        "lora",
+        "models",
+        "prompting",
+        "runtime",
+        "settings",
+        "store",
+        "ui",
+    },
+    "__main__": {"cli"},
     "__init__": set(),
 }
 
@@ -155,7 +166,7 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_web_process_imports_no_torch():
     loaded = imported_by(
-        "import studio.ui.app, studio.runtime.supervisor, studio.runtime.logs, studio.__main__"
+        "import studio.ui.app, studio.runtime.logs, studio.cli.serve, studio.__main__"
     )
     assert "gradio" in loaded
     assert not loaded & {"torch", "diffusers", "transformers", "peft", "studio.engine"}

@@ -22,7 +22,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from studio.__main__ import credentials, home_folder, parse
+from studio.cli.arguments import credentials, home_folder, parse
 from studio.lora.export import check
 from studio.lora.format import from_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
@@ -419,8 +419,8 @@ def test_no_print_ends_the_work(tmp_path, encoding):
 
 def test_a_print_that_cannot_be_read_ends_nothing(tmp_path):
     script = (
-        "import os, sys; from studio.__main__ import say; read, write = os.pipe(); os.close(read); "
-        "os.dup2(write, 1); say('one'); say('two'); open(sys.argv[1], 'w').close()"
+        "import os, sys; from studio.cli.errors import say; read, write = os.pipe(); "
+        "os.close(read); os.dup2(write, 1); say('one'); say('two'); open(sys.argv[1], 'w').close()"
     )
     run = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "done")],

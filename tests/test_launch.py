@@ -36,12 +36,15 @@ bench = []
 starter = []
 """
 
-# Stands in for the studio that launch.py hands over to: says what it was given.
-STUDIO = """
-import argparse, importlib.metadata, json, sys
+# Stand in for the studio that launch.py hands over to: its parser, and what it was given.
+ARGUMENTS = """
+import argparse
 
 def parse(argv):
     return argparse.Namespace(command=argv[0] if argv else "serve")
+"""
+STUDIO = """
+import importlib.metadata, json, sys
 
 if __name__ == "__main__":
     names = (d.metadata["name"] for d in importlib.metadata.distributions())
@@ -136,11 +139,12 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, registry: Registry) -> Machine:
     folder = tmp_path / "a folder with spaces"
-    (folder / "studio").mkdir(parents=True)
+    (folder / "studio" / "cli").mkdir(parents=True)
     shutil.copy(ROOT / "launch.py", folder)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "studio" / "__init__.py").touch()
     (folder / "studio" / "__main__.py").write_text(STUDIO)
+    (folder / "studio" / "cli" / "arguments.py").write_text(ARGUMENTS)
     # Nothing of this machine's own settings for pip, and no GPU it may have.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "D3PO_"))}
     environment |= {

@@ -1,4 +1,4 @@
-"""How much is learned from how many clicks: the README's table and plot, in one command.
+"""How much is learned from how many clicks: the table and plot of docs/results.md.
 
     python launch.py bench curves --jobs 2 --table curves.md --plot curves.png curves.svg
 

@@ -149,14 +149,14 @@ PROTECTIONS = (
     ),
     Protection(
         "it starts whatever is said of the network",
-        "studio/__main__.py",
+        "studio/cli/serve.py",
         "    with without_network_variables():\n",
         "    with contextlib.nullcontext():\n",
         "tests/test_cli.py::test_what_the_environment_says_of_the_network_keeps_it_from_nothing",
     ),
     Protection(
         "no print ends the work",
-        "studio/__main__.py",
+        "studio/cli/errors.py",
         '            stream.reconfigure(errors="backslashreplace")\n',
         "            pass\n",
         "tests/test_cli.py::test_no_print_ends_the_work",

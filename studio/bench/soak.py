@@ -378,7 +378,7 @@ def soak(minutes: float) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """As it stands in the README."""
+    """As it stands in docs/reliability.md."""
     heads = ("", "first third", "middle third", "last third", "an hour")
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     for name, value in figures["values"].items():

@@ -563,7 +563,7 @@ def test_a_round_that_went_too_far_is_offered_again_more_gently(open_page, store
     expect(page.get_by_label("Gentle", exact=True)).to_be_checked()
     third = store.rounds(labelling.id)[-1]
     default = TrainingSettings()
-    assert third.settings.target_shift == pytest.approx(0.7 * default.reach)
+    assert third.settings.target_shift == pytest.approx(0.7 * default.target_shift)
     assert third.settings.beta == default.beta
 
 

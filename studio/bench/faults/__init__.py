@@ -100,7 +100,7 @@ def line(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """As it stands in the README."""
+    """As it stands in docs/reliability.md."""
     heads = ("fault", "tried", "lost", "torn", "hung")
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     total = Row("**all**", *(sum(getattr(r, name) for r in rows) for name in heads[1:]))

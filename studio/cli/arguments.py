@@ -1,0 +1,334 @@
+"""The arguments of every command; `run` names the function that carries it out.
+
+Only the standard library is imported at the top: `launch.py` calls `parse` before anything is
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any
+
+from studio import __version__
+
+DEFAULT_PORT = 7860
+# Modules of studio.bench.research, each with `main(argv)`, and those of studio.bench itself.
+RESEARCH = ("ablations", "gradients", "questions")
+BENCHMARKS = (
+    *RESEARCH,
+    "clicks",
+    "clicks-latency",
+    "curves",
+    "faults",
+    "frontier",
+    "full-size",
+    "profile",
+    "protections",
+    "readers",
+    "sample",
+    "soak",
+    "train",
+)
+FORMATS = ("kohya", "diffusers")
+PICK_FORMS = ("pickapic", "d3po")
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments as a command with its options; prints help and mistakes, and exits then."""
+    # What follows these commands is for pytest, or for a benchmark's own parser.
+    own = {"test": 1, "bench": 2}.get(argv[0] if argv else "", len(argv))
+    arguments = make_parser().parse_args(argv[:own])
+    arguments.rest = argv[own:]
+    if getattr(arguments, "listen", False) and credentials(arguments) is None:
+        make_parser().error(
+            "--listen lets others on your network in, so it needs a name and a password: "
+            "add --auth NAME:PASSWORD, or set D3PO_STUDIO_AUTH=NAME:PASSWORD."
+        )
+    return arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launch.py",
+        description="Teach an image model your own taste by clicking. Without a command the "
+        "studio opens in the browser.",
+    )
+    parser.add_argument("--version", action="version", version=f"D3PO Studio {__version__}")
+    parser.set_defaults(run="studio.cli.serve:serve", command="serve")
+    _add_home(parser)
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, help=f"default {DEFAULT_PORT}; 0: any free one"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    parser.add_argument(
+        "--listen", action="store_true", help="let other machines in; only with --auth"
+    )
+    parser.add_argument(
+        "--auth",
+        metavar="NAME:PASSWORD",
+        type=_credentials,
+        help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
+        "and does not show in the list of processes",
+    )
+    parser.add_argument(
+        "--proxy",
+        metavar="ADDRESS",
+        type=_address,
+        help="of a proxy before the studio, which alone is believed for whom it asks",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="learn on so many at once; 0: you start the worker yourself, as with `accelerate "
+        "launch -m studio.worker --home FOLDER`",
+    )
+    commands = parser.add_subparsers(title="commands, each with --help", metavar="COMMAND")
+
+    one = _command(
+        commands, "generate", "generate:generate", "draw pictures from prompts, as PNG files"
+    )
+    _add_home(one)
+    one.add_argument("prompts", nargs="+", metavar="PROMPT")
+    one.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
+    one.add_argument(
+        "--model", default="starter", help="a diffusers folder or checkpoint; default: the starter"
+    )
+    one.add_argument(
+        "--lora",
+        type=Path,
+        metavar="PATH",
+        help="an adapter's folder, or a LoRA file, to draw with",
+    )
+    one.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
+    one.add_argument("--count", type=_at_least_one, default=1, help="pictures a prompt; default 1")
+    one.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
+    one.add_argument("--steps", type=int, default=20, help="default 20")
+    one.add_argument("--guidance", type=float, default=3.0, help="default 3")
+    one.add_argument("--clip-skip", type=_at_least_one, default=1, help="as in A1111; default 1")
+    one.add_argument("--negative", default="", metavar="PROMPT", help="what to keep out")
+    one.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's own")
+    one.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+
+    one = _command(commands, "train", "sessions:train", "train a round on the picks of a session")
+    _add_home(one)
+    _add_session(one)
+
+    one = _command(commands, "export", "sessions:export", "write a session's adapter as LoRA files")
+    _add_home(one)
+    _add_session(one)
+    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to")
+    one.add_argument("--adapter", help="its number or id; default: the one in use")
+    one.add_argument("--name", help="default: the session's name")
+    one.add_argument("--notes", default="", help="what the taste is, in your words")
+    one.add_argument("--trigger", default="", help="words that belong into the prompt")
+    one.add_argument("--strength", type=float, default=1.0, help="you recommend; default 1")
+    one.add_argument("--licence", default="", help="under which you give it away")
+    one.add_argument("--author", default="", help="your name")
+    one.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the numbers; default float32"
+    )
+    one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+
+    one = _command(
+        commands, "sessions", "sessions:sessions", "keep a session as one file, or take one in"
+    )
+    _add_home(one)
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_home(actions.add_parser("list", help="show the sessions"))
+    action = actions.add_parser("export", help="write a session with all its files as one archive")
+    _add_home(action)
+    _add_session(action)
+    action.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .zip")
+    action = actions.add_parser("import", help="take a session from an archive")
+    _add_home(action)
+    action.add_argument("archive", type=Path, metavar="FILE")
+
+    one = _command(
+        commands, "picks", "picks:picks", "give the picks to other programs, or take theirs"
+    )
+    _add_home(one)
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = actions.add_parser("export", help="write a session's picks, with the pictures")
+    _add_home(action)
+    _add_session(action)
+    action.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    action.add_argument(
+        "--as",
+        dest="form",
+        choices=PICK_FORMS,
+        default=PICK_FORMS[0],
+        help="pickapic: a folder for `datasets` with Pick-a-Pic's columns (default); d3po: the "
+        "files of D3PO's published code",
+    )
+    action = actions.add_parser(
+        "import",
+        help="make a session of picks from elsewhere",
+        description="Make a session of picks from elsewhere: parquet files with Pick-a-Pic's "
+        "columns, D3PO's files, or the folders chosen and rejected with pictures of the same names "
+        "and their prompts in text files beside them.",
+    )
+    _add_home(action)
+    action.add_argument("path", type=Path, metavar="PATH", help="a folder, or a parquet file")
+    action.add_argument("--name", help="of the session; default: that of the folder")
+    action.add_argument("--model", default="starter", help="to be taught; default: the starter")
+    action.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's")
+    action.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+
+    one = _command(
+        commands,
+        "lora",
+        "lora:lora",
+        "blend LoRA files, change their rank or words, merge into a model",
+    )
+    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = actions.add_parser("blend", help="one file that does what several do together")
+    action.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    action.add_argument(
+        "--strengths", nargs="+", type=float, metavar="S", help="one for each; default: 1"
+    )
+    _add_lora_out(action)
+    action.add_argument("--rank", type=_at_least_one, help="default: their ranks together")
+    action = actions.add_parser("resize", help="the nearest LoRA of another rank")
+    action.add_argument("file", type=Path, metavar="FILE")
+    action.add_argument("--rank", type=_at_least_one, required=True)
+    _add_lora_out(action)
+    action = actions.add_parser("merge", help="a copy of a base model with the LoRA in it")
+    action.add_argument("file", type=Path, metavar="FILE")
+    action.add_argument("--model", required=True, help="a checkpoint, or a diffusers folder")
+    action.add_argument("--strength", type=float, default=1.0, help="default 1")
+    action.add_argument("--out", type=Path, required=True, help="new, and of the model's kind")
+    action = actions.add_parser(
+        "strip", help="a copy that says nothing but what a tool needs to load it"
+    )
+    _add_words(action)
+    action = actions.add_parser("edit", help="a copy that says something else of itself")
+    _add_words(action)
+
+    one = _command(
+        commands, "doctor", "doctor:doctor", "look at everything that is kept, and repair it"
+    )
+    _add_home(one)
+    one.add_argument(
+        "--restore",
+        metavar="SNAPSHOT",
+        help="put this snapshot in the place of a damaged database: a name that doctor lists, or "
+        "a path",
+    )
+
+    _add_home(_command(commands, "report", "doctor:report", "print what helps others to help you"))
+
+    one = _command(commands, "bench", "develop:bench", "measure what the documentation claims")
+    one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
+
+    _command(commands, "test", "develop:test", "run all tests; what follows is for pytest")
+    return parser
+
+
+def _command(commands: Any, name: str, run: str, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    parser.set_defaults(run=f"studio.cli.{run}", command=name)
+    return parser
+
+
+def _add_home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--home",
+        type=Path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,  # so that it may stand before the command or after it
+        help="where the studio keeps everything; default: D3PO_STUDIO_HOME, or the usual place "
+        "for an application's data",
+    )
+
+
+def _add_session(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--session", required=True, metavar="NAME", help="its name or id")
+
+
+def _add_lora_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a LoRA of any kind")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
+    )
+    parser.add_argument("--title", help='"" takes away what was said, here and below')
+    parser.add_argument("--description")
+    parser.add_argument("--author")
+    parser.add_argument("--trigger", help="words that belong into the prompt")
+    parser.add_argument("--licence")
+    parser.add_argument("--thumbnail", metavar="PICTURE", help="PNG, JPEG or WebP")
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError("an address is written like 192.168.0.2") from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("a whole number is needed")
+    return int(text)
+
+
+def _at_least_one(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError("a whole number from 1 upwards is needed")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError("a size is written like 512x512") from None
+
+
+def _credentials(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise argparse.ArgumentTypeError("write it as NAME:PASSWORD")
+    return name, password
+
+
+def credentials(arguments: argparse.Namespace) -> tuple[str, str] | None:
+    """The name and the password that the studio asks for, if any."""
+    if arguments.auth is not None:
+        return arguments.auth
+    given = os.environ.get("D3PO_STUDIO_AUTH", "")
+    try:
+        return _credentials(given) if given else None
+    except argparse.ArgumentTypeError as error:
+        make_parser().error(f"D3PO_STUDIO_AUTH: {error}")
+
+
+def home_folder(arguments: argparse.Namespace) -> Path:
+    """Where the studio keeps everything."""
+    given = getattr(arguments, "home", None) or os.environ.get("D3PO_STUDIO_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("d3po-studio", appauthor=False))

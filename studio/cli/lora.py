@@ -1,0 +1,77 @@
+"""`lora`: operations on LoRA files, of the studio or of anybody."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from studio import models
+from studio.cli.arguments import home_folder
+from studio.cli.errors import CommandError, say
+from studio.lora import tools
+from studio.runtime import logs
+
+
+def lora(arguments: argparse.Namespace) -> int:
+    """Operations on LoRA files, of the studio or of anybody."""
+    logs.set_up(home_folder(arguments), "command")
+    if arguments.action == "merge":
+        return _merge(arguments)
+    if arguments.action in ("strip", "edit"):
+        return _restate(arguments)
+    kept = 1.0
+    if arguments.action == "blend":
+        strengths = arguments.strengths or [1.0] * len(arguments.files)
+        if len(strengths) != len(arguments.files):
+            raise CommandError(
+                f"There are {len(arguments.files)} files and {len(strengths)} strengths: give one "
+                "for each."
+            )
+        made = tools.blend([tools.read(path) for path in arguments.files], strengths)
+    else:
+        made = tools.read(arguments.file)
+    if arguments.rank:
+        made, kept = tools.resize(made, arguments.rank)
+    tools.write(arguments.out, made, arguments.precision)
+    say(arguments.out)
+    say(f"{len(made.parts)} layers of rank {made.rank}.")
+    if kept < 1 - 1e-6:
+        say(f"The layer that loses most keeps {100 * kept:.1f} % of its change.")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    denoiser = models.load(arguments.model, "cpu")
+    count = tools.merge(
+        tools.read(arguments.file),
+        arguments.strength,
+        denoiser.info.path,
+        denoiser.info.family,
+        denoiser.adapters.layer_shapes,
+        arguments.out,
+    )
+    say(arguments.out)
+    say(f"{count} layers were changed.")
+    return 0
+
+
+def _restate(arguments: argparse.Namespace) -> int:
+    words = {
+        "title": arguments.title,
+        "description": arguments.description,
+        "author": arguments.author,
+        "trigger_phrase": arguments.trigger,
+        "license": arguments.licence,
+        "thumbnail": arguments.thumbnail and tools.thumbnail(Path(arguments.thumbnail)),
+    }
+    given = {key: value for key, value in words.items() if value is not None}
+    is_strip = arguments.action == "strip"
+    if not given and not is_strip:
+        raise CommandError("Say what is to be changed: --title, --trigger and so on.")
+    said = tools.restate(arguments.file, arguments.out, given, strip=is_strip)
+    say(arguments.out)
+    for key, value in sorted(said.items()):
+        say(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")
+    if "trigger_phrase" in given:
+        say("A1111 shows a trigger from the .json beside the file, and not from the file itself.")
+    return 0

@@ -1,0 +1,46 @@
+"""`picks`: give the picks to other programs, or take theirs."""
+
+from __future__ import annotations
+
+import argparse
+
+from studio import datasets, models
+from studio.cli.errors import progress, say
+from studio.cli.home import find_session, open_store
+from studio.store import Store
+
+
+def picks(arguments: argparse.Namespace) -> int:
+    """Picks as other people's programs keep them: see `studio.datasets` for the forms."""
+    with open_store(arguments) as store:
+        if arguments.action == "export":
+            session = find_session(store, arguments.session)
+            out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
+            done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
+            say(f"{done} picks are in {arguments.out}.")
+        else:
+            done, left_out = _take_picks_in(arguments, store)
+    if left_out:
+        say(f"{left_out} could not be used and were left out.", to_errors=True)
+    return 0
+
+
+def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
+    path = arguments.path.absolute()
+    given = datasets.read(path)  # what it is, before a model is loaded
+    native_px = models.inspect(arguments.model).size_px
+    denoiser = models.load(arguments.model, arguments.device)
+    taken = datasets.take_in(
+        store,
+        denoiser,
+        (arguments.model, None),
+        arguments.name or path.stem,
+        given,
+        arguments.size or (native_px, native_px),
+        lambda _, done: progress(f"{done} picks"),
+    )
+    progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
+    say("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    for remark in taken.remarks:
+        say(remark, to_errors=True)
+    return taken.picks, taken.left_out

@@ -1,0 +1,103 @@
+"""`train`, `export` and `sessions`: the work of a session without a browser."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from studio.cli.arguments import FORMATS
+from studio.cli.errors import CommandError, progress, say
+from studio.cli.home import find_session, open_store, wait_for_worker
+from studio.store import Adapter, Session, Store, export_session, import_session
+from studio.store.rows import CHECK_PICTURE, OPEN_JOB_STATES, OPEN_ROUND_STATES, Job, Round
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """One round, in the foreground; a studio that runs on the same home does the work itself."""
+    with open_store(arguments) as store:
+        session = find_session(store, arguments.session)
+        round_id = store.resume_round(store.request_round(session.id).id).id
+
+        def look() -> Round | None:
+            round_ = store.round(round_id)
+            done, total = round_.updates_done, round_.updates_total
+            progress(f"Round {round_.number}: {done} of {total} updates")
+            return None if round_.state in OPEN_ROUND_STATES else round_
+
+        round_ = wait_for_worker(store.home, look)
+        progress(f"Round {round_.number}: {round_.message}", last=True)
+    return 0 if round_.state == "done" else 1
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """An adapter as LoRA files, checked by reading them back."""
+    with open_store(arguments) as store:
+        session = find_session(store, arguments.session)
+        adapter = _adapter(store, session, arguments.adapter)
+        payload = {
+            "adapter_id": adapter.id,
+            "name": arguments.name or session.name,
+            "notes": arguments.notes,
+            "trigger": arguments.trigger,
+            "strength": arguments.strength,
+            "author": arguments.author,
+            "licence": arguments.licence,
+            "formats": arguments.format or list(FORMATS),
+            "precision": arguments.precision,
+        }
+        job_id = store.add_job(session.id, "export", payload).id
+
+        def look() -> Job | None:
+            job = store.job(job_id)
+            return None if job.state in OPEN_JOB_STATES else job
+
+        job = wait_for_worker(store.home, look)
+        if job.state != "done":
+            raise CommandError(job.message)
+        made = next(one for one in store.exports(session.id) if one.id == job.result["export_id"])
+        offered = tuple(name for name in made.files if not name.endswith(CHECK_PICTURE))
+        _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
+        for what, found in made.checks.items():
+            say(f"{what}: {found}")
+    return 0
+
+
+def sessions(arguments: argparse.Namespace) -> int:
+    """Sessions as archives: see `studio.store.archive` for what is in one."""
+    with open_store(arguments) as store:
+        if arguments.action == "export":
+            session = find_session(store, arguments.session)
+            missing = export_session(store, session.id, arguments.out.absolute())
+            say(arguments.out)
+            if missing:
+                say(f"{missing} files were missing and are not in it.", to_errors=True)
+        elif arguments.action == "import":
+            session = import_session(store, arguments.archive)
+            say(f"{session.id}  {session.name}")
+        else:
+            for session in store.sessions():
+                say(f"{session.id}  {session.name}")
+    return 0
+
+
+def _adapter(store: Store, session: Session, wanted: str | None) -> Adapter:
+    adapters = store.adapters(session.id)
+    if not adapters:
+        raise CommandError(f"{session.name} has no adapter yet: train a round first.")
+    wanted = wanted or session.current_adapter_id or adapters[-1].id
+    for adapter in adapters:
+        if wanted in (adapter.id, str(adapter.number)):
+            return adapter
+    numbers = ", ".join(str(adapter.number) for adapter in adapters)
+    raise CommandError(f"{session.name} has no adapter {wanted}; it has {numbers}.")
+
+
+def _copy_new(folder: Path, names: tuple[str, ...], out: Path) -> None:
+    """Copy files to where they were asked for, never over others."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (out / name).exists():
+            raise CommandError(f"There is a file {name} in {out} already: choose another --name.")
+    for name in names:
+        say(shutil.copy(folder / name, out / name))
