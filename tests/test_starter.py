@@ -18,11 +18,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from studio import models
 from studio.engine import sampling
 from studio.settings import SamplingSettings
-from studio.starter import data, evaluate, scenes, train
+from studio.starter import crisp_data, data, evaluate, scenes, train
 from studio.starter.data import Drawings
 from studio.starter.recipe import FULL, RECIPES, SMALL, Recipe
 from studio.starter.scenes import Scene
@@ -377,3 +378,12 @@ def test_every_command_of_the_recipe(built: Path, tmp_path: Path, monkeypatch, c
 def test_a_model_of_another_size_is_refused(built: Path):
     with pytest.raises(SystemExit, match="starter does not draw the 128 px of this recipe"):
         evaluate.main(["--recipe", "full", "--folder", str(built), "--device", "cpu"])
+
+
+def test_the_shadow_of_a_sticker_falls_inside_the_picture():
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[44:60, 44:60] = 255, 0, 0, 255
+    drawn = np.asarray(crisp_data.sticker(Image.fromarray(pixels, "RGBA")))
+    assert drawn[50, 50, 3] == 255
+    assert not drawn[:8, :, 3].any()
+    assert not drawn[:, :8, 3].any()
