@@ -367,9 +367,9 @@ class TestRounds:
         self, store, session, worker
     ):
         round_ = store.request_round(session.id)
-        work_until(worker, lambda: worker.rounds.lesson is not None)
+        work_until(worker, lambda: worker.rounds.active is not None)
         with torch.no_grad():
-            worker.rounds.lesson.training.denoiser.adapters.parameters()[1].fill_(float("nan"))
+            worker.rounds.active.training.denoiser.adapters.parameters()[1].fill_(float("nan"))
         finish_all(worker)
         assert store.round(round_.id).state == "failed"
         assert "not a number" in store.round(round_.id).message
