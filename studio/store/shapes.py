@@ -115,6 +115,7 @@ class Result(TypedDict, total=False):
     models: Count
     others: Count
     problems: TextList
+    remarks: TextList  # of files that were left out
 
 
 class Worker(TypedDict):
