@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from studio import models
 from studio.prompting.emphasis import weighted
+from tests.work import steps_of
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ from studio.prompting.emphasis import weighted
         ("(a [b) c]", [("(a ", 1.0), ("b) c", 0.909091)]),
         ("(red:9)", [("red", 4.0)]),
         ("(red:.5)", [("red", 0.5)]),
+        (f"((red:0):{'9' * 400})", [("red", 0.0)]),
+        (f"(red:{'9' * 400})", [("red", 4.0)]),
         ("()", []),
         ("", []),
     ],
@@ -42,6 +45,13 @@ def test_any_text_is_read(prompt):
     parts = weighted(prompt)
     assert all(text and 0 <= weight <= 4 for text, weight in parts)
     assert len("".join(text for text, _ in parts)) <= len(prompt)
+
+
+@pytest.mark.parametrize("unit", ["(a", "[(", "(", ":", "(a:2"])
+def test_brackets_within_brackets_take_time_of_their_length(unit):
+    close = {"(a": ")", "[(": ")]", "(a:2": ")"}.get(unit, "")
+    small, large = (steps_of(lambda n=n: weighted(unit * n + close * n)) for n in (100, 400))
+    assert large < 5 * small
 
 
 @given(st.text(alphabet="ab ,.é🦊", max_size=60))

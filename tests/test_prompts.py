@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from studio.prompting import alternatives
 from studio.prompting.alternatives import expand
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
+from tests.work import steps_of
 
 
 @pytest.fixture
@@ -122,7 +123,102 @@ def test_a_number_sign_is_a_letter_like_any_other(lists):
     assert expand(prompt, 1, lists) == "a red apple, apt #5, with a sofa, apt #7, attic"
 
 
-@pytest.mark.parametrize("prompt", ["{a} ${x}", "{a|b} ${unset} c", "{" * 200 + "a|b" + "}" * 200])
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a {red} coat for $5, 50% off", "a red coat for $5, 50% off"),
+        ("a sign, {red} // https://example.org", "a sign, red // https://example.org"),
+        ("a sign, {red} /* by hand */, old", "a sign, red /* by hand */, old"),
+        ("{$5 #1|$5 #1}", "$5 #1"),
+        ("{2$$ and $$#1|#1}", "#1 and #1"),
+        ("a {red} __wild//cats__", "a red lynx"),
+        ("a {red} __price__", "a red 5% of $7 // net"),
+    ],
+)
+def test_what_nobody_means_as_syntax_is_drawn_as_it_stands(prompt, text, lists):
+    (lists / "price.yaml").write_text("price:\n - 2::5% of $7 // net\n")
+    assert expand(prompt, 1, lists) == text
+
+
+def test_a_long_list_is_read_once_however_often_it_is_named(lists):
+    (lists / "many.txt").write_text("".join(f"word{n}\n" for n in range(20_000)))
+    once, often = (
+        steps_of(lambda n=n: expand("__many__ " * n, 1, lists), 5_000_000) for n in (1, 20)
+    )
+    assert often < 3 * once
+
+
+def test_of_a_list_only_the_lines_that_are_drawn_are_parsed(lists):
+    for name, count in (("few", 200), ("lots", 4000)):
+        (lists / f"{name}.txt").write_text("".join(f"a {{red|green}} {n}\n" for n in range(count)))
+    few, lots = (
+        steps_of(lambda name=name: expand(f"{{2$$ and $$__{name}__}}", 1, lists), 5_000_000)
+        for name in ("few", "lots")
+    )
+    assert lots < 5 * few  # of twenty times the lines
+
+
+def test_lines_that_are_drawn_together_differ_and_weights_count(lists):
+    (lists / "weighed.yaml").write_text("odds:\n - 0::never\n - 99::often\n - 1::rare\n")
+    drawn = Counter(expand("{1$$__odds__}", seed, lists) for seed in range(200))
+    assert drawn["never"] == 0
+    assert drawn["often"] > 180 > 20 > drawn["rare"]
+    several = {expand("{2$$ and $$__animal__}", seed, lists) for seed in range(100)}
+    animals = ("wolf", "fox", "snow hare")
+    assert several == {f"{a} and {b}" for a in animals for b in animals if a != b}
+
+
+def test_what_is_asked_for_in_turn_is_drawn_at_random(lists):
+    assert {expand("{@a|b}", seed, lists) for seed in range(20)} == {"a", "b"}
+
+
+def test_long_lines_are_counted_before_they_are_parsed(lists):
+    (lists / "choice.txt").write_text("{" + "|".join(["a"] * 2500) + "}\n")
+    assert expand("__choice__", 1, lists) == "a"
+    with pytest.raises(SettingsError, match="far too long"):
+        expand("__choice__ __choice__", 1, lists)
+
+
+def test_a_file_of_lists_that_refers_to_itself_is_not_read(lists):
+    bomb = "l0: &l0 {a: [x], b: [y]}\n" + "".join(
+        f"l{n}: &l{n} {{a: *l{n - 1}, b: *l{n - 1}}}\n" for n in range(1, 30)
+    )
+    (lists / "bomb.yaml").write_text(bomb)
+    (lists / "deep.json").write_text("[" * 100_000)
+
+    def drawn() -> None:
+        with pytest.raises(SettingsError, match=r"l3/a.*bomb\.yaml refers to parts of itself"):
+            expand("a __l3/a__", 1, lists)
+        assert expand("a __wild/cats__", 1, lists) == "a lynx"
+
+    steps_of(drawn, 2_000_000)
+
+
+def test_folders_that_link_to_each_other_are_looked_into_once(lists):
+    (lists / "again").symlink_to(lists, target_is_directory=True)
+    assert expand("a __wild/cats__", 1, lists) == "a lynx"
+
+
+def test_a_list_that_names_a_missing_one_is_a_sentence(lists):
+    (lists / "gap.txt").write_text("a __ghost__\n")
+    with pytest.raises(SettingsError, match=r"ghost\.txt"):
+        expand("__gap__", 1, lists)
+
+
+@pytest.mark.parametrize("unit", ["{", "{a|", "${a:", "%{a$$", "__${a:", "{1$$", "__a-", "{@a|b}"])
+@pytest.mark.parametrize("end", ["", "}", "__"])
+def test_a_prompt_is_parsed_in_time_of_about_its_length(unit, end, lists):
+    def read(count: int) -> None:
+        with contextlib.suppress(SettingsError):
+            expand("{z}" + unit * count + "a" + end * count, 1, lists)
+
+    small, large = (steps_of(lambda n=n: read(n), 5_000_000) for n in (6, 24))
+    assert large < 8 * small
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{a} ${x}", "{a} __${x:{b|c}}__", "{a|b} ${unset} c", "{" * 200 + "a|b" + "}" * 200]
+)
 def test_whatever_cannot_be_read_is_a_sentence(prompt, lists):
     with pytest.raises(SettingsError):
         expand(prompt, 1, lists)

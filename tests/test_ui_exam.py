@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ from studio.pictures.infotext import Parameters, read
 from studio.settings import SessionSettings, SettingsError
 from studio.statistics import Tally
 from studio.store import KnownModel, Store
+from studio.ui import images
 from studio.ui.app import build
 from studio.ui.page import Look
 from studio.ui.starter_pack import starter_concepts
@@ -221,6 +224,20 @@ def test_the_settings_of_a_file_are_read_or_refused_with_a_sentence(client, stor
         assert sentence in answer["sentence"]
     foreign = {"origin": "http://elsewhere.example"}
     assert client.post("/parameters", content=saved, headers=foreign).status_code == 403
+
+
+def test_the_text_of_a_picture_is_read_beside_the_event_loop(client, store, session, monkeypatch):
+    saved = client.get(f"/images/{drawn(store, session).id}/download").content
+    on_the_loop = []
+
+    def look(text: str) -> Parameters:
+        with contextlib.suppress(RuntimeError):  # no loop runs in this thread
+            on_the_loop.append(asyncio.get_running_loop())
+        return read(text)
+
+    monkeypatch.setattr(images, "read", look)
+    assert client.post("/parameters", content=saved).json()["ok"]
+    assert not on_the_loop
 
 
 def test_what_a_picture_says_becomes_the_sessions_settings():

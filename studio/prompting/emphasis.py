@@ -11,6 +11,7 @@ from itertools import groupby
 
 MORE = 1.1  # what a pair of round brackets multiplies by; square ones divide
 MOST, LEAST = 4.0, 0.0  # beyond these a text encoder makes nothing of it
+_HUGE = 1e9  # no factor is larger while they are multiplied: 0 times infinity is no number
 
 _TOKEN = re.compile(
     r"\\[()\[\]\\]|[()\[\]]|:\s*(\d+(?:\.\d+)?|\.\d+)\s*\)|[^\\()\[\]:]+|.", re.DOTALL
@@ -22,24 +23,32 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
 
     Never raises; the weights lie between 0 and 4, and texts are not empty.
     """
-    letters: list[tuple[str, float]] = []
+    tokens: list[tuple[str, float | None]] = []  # a text; or a pair's start and end, and its factor
     opened: list[tuple[str, int]] = []  # brackets that are not closed yet, and where they stand
     for token in _TOKEN.finditer(prompt):
         text = token.group()
         closes = {")": "(", "]": "["}.get(text[-1]) if len(text) == 1 or token[1] else None
-        if text in ("(", "["):
-            opened.append((text, len(letters)))
-            letters.append((text, 1.0))  # a letter, until it is closed
-        elif closes and opened and opened[-1][0] == closes:
-            _, start = opened.pop()
+        if closes and opened and opened[-1][0] == closes:
+            bracket, start = opened.pop()
             factor = float(token[1]) if token[1] else MORE if closes == "(" else 1 / MORE
-            letters[start:] = [(inner, weight * factor) for inner, weight in letters[start + 1 :]]
+            tokens[start] = (bracket, min(factor, _HUGE))
+            tokens.append(("", None))
         elif text.startswith("\\") and len(text) == 2:
-            letters.append((text[1], 1.0))
+            tokens.append((text[1], None))
         else:
-            letters.append((text, 1.0))
-    parts = [
+            if text in ("(", "["):
+                opened.append((text, len(tokens)))  # a letter, until it is closed
+            tokens.append((text, None))
+    letters: list[tuple[str, float]] = []
+    weights = [1.0]
+    for text, factor in tokens:
+        if factor is not None:
+            weights.append(min(weights[-1] * factor, _HUGE))
+        elif not text:
+            weights.pop()
+        else:
+            letters.append((text, weights[-1]))
+    return [
         ("".join(text for text, _ in part), min(max(weight, LEAST), MOST))
         for weight, part in groupby(letters, key=lambda one: round(one[1], 6))
     ]
-    return [(text, weight) for text, weight in parts if text]

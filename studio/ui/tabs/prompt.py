@@ -175,9 +175,10 @@ def with_prompts(settings: SessionSettings, text: str, lists: Path) -> SessionSe
             "There is no prompt: write what the pictures should show, one on each line."
             + (" Until then the ones from before are used." if settings.prompts else "")
         )
+    settings = replace(settings, prompts=prompts)  # says when they are too many or too long
     for prompt in prompts:
         expand(prompt, 0, lists)  # says what is wrong with one that cannot be read
-    return replace(settings, prompts=prompts)
+    return settings
 
 
 def unread(look: Look) -> str:
