@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from studio.settings import SessionSettings
 from studio.store import Pair, Session, Store
-from tests.factories import make_pair
+from tests.support.factories import make_pair
 
 # Nothing is timed: a machine that is busy elsewhere is no fault.
 settings.register_profile("patient", deadline=None)

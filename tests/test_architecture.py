@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-STUDIO = Path(__file__).resolve().parent.parent / "studio"
+STUDIO = Path(__file__).resolve().parents[1] / "studio"
 
 EVERYTHING_BUT_UI = {
     "bench",

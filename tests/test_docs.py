@@ -13,7 +13,7 @@ from studio.bench import curves, faults
 from studio.cli import reference
 from studio.cli.arguments import parse
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "studio" / "bench" / "figures"
 README = ROOT / "README.md"
 USUAL = ("pairs", "d3po", "finetune")  # the ways of learning whose runs docs/results.md shows

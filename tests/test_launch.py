@@ -24,7 +24,7 @@ import pytest
 
 import launch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 PYPROJECT = """
 [project]

@@ -21,7 +21,7 @@ from studio.ui import words
 from studio.ui.app import server
 from tests.browser import seed
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ARTEFACTS = ROOT / "test-artefacts"
 
 CHROMIUM_OPTIONS = (

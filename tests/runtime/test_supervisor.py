@@ -16,7 +16,7 @@ import pytest
 from studio.runtime import supervisor
 from studio.runtime.supervisor import Supervisor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # As the real worker does: works until the supervisor leaves.
 WORKER = """

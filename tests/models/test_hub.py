@@ -20,7 +20,7 @@ from studio.models import ModelError, hub
 from studio.settings import SamplingSettings, is_hub_id
 from studio.store import Session, Store
 from studio.worker.loop import Worker
-from tests.hub_server import COMMIT, REPO, Hub
+from tests.support.hub_server import COMMIT, REPO, Hub
 
 SETTINGS = SamplingSettings(steps=2, width_px=64, height_px=64, eta=0.0)
 UNET = "unet/diffusion_pytorch_model.safetensors"

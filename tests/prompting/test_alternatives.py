@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from studio.prompting import alternatives
 from studio.prompting.alternatives import expand
 from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError
-from tests.work import steps_of
+from tests.support.work import steps_of
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from studio import models
 from studio.prompting.emphasis import weighted
-from tests.work import steps_of
+from tests.support.work import steps_of
 
 
 @pytest.mark.parametrize(

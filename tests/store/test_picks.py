@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from studio.settings import CHOICES, SessionSettings
 from studio.store import PickCounts, Store
-from tests.factories import make_pair
+from tests.support.factories import make_pair
 
 
 class Picking(RuleBasedStateMachine):

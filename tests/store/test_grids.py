@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from studio.settings import SessionSettings, SettingsError
 from studio.store import PickCounts, Store, StoreError, export_session, import_session
-from tests.factories import make_grid, make_pair
+from tests.support.factories import make_grid, make_pair
 
 
 def ids(asked):

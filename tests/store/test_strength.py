@@ -9,7 +9,7 @@ import pytest
 
 from studio.settings import MAX_NOTE_CHARACTERS, REASONS, SamplingSettings
 from studio.store import Store, StoreError
-from tests.factories import open_at
+from tests.support.factories import open_at
 
 
 def holding(store, session):

@@ -27,7 +27,7 @@ from studio.store import (
     take_snapshot,
 )
 from studio.store.files import read_sealed, require_whole, write_sealed
-from tests.factories import make_image, open_at
+from tests.support.factories import make_image, open_at
 
 
 def picked(store: Store, session_id: str) -> list[str]:

@@ -30,7 +30,7 @@ from studio.store import (
     export_session,
     import_session,
 )
-from tests.factories import make_image
+from tests.support.factories import make_image
 
 
 def write(path: Path, content: bytes) -> str:

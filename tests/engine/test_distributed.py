@@ -26,7 +26,7 @@ from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, Train
 from studio.store import Store
 from studio.worker import follower
 from studio.worker.loop import Worker
-from tests.test_worker_process import wait_for
+from tests.worker.test_process import wait_for
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox"]
@@ -131,7 +131,7 @@ def together(work: str, model: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
     path = tmp_path / "found.safetensors"
     subprocess.run(
         launched(__file__, work, str(model), str(path)),
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).resolve().parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         check=True,
         timeout=PATIENCE_S,

@@ -28,7 +28,7 @@ from studio.lora.format import from_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -249,7 +249,7 @@ QUICK = SamplingSettings(steps=2, width_px=64, height_px=64)
 def picked(home: Path, tiny_model: Path) -> Session:
     """A session with six picks on pairs that a worker drew."""
     from studio.runtime.supervisor import Supervisor
-    from tests.test_supervisor import wait_until
+    from tests.runtime.test_supervisor import wait_until
 
     settings = SessionSettings(
         base_model=str(tiny_model),

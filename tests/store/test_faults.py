@@ -25,7 +25,7 @@ from studio.store import (
     StudioLock,
     write_atomically,
 )
-from tests.factories import make_pair
+from tests.support.factories import make_pair
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -12,7 +12,7 @@ from studio.engine import sampling, trajectory
 from studio.engine.trajectory import MixedSettingsError, PairBatch, Trajectory
 from studio.models import Denoiser
 from studio.settings import SamplingSettings
-from tests.factories import OTHER_SAMPLING
+from tests.support.factories import OTHER_SAMPLING
 
 SETTINGS = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 

@@ -28,7 +28,7 @@ from studio.ui.page import Look, begin_session, open_session
 from studio.ui.starter_pack import first_settings, starter_packs
 from studio.ui.tabs import compare, export, prefer, prompt, train
 from tests.browser import seed
-from tests.factories import make_image, make_pair
+from tests.support.factories import make_image, make_pair
 
 LOCAL = {"host": "127.0.0.1:7860"}
 
@@ -314,7 +314,7 @@ def test_building_the_app_imports_no_torch(tmp_path):
     )
     run = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
         check=True,

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Adapter, Export, Store, StoreError, WorkerStatus
 from studio.store.schema import metadata
-from tests.factories import OTHER_SAMPLING, make_image, make_pair
+from tests.support.factories import OTHER_SAMPLING, make_image, make_pair
 
 UNUSUAL = SessionSettings(
     base_model="/models/a b",
