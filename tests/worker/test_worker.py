@@ -445,7 +445,7 @@ class TestRounds:
     def test_weights_that_are_no_numbers_never_become_an_adapter(
         self, store, session, worker, monkeypatch
     ):
-        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        """Weights after a last update that overflows, which no later loss shows."""
         step = ScalarAdam.step
 
         def overflows(optimizer, *arguments, **options):
