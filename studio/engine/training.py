@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of one update. `margin` is beta x the margin: the implicit reward's difference."""
+    """The figures of one update. `margin` is beta x the margin: the implicit reward difference."""
 
     update: int
     updates: int

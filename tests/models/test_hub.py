@@ -239,18 +239,18 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
     store.update_job(job.id, state="running")
     here.status = 500
     worker = Worker(store, "cpu")
-    worker.downloads.look()
+    worker.downloads.poll()
     worker.downloads._thread.join()
     assert store.job(job.id).state == "failed"
     assert "in trouble (500)" in store.job(job.id).message
     here.status = 200
     left = store.add_job(session.id, "download", {"repo": REPO})
     store.cancel_job(left.id)
-    worker.downloads.look()
+    worker.downloads.poll()
     assert not worker.downloads._thread.is_alive()
     stopped = store.add_job(session.id, "download", {"repo": REPO})
     worker.stopping.set()
-    worker.downloads.look()
+    worker.downloads.poll()
     worker.downloads._thread.join()
     assert store.job(stopped.id).state == "running"  # for the worker after this one
 
