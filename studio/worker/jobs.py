@@ -209,7 +209,7 @@ class Jobs:
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
             base_hash=adapter.base_hash,
-            start=denoiser.start and StartedFrom(*denoiser.start.said),
+            start=denoiser.start and StartedFrom(*denoiser.start.identity),
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
