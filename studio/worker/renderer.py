@@ -177,7 +177,7 @@ class Renderer:
             sampling=session.settings.sampling,
             base_hash=denoiser.base_hash,
             created_at_s=time.time(),
-            beside=denoiser.beside(texts),
+            beside=denoiser.companions(texts),
         )
 
     def image_with(
