@@ -43,7 +43,7 @@ def wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
             say("The studio that is open does the work.")
         while (found := look()) is None:
             if own is not None and own.deaths_in_a_row >= MOST_DEATHS:
-                words = "\n".join(own.last_words)
+                words = "\n".join(own.last_lines)
                 raise CommandError(f"The worker cannot run. The last it said was:\n{words}")
             time.sleep(POLL_S)
         return found
