@@ -71,7 +71,7 @@ class Inversions:
         if not named:
             return [(prompt, ()) for prompt in prompts]
         longest_first = sorted(named, key=len, reverse=True)
-        words = re.compile("|".join(map(_word, longest_first)), re.IGNORECASE)
+        words = re.compile("|".join(map(word_pattern, longest_first)), re.IGNORECASE)
         marked = []
         for prompt in prompts:
             used: dict[str, Inversion] = {}
@@ -120,7 +120,7 @@ class Inversions:
     def _learn(self, path: Path) -> Inversion:
         """Give the text encoders the vectors of a file, as tokens of their own."""
         tables = [encoder.get_input_embeddings() for encoder in self._encoders]
-        vectors = _vectors(path, [table.weight.shape[1] for table in tables])
+        vectors = read_vectors(path, [table.weight.shape[1] for table in tables])
         count = len(vectors[0])
         letters = "".join(map(chr, range(self._next_letter, self._next_letter + count)))
         for tokenizer, encoder, own in zip(self._tokenizers, self._encoders, vectors, strict=True):
@@ -134,7 +134,7 @@ class Inversions:
         return Inversion(path.stem, letters, weights.body_sha256(path)[:12])
 
 
-def _word(name: str) -> str:
+def word_pattern(name: str) -> str:
     """Matches a name where it is not a part of a longer word or number."""
     return _edge(name[0], "<!") + re.escape(name) + _edge(name[-1], "!")
 
@@ -159,7 +159,7 @@ def _make_room(encoder: torch.nn.Module, tokens: int, end: int) -> None:
         inner.eos_token_id = end
 
 
-def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
+def read_vectors(path: Path, widths: list[int]) -> list[Tensor]:
     """(vectors, width) for each text encoder, in float32; ModelError for what cannot be used.
 
     The forms are A1111's (`emb_params`), diffusers' (one tensor by any name) and SDXL's.
