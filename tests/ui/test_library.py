@@ -18,9 +18,9 @@ from studio import models
 from studio.bench.families import make_pipeline, write_checkpoint
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import KnownModel, Session, Store, StoreError
-from studio.ui import library
 from studio.ui.app import build
 from studio.ui.page import Look
+from studio.ui.tabs.prompt import library
 from studio.worker.loop import Worker
 from studio.worker.model_library import models_in
 

@@ -9,7 +9,7 @@ import pytest
 
 from studio.settings import SamplingSettings
 from studio.store import KnownModel, Store
-from studio.ui.sizes import shape_chips, shapes
+from studio.ui.tabs.prompt.sizes import shape_chips, shapes
 
 MODEL = KnownModel("/models/one", "one", "sd1", "Stable Diffusion 1", 512, 10, 20)
 

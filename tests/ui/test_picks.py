@@ -13,7 +13,7 @@ from studio import datasets
 from studio.settings import SamplingSettings, SessionSettings, StartLora
 from studio.store import Job, Session, Store, StoreFull
 from studio.ui.page import Look
-from studio.ui.tabs import picks
+from studio.ui.tabs.export import picks
 from studio.worker import jobs
 from studio.worker.loop import Worker
 

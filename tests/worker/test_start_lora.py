@@ -18,7 +18,7 @@ from studio.store import Job, Session, Store
 from studio.ui.images import made_with
 from studio.ui.page import Look, request_preview
 from studio.ui.tabs import export as export_page
-from studio.ui.tabs import start_lora
+from studio.ui.tabs.prompt import start_lora
 from studio.ui.tabs.train import previews
 from studio.worker.loop import Worker
 

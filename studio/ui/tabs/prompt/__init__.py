@@ -16,14 +16,13 @@ from studio.prompting.styles import Style, styled
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import write_atomically
 from studio.store.rows import Image, Job, KnownModel, Session
-from studio.ui import library
 from studio.ui.dropin import takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
-from studio.ui.sizes import SHAPES_JS, reads_clip_skip, shape_chips
 from studio.ui.starter_pack import starter_packs
-from studio.ui.tabs import start_lora
+from studio.ui.tabs.prompt import library, start_lora
+from studio.ui.tabs.prompt.sizes import SHAPES_JS, reads_clip_skip, shape_chips
 from studio.ui.tabs.train import previews
 
 SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)

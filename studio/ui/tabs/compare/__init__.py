@@ -14,12 +14,12 @@ from studio.ui import words
 from studio.ui.dropin import takes_settings
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
-from studio.ui.sizes import reads_clip_skip
-from studio.ui.tabs import grid, story
+from studio.ui.tabs.compare import grid, story
+from studio.ui.tabs.prompt.sizes import reads_clip_skip
 
 MAX_PICTURES = 32  # pairs in one comparison
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:

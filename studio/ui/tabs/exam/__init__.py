@@ -24,7 +24,7 @@ PAIRS = 20  # enough to tell a clear preference from chance, in two minutes
 MOST_PAIRS = 100
 PAIRS_SENT = 4  # the pairs the browser knows of and decodes
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 from studio.ui.images import image_url, told
 from studio.ui.page import Look, Page
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:

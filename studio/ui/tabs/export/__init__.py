@@ -15,9 +15,9 @@ from studio.statistics import tallies
 from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
 from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values
-from studio.ui.tabs import picks
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.exam import best_strength
+from studio.ui.tabs.export import picks
 
 FORMATS = {
     "kohya": "For A1111, Forge, ComfyUI, InvokeAI (.safetensors)",

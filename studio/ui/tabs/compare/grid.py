@@ -19,7 +19,7 @@ from studio.ui.tabs.prefer import answered
 MOST_PICTURES = 144  # in one grid
 GRIDS_KEPT = 50  # that can be opened again
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) -> None:

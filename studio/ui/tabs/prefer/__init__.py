@@ -21,7 +21,7 @@ log = logging.getLogger("studio.web")
 QUESTIONS_SENT = 64  # all that ever wait: nobody is held up by a slow answer. Four are decoded
 PICKS_SENT = 40  # of the filmstrip, at a time
 
-_ASSETS = Path(__file__).parent.parent / "assets"
+_ASSETS = Path(__file__).parents[2] / "assets"
 # One script: the files share what they name, and the first begins when the others have been read.
 _SCRIPTS = ("prefer.js", "prefer_grid.js", "prefer_view.js", "prefer_strip.js", "prefer_keys.js")
 
