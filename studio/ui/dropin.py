@@ -1,4 +1,4 @@
-"""A picture dropped on a tab gives back the settings it was made with."""
+"""A picture that is dropped on a tab gives back the settings it was made with."""
 
 from __future__ import annotations
 
@@ -52,21 +52,24 @@ panel.addEventListener("drop", (event) => {
 """.replace("MOST_BYTES", str(MOST_BYTES))
 
 
-def takes_settings(
+def accept_picture(
     page: Page,
     elem_id: str,
     restore: Callable[[Session, Parameters], Any],
     outputs: Iterable[Any] = (),
     refill: bool = False,
 ) -> None:
-    """A place to drop a picture on, which is the whole tab; `restore` is a handler of `Page`."""
-    place = gr.HTML(value=DROP_HTML, js_on_load=DROP_JS, apply_default_css=False, elem_id=elem_id)
+    """Make the whole tab accept a dropped PNG, whose settings go to `restore`.
 
-    def take(session: Session, event: gr.EventData) -> Any:
+    `restore` returns what a handler of `Page.on` returns.
+    """
+    target = gr.HTML(value=DROP_HTML, js_on_load=DROP_JS, apply_default_css=False, elem_id=elem_id)
+
+    def handle(session: Session, event: gr.EventData) -> Any:
         try:
-            found = read(str(event._data.get("text", "")))
+            parameters = read(str(event._data.get("text", "")))
         except ParametersError as error:
             raise SettingsError(str(error)) from error
-        return restore(session, found)
+        return restore(session, parameters)
 
-    page.hears(place.restore, take, outputs=outputs, with_event=True, refill=refill)
+    page.on(target.restore, handle, outputs=outputs, with_event=True, refill=refill)

@@ -24,6 +24,7 @@ from studio.pictures.infotext import Parameters, ParametersError, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 from studio.ui.guard import BYTES
+from studio.ui.previews import previews_by_round
 
 MODEL_PX = 320  # of a picture of a model, likewise
 THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
@@ -105,7 +106,7 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404)
         try:
             prompts = store.session(session_id).settings.shown_prompts
-            rounds = told(store, session_id)
+            rounds = previews_by_round(store, session_id)
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         rows = [(title, [_there(store, image) for image in images]) for title, images in rounds]
@@ -128,17 +129,6 @@ def routes(store: Store) -> APIRouter:
         return _file(path, {"Cache-Control": "private, no-cache"}, download=name)
 
     return router
-
-
-def told(store: Store, session_id: str) -> list[tuple[str, list[Image | None]]]:
-    """Each round's name and its pictures of the shown prompts, the base first; None: not drawn."""
-    prompts = store.session(session_id).settings.shown_prompts
-    newest: dict[tuple[str | None, str], Image] = {}
-    for image in store.images(session_id, "preview", limit=1000):
-        newest.setdefault((image.adapter_id, image.prompt), image)
-    adapters = sorted(store.adapters(session_id), key=lambda adapter: adapter.number)
-    names = [(None, "Base model"), *((a.id, f"Round {a.number}") for a in adapters)]
-    return [(name, [newest.get((id_, prompt)) for prompt in prompts]) for id_, name in names]
 
 
 def _settings_of(data: bytes) -> dict[str, object]:

@@ -373,7 +373,7 @@ def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling
     expect(page.locator("#model-card")).to_contain_text(f"In use: {path}")
     expect(card).to_have_attribute("aria-pressed", "true")
     open_fold(page, "How pictures are made")
-    expect(page.locator("#clip-skip-place")).to_be_hidden()
+    expect(page.locator("#clip-skip-row")).to_be_hidden()
     page.get_by_role("button", name="832 × 1216").click()
     expect(page.get_by_label("Height")).to_have_value("1216")
     path.unlink()

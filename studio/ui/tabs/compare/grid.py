@@ -1,4 +1,4 @@
-"""The grid of Compare: strengths, rounds, seeds and prompts, any two of them across and down."""
+"""The grid: strengths, rounds, seeds and prompts, any two of them across and down."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ import gradio as gr
 
 from studio.settings import SettingsError
 from studio.store.rows import Job, Session
+from studio.ui.adapters import round_number
 from studio.ui.images import image_url
-from studio.ui.page import Look, Page, Values
-from studio.ui.tabs.prefer import answered
+from studio.ui.jobs import cancel_open, is_open, progress
+from studio.ui.page import Page, Values
+from studio.ui.server_functions import server_function
+from studio.ui.snapshot import StoreSnapshot
 
-MOST_PICTURES = 144  # in one grid
+MAX_PICTURES = 144  # in one grid
 GRIDS_KEPT = 50  # that can be opened again
+AXES = ("prompts", "seeds", "adapter_ids", "strengths")  # the last one varies first
 
 _ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) -> None:
-    """Its prompts and seeds are those that are compared."""
+    """The form on the left, the grid on the right. Prompts and seeds are those of Compare."""
     with gr.Row(elem_classes="compare-columns", equal_height=False):
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
             strengths = gr.Textbox(
@@ -48,22 +52,22 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
                 value=None,
                 html_template=(_ASSETS / "grid.html").read_text(encoding="utf-8"),
                 js_on_load=(_ASSETS / "grid.js").read_text(encoding="utf-8"),
-                server_functions=[answered(_opener(page), page)],
+                server_functions=[server_function(_opener(page), page)],
                 apply_default_css=False,
                 elem_id="grid",
             )
 
-    def view(look: Look) -> Values:
-        job = look.newest_job("grid")
-        is_open = job is not None and job.state in ("queued", "running")
+    def view(snapshot: StoreSnapshot) -> Values:
+        is_drawing = is_open(snapshot.newest_job("grid"))
+        choices = [(f"Round {a.number}", a.id) for a in snapshot.adapters]
         return {
-            viewer: grids(look),
-            rounds: gr.update(choices=[(f"Round {a.number}", a.id) for a in look.adapters]),
-            draw: gr.update(visible=not is_open, interactive=bool(look.adapters)),
-            cancel: gr.update(visible=is_open),
+            viewer: grids(snapshot),
+            rounds: gr.update(choices=choices),
+            draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
+            cancel: gr.update(visible=is_drawing),
         }
 
-    page.shows(view, [viewer, rounds, draw, cancel])
+    page.show(view, [viewer, rounds, draw, cancel])
 
     def make(
         session: Session,
@@ -71,24 +75,22 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
         first: float | None,
         count: float | None,
         chosen: list[str] | None,
-        numbers: str,
+        strengths: str,
     ) -> None:
         adapter_ids = chosen or [session.current_adapter_id]
-        payload = grid_payload(text, first, count, adapter_ids, numbers)
+        payload = grid_payload(text, first, count, adapter_ids, strengths)
         page.store.add_job(session.id, "grid", payload)
 
-    def leave(session: Session) -> None:
-        for job in page.store.jobs(session.id, kind="grid"):
-            if job.state in ("queued", "running"):
-                page.store.cancel_job(job.id)
-
-    page.hears(draw.click, make, inputs=[prompts, seed, seeds, rounds, strengths])
-    page.hears(cancel.click, leave)
+    page.on(draw.click, make, inputs=[prompts, seed, seeds, rounds, strengths])
+    page.on(cancel.click, lambda session: cancel_open(page.store, session.id, "grid"))
 
 
 def _opener(page: Page) -> Any:
+    """The server function that returns an earlier grid."""
+
     def grid(payload: dict[str, Any]) -> dict[str, Any]:
-        return {"grid": grid_value(Look(page.store), page.store.job(str(payload["job_id"])))}
+        job = page.store.job(str(payload["job_id"]))
+        return {"grid": grid_value(StoreSnapshot(page.store), job)}
 
     return grid
 
@@ -98,9 +100,9 @@ def grid_payload(
     first: float | None,
     count: float | None,
     adapter_ids: list[str | None],
-    numbers: str,
+    strengths: str,
 ) -> dict[str, Any]:
-    """What the worker is asked for; says in a sentence what cannot be drawn."""
+    """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn."""
     prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not prompts:
         raise SettingsError("Write at least one prompt to draw the grid with.")
@@ -108,53 +110,58 @@ def grid_payload(
         raise SettingsError("Seeds are whole numbers from 0 upwards, and at least one is needed.")
     if not all(adapter_ids):
         raise SettingsError("There is nothing to draw a grid of yet: let a round learn first.")
+    seeds = [int(first) + n for n in range(int(min(count, MAX_PICTURES + 1)))]
+    payload = dict(zip(AXES, (prompts, seeds, adapter_ids, _numbers(strengths)), strict=True))
+    if (pictures := _size(payload)) > MAX_PICTURES:
+        raise SettingsError(
+            f"That would be {pictures} pictures; a grid has at most {MAX_PICTURES}. "
+            "Take fewer prompts, seeds, rounds or strengths."
+        )
+    return payload
+
+
+def _numbers(text: str) -> list[float]:
+    """Strengths as the artist typed them, in order and without repeats."""
     try:
-        strengths = sorted({float(word) for word in re.split(r"[,;\s]+", numbers) if word})
+        strengths = sorted({float(word) for word in re.split(r"[,;\s]+", text) if word})
     except ValueError as error:
         raise SettingsError("Strengths are numbers, such as 0, 0.5, 1.") from error
     if not strengths or not all(0 <= strength <= 2 for strength in strengths):
         raise SettingsError("Strengths lie between 0 and 2, such as 0, 0.5, 1.")
-    seeds = [int(first) + n for n in range(int(min(count, MOST_PICTURES + 1)))]
-    axes = (prompts, seeds, adapter_ids, strengths)
-    pictures = math.prod(len(axis) for axis in axes)
-    if pictures > MOST_PICTURES:
-        raise SettingsError(
-            f"That would be {pictures} pictures; a grid has at most {MOST_PICTURES}. "
-            "Take fewer prompts, seeds, rounds or strengths."
-        )
-    names = ("prompts", "seeds", "adapter_ids", "strengths")
-    return dict(zip(names, axes, strict=True))
+    return strengths
 
 
-def grids(look: Look) -> dict[str, Any]:
-    """The grids there are, by name; the newest one whole."""
-    jobs = look.store.jobs(look.session.id, kind="grid", limit=GRIDS_KEPT)
-    drawn = [job for job in jobs if job.result.get("image_ids") or job is jobs[0]]
-    drawn = [job for job in drawn if job.state not in ("failed", "cancelled") or job.result]
+def _size(payload: dict[str, Any]) -> int:
+    """The number of pictures in a grid."""
+    return math.prod(len(payload[axis]) for axis in AXES)
+
+
+def grids(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """The value of the viewer: the names of all grids, and the newest grid itself."""
+    jobs = snapshot.store.jobs(snapshot.session.id, kind="grid", limit=GRIDS_KEPT)
     newest = jobs[0] if jobs else None
+    shown = [job for job in jobs if job.result.get("image_ids") or job is newest]
+    shown = [job for job in shown if job.state not in ("failed", "cancelled") or job.result]
     return {
-        "grids": [{"id": job.id, "name": grid_name(job)} for job in drawn],
-        "newest": grid_value(look, drawn[0]) if drawn else None,
-        "job": newest
-        and {"state": newest.state, "progress": newest.progress, "message": newest.message},
+        "grids": [{"id": job.id, "name": grid_name(job)} for job in shown],
+        "newest": grid_value(snapshot, shown[0]) if shown else None,
+        "job": progress(newest),
     }
 
 
 def grid_name(job: Job) -> str:
     """`22 November, 14:05 · 12 pictures`."""
     when = time.strftime("%d %B, %H:%M", time.localtime(job.created_at_s))
-    axes = ("prompts", "seeds", "adapter_ids", "strengths")
-    return f"{when} · {math.prod(len(job.payload[axis]) for axis in axes)} pictures"
+    return f"{when} · {_size(job.payload)} pictures"
 
 
-def grid_value(look: Look, job: Job) -> dict[str, Any]:
-    """A grid as the browser knows it: the last of its four things varies first in `images`."""
-    numbers = {adapter.id: adapter.number for adapter in look.adapters}
+def grid_value(snapshot: StoreSnapshot, job: Job) -> dict[str, Any]:
+    """One grid for the viewer, with the labels of its axes."""
     return {
         "id": job.id,
         "prompts": job.payload["prompts"],
         "seeds": job.payload["seeds"],
-        "rounds": [f"Round {numbers.get(id_, '?')}" for id_ in job.payload["adapter_ids"]],
+        "rounds": [f"Round {round_number(snapshot, id_)}" for id_ in job.payload["adapter_ids"]],
         "strengths": [f"{strength:g}" for strength in job.payload["strengths"]],
         "images": [image_url(image_id) for image_id in job.result.get("image_ids", ())],
     }

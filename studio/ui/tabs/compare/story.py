@@ -1,4 +1,4 @@
-"""The story of a session: the fixed prompts over all rounds, to look at and to take away."""
+"""The story of a session: the shown prompts over all rounds, to look at and to download."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from studio.ui.images import image_url, told
-from studio.ui.page import Look, Page
+from studio.ui.images import image_url
+from studio.ui.page import Page
+from studio.ui.previews import previews_by_round
+from studio.ui.snapshot import StoreSnapshot
 
 _ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -22,17 +24,17 @@ def build(page: Page) -> None:
         apply_default_css=False,
         elem_id="story",
     )
-    page.shows(lambda look: {component: state(look)}, [component])
+    page.show(lambda snapshot: {component: page_state(snapshot)}, [component])
 
 
-def state(look: Look) -> dict[str, Any]:
-    """The base first, then every round that left an adapter."""
-    rounds = told(look.store, look.session.id)
+def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """The value of the component: the base first, then every round that produced an adapter."""
+    rounds = previews_by_round(snapshot.store, snapshot.session.id)
     return {
-        "prompts": list(look.settings.shown_prompts),
+        "prompts": list(snapshot.settings.shown_prompts),
         "rounds": [
             {"name": name, "images": [image and image_url(image.id) for image in images]}
             for name, images in rounds
         ],
-        "address": f"/stories/{look.session.id}/story.",
+        "address": f"/stories/{snapshot.session.id}/story.",
     }

@@ -1,4 +1,4 @@
-"""The models that there are to choose from, and what has become of the one in use."""
+"""The models to choose from, and a session's model that has changed or is gone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from studio.settings import SessionSettings, is_hub_id
 from studio.store.rows import Job, KnownModel
 from studio.ui import words
 from studio.ui.images import model_preview_url
-from studio.ui.page import Look
+from studio.ui.jobs import is_open
+from studio.ui.snapshot import StoreSnapshot
 
-HUB_CACHE = Path.home() / ".cache" / "huggingface" / "hub"  # where it is, unless told otherwise
+HUB_CACHE = Path.home() / ".cache" / "huggingface" / "hub"  # its usual path
+MAX_OFFERS = 3  # copies of a session's model, wherever they were found
 
 
-def added(folders: list[str], text: str) -> list[str]:
-    """The folders with one more. Raises ValueError with a sentence for what is none."""
+def with_folder(folders: list[str], text: str) -> list[str]:
+    """The folders and one more, as the artist typed it. Raises ValueError if it is no folder."""
     path = Path(text.strip().strip("\"'")).expanduser()
     if not text.strip():
         raise ValueError("Write the path of a folder first.")
@@ -27,56 +29,60 @@ def added(folders: list[str], text: str) -> list[str]:
     return [*folders, str(path.absolute())]
 
 
-def inside(folder: str, models: list[KnownModel]) -> list[str]:
-    """Those of the models that lie in a folder and were never used: what goes with it."""
+def unused_inside(folder: str, models: list[KnownModel]) -> list[str]:
+    """The models in a folder that were never used: they are forgotten together with it."""
     root = Path(folder)
     return [
-        one.base_model
-        for one in models
-        if not one.base_hash and root in Path(one.base_model).parents
+        model.base_model
+        for model in models
+        if not model.base_hash and root in Path(model.base_model).parents
     ]
 
 
-def shelf(look: Look) -> str:
-    """All models as cards to click, but for one that `trouble` says is gone."""
-    in_use = look.settings.base_model
-    there = [one for one in look.library if one.base_model != in_use or _is_there(in_use)]
-    cards = "".join(_card(one, look.settings) for one in there)
+def model_cards(snapshot: StoreSnapshot) -> str:
+    """All models as buttons, except a current one that `model_problem` reports as gone."""
+    current = snapshot.settings.base_model
+    models = [m for m in snapshot.library if m.base_model != current or _exists(current)]
+    cards = "".join(_card(model, snapshot.settings) for model in models)
     return f"<div class='models' role='group' aria-label='Models'>{cards}</div>" if cards else ""
 
 
-def sources(look: Look, folders: list[str]) -> str:
-    """The folders that models come from, and what was found in them."""
-    job = look.newest_job("library")
-    is_looking = job is not None and job.state in ("queued", "running")
-    listed = "".join(
+def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
+    """The folders that are searched for models, and the result of the newest search."""
+    job = snapshot.newest_job("library")
+    items = "".join(
         f"<li><code>{escape(folder)}</code> <button type='button' class='button quiet small' "
-        f"data-model='forget' data-name='{escape(folder, quote=True)}' "
+        f"data-event='forget_folder' data-name='{escape(folder, quote=True)}' "
         f"aria-label='Leave out {escape(folder, quote=True)}'>Leave out</button></li>"
         for folder in folders
     )
-    if not listed:
-        return _said(job) if is_looking else ""
-    again = "<button type='button' class='button small' data-model='look'>Look again</button>"
-    return f"<ul class='model-folders'>{listed}</ul>{_said(job)}{'' if is_looking else again}"
-
-
-def _card(one: KnownModel, settings: SessionSettings) -> str:
-    name = escape(one.base_model, quote=True)
-    pressed = str(one.base_model == settings.base_model).lower()
-    picture = "<span class='picture none' aria-hidden='true'></span>"
-    if one.preview:
-        address = escape(model_preview_url(one.base_model), quote=True)
-        picture = f"<img class='picture' src='{address}' alt='' loading='lazy'>"
-    about = [one.words, gigabytes(one.bytes), *([one.base_hash[:10]] if one.base_hash else [])]
+    if not items:
+        return _search_result(job) if is_open(job) else ""
+    again = "<button type='button' class='button small' data-event='search'>Look again</button>"
     return (
-        f"<button type='button' class='model' data-model='library' data-name='{name}' "
-        f"aria-pressed='{pressed}' title='{name}'>{picture}<b>{escape(one.name)}</b>"
+        f"<ul class='model-folders'>{items}</ul>{_search_result(job)}"
+        f"{'' if is_open(job) else again}"
+    )
+
+
+def _card(model: KnownModel, settings: SessionSettings) -> str:
+    name = escape(model.base_model, quote=True)
+    pressed = str(model.base_model == settings.base_model).lower()
+    picture = "<span class='picture none' aria-hidden='true'></span>"
+    if model.preview:
+        url = escape(model_preview_url(model.base_model), quote=True)
+        picture = f"<img class='picture' src='{url}' alt='' loading='lazy'>"
+    about = [model.words, gigabytes(model.bytes)]
+    if model.base_hash:
+        about.append(model.base_hash[:10])
+    return (
+        f"<button type='button' class='model' data-event='use_known' data-name='{name}' "
+        f"aria-pressed='{pressed}' title='{name}'>{picture}<b>{escape(model.name)}</b>"
         f"<small>{escape(' · '.join(about))}</small></button>"
     )
 
 
-def _said(job: Job | None) -> str:
+def _search_result(job: Job | None) -> str:
     if job is None:
         return ""
     match job.state:
@@ -85,65 +91,73 @@ def _said(job: Job | None) -> str:
         case "failed":
             return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
         case "done":
-            found, others = job.result.get("models", 0), job.result.get("others", 0)
-            line = f"<p class='soft'>{words.count(found, 'model')} found.</p>"
-            if not others:
-                return line
-            told = job.result.get("problems", [])
-            lines = "".join(f"<li>{escape(str(one))}</li>" for one in told)
-            more = f"<li>and {others - len(told)} more</li>" if others > len(told) else ""
-            title = words.count(others, "other file")
-            return (
-                f"{line}<details class='soft'><summary>{title}</summary>"
-                f"<ul>{lines}{more}</ul></details>"
-            )
+            models, others = job.result.get("models", 0), job.result.get("others", 0)
+            line = f"<p class='soft'>{words.count(models, 'model')} found.</p>"
+            return f"{line}{_others(others, job.result.get('problems', []))}"
         case _:
             return ""
 
 
-def trouble(look: Look) -> str:
-    """What has become of the session's model, if it has changed or gone, and how to go on."""
-    settings = look.settings
-    is_gone = not _is_there(settings.base_model)
-    known = look.model
+def _others(number: int, problems: list[str]) -> str:
+    """Files that are no models, each with its reason, in a list that opens."""
+    if not number:
+        return ""
+    lines = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems)
+    if number > len(problems):
+        lines += f"<li>and {number - len(problems)} more</li>"
+    title = words.count(number, "other file")
+    return f"<details class='soft'><summary>{title}</summary><ul>{lines}</ul></details>"
+
+
+def model_problem(snapshot: StoreSnapshot) -> str:
+    """A warning if the session's model has changed or is gone, with the ways to continue."""
+    settings, known = snapshot.settings, snapshot.model
+    is_gone = not _exists(settings.base_model)
     has_changed = bool(
         known and known.base_hash and settings.model_hash not in ("", known.base_hash)
     )
     if not is_gone and not has_changed:
         return ""
-    same = [
-        one
-        for one in look.library
-        if settings.model_hash
-        and one.base_hash == settings.model_hash
-        and one.base_model != settings.base_model
-        and _is_there(one.base_model)
-    ]
-    what = "The model of this session is not there any more."
-    if has_changed and not is_gone:
-        what = (
+    problem = "The model of this session is not there any more."
+    restart = ""
+    if not is_gone:
+        problem = (
             "The file of this session’s model has changed since it was first used. What was picked "
             "and learned belongs to what it was."
         )
+        restart = (
+            "<button type='button' class='button' data-event='use_changed'>"
+            "Begin with the changed file</button>"
+        )
     offers = "".join(
-        f"<p>The same model lies at <code>{escape(one.base_model)}</code>.</p>"
-        f"<button type='button' class='button primary' data-model='move' "
-        f"data-name='{escape(one.base_model, quote=True)}'>Go on with it</button>"
-        for one in same[:3]
+        f"<p>The same model lies at <code>{escape(copy.base_model)}</code>.</p>"
+        f"<button type='button' class='button primary' data-event='use_copy' "
+        f"data-name='{escape(copy.base_model, quote=True)}'>Go on with it</button>"
+        for copy in _copies(snapshot)[:MAX_OFFERS]
     )
-    if not same:
-        offers = "<p>Put it back, or add the folder where it is now below: it is known again by "
-        offers += "its hash.</p>" if settings.model_hash else "its name.</p>"
-    anew = (
-        "<button type='button' class='button' data-model='anew'>Begin with the changed file"
-        "</button>"
-        if has_changed and not is_gone
-        else ""
-    )
-    return f"<div class='problem' role='alert'><p>{what}</p></div>{offers}{anew}"
+    if not offers:
+        key = "its hash" if settings.model_hash else "its name"
+        offers = (
+            f"<p>Put it back, or add the folder where it is now below: it is known again by {key}."
+            "</p>"
+        )
+    return f"<div class='problem' role='alert'><p>{problem}</p></div>{offers}{restart}"
 
 
-def _is_there(base_model: str) -> bool:
+def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:
+    """Other files with the hash of the session's model."""
+    settings = snapshot.settings
+    return [
+        model
+        for model in snapshot.library
+        if settings.model_hash
+        and model.base_hash == settings.model_hash
+        and model.base_model != settings.base_model
+        and _exists(model.base_model)
+    ]
+
+
+def _exists(base_model: str) -> bool:
     if base_model == "starter" or is_hub_id(base_model):
         return True
     try:

@@ -1,34 +1,36 @@
-"""Prompt, start from a LoRA: somebody's, which becomes a part of the session's base model."""
+"""A LoRA file that the session starts from: it becomes a part of the base model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from studio.settings import SessionSettings, SettingsError, StartLora
+from studio.settings import SettingsError, StartLora
 from studio.store.rows import Session
-from studio.ui.page import Look, Page, Values
+from studio.ui.jobs import cancel_queued
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.prompt.preview import refresh_preview
+from studio.ui.widgets import click_events
 
 ABOUT = (
     "<p class='soft'>A LoRA that you or somebody else made already: it draws from the first pair "
     "on, and what is learned here comes on top of it. Your own LoRA then holds only the "
     "difference: in other tools, use both together.</p>"
 )
-JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-start]");
-  if (button) trigger("use", { without: button.dataset.start === "without" });
-});"""
 
 
-def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], None]) -> None:
-    """Which LoRA is in use, and the form for another one."""
+def build(page: Page) -> None:
+    """The LoRA in use, and the form for another one."""
     store = page.store
-    card = gr.HTML(apply_default_css=False, elem_id="start-lora-card", js_on_load=JS)
+    card = gr.HTML(
+        apply_default_css=False,
+        elem_id="start-lora-card",
+        js_on_load=click_events("start_without"),
+    )
     path = gr.Textbox(
         label="A LoRA on this computer",
         info="The path of a .safetensors file that was made for this model.",
@@ -46,73 +48,73 @@ def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], N
         elem_id="start-lora-strength",
     )
     check = gr.Button("Look at this LoRA", elem_id="start-lora-check")
-    found = gr.HTML(apply_default_css=False, elem_id="start-lora-found", js_on_load=JS)
-    page.shows(lambda look: {card: in_use(look), found: looked_at(look)}, [card, found])
+    found = gr.HTML(
+        apply_default_css=False, elem_id="start-lora-found", js_on_load=click_events("start_from")
+    )
+    page.show(
+        lambda snapshot: {card: current_lora(snapshot), found: inspected_lora(snapshot)},
+        [card, found],
+    )
 
-    def form(look: Look) -> Values:
-        start = look.settings.start
+    def form(snapshot: StoreSnapshot) -> Values:
+        start = snapshot.settings.start
         return {path: start.path if start else "", strength: start.strength if start else 1.0}
 
-    page.fills(form, [path, strength])
+    page.fill(form, [path, strength])
 
-    def look_at(session: Session, text: str) -> None:
+    def inspect(session: Session, text: str) -> None:
         wanted = text.strip().strip("\"'")
         if not wanted:
             raise SettingsError("Write the path of a LoRA file first.")
-        for job in store.jobs(session.id, kind="fit"):
-            if job.state == "queued":
-                store.cancel_job(job.id)
-        store.add_job(
-            session.id, "fit", {"path": wanted, "base_model": session.settings.base_model}
-        )
+        cancel_queued(store, session.id, "fit")
+        payload = {"path": wanted, "base_model": session.settings.base_model}
+        store.add_job(session.id, "fit", payload)
 
-    def use(session: Session, at: float, event: gr.EventData) -> str:
-        """Start from the LoRA that was looked at, or from none."""
-        before = session.settings
-        if event._data.get("without"):
-            start, said = None, "The LoRA is left out again."
-        else:
-            job = Look(store).newest_job("fit")
-            if job is None or job.state != "done":
-                raise SettingsError("Look at the LoRA first.")
-            start = StartLora(job.payload["path"], float(at))
-            said = (
-                "New pairs are drawn with this LoRA. The first takes a while: it is loaded first."
-            )
+    def change_start(session: Session, start: StartLora | None) -> None:
         saved = store.change_settings(session.id, lambda now: replace(now, start=start))
-        draw_preview(page, before, saved)
-        return said
+        refresh_preview(page, session.settings, saved)
 
-    for listener in (check.click, path.submit):
-        page.hears(listener, look_at, inputs=[path])
-    for component in (card, found):
-        page.hears(component.use, use, inputs=[strength], with_event=True, refill=True)
+    def start_from(session: Session, strength: float, _event: gr.EventData) -> str:
+        job = StoreSnapshot(store).newest_job("fit")
+        if job is None or job.state != "done":
+            raise SettingsError("Look at the LoRA first.")
+        change_start(session, StartLora(job.payload["path"], float(strength)))
+        return "New pairs are drawn with this LoRA. The first takes a while: it is loaded first."
+
+    def start_without(session: Session, _event: gr.EventData) -> str:
+        change_start(session, None)
+        return "The LoRA is left out again."
+
+    for event in (check.click, path.submit):
+        page.on(event, inspect, inputs=[path])
+    page.on(found.start_from, start_from, inputs=[strength], with_event=True, refill=True)
+    page.on(card.start_without, start_without, with_event=True, refill=True)
 
 
-def in_use(look: Look) -> str:
-    """The LoRA that the session starts from."""
-    start = look.settings.start
+def current_lora(snapshot: StoreSnapshot) -> str:
+    """The LoRA that the session starts from, or what one is good for."""
+    start = snapshot.settings.start
     if start is None:
         return ABOUT
     learned = (
         "<p class='soft'>What was learned without it stays with the model alone: without it, those "
         "rounds can be used again.</p>"
-        if look.adapters
+        if snapshot.adapters
         else ""
     )
     return (
         f"<p>In use: <b>{escape(Path(start.path).name)}</b> at strength {start.strength:g}. What "
         "is learned comes on top of it: in other tools, use both together.</p>"
-        f"{learned}<button type='button' class='button' data-start='without'>Start without it"
-        "</button>"
+        f"{learned}<button type='button' class='button' data-event='start_without'>"
+        "Start without it</button>"
     )
 
 
-def looked_at(look: Look) -> str:
-    """What looking at a LoRA file found."""
-    job = look.newest_job("fit")
-    if job is None or job.payload.get("base_model") != look.settings.base_model:
-        return ""  # how it fits another model is of no interest
+def inspected_lora(snapshot: StoreSnapshot) -> str:
+    """The result of inspecting a LoRA file for the session's model."""
+    job = snapshot.newest_job("fit")
+    if job is None or job.payload.get("base_model") != snapshot.settings.base_model:
+        return ""
     path = str(job.payload.get("path"))
     match job.state:
         case "queued" | "running":
@@ -121,11 +123,11 @@ def looked_at(look: Look) -> str:
             return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
         case "done":
             label = "Start from this LoRA"
-            if look.settings.start and look.settings.start.path == path:
+            if snapshot.settings.start and snapshot.settings.start.path == path:
                 label = "Use this strength"
             return (
                 f"<p><b>{escape(job.result['name'])}</b> fits: {escape(job.result['words'])}</p>"
-                "<button type='button' class='button primary' data-start='found'>"
+                "<button type='button' class='button primary' data-event='start_from'>"
                 f"{label}</button>"
             )
         case _:

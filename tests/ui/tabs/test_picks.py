@@ -12,7 +12,7 @@ import pytest
 from studio import datasets
 from studio.settings import SamplingSettings, SessionSettings, StartLora
 from studio.store import Job, Session, Store, StoreFull
-from studio.ui.page import Look
+from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.export import picks
 from studio.worker import jobs
 from studio.worker.loop import Worker
@@ -67,10 +67,10 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
         folders.append(Path(job.result["folder"]))
     assert [path.name for path in folders] == [f"Blau 猫-{form}", f"Blau 猫-{form}-2"]
     assert all(path.parent == store.home / "picks" for path in folders)
-    said = picks.what_went_out(Look(store).newest_job("give_picks"), is_local=True)
+    said = picks.given_picks(StoreSnapshot(store).newest_job("give_picks"), is_local=True)
     assert f"2 picks in <code>{folders[1]}</code>" in said
     assert "Show folder" in said
-    assert "Show folder" not in picks.what_went_out(job, is_local=False)
+    assert "Show folder" not in picks.given_picks(job, is_local=False)
     store.set_orphans_aside()
     taken = do(store, worker, session, "take_picks", path=str(folders[0]))
     assert taken.state == "done", taken.message
@@ -79,7 +79,7 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
     assert made.settings.base == session.settings.base
     assert (made.settings.sampling.width_px, made.settings.sampling.height_px) == (64, 72)
     assert store.last_session_id() == session.id  # what is open stays open
-    said = picks.what_came_in(taken)
+    said = picks.taken_picks(taken)
     assert "2 picks in the new session" in said
     assert "Diffusion-DPO can learn from them; D3PO cannot." in said
 
@@ -87,7 +87,7 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
 def test_without_picks_there_is_nothing_to_write(store, worker, session):
     job = do(store, worker, session, "give_picks", form="d3po")
     assert (job.state, job.message) == ("failed", "There are no picks to write yet.")
-    assert "There are no picks" in picks.what_went_out(job, is_local=True)
+    assert "There are no picks" in picks.given_picks(job, is_local=True)
     assert not (store.home / "picks").exists()
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_used_is_a_sentence_and_leaves_nothing(store, worker, ses
         assert job.state == "failed"
         assert said in job.message
         assert [one.id for one in store.sessions()] == [session.id]
-        assert "nothing else was changed" in picks.what_came_in(job)
+        assert "nothing else was changed" in picks.taken_picks(job)
 
 
 def test_one_that_is_left_leaves_nothing_and_one_that_was_killed_begins_anew(
