@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -13,8 +12,7 @@ from studio.store import home_warning
 from studio.store.rows import Session
 from studio.ui import words
 from studio.ui.page import Look, Page, Values, begin_session
-
-_ASSETS = Path(__file__).parent / "assets"
+from studio.ui.static import script
 
 NOTICE = """
 <div id="notice-area" class="notice" role="alert" hidden>
@@ -22,9 +20,6 @@ NOTICE = """
   <button type="button" class="button quiet" aria-label="Close this message">×</button>
 </div>
 """
-NOTICE_JS = (
-    "watch('value', () => props.value && studio.notify(props.value.tone, props.value.text));"
-)
 
 BRAND = """
 <a class="brand" href="/" aria-label="D3PO Studio, start page">
@@ -51,7 +46,7 @@ def notice_area() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template=NOTICE,
-        js_on_load=NOTICE_JS,
+        js_on_load=script("shared/notices.js"),
         apply_default_css=False,
         elem_id="notices",
     )
@@ -61,7 +56,7 @@ def build(page: Page) -> None:
     """The bar with the session menu and the worker's line."""
     bar = gr.HTML(
         value="",
-        js_on_load=(_ASSETS / "header.js").read_text(encoding="utf-8"),
+        js_on_load=script("shared/header.js", "session"),
         apply_default_css=False,
         elem_id="studio-header",
     )

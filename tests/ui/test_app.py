@@ -21,7 +21,7 @@ from PIL import Image as Pictures
 from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
 from studio.starter.data import CONCEPTS_PATH
 from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
-from studio.ui import curves, fields, guard, words
+from studio.ui import curves, fields, guard, static, words
 from studio.ui.app import build, serve, server
 from studio.ui.images import THUMBNAIL_PX
 from studio.ui.page import Look, begin_session, open_session
@@ -31,6 +31,7 @@ from tests.browser import seed
 from tests.support.factories import make_image, make_pair
 
 LOCAL = {"host": "127.0.0.1:7860"}
+STYLES, SCRIPT = static.address("base/tokens.css"), static.address("shared/page.js")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def guarded_client(guarded_app) -> TestClient:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
 def test_names_of_this_machine_are_let_in(client, host):
-    assert client.get("/studio/studio.css", headers={"host": host}).status_code == 200
+    assert client.get(STYLES, headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_another_origin_is_refused(client, origin):
 
 def test_its_own_origin_is_let_in(client):
     headers = {**LOCAL, "origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
-    assert client.get("/studio/studio.js", headers=headers).status_code == 200
+    assert client.get(SCRIPT, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -120,7 +121,7 @@ def test_other_pages_may_only_link(client, site, mode, destination, method, stat
     assert client.request(method, "/", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/", "/studio/studio.css", "/images/none", "/config"])
+@pytest.mark.parametrize("path", ["/", STYLES, "/images/none", "/config"])
 def test_every_answer_carries_the_security_headers(client, path):
     headers = client.get(path).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -129,7 +130,7 @@ def test_every_answer_carries_the_security_headers(client, path):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", "/studio/studio.css", "/gradio_api/info")
+PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", STYLES, "/gradio_api/info")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -146,9 +147,9 @@ def test_beyond_this_machine_every_route_asks_for_the_password(guarded_client, p
 
 def test_with_the_password_one_is_let_in_under_any_host(guarded_client):
     headers = {"authorization": "Basic " + b64encode(b"ada:secret: x").decode()}
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 200
+    assert guarded_client.get(STYLES, headers=headers).status_code == 200
     headers["origin"] = "http://evil.example"
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 403
+    assert guarded_client.get(STYLES, headers=headers).status_code == 403
 
 
 def test_wrong_passwords_are_counted(module_store, monkeypatch):
@@ -158,7 +159,7 @@ def test_wrong_passwords_are_counted(module_store, monkeypatch):
     right, wrong = (
         {"authorization": "Basic " + b64encode(text).decode()} for text in (b"ada:secret", b"ada:x")
     )
-    path = "/studio/studio.css"
+    path = STYLES
     for _ in range(guard.MOST_ATTEMPTS * 2):
         assert client.get(path).status_code == 401  # a browser that asks for the password
     for _ in range(guard.MOST_ATTEMPTS):

@@ -14,12 +14,11 @@ from studio.ui import words
 from studio.ui.dropin import takes_settings
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script, template
 from studio.ui.tabs.compare import grid, story
 from studio.ui.tabs.prompt.sizes import reads_clip_skip
 
 MAX_PICTURES = 32  # pairs in one comparison
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:
@@ -77,8 +76,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "compare.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "compare.js").read_text(encoding="utf-8"),
+                html_template=template("compare/compare.html"),
+                js_on_load=script("compare/compare.js"),
                 apply_default_css=False,
                 elem_id="compare-viewer",
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,12 +13,11 @@ from studio.settings import SettingsError
 from studio.store.rows import Job, Session
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script, template
 from studio.ui.tabs.prefer import answered
 
 MOST_PICTURES = 144  # in one grid
 GRIDS_KEPT = 50  # that can be opened again
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) -> None:
@@ -46,8 +44,8 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "grid.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "grid.js").read_text(encoding="utf-8"),
+                html_template=template("compare/grid.html"),
+                js_on_load=script("compare/grid.js"),
                 server_functions=[answered(_opener(page), page)],
                 apply_default_css=False,
                 elem_id="grid",

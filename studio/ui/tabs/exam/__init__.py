@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,14 +16,13 @@ from studio.ui import words
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
 from studio.ui.starter_pack import starter_concepts
+from studio.ui.static import script, template
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.prefer import answered
 
 PAIRS = 20  # enough to tell a clear preference from chance, in two minutes
 MOST_PAIRS = 100
 PAIRS_SENT = 4  # the pairs the browser knows of and decodes
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:
@@ -62,8 +60,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=4, min_width=320):
             component = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "exam.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "exam.js").read_text(encoding="utf-8"),
+                html_template=template("exam/exam.html"),
+                js_on_load=script("exam/exam.js"),
                 server_functions=_server_functions(page),
                 apply_default_css=False,
                 elem_id="exam",
@@ -96,7 +94,12 @@ def _server_functions(page: Page) -> list[Any]:
     store = page.store
 
     def answer(payload: dict[str, Any]) -> dict[str, Any]:
-        store.answer_exam(payload["answer_id"], payload["pair_id"], payload["choice"])
+        id_ = payload["answer_id"]
+        store.answer_exam(id_, payload["pair_id"], payload["choice"])
+        return {"replaced": store.exam_answer_before(id_), "state": state(Look(store))}
+
+    def look(payload: dict[str, Any]) -> dict[str, Any]:
+        """How the exam stands now, other windows included; it changes nothing."""
         return {"state": state(Look(store))}
 
     def take_back(payload: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def _server_functions(page: Page) -> list[Any]:
         store.draw_exam(payload["exam_id"])
         return {"state": state(Look(store))}
 
-    return [answered(call, page) for call in (answer, take_back, leave, draw)]
+    return [answered(call, page) for call in (answer, look, take_back, leave, draw)]
 
 
 # --- what is asked -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from studio.statistics import tallies
 from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
 from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script
 from studio.ui.tabs.compare import choices
 from studio.ui.tabs.exam import best_strength
 from studio.ui.tabs.export import picks
@@ -185,15 +186,6 @@ def export_payload(
 
 ONLY_HERE = "Folders can be reached only on the machine the studio runs on."
 
-MADE_JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-export]");
-  if (!button) return;
-  const about = { export_id: button.dataset.export };
-  if (button.dataset.does === "send") trigger("send", about);
-  else trigger("folder", about);
-});"""
-
 
 def _made(page: Page, is_local: bool) -> None:
     tool = gr.Textbox(
@@ -204,7 +196,11 @@ def _made(page: Page, is_local: bool) -> None:
         elem_id="export-tool",
         visible=is_local,
     )
-    made = gr.HTML(apply_default_css=False, elem_id="exports", js_on_load=MADE_JS)
+    made = gr.HTML(
+        apply_default_css=False,
+        elem_id="exports",
+        js_on_load=script("export/exports.js", "send", "folder"),
+    )
     page.fills(lambda look: {tool: look.store.lora_folder()}, [tool])
     page.shows(lambda look: {made: exports(look, is_local)}, [made])
 

@@ -12,13 +12,9 @@ from studio.store.rows import Job, Session
 from studio.ui import words
 from studio.ui.folders import show_folder
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script
 
 FORMS = {"pickapic": "As a data set (Pick-a-Pic)", "d3po": "As D3PO’s code keeps them"}
-JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-picks]");
-  if (button) trigger("asked", { act: button.dataset.picks });
-});"""
 
 
 def build(page: Page, is_local: bool) -> None:
@@ -33,7 +29,11 @@ def build(page: Page, is_local: bool) -> None:
             form: gr.Button(label, elem_id=f"picks-{form}", size="sm", min_width=160)
             for form, label in FORMS.items()
         }
-    given = gr.HTML(apply_default_css=False, elem_id="picks-given", js_on_load=JS)
+    given = gr.HTML(
+        apply_default_css=False,
+        elem_id="picks-given",
+        js_on_load=script("export/picks.js", "asked"),
+    )
     path = gr.Textbox(
         label="Take picks in",
         info="A folder on this computer: a data set with Pick-a-Pic’s columns, D3PO’s files, or "
@@ -50,7 +50,11 @@ def build(page: Page, is_local: bool) -> None:
         apply_default_css=False,
     )
     take = gr.Button("Take them in", elem_id="picks-take", size="sm")
-    taken = gr.HTML(apply_default_css=False, elem_id="picks-taken", js_on_load=JS)
+    taken = gr.HTML(
+        apply_default_css=False,
+        elem_id="picks-taken",
+        js_on_load=script("export/picks.js", "asked"),
+    )
 
     def view(look: Look) -> Values:
         giving, taking = look.newest_job("give_picks"), look.newest_job("take_picks")

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,15 +14,12 @@ from studio.store import Answer, Question, StoreError
 from studio.ui import words
 from studio.ui.images import image_url, thumbnail_url
 from studio.ui.page import Look, Page
+from studio.ui.static import script, template
 
 log = logging.getLogger("studio.web")
 
 QUESTIONS_SENT = 64  # all that ever wait: nobody is held up by a slow answer. Four are decoded
 PICKS_SENT = 40  # of the filmstrip, at a time
-
-_ASSETS = Path(__file__).parents[2] / "assets"
-# One script: the files share what they name, and the first begins when the others have been read.
-_SCRIPTS = ("prefer.js", "prefer_grid.js", "prefer_view.js", "prefer_strip.js", "prefer_keys.js")
 
 
 def build(page: Page) -> None:
@@ -39,13 +35,20 @@ def build(page: Page) -> None:
         else:
             much_better = payload["much_better"]
             store.add_pick(id_, payload["pair_id"], choice, much_better=much_better, reason=reason)
-        return {"state": state(Look(store))}
+        replaced = store.answer_before(id_)
+        return {"replaced": replaced and answer_value(replaced), "state": state(Look(store))}
+
+    def look(payload: dict[str, Any]) -> dict[str, Any]:
+        """Whether a question was answered, in another window perhaps; it changes nothing."""
+        answers = store.recent_answers(payload["session_id"], limit=PICKS_SENT)
+        is_answered = any(one.question.id == payload["pair_id"] for one in answers)
+        return {"is_answered": is_answered, "state": state(Look(store))}
 
     def undo(payload: dict[str, Any]) -> dict[str, Any]:
         asked = store.undo_pick(payload["undo_id"], payload["session_id"])
         return {
             "asked": asked and question_value(asked),
-            "answer": asked and answer_value(store.undone(payload["undo_id"])),
+            "answer": asked and answer_value(store.answer_before(payload["undo_id"])),
             "state": state(Look(store)),
         }
 
@@ -84,11 +87,11 @@ def build(page: Page) -> None:
             "total": store.pick_counts(session_id).total,
         }
 
-    calls = (pick, undo, size, favourite, note, picked)
+    calls = (pick, look, undo, size, favourite, note, picked)
     component = gr.HTML(
         value=None,
-        html_template=(_ASSETS / "prefer.html").read_text(encoding="utf-8"),
-        js_on_load="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+        html_template=template("prefer/prefer.html"),
+        js_on_load=script("prefer/prefer.js"),
         server_functions=[answered(call, page) for call in calls],
         apply_default_css=False,
         elem_id="prefer",

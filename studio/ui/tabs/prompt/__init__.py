@@ -21,26 +21,12 @@ from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
 from studio.ui.starter_pack import starter_packs
+from studio.ui.static import script
 from studio.ui.tabs.prompt import library, start_lora
-from studio.ui.tabs.prompt.sizes import SHAPES_JS, reads_clip_skip, shape_chips
+from studio.ui.tabs.prompt.sizes import reads_clip_skip, shape_chips
 from studio.ui.tabs.train import previews
 
 SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
-
-PACK_JS = """
-let open = null; // the theme that stays open when the chips are made anew
-element.addEventListener("toggle", ({ target }) => {
-  if (target.open) open = target.id;
-  else if (open === target.id) open = null;
-}, { capture: true });
-new MutationObserver(() => {
-  const details = open && element.querySelector("#" + open);
-  if (details && !details.open) details.open = true;
-}).observe(element, { childList: true, subtree: true });
-element.addEventListener("click", (event) => {
-  const { theme, add } = event.target.closest("[data-theme]")?.dataset ?? {};
-  if (theme) trigger("add_prompt", { theme, prompt: add ?? null });
-});"""
 
 
 def build(page: Page) -> None:
@@ -122,7 +108,11 @@ def _prompts(page: Page) -> None:
         elem_classes="autosave",
     )
     too_long = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
-    pack = gr.HTML(apply_default_css=False, elem_id="starter-pack", js_on_load=PACK_JS)
+    pack = gr.HTML(
+        apply_default_css=False,
+        elem_id="starter-pack",
+        js_on_load=script("prompt/starter_packs.js", "add_prompt"),
+    )
     negative = gr.Textbox(
         label="Negative prompt",
         info="What should not be in the picture. Often best left empty.",
@@ -324,7 +314,9 @@ def _sampling(page: Page) -> None:
         steps = number("Steps", "More is finer and slower.", "steps", precision=0)
         guidance = number("Guidance", "How closely it follows the prompt.", "guidance")
         seed = number("Seed", "Another number, other pictures.", "seed", precision=0)
-    fitting = gr.HTML(apply_default_css=False, elem_id="shapes", js_on_load=SHAPES_JS)
+    fitting = gr.HTML(
+        apply_default_css=False, elem_id="shapes", js_on_load=script("prompt/shapes.js", "choose")
+    )
     with gr.Row(elem_classes="numbers"):
         width = gr.Dropdown(
             SIZES_PX, label="Width", info="In pixels.", allow_custom_value=True, min_width=120
@@ -460,8 +452,12 @@ def _px(value: Any) -> int:
 
 
 def _model(page: Page) -> None:
-    card = gr.HTML(apply_default_css=False, elem_id="model-card", js_on_load=MODEL_JS)
-    shelf = gr.HTML(apply_default_css=False, elem_id="library", js_on_load=MODEL_JS)
+    card = gr.HTML(
+        apply_default_css=False, elem_id="model-card", js_on_load=script("prompt/models.js", "use")
+    )
+    shelf = gr.HTML(
+        apply_default_css=False, elem_id="library", js_on_load=script("prompt/models.js", "use")
+    )
     path = gr.Textbox(
         label="Another model",
         info="The path of a .safetensors checkpoint or a diffusers folder, or its name on the "
@@ -471,7 +467,9 @@ def _model(page: Page) -> None:
         elem_id="model-path",
     )
     check = gr.Button("Look at this model", elem_id="model-check")
-    found = gr.HTML(apply_default_css=False, elem_id="model-found", js_on_load=MODEL_JS)
+    found = gr.HTML(
+        apply_default_css=False, elem_id="model-found", js_on_load=script("prompt/models.js", "use")
+    )
     folder = gr.Textbox(
         label="A folder of models",
         info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
@@ -481,7 +479,11 @@ def _model(page: Page) -> None:
         elem_id="model-folder",
     )
     add = gr.Button("Show its models", elem_id="model-folder-add")
-    sources = gr.HTML(apply_default_css=False, elem_id="model-sources", js_on_load=MODEL_JS)
+    sources = gr.HTML(
+        apply_default_css=False,
+        elem_id="model-sources",
+        js_on_load=script("prompt/models.js", "use"),
+    )
     store = page.store
 
     def view(look: Look) -> Values:
@@ -559,13 +561,6 @@ def _model(page: Page) -> None:
         page.hears(listener, inspect, inputs=[path])
     for component in (card, shelf, found, sources):
         page.hears(component.use, use, with_event=True, refill=True)
-
-
-MODEL_JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-model]");
-  if (button) trigger("use", { act: button.dataset.model, name: button.dataset.name });
-});"""
 
 
 def using_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:

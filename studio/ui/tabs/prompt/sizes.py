@@ -8,12 +8,6 @@ from studio.families import family_of
 from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.store.rows import KnownModel
 
-SHAPES_JS = """
-element.addEventListener("click", (event) => {
-  const chosen = event.target.closest("[data-shape]");
-  if (chosen) trigger("choose", { shape: chosen.dataset.shape });
-});"""
-
 
 def shapes(base_model: str, known: KnownModel | None) -> list[tuple[int, int]]:
     """(width, height) in pixels: the model's own first, then upright and lying ones; [] while

@@ -12,23 +12,23 @@ import gradio as gr
 from studio.settings import SessionSettings, SettingsError, StartLora
 from studio.store.rows import Session
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script
 
 ABOUT = (
     "<p class='soft'>A LoRA that you or somebody else made already: it draws from the first pair "
     "on, and what is learned here comes on top of it. Your own LoRA then holds only the "
     "difference: in other tools, use both together.</p>"
 )
-JS = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-start]");
-  if (button) trigger("use", { without: button.dataset.start === "without" });
-});"""
 
 
 def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], None]) -> None:
     """Which LoRA is in use, and the form for another one."""
     store = page.store
-    card = gr.HTML(apply_default_css=False, elem_id="start-lora-card", js_on_load=JS)
+    card = gr.HTML(
+        apply_default_css=False,
+        elem_id="start-lora-card",
+        js_on_load=script("prompt/start_lora.js", "use"),
+    )
     path = gr.Textbox(
         label="A LoRA on this computer",
         info="The path of a .safetensors file that was made for this model.",
@@ -46,7 +46,11 @@ def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], N
         elem_id="start-lora-strength",
     )
     check = gr.Button("Look at this LoRA", elem_id="start-lora-check")
-    found = gr.HTML(apply_default_css=False, elem_id="start-lora-found", js_on_load=JS)
+    found = gr.HTML(
+        apply_default_css=False,
+        elem_id="start-lora-found",
+        js_on_load=script("prompt/start_lora.js", "use"),
+    )
     page.shows(lambda look: {card: in_use(look), found: looked_at(look)}, [card, found])
 
     def form(look: Look) -> Values:

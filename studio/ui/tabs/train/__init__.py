@@ -17,6 +17,7 @@ from studio.ui import curves, words
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
+from studio.ui.static import script
 
 FEWEST_PICKS = 4
 FEWEST_FOR_SIDES = 12  # picks before anything is said about left and right
@@ -367,11 +368,7 @@ def _strip(page: Page) -> None:
     strip = gr.HTML(
         apply_default_css=False,
         elem_id="strip",
-        js_on_load="""
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-use]");
-  if (button) trigger("use", { adapter_id: button.dataset.use });
-});""",
+        js_on_load=script("train/rounds.js", "use"),
     )
     page.shows(lambda look: {strip: strip_of_rounds(look)}, [strip])
 
