@@ -121,7 +121,7 @@ def test_other_pages_may_only_link(client, site, mode, destination, method, stat
     assert client.request(method, "/", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/", STYLES, "/images/none", "/config"])
+@pytest.mark.parametrize("path", ["/", STYLES, SCRIPT, "/images/none", "/config"])
 def test_every_answer_carries_the_security_headers(client, path):
     headers = client.get(path).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
