@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
@@ -15,8 +14,7 @@ from studio.ui import words
 from studio.ui.page import Page, Values
 from studio.ui.sessions import begin_session
 from studio.ui.snapshot import StoreSnapshot
-
-_ASSETS = Path(__file__).parent / "assets"
+from studio.ui.static import script
 
 NOTICE = """
 <div id="notice-area" class="notice" role="alert" hidden>
@@ -24,9 +22,6 @@ NOTICE = """
   <button type="button" class="button quiet" aria-label="Close this message">×</button>
 </div>
 """
-NOTICE_JS = (
-    "watch('value', () => props.value && studio.notify(props.value.tone, props.value.text));"
-)
 
 BRAND = """
 <a class="brand" href="/" aria-label="D3PO Studio, start page">
@@ -53,7 +48,7 @@ def notice_area() -> gr.HTML:
     return gr.HTML(
         value=None,
         html_template=NOTICE,
-        js_on_load=NOTICE_JS,
+        js_on_load=script("shared/notices.js"),
         apply_default_css=False,
         elem_id="notices",
     )
@@ -63,7 +58,7 @@ def build(page: Page) -> None:
     """The bar above the tabs."""
     bar = gr.HTML(
         value="",
-        js_on_load=(_ASSETS / "header.js").read_text(encoding="utf-8"),
+        js_on_load=script("shared/header.js", "session"),
         apply_default_css=False,
         elem_id="studio-header",
     )

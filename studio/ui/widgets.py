@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-CLICK_EVENTS_JS = """
-const events = EVENTS;
-element.addEventListener("click", ({ target }) => {
-  const { event, ...data } = target.closest("[data-event]")?.dataset ?? {};
-  if (events.includes(event)) trigger(event, data);
-});"""
+from studio.ui.static import script
 
 
 def click_events(*events: str) -> str:
@@ -18,7 +11,7 @@ def click_events(*events: str) -> str:
     A click on this one triggers the event "use" with {"id": "7"}. Gradio knows an event only if
     its name is written in the script, so all of them are listed here.
     """
-    return CLICK_EVENTS_JS.replace("EVENTS", json.dumps(events))
+    return script("shared/click_events.js", *events)
 
 
 def progress_bar(share: float, label: str) -> str:

@@ -66,7 +66,7 @@ def choices(store, session) -> dict[str, str]:
 def expect_saved(page: Page, store, session, picks: int) -> None:
     """The page shows so many picks, and then the store has them."""
     expect(page.locator(".prefer-counts")).to_have_text(re.compile(rf"^{picks} picks?$"))
-    page.wait_for_function("() => !studio.unsaved()")
+    page.wait_for_function("() => !document.querySelector('#prefer [data-unsaved]')")
     assert store.pick_counts(session.id).total == picks
 
 

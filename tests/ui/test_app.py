@@ -14,10 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from studio.store import Store
-from studio.ui import guard
+from studio.ui import guard, static
 from studio.ui.app import build, serve, server
 
 LOCAL = {"host": "127.0.0.1:7860"}
+STYLES, SCRIPT = static.address("base/tokens.css"), static.address("shared/page.js")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def guarded_client(guarded_app) -> TestClient:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
 def test_names_of_this_machine_are_let_in(client, host):
-    assert client.get("/studio/studio.css", headers={"host": host}).status_code == 200
+    assert client.get(STYLES, headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_another_origin_is_refused(client, origin):
 
 def test_its_own_origin_is_let_in(client):
     headers = {**LOCAL, "origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
-    assert client.get("/studio/studio.js", headers=headers).status_code == 200
+    assert client.get(SCRIPT, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -107,7 +108,7 @@ def test_other_pages_may_only_link(client, site, mode, destination, method, stat
     assert client.request(method, "/", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/", "/studio/studio.css", "/images/none", "/config"])
+@pytest.mark.parametrize("path", ["/", STYLES, SCRIPT, "/images/none", "/config"])
 def test_every_answer_carries_the_security_headers(client, path):
     headers = client.get(path).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -116,7 +117,7 @@ def test_every_answer_carries_the_security_headers(client, path):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", "/studio/studio.css", "/gradio_api/info")
+PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", STYLES, "/gradio_api/info")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -133,9 +134,9 @@ def test_beyond_this_machine_every_route_asks_for_the_password(guarded_client, p
 
 def test_with_the_password_one_is_let_in_under_any_host(guarded_client):
     headers = {"authorization": "Basic " + b64encode(b"ada:secret: x").decode()}
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 200
+    assert guarded_client.get(STYLES, headers=headers).status_code == 200
     headers["origin"] = "http://evil.example"
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 403
+    assert guarded_client.get(STYLES, headers=headers).status_code == 403
 
 
 def test_wrong_passwords_are_counted(module_store, monkeypatch):
@@ -145,7 +146,7 @@ def test_wrong_passwords_are_counted(module_store, monkeypatch):
     right, wrong = (
         {"authorization": "Basic " + b64encode(text).decode()} for text in (b"ada:secret", b"ada:x")
     )
-    path = "/studio/studio.css"
+    path = STYLES
     for _ in range(guard.MOST_ATTEMPTS * 2):
         assert client.get(path).status_code == 401  # a browser that asks for the password
     for _ in range(guard.MOST_ATTEMPTS):

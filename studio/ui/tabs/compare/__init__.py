@@ -14,9 +14,8 @@ from studio.ui.dropin import accept_picture
 from studio.ui.jobs import cancel_open, is_open
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
 from studio.ui.tabs.compare import comparison, grid, story
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:
@@ -74,8 +73,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "compare.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "compare.js").read_text(encoding="utf-8"),
+                html_template=template("compare/compare.html"),
+                js_on_load=script("compare/compare.js"),
                 apply_default_css=False,
                 elem_id="compare-viewer",
             )

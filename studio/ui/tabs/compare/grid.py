@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,12 +17,11 @@ from studio.ui.jobs import cancel_open, is_open, progress
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
 
 MAX_PICTURES = 144  # in one grid
 GRIDS_KEPT = 50  # that can be opened again
 AXES = ("prompts", "seeds", "adapter_ids", "strengths")  # the last one varies first
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) -> None:
@@ -50,8 +48,8 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "grid.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "grid.js").read_text(encoding="utf-8"),
+                html_template=template("compare/grid.html"),
+                js_on_load=script("compare/grid.js"),
                 server_functions=[server_function(_opener(page), page)],
                 apply_default_css=False,
                 elem_id="grid",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,16 +10,15 @@ from studio.ui.images import image_url
 from studio.ui.page import Page
 from studio.ui.previews import previews_by_round
 from studio.ui.snapshot import StoreSnapshot
-
-_ASSETS = Path(__file__).parents[2] / "assets"
+from studio.ui.static import script, template
 
 
 def build(page: Page) -> None:
     """One component: a player, and all rounds below it."""
     component = gr.HTML(
         value=None,
-        html_template=(_ASSETS / "story.html").read_text(encoding="utf-8"),
-        js_on_load=(_ASSETS / "story.js").read_text(encoding="utf-8"),
+        html_template=template("compare/story.html"),
+        js_on_load=script("compare/story.js"),
         apply_default_css=False,
         elem_id="story",
     )

@@ -14,12 +14,11 @@ from studio.ui.adapters import adapter_choices
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
 from studio.ui.tabs.exam import questions
 from studio.ui.tabs.exam.state import page_state
 
 DEFAULT_PAIRS = 20  # enough to tell a clear preference from chance, in two minutes
-
-_ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def build(page: Page) -> None:
@@ -57,8 +56,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=4, min_width=320):
             component = gr.HTML(
                 value=None,
-                html_template=(_ASSETS / "exam.html").read_text(encoding="utf-8"),
-                js_on_load=(_ASSETS / "exam.js").read_text(encoding="utf-8"),
+                html_template=template("exam/exam.html"),
+                js_on_load=script("exam/exam.js"),
                 server_functions=_server_functions(page),
                 apply_default_css=False,
                 elem_id="exam",
@@ -96,7 +95,15 @@ def _server_functions(page: Page) -> list[Any]:
     store = page.store
 
     def answer(payload: dict[str, Any]) -> dict[str, Any]:
-        store.answer_exam(payload["answer_id"], payload["pair_id"], payload["choice"])
+        answer_id = payload["answer_id"]
+        store.answer_exam(answer_id, payload["pair_id"], payload["choice"])
+        return {
+            "replaced": store.exam_answer_before(answer_id),
+            "state": page_state(StoreSnapshot(store)),
+        }
+
+    def look(payload: dict[str, Any]) -> dict[str, Any]:
+        """The exam as it is now, with the answers from other windows."""
         return {"state": page_state(StoreSnapshot(store))}
 
     def take_back(payload: dict[str, Any]) -> dict[str, Any]:
@@ -111,4 +118,4 @@ def _server_functions(page: Page) -> list[Any]:
         store.draw_exam(payload["exam_id"])
         return {"state": page_state(StoreSnapshot(store))}
 
-    return [server_function(call, page) for call in (answer, take_back, leave, draw)]
+    return [server_function(call, page) for call in (answer, look, take_back, leave, draw)]

@@ -11,13 +11,10 @@ import gradio as gr
 from studio.ui.page import Page
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
 from studio.ui.tabs.prefer.state import answer_value, page_state, question_value
 
 PICKS_SENT = 40  # of the filmstrip, at a time
-
-_ASSETS = Path(__file__).parents[2] / "assets"
-# One script: the files share what they name, and the first begins when the others have been read.
-_SCRIPTS = ("prefer.js", "prefer_grid.js", "prefer_view.js", "prefer_strip.js", "prefer_keys.js")
 
 
 def build(page: Page) -> None:
@@ -33,13 +30,23 @@ def build(page: Page) -> None:
         else:
             much_better = payload["much_better"]
             store.add_pick(id_, payload["pair_id"], choice, much_better=much_better, reason=reason)
-        return {"state": page_state(StoreSnapshot(store))}
+        replaced = store.answer_before(id_)
+        return {
+            "replaced": replaced and answer_value(replaced),
+            "state": page_state(StoreSnapshot(store)),
+        }
+
+    def look(payload: dict[str, Any]) -> dict[str, Any]:
+        """Whether a question has an answer by now, perhaps from another window."""
+        answers = store.recent_answers(payload["session_id"], limit=PICKS_SENT)
+        is_answered = any(answer.question.id == payload["pair_id"] for answer in answers)
+        return {"is_answered": is_answered, "state": page_state(StoreSnapshot(store))}
 
     def undo(payload: dict[str, Any]) -> dict[str, Any]:
         asked = store.undo_pick(payload["undo_id"], payload["session_id"])
         return {
             "asked": asked and question_value(asked),
-            "answer": asked and answer_value(store.undone(payload["undo_id"])),
+            "answer": asked and answer_value(store.answer_before(payload["undo_id"])),
             "state": page_state(StoreSnapshot(store)),
         }
 
@@ -78,11 +85,11 @@ def build(page: Page) -> None:
             "total": store.pick_counts(session_id).total,
         }
 
-    calls = (pick, undo, size, favourite, note, picked)
+    calls = (pick, look, undo, size, favourite, note, picked)
     component = gr.HTML(
         value=None,
-        html_template=(_ASSETS / "prefer.html").read_text(encoding="utf-8"),
-        js_on_load="\n".join((_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS),
+        html_template=template("prefer/prefer.html"),
+        js_on_load=script("prefer/prefer.js"),
         server_functions=[server_function(call, page) for call in calls],
         apply_default_css=False,
         elem_id="prefer",

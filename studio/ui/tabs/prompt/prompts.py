@@ -16,21 +16,9 @@ from studio.ui.fields import Field, save_fields
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.starter_pack import starter_packs
+from studio.ui.static import script
 from studio.ui.tabs.prompt.preview import refresh_preview
 from studio.ui.tabs.prompt.sampling import with_sampling
-from studio.ui.widgets import click_events
-
-# The chips are replaced after every click; the theme that was open is opened again.
-PACK_JS = """
-let open = null;
-element.addEventListener("toggle", ({ target }) => {
-  if (target.open) open = target.id;
-  else if (open === target.id) open = null;
-}, { capture: true });
-new MutationObserver(() => {
-  const details = open && element.querySelector("#" + open);
-  if (details && !details.open) details.open = true;
-}).observe(element, { childList: true, subtree: true });""" + click_events("add_prompt")
 
 
 def build(page: Page) -> None:
@@ -46,7 +34,11 @@ def build(page: Page) -> None:
         elem_classes="autosave",
     )
     cut = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
-    pack = gr.HTML(apply_default_css=False, elem_id="starter-pack", js_on_load=PACK_JS)
+    pack = gr.HTML(
+        apply_default_css=False,
+        elem_id="starter-pack",
+        js_on_load=script("prompt/starter_packs.js", "add_prompt"),
+    )
     negative = gr.Textbox(
         label="Negative prompt",
         info="What should not be in the picture. Often best left empty.",
@@ -147,4 +139,4 @@ def _chip(theme: str, prompt: str | None, label: str) -> str:
     data = f"data-theme='{theme}'"
     if prompt is not None:
         data += f" data-prompt='{escape(prompt, quote=True)}'"
-    return f"<button type='button' class='chip' data-event='add_prompt' {data}>{label}</button>"
+    return f"<button type='button' class='chip' {data}>{label}</button>"
