@@ -204,8 +204,8 @@ def test_what_was_used_is_told_as_a1111_tells_it(made: tuple[Path, str]) -> None
     data = inversion.read_bytes()
     body = data[8 + int.from_bytes(data[:8], "little") :]
     short = hashlib.sha256(body).hexdigest()[:12]
-    assert denoiser.beside([PROMPT, "my-style"]) == {"TI hashes": f"my-style: {short}"}
-    assert denoiser.beside(["a cat"]) == {}
+    assert denoiser.companions([PROMPT, "my-style"]) == {"TI hashes": f"my-style: {short}"}
+    assert denoiser.companions(["a cat"]) == {}
 
 
 def broken(write: Callable[[Path], None], ending: str = ".safetensors") -> Callable[[Path], None]:
@@ -226,7 +226,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "page": (broken(lambda p: p.write_bytes(b"<html>" + b" " * 600)), "web page"),
     "cut": (
         broken(lambda p: (save_file({"emb_params": vectors(2, 64)}, p), _cut(p))),
-        "only a part",
+        "is incomplete",
     ),
     "wide": (broken(lambda p: save_file({"emb_params": vectors(2, 768)}, p)), "768 numbers each"),
     "xl": (
@@ -323,7 +323,7 @@ def test_the_vae_beside_a_checkpoint_takes_the_place_of_its_own(
     [own] = sampling.images(before, [chain])
     assert own.tobytes() != drawn.tobytes()
     digest = hashlib.sha256(beside.read_bytes()).hexdigest()[:10]
-    assert after.beside([]) == {"VAE hash": digest, "VAE": "model.vae.safetensors"}
+    assert after.companions([]) == {"VAE hash": digest, "VAE": "model.vae.safetensors"}
 
 
 def test_a_checkpoint_without_a_vae_is_whole_with_one_beside_it(sd1: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_checkpoint_without_a_vae_is_whole_with_one_beside_it(sd1: Path) -> No
     ("change", "words"),
     [
         (lambda t: {"decoder.x": torch.zeros(1)}, "holds no whole VAE"),
-        (lambda t: {k: v for k, v in t.items() if "up.2" not in k}, "is not whole"),
+        (lambda t: {k: v for k, v in t.items() if "up.2" not in k}, "is incomplete"),
         (lambda t: t | {"decoder.conv_in.weight": torch.zeros(32, 16, 3, 3)}, "another kind"),
         (lambda t: {"encoder.down_blocks.0.x": torch.zeros(1)}, "form of diffusers"),
         (lambda t: {k: v * float("nan") for k, v in t.items()}, "not all numbers"),
@@ -356,14 +356,14 @@ def test_a_pickled_vae_is_left_alone_and_said(sd1: Path) -> None:
     sd1.with_name("model.vae.pt").write_bytes(b"PK\x03\x04")
     info = models.inspect(str(sd1))
     assert info.vae is None
-    assert "model.vae.pt lies beside it, which can hide a program" in info.note
+    assert "model.vae.pt beside it can hide a program" in info.note
 
 
 def test_a_truncated_vae_is_a_sentence(sd1: Path) -> None:
     beside = sd1.with_name("model.vae.safetensors")
     save_file(other_vae(), beside)
     _cut(beside)
-    with pytest.raises(ModelError, match=r"model\.vae\.safetensors is only a part"):
+    with pytest.raises(ModelError, match=r"model\.vae\.safetensors is incomplete"):
         models.inspect(str(sd1))
     header = json.dumps({}).encode()
     beside.write_bytes(len(header).to_bytes(8, "little") + header)

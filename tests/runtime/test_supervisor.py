@@ -111,8 +111,8 @@ def test_a_worker_that_lived_long_is_started_again_at_once(tmp_path, monkeypatch
 def test_what_the_worker_says_last_is_kept(tmp_path):
     source = "import time; print('out of memory', flush=True); time.sleep(600)"
     with Supervisor(tmp_path, running(source)) as found:
-        wait_until(lambda: found.last_words)
-        assert list(found.last_words) == ["out of memory"]
+        wait_until(lambda: found.last_lines)
+        assert list(found.last_lines) == ["out of memory"]
         os.kill(found.pid, signal.SIGKILL)
 
 
