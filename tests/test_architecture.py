@@ -107,14 +107,23 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
+def tab_of(names: list[str]) -> str:
+    """`train` for ui.tabs.train and what is in it, nothing for all else."""
+    return names[2].removesuffix(".py") if names[:2] == ["ui", "tabs"] and len(names) > 2 else ""
+
+
 def complaints(path: Path) -> Iterator[str]:
     part = part_of(path)
+    tab = tab_of(list(path.relative_to(STUDIO).parts))
     for line, module in imports(path):
         library, *rest = module.split(".")
         if library == "studio":
             # `from studio import __version__` and the like are open to all.
             if rest and rest[0] in MAY_IMPORT and rest[0] not in MAY_IMPORT[part] | {part}:
                 yield f"{path.relative_to(STUDIO.parent)}:{line}: {part} imports {rest[0]}"
+            # What two tabs share stands in studio/ui.
+            if tab and tab_of(rest) not in ("", tab):
+                yield f"{path.relative_to(STUDIO.parent)}:{line}: {tab} imports {tab_of(rest)}"
         elif part not in ONLY_IN.get(library, {part}):
             yield f"{path.relative_to(STUDIO.parent)}:{line}: {part} imports {library}"
 
@@ -141,6 +150,9 @@ def test_no_import_goes_against_the_map():
         ("worker/x.py", "from sqlalchemy import text", "worker imports sqlalchemy"),
         ("engine/x.py", "from peft import LoraConfig", "engine imports peft"),
         ("engine/x.py", "from studio.models import load", "engine imports models"),
+        ("ui/tabs/exam/x.py", "from studio.ui.tabs import prefer", "exam imports prefer"),
+        ("ui/tabs/exam/x.py", "from studio.ui.tabs.prefer.state import y", "exam imports prefer"),
+        ("ui/tabs/exam/x.py", "import studio.ui.tabs.train", "exam imports train"),
     ],
 )
 def test_such_an_import_would_be_noticed(name, source, complaint, tmp_path, monkeypatch):
@@ -149,6 +161,14 @@ def test_such_an_import_would_be_noticed(name, source, complaint, tmp_path, monk
     path.parent.mkdir(parents=True)
     path.write_text(source)
     assert [found.split(": ")[1] for found in complaints(path)] == [complaint]
+
+
+def test_a_tab_may_import_itself_and_what_tabs_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "STUDIO", tmp_path / "studio")
+    path = tmp_path / "studio" / "ui" / "tabs" / "exam" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from studio.ui.tabs.exam import state\nfrom studio.ui import words\n")
+    assert list(complaints(path)) == []
 
 
 def imported_by(statement: str) -> set[str]:

@@ -17,7 +17,7 @@ from studio.settings import (
     StartLora,
     TrainingSettings,
 )
-from studio.ui.tabs.train import REACHES, strength_of, with_strength
+from studio.ui.tabs.train.learning import SHIFTS, strength_of, with_strength
 
 # The default of the versions that had no choice of an optimizer.
 WITH_ADAMW = TrainingSettings(
@@ -57,7 +57,7 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
 
 
 @pytest.mark.parametrize("training", [*OBJECTIVES.values(), WITH_ADAMW])
-@pytest.mark.parametrize("name", REACHES)
+@pytest.mark.parametrize("name", SHIFTS)
 def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str) -> None:
     session = with_strength(SessionSettings(training=training), name)
     assert strength_of(session.training) == name

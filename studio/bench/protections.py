@@ -206,7 +206,7 @@ PROTECTIONS = (
     Protection(
         "only pictures of known models are served",
         "studio/ui/images.py",
-        "        known = store.known_model(model)  # no other file is shown, whoever asks\n",
+        "        known = store.known_model(model)  # no other file is served\n",
         "        from studio.store import KnownModel\n\n"
         "        known = KnownModel(model, '', '', '', 0, 0, 0, preview=model)\n",
         "tests/ui/test_library.py::test_only_pictures_of_known_models_are_served",

@@ -100,7 +100,7 @@ class Artist:
         undo_id = uuid.uuid4().hex
         answer = self.tab.call("prefer", "undo", undo_id=undo_id, session_id=self.session_id)
         if answer["asked"]:
-            del self.acknowledged[self.store.undone(undo_id).id]
+            del self.acknowledged[self.store.answer_before(undo_id).id]
             self.done["undos"] += 1
 
     def browse(self) -> None:

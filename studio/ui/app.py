@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 
 from studio.runtime.support_report import report
 from studio.store import Store
-from studio.ui import archives, header, images
+from studio.ui import archives, header, images, static
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
 from studio.ui.theme import theme
-
-ASSETS = Path(__file__).parent / "assets"
-OWN_FILES = ("studio.css", "studio.js", "favicon.svg")
-
-HEAD = """
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="/studio/favicon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/studio/studio.css">
-<script src="/studio/studio.js"></script>
-"""
 
 
 def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None = None) -> FastAPI:
@@ -39,14 +28,9 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, auth=auth)
     app.add_middleware(Forwarded, proxy=proxy)
+    app.include_router(static.routes())
     app.include_router(images.routes(store))
     app.include_router(archives.routes(store))
-
-    @app.get("/studio/{name}")
-    def own(name: str) -> FileResponse:
-        if name not in OWN_FILES:
-            raise HTTPException(404)
-        return FileResponse(ASSETS / name, headers={"Cache-Control": "no-cache"})
 
     @app.get("/report")
     def help_() -> PlainTextResponse:
@@ -58,7 +42,7 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
         pages(store, is_local=auth is None),
         path="/",
         theme=theme(),
-        head=HEAD,
+        head=static.head(),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

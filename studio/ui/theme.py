@@ -1,4 +1,4 @@
-"""Gradio's own components in the studio's design: every value is a token of studio.css."""
+"""Gradio's own components in the studio's design: every value is a token of base/tokens.css."""
 
 from __future__ import annotations
 

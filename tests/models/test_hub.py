@@ -221,7 +221,7 @@ def test_the_worker_downloads_beside_its_other_work(
     while worker.work():
         pass
     assert store.waiting_count(session.id) == 2  # drawn meanwhile, whichever was done first
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     done = store.job(job.id)
     assert (done.state, done.progress) == ("done", 1.0)
     assert done.result["base_model"] == REPO
@@ -240,18 +240,18 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
     here.status = 500
     worker = Worker(store, "cpu")
     worker.downloads.poll()
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     assert store.job(job.id).state == "failed"
     assert "has a problem (500)" in store.job(job.id).message
     here.status = 200
     left = store.add_job(session.id, "download", {"repo": REPO})
     store.cancel_job(left.id)
     worker.downloads.poll()
-    assert not worker.downloads._thread.is_alive()
+    assert not worker.downloads.is_running
     stopped = store.add_job(session.id, "download", {"repo": REPO})
     worker.stopping.set()
     worker.downloads.poll()
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     assert store.job(stopped.id).state == "running"  # for the worker after this one
 
 
