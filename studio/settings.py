@@ -2,7 +2,8 @@
 
 Both processes share this module, so it imports no torch, no gradio and nothing else of the studio.
 Every class has `to_dict` and `from_dict` for the store. Unknown keys are refused, so that a store
-from a newer version is never half understood.
+from a newer version is never half understood. The file is long, because all settings are checked by
+the same rules.
 """
 
 from __future__ import annotations

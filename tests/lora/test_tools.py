@@ -28,6 +28,7 @@ from studio.lora.format import LoraError, LowRank, Precision
 from studio.lora.format import read as read_lora
 from studio.lora.fuse import fuse
 from studio.lora.metadata import ExportInfo
+from studio.lora.restate import NEEDED_TO_LOAD, WORDS, restate, thumbnail
 from studio.lora.tools import Lora
 from studio.models import Denoiser, ModelError
 from studio.runtime.logs import log_path
@@ -389,10 +390,10 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     source = made.lora("one", form)
     # under its own name and with nothing changed it is the export, hashes and all
     again = tmp_path / "again" / source.name
-    assert tools.restate(source, again, {}) == said_by(again) == said_by(source)
+    assert restate(source, again, {}) == said_by(again) == said_by(source)
     words = {"title": "Täglich „blau“", "trigger_phrase": "bluish", "license": "CC0-1.0"}
     out = tmp_path / "other.safetensors"
-    said = tools.restate(source, out, words | {"description": ""})
+    said = restate(source, out, words | {"description": ""})
     assert said == said_by(out)
     assert body(out) == body(source)
     assert {key: said[f"modelspec.{key}"] for key in words} == words
@@ -407,17 +408,17 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     applied = weights(made.denoiser, out)
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
     with pytest.raises(LoraError, match="already"):
-        tools.restate(source, out, words)
+        restate(source, out, words)
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path: Path) -> None:
     source, out = made.lora("one", form), tmp_path / "bare.safetensors"
-    said = tools.restate(source, out, {}, strip=True)
+    said = restate(source, out, {}, strip=True)
     assert body(out) == body(source)
     assert said["modelspec.title"] == "bare"
     own = {"modelspec.title", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
-    assert said.keys() <= {*tools.NEEDED_TO_LOAD, *own, "ss_output_name"}
+    assert said.keys() <= {*NEEDED_TO_LOAD, *own, "ss_output_name"}
     assert "made here" not in json.dumps(said)  # the name of the model
     applied = weights(made.denoiser, out)  # alpha is not the rank: a header that is lost is seen
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
@@ -425,7 +426,7 @@ def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path
 
 @given(
     st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
-    st.dictionaries(st.sampled_from(tools.WORDS), st.text(max_size=9)),
+    st.dictionaries(st.sampled_from(WORDS), st.text(max_size=9)),
     st.booleans(),
 )
 def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> None:
@@ -433,7 +434,7 @@ def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> No
         source, out = Path(folder, "x.safetensors"), Path(folder, "y.safetensors")
         tensors = {"a.hada_w1_a": torch.arange(3.0), "b": torch.arange(5, dtype=torch.int8)}
         save_file(tensors, source, metadata)
-        said = tools.restate(source, out, words, strip=strip)
+        said = restate(source, out, words, strip=strip)
         assert body(out) == body(source)
         assert said_by(out) == said
         for key, value in words.items():
@@ -445,19 +446,19 @@ def test_what_cannot_be_restated_gets_a_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     out = tmp_path / "y.safetensors"
     with pytest.raises(LoraError, match="is not a LoRA"):
-        tools.restate(tmp_path / "x.safetensors", out, {})
+        restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.safetensors").write_bytes(b"<!doctype html>")
     with pytest.raises(ModelError, match="is a web page"):
-        tools.restate(tmp_path / "x.safetensors", out, {})
+        restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(LoraError, match="is no picture"):
-        tools.thumbnail(tmp_path / "x.png")
+        thumbnail(tmp_path / "x.png")
     assert not out.exists()
 
 
 def test_a_thumbnail_is_small(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (900, 600), "teal").save(tmp_path / "x.png")
-    kind, _, data = tools.thumbnail(tmp_path / "x.png").partition(",")
+    kind, _, data = thumbnail(tmp_path / "x.png").partition(",")
     assert kind == "data:image/jpeg;base64"
     with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (256, 171)
