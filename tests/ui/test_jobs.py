@@ -11,8 +11,8 @@ from studio.ui.jobs import cancel_open, cancel_queued, is_open, progress
 @pytest.mark.parametrize(
     ("cancel", "states"),
     [
-        (cancel_open, {"cancelled", "done"}),
-        (cancel_queued, {"running", "cancelled", "done"}),
+        (cancel_open, {"cancelled", "failed"}),
+        (cancel_queued, {"running", "cancelled", "failed"}),
     ],
 )
 def test_jobs_of_one_kind_and_session_are_cancelled(
@@ -22,7 +22,7 @@ def test_jobs_of_one_kind_and_session_are_cancelled(
     model = {"path": "someone/one"}
     stay = [store.add_job(session.id, "library", {}), store.add_job(other.id, "inspect", model)]
     jobs = [store.add_job(session.id, "inspect", model) for _ in range(3)]
-    store.update_job(jobs[0].id, state="done")
+    store.update_job(jobs[0].id, state="failed", message="No.")
     store.update_job(jobs[1].id, state="running")
     cancel(store, session.id, "inspect")
     assert {store.job(job.id).state for job in jobs} == states
