@@ -21,7 +21,7 @@ from studio.settings import (
 from studio.ui.tabs.train.learning import SHIFTS, strength_of, with_strength
 
 PRESETS = [*OBJECTIVES.values(), *BASELINES.values()]
-# The default of the versions that had no choice of an optimiser.
+# The default of the versions that had no choice of an optimizer.
 WITH_ADAMW = TrainingSettings(
     beta=60.0,
     optimizer="adamw",

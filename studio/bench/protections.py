@@ -199,8 +199,8 @@ PROTECTIONS = (
     Protection(
         "a session draws with its own model only",
         "studio/worker/renderer.py",
-        "        elif found != expected:\n",
-        "        elif not found:\n",
+        "        elif actual != expected:\n",
+        "        elif not actual:\n",
         "tests/ui/test_library.py::test_a_session_remembers_its_model_and_says_when_it_has_changed",
     ),
     Protection(

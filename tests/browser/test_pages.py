@@ -823,7 +823,7 @@ def test_a_style_is_kept_used_and_deleted(open_page, store, labelling):
     assert "Poster" not in store.styles_path.read_text("utf-8")
     store.styles_path.write_text("nothing,of,this\n1,2,3\n")
     page.locator("#use-style").click()
-    expect(page.locator("#notice-area")).to_contain_text("styles.csv is not read")
+    expect(page.locator("#notice-area")).to_contain_text("styles.csv cannot be read")
 
 
 def test_picks_are_taken_in_and_opened(open_page, store, labelling):

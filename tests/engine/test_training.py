@@ -362,7 +362,7 @@ PHASES = ("forward", "backward", "optimizer")
 
 @contextmanager
 def running_out(phase: str, calls: range) -> Iterator[None]:
-    """Memory runs out at these calls of a phase; of an optimiser's step when all is changed."""
+    """Memory runs out at these calls of a phase; of an optimizer step after all is changed."""
     places = {
         "forward": [(Denoiser, "predict_noise")],
         "backward": [(torch.Tensor, "backward")],
@@ -663,7 +663,7 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
     with monkeypatch.context() as patched:
         patched.setattr(memory, "uses_8bit_optimizer", lambda preset, device: True)
         training = Training(denoiser, pairs, settings)
-        assert "8-bit optimiser" in training.note
+        assert "8-bit optimizer" in training.note
         for _ in range(2):
             training.step()
         kinds = {one["state1"].dtype for one in training.optimizer.state.values()}
@@ -691,7 +691,7 @@ def test_with_8_bit_moments_it_goes_on_exactly_and_survives_running_out(
     saved.seek(0)
     again = Training(denoiser, pairs, settings)
     again.load_state(torch.load(saved, weights_only=True))
-    assert "8-bit optimiser" in again.note
+    assert "8-bit optimizer" in again.note
     list(again)
     for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])

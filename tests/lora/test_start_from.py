@@ -356,7 +356,7 @@ def test_other_files_get_a_sentence(sd1: Made, tmp_path: Path) -> None:
         (tmp_path / "x.pt", "is not a .safetensors file"),
         (tmp_path / "y.safetensors", "a Python pickle under another name"),
         (tmp_path / "none.safetensors", "is missing from"),
-        (tmp_path / ADAPTER_FILE, "adapter_config.json, which says how strong"),
+        (tmp_path / ADAPTER_FILE, "adapter_config.json, which holds the strength"),
         (sd1.file, "is not a LoRA"),
     ):
         with pytest.raises(ModelError, match=said):

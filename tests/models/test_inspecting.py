@@ -75,21 +75,25 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
             ),
             "middle_block.1.transformer_blocks.",
         ),
-        "shortened ones, such as SSD-1B",
+        "shortened models, such as SSD-1B",
     ),
-    "bk-sdm": ("sd1", without("middle_block."), "shortened ones, such as SSD-1B"),
-    "no last layer": ("sd2", without("output_blocks.11.0."), "not whole|not fit together"),
-    "part of a vae": ("sd1", without("decoder.mid.attn_1.q."), "not whole|not fit together"),
-    "text encoder cut": ("sdxl", without("encoder.layers.1.mlp.fc2"), "not whole|not fit together"),
+    "bk-sdm": ("sd1", without("middle_block."), "shortened models, such as SSD-1B"),
+    "no last layer": ("sd2", without("output_blocks.11.0."), "incomplete|not fit together"),
+    "part of a vae": ("sd1", without("decoder.mid.attn_1.q."), "incomplete|not fit together"),
+    "text encoder cut": (
+        "sdxl",
+        without("encoder.layers.1.mlp.fc2"),
+        "incomplete|not fit together",
+    ),
     "another width": (
         "sd1",
         plus(f"{UNET}middle_block.1.proj_in.weight", torch.ones(3, 3, 1, 1)),
-        "fit together as those of Stable Diffusion 1",
+        "fit together like those of Stable Diffusion 1",
     ),
     "more than there is room for": (
         "sd1",
         plus(f"{UNET}middle_block.3.weight"),
-        "fit together as those of Stable Diffusion 1",
+        "fit together like those of Stable Diffusion 1",
     ),
 }
 

@@ -41,7 +41,7 @@ def test_what_is_written_is_read_again(found):
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", 'name,prompt\nx,"never closed\n'])
 def test_another_file_is_a_sentence(text):
-    with pytest.raises(SettingsError, match=r"styles\.csv is not read"):
+    with pytest.raises(SettingsError, match=r"styles\.csv cannot be read"):
         parse(text)
 
 

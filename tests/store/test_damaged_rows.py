@@ -232,7 +232,7 @@ def test_the_archive_that_locked_the_artist_out(whole, page, tmp_path, capsys):
         assert len(other.picked_pairs(made.id)) == len(store.picked_pairs(session.id))
         assert other.exports(made.id) == []
     assert main(["doctor", "--home", str(tmp_path / "home")]) == 0
-    assert "mended: 1" in capsys.readouterr().out
+    assert "repaired: 1" in capsys.readouterr().out
     with contextlib.closing(Store.open(tmp_path / "home")) as other:
         [export] = other.exports(made.id)
         assert export.checks == {}

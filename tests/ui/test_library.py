@@ -193,7 +193,7 @@ def test_a_session_remembers_its_model_and_says_when_it_has_changed(
     again = Worker(store, "cpu")
     job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
     again.jobs.run_next()
-    assert "not the model any more that this session was begun with" in store.job(job.id).message
+    assert "no longer the model that this session began with" in store.job(job.id).message
     said = library.model_problem(StoreSnapshot(store))
     assert "has changed since it was first used" in said
     assert "data-event='use_changed'" in said
@@ -249,7 +249,7 @@ def test_a_round_is_not_begun_with_a_changed_model(
         from studio.store.library import _write
 
         _write(connection, session.id, replace(settings, model_hash="0" * 64))
-    with pytest.raises(Exception, match="not the model any more"):
+    with pytest.raises(Exception, match="no longer the model"):
         worker.renderer.model_of(store.session(session.id))
 
 

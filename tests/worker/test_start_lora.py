@@ -167,7 +167,7 @@ def test_what_is_exported_says_what_it_belongs_to(store, session, worker, lora):
         assert said["d3po_studio.start_lora"] == "style"
         assert said["d3po_studio.start_lora_strength"] == "0.7"
         assert len(said["d3po_studio.start_lora_sha256"]) == 64
-        sentence = "It was taught on top of the LoRA style at strength 0.7: use both together."
+        sentence = "It was trained on top of the LoRA style at strength 0.7: use both together."
         assert sentence in said["modelspec.description"]
         assert said["modelspec.usage_hint"].endswith(sentence)
     assert sentence in (folder / "Mine.json").read_text("utf-8")
@@ -238,7 +238,7 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
     assert compare(StartLora(str(lora), 0.6)).result["cells"] != [cell]
     (tmp_path / "x.safetensors").write_bytes(b"not a lora at all, but text")
     job = compare(StartLora(str(tmp_path / "x.safetensors")))
-    assert (job.state, job.message) == ("failed", "x.safetensors is a text, not a model.")
+    assert (job.state, job.message) == ("failed", "x.safetensors is a text file, not a model.")
 
 
 def test_what_is_shown_after_a_change_was_taken_back_is_what_is_drawn_now(

@@ -445,7 +445,7 @@ class TestRounds:
     def test_weights_that_are_no_numbers_never_become_an_adapter(
         self, store, session, worker, monkeypatch
     ):
-        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        """Weights after a last update that overflows, which no later loss shows."""
         step = ScalarAdam.step
 
         def overflows(optimizer, *arguments, **options):
@@ -601,13 +601,13 @@ class TestBrake:
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker.rounds._draw_reference_images
+        expand = worker.renderer.expand  # called for each picture that judges the round
 
         def ended(*arguments):
             worker.stopping.set()
-            return look(*arguments)
+            return expand(*arguments)
 
-        monkeypatch.setattr(worker.rounds, "_draw_reference_images", ended)
+        monkeypatch.setattr(worker.renderer, "expand", ended)
         work_until(worker, worker.stopping.is_set)
         worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"
@@ -995,7 +995,7 @@ def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """Grows by one with each denoising step; the store is looked at before each of them."""
-    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
     done: list[int] = []
     predict = Denoiser.predict_guided_noise
 
