@@ -114,7 +114,7 @@ def _delete(store: Store, session_id: str, _name: str) -> str:
     return f"“{name}” was deleted. Its files are kept in the folder “aside”."
 
 
-# --- what is shown -------------------------------------------------------------------------------
+# --- the HTML ------------------------------------------------------------------------------------
 
 
 def _menu(snapshot: StoreSnapshot) -> str:
