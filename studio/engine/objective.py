@@ -36,8 +36,6 @@ class Objective:
                 return cls(DenoisingSteps, form)
             case "diffusion_dpo":
                 return cls(NoisedPictures, partial(objectives.dpo, beta=settings.beta))
-            case "finetune":
-                return cls(NoisedPictures, objectives.chosen_only)
 
 
 def reads_only_final(settings: TrainingSettings) -> bool:

@@ -37,12 +37,3 @@ def clipped_dpo(
         low, high = math.log(1 - clip_range), math.log(1 + clip_range)
         chosen, rejected = chosen.clamp(low, high), rejected.clamp(low, high)
     return dpo(chosen, rejected, beta)
-
-
-def chosen_only(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-2 · chosen: fine-tuning on the chosen pictures; `rejected` is not used.
-
-    Gains of noised final images are halves of squared errors, so this is the squared error of the
-    policy minus that of the reference: the usual loss, shifted to start at 0.
-    """
-    return -2 * chosen

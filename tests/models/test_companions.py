@@ -338,10 +338,10 @@ def test_a_checkpoint_without_a_vae_is_whole_with_one_beside_it(sd1: Path) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: {"decoder.x": torch.zeros(1)}, "holds no whole VAE"),
+        (lambda t: {"decoder.x": torch.zeros(1)}, "not a complete VAE"),
         (lambda t: {k: v for k, v in t.items() if "up.2" not in k}, "is incomplete"),
         (lambda t: t | {"decoder.conv_in.weight": torch.zeros(32, 16, 3, 3)}, "another kind"),
-        (lambda t: {"encoder.down_blocks.0.x": torch.zeros(1)}, "form of diffusers"),
+        (lambda t: {"encoder.down_blocks.0.x": torch.zeros(1)}, "in the diffusers format"),
         (lambda t: {k: v * float("nan") for k, v in t.items()}, "not all numbers"),
     ],
 )

@@ -155,7 +155,7 @@ def test_what_killed_downloads_left_is_swept_away(here: Hub, tmp_path: Path) -> 
         (lambda hub: setattr(hub, "status", 404), "There is no model someone/tiny-model"),
         (lambda hub: setattr(hub, "status", 500), r"has a problem \(500\)"),
         (lambda hub: (hub.folder / UNET).unlink(), "no .safetensors file of its unet"),
-        (lambda hub: (hub.folder / "model_index.json").unlink(), "no diffusers model"),
+        (lambda hub: (hub.folder / "model_index.json").unlink(), "not a diffusers model"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(here: Hub, change, words: str) -> None:

@@ -53,7 +53,7 @@ def test_lists_come_from_files_that_may_change(lists):
         ("a __ghost__", "ghost.txt"),
         ("a {cat|dog", "both braces"),
         ("{0::a|0::b}", "cannot be read"),
-        ("{|}", "come out empty"),
+        ("{|}", "become empty"),
         ("__loop__", "name each other"),
         ("a __long__", "longer than"),
     ],
