@@ -91,7 +91,7 @@ def page(whole) -> Page:
 def shown(page: Page, store: Store) -> str:
     """All that the page shows of a store; the page says of no part of it that it went wrong."""
     page.store = store
-    answer = page._changed("", {})
+    answer = page.changed("", {})
     said = answer.get(page.notice)
     assert said is None or not said["text"], said
     return repr(list(answer.values()))
