@@ -219,7 +219,7 @@ class Guard:
         if refusal is None:
             scope.setdefault("state", {})[LET_IN] = True
             most = math.inf if scope["path"] == ARCHIVES_PATH else LARGEST_BODY_BYTES
-            await self.app(scope, _bounded(receive, most), send_guarded)
+            await self.app(scope, bounded_body(receive, most), send_guarded)
         else:
             await _refuse(refusal, scope, receive, send_guarded)
 
@@ -286,7 +286,7 @@ def _same_origin(headers: Headers, host: str, method: str) -> bool:
     return opens_a_tab == ("navigate", "document") and method == "GET"
 
 
-def _bounded(receive: Receive, most_bytes: float) -> Receive:
+def bounded_body(receive: Receive, most_bytes: float) -> Receive:
     """`receive` for a request whose body is cut off if it is too long or too slow."""
     received, is_whole = 0, False
 
@@ -314,7 +314,7 @@ async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send)
             await send({**message, "more_body": True})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_S):
-                    rest = _bounded(receive, LARGEST_BODY_BYTES)
+                    rest = bounded_body(receive, LARGEST_BODY_BYTES)
                     while (await rest()).get("more_body"):
                         pass
             message = {"type": "http.response.body", "body": b""}

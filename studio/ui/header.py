@@ -63,7 +63,7 @@ def build(page: Page) -> None:
         elem_id="studio-header",
     )
 
-    warning = _warning(home_warning(page.store.home))
+    warning = home_sign(home_warning(page.store.home))
 
     def view(snapshot: StoreSnapshot) -> Values:
         grow, damaged = "<span class='grow'></span>", _damaged(snapshot.store.damaged_rows())
@@ -114,7 +114,7 @@ def _delete(store: Store, session_id: str, _name: str) -> str:
     return f"“{name}” was deleted. Its files are kept in the folder “aside”."
 
 
-# --- what is shown -------------------------------------------------------------------------------
+# --- the HTML ------------------------------------------------------------------------------------
 
 
 def _menu(snapshot: StoreSnapshot) -> str:
@@ -147,7 +147,7 @@ def _menu(snapshot: StoreSnapshot) -> str:
 </div>"""
 
 
-def _warning(sentence: str) -> str:
+def home_sign(sentence: str) -> str:
     """A sign with the warning about the home's disk or folder; "" without one."""
     if not sentence:
         return ""

@@ -108,7 +108,7 @@ class Page:
             else:  # an empty notice takes an earlier problem away
                 good = notice("good", sentence if isinstance(sentence, str) else "")
                 answer.setdefault(self.notice, good)
-            return answer | self._changed(session_id, sent, refill=refill and not problem)
+            return answer | self.changed(session_id, sent, refill=refill and not problem)
 
         # Gradio passes an event's data to the parameter with this annotation.
         def handle_with_event(
@@ -156,7 +156,7 @@ class Page:
             seen = f"{self.store.version()} {silent}"
             if sent.get("seen") == seen:
                 return None
-            return self._changed(session_id, sent | {"seen": seen})
+            return self.changed(session_id, sent | {"seen": seen})
 
         answer, problem = self.attempt(changes)
         if problem and problem != sent.get("problem", ""):
@@ -165,7 +165,7 @@ class Page:
             answer = {self.notice: notice("bad", problem), self.sent: unseen | {"problem": problem}}
         return answer or gr.skip()
 
-    def _changed(self, session_id: str, sent: dict[str, str], refill: bool = False) -> Values:
+    def changed(self, session_id: str, sent: dict[str, str], refill: bool = False) -> Values:
         """The values that this browser tab has not been sent yet.
 
         If a view fails, its components keep their values and the other views are still shown.

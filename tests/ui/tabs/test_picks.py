@@ -125,7 +125,7 @@ def test_one_that_is_left_leaves_nothing_and_one_that_was_killed_begins_anew(
 
     worker.pair_queue.keep_pairs_ready = cancel_at_the_second
     worker.jobs.run_next()
-    assert seen == ["0 in.", "1 in."]
+    assert seen == ["0 read.", "1 read."]
     assert store.job(job.id).state == "cancelled"
     assert [one.id for one in store.sessions()] == [session.id]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 
 from studio.pictures.infotext import Parameters
@@ -15,6 +16,7 @@ from studio.settings import (
 )
 from studio.store import (
     KnownModel,
+    Session,
     Store,
 )
 from studio.ui.sessions import begin_session
@@ -140,3 +142,45 @@ def test_the_size_in_use_is_marked():
         ("512", "768")
     ]
     assert "&lt;b&gt;" in chips
+
+
+# --- the buttons of the model --------------------------------------------------------------------
+
+
+def click(**data: str) -> gr.EventData:
+    return gr.EventData(None, data)
+
+
+def test_a_model_of_the_library_is_used_at_its_own_size(store: Store, session: Session) -> None:
+    store.remember_model(MODEL)
+    assert "one is in use now" in model.use_known(store, session, click(name=MODEL.base_model))
+    settings = store.session(session.id).settings
+    assert (settings.base_model, settings.sampling.width_px) == (MODEL.base_model, 512)
+    assert "starter model is in use" in model.use_starter(store, session, click())
+    assert store.session(session.id).settings.base_model == "starter"
+    with pytest.raises(SettingsError, match="look again"):
+        model.use_known(store, session, click(name="/models/gone"))
+
+
+def test_an_inspected_model_is_used_or_downloaded(store: Store, session: Session) -> None:
+    store.set_last_session(session.id)
+    assert model.use_inspected(store, session, click()) == "Look at the model first."
+    model.download_model(store, session, click())
+    assert not store.jobs(session.id, kind="download")
+    job = store.add_job(session.id, "inspect", {"path": "someone/one"})
+    model.download_model(store, session, click())
+    [download] = store.jobs(session.id, kind="download")
+    assert download.payload == {"repo": "someone/one"}
+    model.stop_download(store, session, click())
+    assert store.job(download.id).state == "cancelled"
+    assert store.job(job.id).state == "queued"
+
+
+def test_a_folder_is_searched_until_it_is_forgotten(store: Store, session: Session) -> None:
+    store.set_model_folders(["/models", "/others"])
+    store.remember_model(MODEL)
+    model.search(store, session, click())
+    assert [job.kind for job in store.jobs(session.id)] == ["library"]
+    model.forget_folder(store, session, click(name="/models"))
+    assert store.model_folders() == ["/others"]
+    assert store.known_model(MODEL.base_model) is None

@@ -177,7 +177,7 @@ def with_model(settings: SessionSettings, base_model: str, size_px: int) -> Sess
     )
 
 
-# --- what is shown -------------------------------------------------------------------------------
+# --- the HTML ------------------------------------------------------------------------------------
 
 
 def model_card(snapshot: StoreSnapshot) -> str:
