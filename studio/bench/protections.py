@@ -239,7 +239,7 @@ PROTECTIONS = (
         "studio/worker/rounds.py",
         "message, held_back=bool(lost))",
         "message, held_back=False)",
-        "tests/worker/test_worker.py::TestBrake::test_a_ruined_adapter_is_not_used_and_a_gentle_one_is",
+        "tests/worker/test_worker.py::TestCollapse::test_a_ruined_adapter_is_not_used_and_a_gentle_one_is",
     ),
     Protection(
         "a held-out pick is never used for training",

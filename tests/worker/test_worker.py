@@ -554,7 +554,7 @@ def on_starter(store: Store) -> Session:
     return session
 
 
-class TestBrake:
+class TestCollapse:
     def test_a_ruined_adapter_is_not_used_and_a_gentle_one_is(self, store, on_starter):
         """A learning rate a hundred times too large, and no reach that would hold it; the round
         after it is as it should be."""
@@ -953,9 +953,9 @@ def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
     )
     finish_all(worker)
     pairs = store.waiting_pairs(session.id, 10)
-    told = {pair.prompt: pair.left.beside for pair in pairs}
-    assert told["a cat"] == {}
-    assert told[prompts[1]]["TI hashes"].startswith("mine: ")
+    companions = {pair.prompt: pair.left.beside for pair in pairs}
+    assert companions["a cat"] == {}
+    assert companions[prompts[1]]["TI hashes"].startswith("mine: ")
     pick_all(store, session)
     save_file({"emb_params": torch.zeros(2, 16)}, folder / "mine.safetensors")
     round_ = store.request_round(session.id)
