@@ -45,7 +45,7 @@ PROTECTIONS = (
     Protection(
         "a request cannot claim another sender",
         "studio/ui/guard.py",
-        '            scope = {**scope, "headers": kept}\n',
+        '            scope = {**scope, "headers": headers}\n',
         "            scope = {**scope}\n",
         "tests/ui/test_guard.py::test_what_a_request_says_of_its_sender_is_not_believed",
     ),
