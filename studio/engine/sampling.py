@@ -93,13 +93,17 @@ def sample_groups(
     require_wanted: Callable[[], None] = always,
 ) -> list[list[Trajectory]]:
     """`size` chains a prompt, from the same starting noise if the settings say so. The first two
-    do not depend on `size`."""
+    do not depend on `size`.
+
+    A single step adds no noise of its own to speak of: from the same start all would be alike.
+    """
+    is_shared = settings.shared_noise and settings.steps > 1
     starts, walks = [], []
     for seed in seeds:
         for place in range(size):
             couple, one = divmod(place, 2)
             apart = couple * COUPLE_APART
-            starts.append(seed if settings.shared_noise else seed + one * 2**31 + apart)
+            starts.append(seed if is_shared else seed + one * 2**31 + apart)
             walks.append(2 * seed + one + apart)
     repeated = [prompt for prompt in prompts for _ in range(size)]
     chains = sample(denoiser, repeated, starts, settings, walks, require_wanted)

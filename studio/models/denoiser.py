@@ -77,10 +77,16 @@ class Denoiser:
     # --- schedule ---
 
     def schedule(self, steps: int) -> Schedule:
-        """The DDIM steps that diffusers' scheduler takes, on this device."""
+        """The DDIM steps that diffusers' scheduler takes, on this device.
+
+        A single one goes all the way, from the last timestep: diffusers' would begin at the first,
+        where a latent is hardly noisy, and leave the noise as it is.
+        """
+        of_all = self.scheduler.config.num_train_timesteps
         self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps.to(self.device)
-        previous = timesteps - self.scheduler.config.num_train_timesteps // steps
+        timesteps = self.scheduler.timesteps if steps > 1 else torch.tensor([of_all - 1])
+        timesteps = timesteps.to(self.device)
+        previous = timesteps - of_all // steps
         final = self.scheduler.final_alpha_cumprod.to(self.device)
         alpha_bar_prev = torch.where(previous >= 0, self._alphas[previous.clamp(min=0)], final)
         return Schedule(timesteps, self._alphas[timesteps], alpha_bar_prev)
@@ -122,7 +128,12 @@ class Denoiser:
     def predict_guided_noise(
         self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass."""
+        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass.
+
+        Up to 1 there is none, and half the work: see `SamplingSettings.guidance`.
+        """
+        if guidance <= 1:
+            return self.predict_noise(latents, timesteps, text)
         both = self.predict_noise(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),

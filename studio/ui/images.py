@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,12 +17,12 @@ from studio import __version__
 from studio.pictures.files import (
     MOST_BYTES,
     animation,
+    parameters_of,
     png_with_text,
     sheet,
-    text_of_png,
     thumbnail,
 )
-from studio.pictures.infotext import Parameters, ParametersError, read, write
+from studio.pictures.infotext import Parameters, ParametersError, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 from studio.ui.guard import BYTES
@@ -40,7 +42,8 @@ def routes(store: Store) -> APIRouter:
 
     `/images/ID` is for the screen, `/images/ID/thumbnail` small, `/images/ID/master` the PNG as it
     was drawn, and `/images/ID/download` the same with its settings in it; `/stories/…` shows all
-    rounds in one file. `/parameters` takes a PNG and gives {"ok", "text"} or {"ok", "sentence"}.
+    rounds in one file. `/parameters` takes a picture, of whatever program, and gives
+    {"ok", "made"} or {"ok", "sentence"}.
     """
     router = APIRouter()
 
@@ -142,13 +145,13 @@ def told(store: Store, session_id: str) -> list[tuple[str, list[Image | None]]]:
 
 
 def _settings_of(data: bytes) -> dict[str, object]:
-    """The settings that a PNG carries, or a sentence why it has none."""
+    """The settings that a picture carries, or a sentence why it has none."""
     try:
-        text = text_of_png(data)
-        read(text)
+        made = parameters_of(data)
     except ParametersError as error:
         return {"ok": False, "sentence": str(error)}
-    return {"ok": True, "text": text.encode("utf-8", "replace").decode("utf-8")}
+    # as a text: JavaScript would round the longest seeds
+    return {"ok": True, "made": json.dumps(asdict(made))}
 
 
 def _there(store: Store, image: Image | None) -> Path | None:
@@ -204,11 +207,10 @@ def file_stem(image: Image) -> str:
 
 def made_with(store: Store, image: Image) -> Parameters:
     """How a picture was made, as other tools read it."""
-    lora, strength = "", None
+    loras: tuple[tuple[str, float], ...] = ()
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number
-        lora = f"{store.session(image.session_id).name} round {number}"
-        strength = image.strength
+        loras = ((f"{store.session(image.session_id).name} round {number}", image.strength),)
     return Parameters(
         prompt=image.prompt,
         negative_prompt=image.sampling.negative_prompt,
@@ -222,8 +224,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         clip_skip=image.sampling.clip_skip,
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
-        lora=lora,
-        strength=strength,
+        loras=loras,
         more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
     )
 

@@ -9,21 +9,24 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image as Pictures
 
-from studio.pictures.files import MOST_BYTES, text_of_png
-from studio.pictures.infotext import Parameters, read
-from studio.settings import SessionSettings, SettingsError
+from studio.pictures.files import MOST_BYTES, parameters_of
+from studio.pictures.infotext import Parameters
+from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.statistics import Tally
 from studio.store import KnownModel, Store
 from studio.ui import images
 from studio.ui.app import build
+from studio.ui.dropin import MADE, nearest_size, restored
 from studio.ui.page import Look
 from studio.ui.starter_pack import starter_concepts
-from studio.ui.tabs import compare, exam, grid, prompt
-from tests.support.factories import make_image
+from studio.ui.tabs import compare, exam, grid
 from tests.store.test_exams import QUESTIONS
 from tests.store.test_store import finish, pick
+from tests.support.factories import make_image
 
 SETTINGS = SessionSettings(prompts=("a red apple", "two lions"))
 
@@ -188,12 +191,12 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
     assert answer.headers["content-type"] == "image/png"
     name = "na-ve-caf-a-b-2147483648.png"
     assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
-    found = read(text_of_png(answer.content))
+    found = parameters_of(answer.content)
     assert found.prompt == image.prompt
     assert found.negative_prompt == "blurry, grey"
     assert (found.seed, found.guidance, found.eta) == (2**31, 4.5, 1.0)
     assert (found.width_px, found.height_px, found.steps) == (64, 64, 20)
-    assert (found.lora, found.strength) == ("First round 1", 0.75)
+    assert found.loras == (("First round 1", 0.75),)
     assert (found.sampler, found.model_hash, found.model) == ("DDIM", "0123456789", "")
     with (
         Pictures.open(io.BytesIO(answer.content)) as saved,
@@ -201,8 +204,8 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
     ):
         assert saved.tobytes() == kept.tobytes()
     base = drawn(store, session, purpose="preview")
-    found = read(text_of_png(client.get(f"/images/{base.id}/download").content))
-    assert (found.lora, found.strength, found.model) == ("", None, "starter")
+    found = parameters_of(client.get(f"/images/{base.id}/download").content)
+    assert (found.loras, found.model) == ((), "starter")
     store.image_path(base).unlink()
     assert client.get(f"/images/{base.id}/download").status_code == 404
     assert client.get("/images/none/download").status_code == 404
@@ -213,10 +216,10 @@ def test_the_settings_of_a_file_are_read_or_refused_with_a_sentence(client, stor
     saved = client.get(f"/images/{image.id}/download").content
     answer = client.post("/parameters", content=saved).json()
     assert answer["ok"]
-    assert read(answer["text"]).prompt == image.prompt
+    assert MADE.validate_json(answer["made"]).prompt == image.prompt
     for content, sentence in (
         (store.image_path(image).read_bytes(), "does not say how"),
-        (b"", "not a PNG"),
+        (b"", "not a PNG, JPEG or WebP"),
         (b"0" * (MOST_BYTES + 1), "too large"),
     ):
         answer = client.post("/parameters", content=content).json()
@@ -230,49 +233,125 @@ def test_the_text_of_a_picture_is_read_beside_the_event_loop(client, store, sess
     saved = client.get(f"/images/{drawn(store, session).id}/download").content
     on_the_loop = []
 
-    def look(text: str) -> Parameters:
+    def look(data: bytes) -> Parameters:
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread
             on_the_loop.append(asyncio.get_running_loop())
-        return read(text)
+        return parameters_of(data)
 
-    monkeypatch.setattr(images, "read", look)
+    monkeypatch.setattr(images, "parameters_of", look)
     assert client.post("/parameters", content=saved).json()["ok"]
     assert not on_the_loop
 
 
-def test_what_a_picture_says_becomes_the_sessions_settings():
-    found = Parameters("a cat,\n sitting", "dogs", 28, "DDIM", 6.5, 9, 128, 192, 0.0, strength=0.5)
-    settings, said = prompt.restored(replace(SETTINGS, prompts=("b", "a cat, sitting")), found)
+def test_what_a_picture_says_becomes_the_sessions_settings(tmp_path):
+    found = Parameters("a cat,\n sitting", "dogs", 28, "DDIM", 6.5, 9, 128, 192, 0.0)
+    before = replace(SETTINGS, prompts=("b", "a cat, sitting"))
+    settings, said = restored(before, found, tmp_path)
     assert settings.prompts == ("a cat, sitting", "b")
     made = settings.sampling
     assert (made.steps, made.guidance, made.seed, made.negative_prompt) == (28, 6.5, 9, "dogs")
     assert (made.width_px, made.height_px, made.eta) == (128, 192, 1.0)
-    assert said.startswith("Taken over: its prompt, negative prompt “dogs”, seed 9, 28 steps")
-    assert "drawn by" not in said
-    bare, said = prompt.restored(settings, Parameters("a dog", steps=5, sampler="Euler"))
+    assert said == (
+        "Taken over: its prompt, negative prompt “dogs”, seed 9, 28 steps, guidance 6.5, "
+        "128 × 192 pixels."
+    )
+    bare, said = restored(settings, Parameters("a dog", steps=5, sampler="Euler"), tmp_path)
     assert bare.sampling.negative_prompt == ""
     assert bare.sampling.seed == 9
     assert "no negative prompt, 5 steps. It was drawn by Euler" in said
-    skipped, said = prompt.restored(settings, replace(found, clip_skip=2))
+    skipped, said = restored(settings, replace(found, clip_skip=2), tmp_path)
     assert skipped.sampling.clip_skip == 2
-    assert "192 high, clip skip 2" in said
-    again, said = prompt.restored(skipped, found)  # one that does not say so was drawn without
+    assert "192 pixels, clip skip 2" in said
+    again, said = restored(skipped, found, tmp_path)  # one without was drawn without
     assert again.sampling.clip_skip == 1
     assert "clip skip 1" in said
     xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
-    assert prompt.restored(settings, replace(found, clip_skip=2), xl)[0].sampling.clip_skip == 1
-    with pytest.raises(SettingsError, match="multiple of 8"):
-        prompt.restored(SETTINGS, replace(found, width_px=100))
+    assert restored(settings, replace(found, clip_skip=2), tmp_path, xl)[0] == settings
+
+
+GOOD = Parameters("a cat", "dogs", 28, "DDIM", 6.5, 9, 128, 192)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"steps": 200}, "Not taken over: 200 steps. Steps must be between 1 and 150."),
+        ({"steps": 0}, "Not taken over: 0 steps. Steps must"),
+        ({"guidance": 31.0}, "Not taken over: guidance 31. Guidance must be between 0 and 30."),
+        ({"seed": 2**64 - 1}, "Not taken over: seed 18446744073709551615. The seed must"),
+        ({"clip_skip": 99}, "Not taken over: clip skip 99. Clip skip must be"),
+        ({"prompt": "a " * 1001}, "Not taken over: its prompt."),
+        ({"prompt": "a {cat"}, "Not taken over: its prompt. “a {cat” cannot be read"),
+        ({"negative_prompt": "x" * 2001}, "longer than 2000 characters"),
+        ({"loras": (("blue", 0.8), ("ink", 1.0))}, "the LoRA “blue” at 0.8, “ink” at 1 that it"),
+        ({"unread": ("Its soul is not read.",)}, "Its soul is not read."),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_each_part_of_a_picture_stands_by_itself(tmp_path, changed, sentence):
+    """What does not fit is named with the reason, and all else is taken over."""
+    good, _ = restored(SETTINGS, GOOD, tmp_path)
+    settings, said = restored(SETTINGS, replace(GOOD, **changed), tmp_path)
+    assert sentence in said
+    [name] = changed
+    if name in ("prompt", "loras", "unread", "clip_skip"):
+        assert settings.sampling == good.sampling
+    else:
+        assert settings.prompts == good.prompts
+        kept = getattr(SETTINGS.sampling, name)
+        assert settings.sampling == replace(good.sampling, **{name: kept})
+
+
+def test_everyday_settings_of_turbo_models_are_taken_over(tmp_path):
+    for steps, guidance in ((1, 1.0), (1, 0.0), (4, 1.5)):
+        found = replace(GOOD, steps=steps, guidance=guidance)
+        settings, said = restored(SETTINGS, found, tmp_path)
+        assert (settings.sampling.steps, settings.sampling.guidance) == (steps, guidance)
+        assert "Not taken over" not in said
+
+
+def test_a_size_that_cannot_be_drawn_becomes_the_nearest(tmp_path):
+    found = replace(GOOD, width_px=513, height_px=700)
+    settings, said = restored(SETTINGS, found, tmp_path)
+    assert (settings.sampling.width_px, settings.sampling.height_px) == (512, 704)
+    assert "512 × 704 pixels (the nearest that can be drawn to its 513 × 700)" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        ((512, 768), (512, 768)),
+        ((4096, 2048), (2048, 1024)),  # of the same shape
+        ((100_000, 10), (2048, 64)),
+        ((1, 1), (64, 64)),
+        ((1024, 2051), (1024, 2048)),
+        ((10**19, 10**19), (2048, 2048)),
+    ],
+)
+def test_the_nearest_size(size, nearest):
+    assert nearest_size(*size) == nearest
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_every_size_has_one_near_that_can_be_drawn(width, height):
+    width_px, height_px = nearest_size(width, height)
+    SamplingSettings(width_px=width_px, height_px=height_px)
+    assert nearest_size(width_px, height_px) == (width_px, height_px)
 
 
 def test_what_a_picture_says_is_compared_again(store, session, adapter):
     look = Look(store)
-    found = Parameters("a cat", seed=9, steps=20, lora="First round 1", strength=3.0)
+    found = Parameters("a cat", seed=9, steps=20, loras=(("x", 0.5), ("First round 1", 3.0)))
     values, said = compare.restored(look, found)
     assert values == ["a cat", 9, 1, adapter.id, 2.0]
-    assert said == "Filled in from the picture."
-    _, said = compare.restored(look, replace(found, lora="blue", steps=30, negative_prompt="dogs"))
-    assert "drawn with “blue”, which is not of this session" in said
+    assert said == (
+        "Filled in from the picture. Not taken over: the LoRA “x” at 0.5 that it was drawn with."
+    )
+    other = replace(found, loras=(("blue", 1.0),), steps=30, negative_prompt="dogs", seed=2**64)
+    values, said = compare.restored(look, other)
+    assert values[3] == adapter.id
+    assert "“blue” at 1 that it was drawn with" in said
+    assert "Its seed 18446744073709551616 is larger" in said
     assert "another setting for steps, negative prompt: drop the picture on Prompt" in said
     with pytest.raises(SettingsError, match="names no prompt"):
         compare.restored(look, Parameters())

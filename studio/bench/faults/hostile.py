@@ -379,7 +379,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
 
     def settings_in_a_png(content: bytes) -> bool:
         try:
-            infotext.write(infotext.read(picture_files.text_of_png(content)))
+            infotext.write(picture_files.parameters_of(content))
         except infotext.ParametersError:
             return False
         return True

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from studio.pictures.infotext import Parameters, lora_name
-from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError, StartLora
+from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, StartLora
 from studio.store.rows import Job, Session
 from studio.ui import words
-from studio.ui.dropin import takes_settings
+from studio.ui.dropin import left_out_loras, takes_settings
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
 from studio.ui.sizes import reads_clip_skip
@@ -174,16 +174,18 @@ def restored(look: Look, found: Parameters) -> tuple[list[Any], str]:
     if not found.prompt:
         raise SettingsError("This picture names no prompt.")
     names = {lora_name(f"{look.session.name} round {a.number}"): a.id for a in look.adapters}
+    own = [one for one in found.loras if one[0] in names]
+    seed = found.seed if found.seed is not None and found.seed <= LARGEST_INTEGER else None
     values = [
         " ".join(found.prompt.split()),
-        gr.skip() if found.seed is None else found.seed,
+        gr.skip() if seed is None else seed,
         1,
-        names.get(found.lora, look.session.current_adapter_id),
-        gr.skip() if found.strength is None else min(2.0, max(0.0, found.strength)),
+        names[own[0][0]] if own else look.session.current_adapter_id,
+        min(2.0, max(0.0, own[0][1])) if own else gr.skip(),
     ]
-    said = "Filled in from the picture."
-    if found.lora and found.lora not in names:
-        said += f" It was drawn with “{found.lora}”, which is not of this session."
+    said = " ".join(["Filled in from the picture.", *left_out_loras(found, names), *found.unread])
+    if found.seed is not None and seed is None:
+        said += f" Its seed {found.seed} is larger than a seed can be here."
     here = look.settings.sampling
     others = [
         name

@@ -13,11 +13,17 @@ from studio.pictures.infotext import Parameters
 from studio.prompting import styles, text_files
 from studio.prompting.alternatives import expand
 from studio.prompting.styles import Style, styled
-from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
+from studio.settings import (
+    STARTER_SIZE_PX,
+    SamplingSettings,
+    SessionSettings,
+    SettingsError,
+    is_hub_id,
+)
 from studio.store import write_atomically
-from studio.store.rows import Image, Job, KnownModel, Session
+from studio.store.rows import Image, Job, Session
 from studio.ui import library
-from studio.ui.dropin import takes_settings
+from studio.ui.dropin import restored, takes_settings
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values, request_preview
@@ -323,7 +329,9 @@ def _sampling(page: Page) -> None:
 
     with gr.Row(elem_classes="numbers"):
         steps = number("Steps", "More is finer and slower.", "steps", precision=0)
-        guidance = number("Guidance", "How closely it follows the prompt.", "guidance")
+        guidance = number(
+            "Guidance", "How closely it follows the prompt; 1 for Turbo and LCM.", "guidance"
+        )
         seed = number("Seed", "Another number, other pictures.", "seed", precision=0)
     fitting = gr.HTML(apply_default_css=False, elem_id="shapes", js_on_load=SHAPES_JS)
     with gr.Row(elem_classes="numbers"):
@@ -376,14 +384,10 @@ def _sampling(page: Page) -> None:
 
     def view(look: Look) -> Values:
         settings = look.settings
-        warn = (
-            "<p class='soft'>Picks on pictures made in different ways cannot be learned "
-            "together: after a change here, a round learns from the new pictures alone.</p>"
-        )
         return {
             fitting: shape_chips(settings.base_model, look.model, settings.sampling),
             clip_skip_place: gr.update(visible=reads_clip_skip(look.model)),
-            note: warn if look.counts.usable else "",
+            note: note_of(settings.sampling, bool(look.counts.usable)),
         }
 
     page.shows(view, [fitting, clip_skip_place, note])
@@ -397,6 +401,21 @@ def _sampling(page: Page) -> None:
     page.hears(fitting.choose, choose, with_event=True, refill=True)
 
 
+def note_of(sampling: SamplingSettings, has_picks: bool) -> str:
+    """What to know of the settings as they are."""
+    notes = []
+    if has_picks:
+        notes.append(
+            "Picks on pictures made in different ways cannot be learned together: after a change "
+            "here, a round learns from the new pictures alone."
+        )
+    if sampling.guidance <= 1 and sampling.negative_prompt:
+        notes.append("The negative prompt is read with guidance above 1 alone.")
+    if sampling.steps == 1 and sampling.shared_noise:
+        notes.append("With a single step, both pictures of a pair start from noise of their own.")
+    return "".join(f"<p class='soft'>{one}</p>" for one in notes)
+
+
 def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
     return replace(settings, sampling=replace(settings.sampling, **changes))
 
@@ -404,50 +423,13 @@ def _sampled(settings: SessionSettings, **changes: Any) -> SessionSettings:
 def _restore(page: Page, session: Session, found: Parameters) -> str:
     before = session.settings
     model = page.store.known_model(before.base_model)
-    _, said = restored(before, found, model)
-    saved = page.store.change_settings(session.id, lambda now: restored(now, found, model)[0])
+    lists = page.store.wildcards_path
+    _, said = restored(before, found, lists, model)
+    saved = page.store.change_settings(
+        session.id, lambda now: restored(now, found, lists, model)[0]
+    )
     draw_preview(page, before, saved)
     return said
-
-
-def restored(
-    settings: SessionSettings, found: Parameters, model: KnownModel | None = None
-) -> tuple[SessionSettings, str]:
-    """The settings with what a picture says of itself, and what was taken over, in a sentence.
-
-    model: what is known of the session's. The picture's prompt becomes the first one of the list.
-    Eta stays: without noise in its steps nothing can be learned from a drawing.
-    """
-    taken, changes = [], {}
-    prompt = " ".join(found.prompt.split())
-    prompts = settings.prompts
-    if prompt:
-        taken.append("its prompt")
-        prompts = (prompt, *(one for one in prompts if one != prompt))
-    negative = " ".join(found.negative_prompt.split())
-    if negative or settings.sampling.negative_prompt:
-        taken.append(f"negative prompt “{negative}”" if negative else "no negative prompt")
-        changes["negative_prompt"] = negative
-    for name, value, said in (
-        ("seed", found.seed, "seed {}"),
-        ("steps", found.steps, "{} steps"),
-        ("guidance", found.guidance, "guidance {:g}"),
-        ("width_px", found.width_px, "{} pixels wide"),
-        ("height_px", found.height_px, "{} high"),
-    ):
-        if value is not None:
-            taken.append(said.format(value))
-            changes[name] = value
-    # What says nothing of it was drawn without: so A1111 writes it.
-    clip_skip = found.clip_skip or (1 if found.steps is not None else settings.sampling.clip_skip)
-    if clip_skip != settings.sampling.clip_skip and reads_clip_skip(model):
-        taken.append(f"clip skip {clip_skip}")
-        changes["clip_skip"] = clip_skip
-    settings = _sampled(replace(settings, prompts=prompts), **changes)
-    sentence = f"Taken over: {', '.join(taken)}."
-    if found.sampler and not found.sampler.startswith("DDIM"):
-        sentence += f" It was drawn by {found.sampler}; the studio draws with DDIM."
-    return settings, sentence
 
 
 def _px(value: Any) -> int:
