@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import __version__
+from studio.paths import expanded
 
 DEFAULT_PORT = 7860
 # Modules of studio.bench.research, each with `main(argv)`, and those of studio.bench itself.
@@ -328,7 +329,7 @@ def home_folder(arguments: argparse.Namespace) -> Path:
     """Where the studio keeps everything."""
     given = getattr(arguments, "home", None) or os.environ.get("D3PO_STUDIO_HOME")
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given).absolute()
     import platformdirs
 
     return Path(platformdirs.user_data_dir("d3po-studio", appauthor=False))

@@ -14,13 +14,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,6 +54,8 @@ OTHER_KINDS = (
     ("a LoRA with biases", r"(lora_B|lora_up|lora\.up)\.bias$"),
 )
 
+_OTHER_KINDS = re.compile("|".join(mark for _, mark in OTHER_KINDS))
+
 _KEY = re.compile(
     r"(?P<name>.+?)"
     r"(?:\.lora_(?P<half>down|up|A|B)(?:\.default)?\.weight"
@@ -63,6 +64,8 @@ _KEY = re.compile(
 )
 _DOWN = ("down", "A")
 _NAME = re.compile(r"[\w.]+")
+_DEEPEST = 32  # parts of a layer's name that a pattern can have
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\..+")
 
 
 class LoraError(Exception):
@@ -123,7 +126,7 @@ def read(path: Path) -> LoraFile:
             "opened; choose the LoRA as .safetensors."
         )
     header = weights.read_header(path)
-    for kind, mark in OTHER_KINDS:
+    for kind, mark in OTHER_KINDS if any(map(_OTHER_KINDS.search, header.tensors)) else ():
         if any(re.search(mark, key) for key in header.tensors):
             raise ModelError(f"{path.name} is {kind}, which cannot be used here: only plain LoRAs.")
     if not any((found := _KEY.fullmatch(key)) and not found["alpha"] for key in header.tensors):
@@ -147,16 +150,17 @@ def read(path: Path) -> LoraFile:
         half = found["half"] or found["old_half"]
         which = "alpha" if half is None else "down" if half in _DOWN else "up"
         halves.setdefault(found["name"], {})[which] = value
+    alphas = _Alphas(said)
     parts: dict[str, LowRank] = {}
     for name, has in sorted(halves.items()):
         if has.keys() == {"alpha"}:
             strays.append(f"{name}.alpha")
         else:
-            parts[name] = _part(path, name, has, said)
+            parts[name] = _part(path, name, has, alphas)
     return LoraFile(path, digest.hexdigest(), parts, tuple(sorted(strays)), header.metadata)
 
 
-def _part(path: Path, name: str, has: Mapping[str, Tensor], said: Mapping[str, Any]) -> LowRank:
+def _part(path: Path, name: str, has: Mapping[str, Tensor], alphas: _Alphas) -> LowRank:
     down, up, alpha = (has.get(which) for which in ("down", "up", "alpha"))
     if down is None or up is None:
         raise ModelError(f"{path.name} is damaged: {name} has only one half.")
@@ -166,7 +170,7 @@ def _part(path: Path, name: str, has: Mapping[str, Tensor], said: Mapping[str, A
         raise ModelError(f"{path.name} is not a plain LoRA: see {name}.")
     rank = down.shape[0]
     if alpha is None:
-        strength = _configured_alpha(said, name, rank)
+        strength = alphas.of(name, rank)
     elif alpha.numel() == 1:
         strength = float(alpha.item())
     else:
@@ -189,9 +193,11 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if not isinstance(said, dict):
             raise ValueError("no object")
         for key, value in said.items():
-            # Each is to be searched for as an expression: only a name takes no time.
-            if key.endswith("alpha_pattern") and not all(map(_NAME.fullmatch, value or {})):
-                raise ValueError("no name")
+            # For peft each is an expression; only a name means the same to everybody.
+            if key.rpartition(".")[2] != "alpha_pattern" or value is None:
+                continue
+            if not isinstance(value, dict) or not all(map(_NAME.fullmatch, value)):
+                raise ValueError("no names")
     except FileNotFoundError as error:
         raise ModelError(
             f"{ADAPTER_CONFIG_FILE}, which says how strong it is, is missing beside {path.name}."
@@ -203,21 +209,42 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return said
 
 
-def _configured_alpha(said: Mapping[str, Any], name: str, rank: int) -> float:
-    """Alpha by peft's rules; without any, it is the rank, so that the scale is 1."""
-    component, _, layer = name.partition(".")
-    own = {
-        key.removeprefix(f"{component}."): value
-        for key, value in said.items()
-        if key.startswith(f"{component}.") or "." not in key
-    }
-    try:
-        patterns = own.get("alpha_pattern") or {}
-        default = own.get("lora_alpha", rank)
-        alpha = float(patterns.get(get_pattern_key(patterns.keys(), layer), default))
-    except (TypeError, ValueError, AttributeError, re.error):
-        return math.nan
-    return alpha * math.sqrt(rank) if own.get("use_rslora") else alpha
+class _Alphas:
+    """Alphas by peft's rules, each found in time of its layer's name, however many there are."""
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        self._of: dict[str, dict[str, Any]] = {"": {}}  # by component; "": of all
+        for key, value in said.items():
+            component, dot, name = key.partition(".")
+            self._of.setdefault(component if dot else "", {})[name if dot else key] = value
+        for own in self._of.values():
+            if patterns := own.get("alpha_pattern"):
+                places = enumerate(patterns.items())
+                own["alpha_pattern"] = {key: (place, value) for place, (key, value) in places}
+
+    def of(self, name: str, rank: int) -> float:
+        """Without any, it is the rank, so that the scale is 1. NaN for what is no number."""
+        component, _, layer = name.partition(".")
+        own, shared = self._of.get(component, {}), self._of[""]
+
+        def said(key: str, default: Any) -> Any:
+            return own.get(key, shared.get(key, default))
+
+        patterns = said("alpha_pattern", None) or {}
+        words = layer.split(".")
+        ends = (".".join(words[-count:]) for count in range(1, min(len(words), _DEEPEST) + 1))
+        found = [patterns[end] for end in ends if end in patterns]
+        try:
+            # of several that fit, the first in the file
+            alpha = float(min(found)[1] if found else said("lora_alpha", rank))
+        except (TypeError, ValueError, OverflowError):
+            return math.nan
+        return alpha * math.sqrt(rank) if said("use_rslora", False) else alpha
+
+
+def bundled(strays: Iterable[str]) -> list[str]:
+    """The words that a file brings with it as embeddings, from its keys that are no LoRA's."""
+    return sorted({found[1] for key in strays if (found := _BUNDLED.fullmatch(key))})
 
 
 def from_peft(state: Mapping[str, Tensor], rank: int, alpha: float) -> dict[str, LowRank]:
@@ -281,7 +308,7 @@ def peft_header(parts: Mapping[str, LowRank]) -> str:
 
 def is_same(found: LowRank, expected: LowRank, precision: Precision) -> bool:
     """Whether both change a layer alike, but for the rounding of `precision`."""
-    wanted = expected.change()
-    if found.change().shape != wanted.shape:
+    is_, wanted = found.change(), expected.change()
+    if is_.shape != wanted.shape:
         return False
-    return bool((found.change() - wanted).norm() <= ROUNDING[precision] * wanted.norm())
+    return bool((is_ - wanted).norm() <= ROUNDING[precision] * wanted.norm())

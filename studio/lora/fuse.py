@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from studio.lora.format import LoraFile, LowRank
+from studio.lora.format import LoraFile, LowRank, bundled
 from studio.lora.names import text_spellings, unet_spellings
 from studio.weights import ModelError
 
@@ -47,6 +47,12 @@ class Fused:
             if count:
                 found.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
         said = f"{' and '.join(found)}, rank {self.rank}."
+        if words := bundled(self.strays):
+            named = ", ".join(f"“{word[:60]}”" for word in words[:5])
+            said += (
+                f" It brings words of its own, which mean nothing here: {named}. For them, save "
+                "the embedding as a file of its own, in the folder embeddings beside the model."
+            )
         if self.strays:
             parts = self.unet_layers + self.text_layers + len(self.strays)
             said += (

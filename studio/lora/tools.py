@@ -12,7 +12,8 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,9 +38,9 @@ from studio.lora.format import (
     peft_header,
 )
 from studio.lora.metadata import (
-    sd_scripts_hashes,
+    Serialised,
+    file_header,
     storable,
-    tensors_sha256,
     thumbnail_url,
 )
 from studio.lora.names import diffusers_name, kohya_name, original_name
@@ -69,6 +70,11 @@ def read(path: Path) -> Lora:
     """A file that can be written anew. Raises ModelError if it is no plain LoRA, LoraError if it
     holds more than can be written anew."""
     file = lora_format.read(path)
+    if words := lora_format.bundled(file.strays):
+        raise LoraError(
+            f"{path.name} brings the embedding “{words[0][:60]}” with it, whose word would be "
+            "lost: such files cannot be written anew."
+        )
     if file.strays:
         raise LoraError(
             f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
@@ -130,11 +136,22 @@ def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
     in the layer that loses most. Raises LoraError."""
     if not 1 <= rank <= MOST_RANK:
         raise LoraError(f"A rank lies between 1 and {MOST_RANK}.")
-    parts, kept = {}, 1.0
-    for name, part in lora.parts.items():
-        parts[name], share = _resized(part, rank)
-        kept = min(kept, share)
-    return Lora(lora.form, parts, lora.metadata), kept
+    with _one_thread():
+        resized = {name: _resized(part, rank) for name, part in lora.parts.items()}
+    parts = {name: part for name, (part, _) in resized.items()}
+    return Lora(lora.form, parts, lora.metadata), min(share for _, share in resized.values())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread. Several wait for one another at every one of thousands
+    of small matrices, on a busy computer a hundred times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
@@ -170,18 +187,17 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
     The metadata is kept, except for name, rank, alpha and hashes.
     """
     _require_new(path)
-    tensors = lora_format.tensors(lora.form, lora.parts, precision)
-    body = tensors_sha256(tensors)
+    tensors = Serialised(lora_format.tensors(lora.form, lora.parts, precision))
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
-        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{body}"}
+        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{tensors.sha256}"}
     if lora.form == "kohya":
         metadata |= {
             "ss_output_name": path.stem,
             "ss_network_dim": str(lora.rank),
             "ss_network_alpha": str(float(lora.rank)),
         }
-        metadata |= sd_scripts_hashes(tensors, body, metadata)
+        metadata |= tensors.sd_scripts_hashes(metadata)
     else:
         metadata[DIFFUSERS_HEADER] = peft_header(lora.parts)
 
@@ -193,7 +209,7 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
 
-    _publish(path, lambda draft: safetensors.torch.save_file(tensors, draft, metadata), verify)
+    _publish(path, lambda draft: draft.write_bytes(tensors.content(metadata)), verify)
 
 
 # --- metadata ------------------------------------------------------------------------------------
@@ -255,7 +271,7 @@ def restate(
         said["modelspec.hash_sha256"] = f"0x{body}"
     if any(key.startswith("ss_") for key in said):
         said["ss_output_name"] = stem  # A1111's alias: must be the file's name
-        said |= sd_scripts_hashes(_tensors(path), body, said)
+        said |= Serialised(_tensors(path)).sd_scripts_hashes(said)
 
     def verify(draft: Path) -> None:
         if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != said:
@@ -274,9 +290,7 @@ def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> No
     with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         header.pop("__metadata__", None)
-        text = json.dumps({"__metadata__": said, **header}, ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # so that the numbers lie where a processor likes them
-        copy.write(len(text).to_bytes(8, "little") + text)
+        copy.write(file_header(said, header))
         shutil.copyfileobj(file, copy, CHUNK_BYTES)
 
 
@@ -395,7 +409,7 @@ def _require_new(path: Path) -> None:
 
 
 def _publish(
-    path: Path, write_draft: Callable[[Path], None], verify: Callable[[Path], None] | None = None
+    path: Path, write_draft: Callable[[Path], object], verify: Callable[[Path], None] | None = None
 ) -> None:
     """Write a file or folder, verify the draft, then give it its name."""
 

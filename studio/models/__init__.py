@@ -24,6 +24,7 @@ from studio.models.denoiser import Denoiser
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
 from studio.models.text import INVERSIONS, PromptEncoder, Text
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.weights import ModelError
 
@@ -100,7 +101,7 @@ def load(
     weights, so that it is a part of the base model from now on.
     """
     info = inspect(base_model)
-    file = lora_format.read(Path(start.path).expanduser()) if start else None
+    file = lora_format.read(expanded(start.path)) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from studio.paths import expanded, typed
 from studio.settings import SessionSettings, is_hub_id
 from studio.store.rows import Job, KnownModel
 from studio.ui import words
@@ -16,8 +17,8 @@ HUB_CACHE = Path.home() / ".cache" / "huggingface" / "hub"  # where it is, unles
 
 def added(folders: list[str], text: str) -> list[str]:
     """The folders with one more. Raises ValueError with a sentence for what is none."""
-    path = Path(text.strip().strip("\"'")).expanduser()
-    if not text.strip():
+    path = expanded(typed(text))
+    if not typed(text):
         raise ValueError("Write the path of a folder first.")
     try:
         if not path.is_dir():
@@ -147,7 +148,7 @@ def _is_there(base_model: str) -> bool:
     if base_model == "starter" or is_hub_id(base_model):
         return True
     try:
-        return Path(base_model).expanduser().exists()
+        return expanded(base_model).exists()
     except (OSError, ValueError):
         return False
 

@@ -24,6 +24,7 @@ from studio.lora import format as lora_format
 from studio.lora.export import export_lora, file_name
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo, StartedFrom
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
@@ -144,7 +145,7 @@ class Jobs:
         other = None
         if job.payload.get("other"):
             named = StartLora.from_dict(job.payload["other"])
-            other = lora_format.read(Path(named.path).expanduser()), named.strength
+            other = lora_format.read(expanded(named.path)), named.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
@@ -290,7 +291,7 @@ class Jobs:
         if earlier := job.result.get("session_id"):
             with contextlib.suppress(StoreError):  # what a worker that was killed had of it
                 self.store.delete_session(earlier)
-        path = Path(job.payload["path"]).expanduser()
+        path = expanded(job.payload["path"])
         given = datasets.read(path)  # what it is, before a model is loaded
         settings = session.settings
         denoiser = self.renderer.model_of(session)
@@ -328,7 +329,7 @@ class Jobs:
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
         self.status.report("starting", "Looking at a LoRA.")
-        file = lora_format.read(Path(job.payload["path"]).expanduser())
+        file = lora_format.read(expanded(job.payload["path"]))
         found = self.renderer.model_of(session).fit(file)
         return {"name": found.name, "words": found.words}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
+from studio.paths import expanded
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
 from studio.weights import SNAPSHOTS
@@ -104,7 +105,7 @@ def models_in(folder: str) -> Iterator[str]:
 
     Links to other folders are followed, to each folder once: so loops of them end.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     starts = [root / name for name in OF_TOOLS if (root / name).is_dir()] or [root]
     count = 0
     been: set[tuple[int, int]] = set()

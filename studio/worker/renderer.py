@@ -23,6 +23,7 @@ from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.lora.format import LoraFile
 from studio.lora.fuse import hash_with
+from studio.paths import expanded
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
@@ -250,7 +251,7 @@ def _stamp(start: StartLora | None) -> tuple[int, int] | None:
     if start is None:
         return None
     try:
-        status = Path(start.path).expanduser().stat()
+        status = expanded(start.path).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size

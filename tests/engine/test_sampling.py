@@ -219,7 +219,7 @@ def test_a_round_learns_from_pictures_of_few_steps_without_guidance(
     drawn = replace(SETTINGS, steps=steps, guidance=guidance)
     pairs = sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], drawn)
     settings = replace(
-        OBJECTIVES[objective], updates_base=2, updates_per_pick=0.0, batch_pairs=2, rank=2
+        OBJECTIVES[objective], updates_base=2, updates_per_pick=0.0, micro_batch_pairs=1, rank=2
     )
     try:
         metrics = list(Training(denoiser, PairBatch.of(pairs), settings))

@@ -23,7 +23,7 @@ from studio.ui.app import build
 from studio.ui.dropin import MADE, nearest_size, restored
 from studio.ui.page import Look
 from studio.ui.starter_pack import starter_concepts
-from studio.ui.tabs import compare, exam, grid
+from studio.ui.tabs import compare, exam, grid, prompt
 from tests.store.test_exams import QUESTIONS
 from tests.store.test_store import finish, pick
 from tests.support.factories import make_image
@@ -267,6 +267,18 @@ def test_what_a_picture_says_becomes_the_sessions_settings(tmp_path):
     assert "clip skip 1" in said
     xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
     assert restored(settings, replace(found, clip_skip=2), tmp_path, xl)[0] == settings
+
+
+def test_signs_of_other_programs_are_named_under_the_prompts(store, session):
+    store.set_last_session(session.id)
+    prompts = ("a <b>cat</b> <lora:ink:0.8>", "a [cat|dog] <lora:blue:1>")
+    store.update_settings(session.id, replace(SETTINGS, prompts=prompts))
+    shown = prompt.unread(Look(store))
+    assert shown.count("loads no LoRA here") == 1
+    assert "“&lt;lora:ink:0.8&gt;”" in shown
+    assert "“[cat|dog]” does not alternate" in shown
+    store.update_settings(session.id, SETTINGS)
+    assert prompt.unread(Look(store)) == ""
 
 
 GOOD = Parameters("a cat", "dogs", 28, "DDIM", 6.5, 9, 128, 192)

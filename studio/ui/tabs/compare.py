@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.pictures.infotext import Parameters, lora_name
 from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, StartLora
 from studio.store.rows import Job, Session
@@ -115,7 +116,7 @@ def build(page: Page) -> None:
     ) -> None:
         payload = comparison_payload(text, first, count, chosen, strength)
         if path and path.strip():
-            named = StartLora(path.strip().strip("\"'"), float(path_strength))
+            named = StartLora(typed(path), float(path_strength))
             payload["other"] = named.to_dict()
         page.store.add_job(session.id, "compare", payload)
 

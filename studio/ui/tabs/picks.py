@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.settings import SettingsError
 from studio.store.rows import Job, Session
 from studio.ui import words
@@ -75,7 +76,7 @@ def build(page: Page, is_local: bool) -> None:
         give(form)
 
     def take_in(session: Session, text: str) -> None:
-        wanted = text.strip().strip("\"'")
+        wanted = typed(text)
         if not wanted:
             raise SettingsError("Write the path of a folder with picks first.")
         store.add_job(session.id, "take_picks", {"path": wanted})

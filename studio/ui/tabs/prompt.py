@@ -9,8 +9,9 @@ from typing import Any
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.pictures.infotext import Parameters
-from studio.prompting import styles, text_files
+from studio.prompting import foreign, styles, text_files
 from studio.prompting.alternatives import expand
 from studio.prompting.styles import Style, styled
 from studio.settings import (
@@ -188,18 +189,21 @@ def with_prompts(settings: SessionSettings, text: str, lists: Path) -> SessionSe
 
 
 def unread(look: Look) -> str:
-    """What of the prompts the model has no room for, as the worker found when it last looked."""
+    """What of the prompts is not drawn as it is meant: signs of other programs, and what the model
+    has no room for, as the worker found when it last looked."""
     job = look.newest_job("preview")
     ends = job.result.get("unread", {}) if job is not None else {}
     written = (*look.settings.prompts, look.settings.sampling.negative_prompt)
+    plain = "".join(f"<p class='soft'>{escape(one)}</p>" for one in foreign.remarks(written))
     lines = "".join(
         f"<li>“{escape(prompt[:40])}…”: “{escape(ends[prompt])}” is left out</li>"
         for prompt in written
         if prompt in ends
     )
     if not lines:
-        return ""
-    return f"<p class='soft'>Longer than this model reads:</p><ul class='soft'>{lines}</ul>"
+        return plain
+    longer = "<p class='soft'>Longer than this model reads:</p>"
+    return f"{plain}{longer}<ul class='soft'>{lines}</ul>"
 
 
 def pack_chips(settings: SessionSettings) -> str:
@@ -490,9 +494,9 @@ def _model(page: Page) -> None:
         page.hears(listener, add_folder, inputs=[folder], outputs=[folder])
 
     def inspect(session: Session, text: str) -> None:
-        if not text.strip():
+        if not typed(text):
             raise SettingsError("Write the path or the name of a model first.")
-        store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
+        store.add_job(session.id, "inspect", {"path": typed(text)})
 
     def take(session: Session, base_model: str, size_px: int) -> None:
         store.change_settings(session.id, lambda now: using_model(now, base_model, size_px))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.settings import SessionSettings, SettingsError, StartLora
 from studio.store.rows import Session
 from studio.ui.page import Look, Page, Values
@@ -56,7 +57,7 @@ def build(page: Page, draw_preview: Callable[[Page, SessionSettings, Session], N
     page.fills(form, [path, strength])
 
     def look_at(session: Session, text: str) -> None:
-        wanted = text.strip().strip("\"'")
+        wanted = typed(text)
         if not wanted:
             raise SettingsError("Write the path of a LoRA file first.")
         for job in store.jobs(session.id, kind="fit"):
