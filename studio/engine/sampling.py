@@ -3,7 +3,6 @@ kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,10 +19,6 @@ COUPLE_APART = 0x9E3779B9  # odd: torch's generator on the CPU looks at 32 bits 
 STREAM_PRIME = 2_654_435_761  # sets the noise of the steps apart from the starting noise of a seed
 
 
-def always() -> None:
-    """The check of a picture that is wanted whatever happens."""
-
-
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**63)
 
@@ -34,11 +29,8 @@ def sample(
     seeds: list[int],
     settings: SamplingSettings,
     noise_seeds: list[int] | None = None,
-    require_wanted: Callable[[], None] = always,
 ) -> list[Trajectory]:
     """One chain a prompt.
-
-    require_wanted: called before each step; it raises when nobody wants the pictures any more.
 
     `seeds` draw the starting noise and `noise_seeds` (default: the same) the noise of the steps,
     both on the CPU, so that a seed gives the same picture on every device.
@@ -61,7 +53,6 @@ def sample(
     ).to(denoiser.device)
     kept = [latents]
     for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
-        require_wanted()
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
@@ -90,7 +81,6 @@ def sample_groups(
     seeds: list[int],
     settings: SamplingSettings,
     size: int,
-    require_wanted: Callable[[], None] = always,
 ) -> list[list[Trajectory]]:
     """`size` chains a prompt, from the same starting noise if the settings say so. The first two
     do not depend on `size`.
@@ -106,7 +96,7 @@ def sample_groups(
             starts.append(seed if is_shared else seed + one * 2**31 + apart)
             walks.append(2 * seed + one + apart)
     repeated = [prompt for prompt in prompts for _ in range(size)]
-    chains = sample(denoiser, repeated, starts, settings, walks, require_wanted)
+    chains = sample(denoiser, repeated, starts, settings, walks)
     return [chains[first : first + size] for first in range(0, len(chains), size)]
 
 

@@ -20,7 +20,7 @@ from studio.lora import fuse
 from studio.models import hub
 from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import Denoiser
+from studio.models.denoiser import Denoiser, always
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
 from studio.models.text import INVERSIONS, PromptEncoder, Text
@@ -37,6 +37,7 @@ __all__ = [
     "PromptEncoder",
     "ReadAdapter",
     "Text",
+    "always",
     "base_path",
     "best_device",
     "frozen_dtype",

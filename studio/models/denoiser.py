@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +24,13 @@ from studio.settings import SamplingSettings
 from studio.weights import ModelError
 
 LEAST_ALPHA_BAR = 2**-24
+# Of one picture; larger ones are decoded in tiles on every device, as the VAE alone would take
+# more memory than all else, and minutes in which nothing could end it.
+MOST_WHOLE_PX = 1536 * 1536
+
+
+def always() -> None:
+    """The check of work that is wanted whatever happens."""
 
 
 class Denoiser:
@@ -63,6 +70,14 @@ class Denoiser:
         if info.vae is not None:
             self._vae_beside = {"VAE hash": sha256(info.vae)[:10], "VAE": info.vae.name}
         self._is_offloaded = False
+        self._vae_tiling = False
+        # Called between any two blocks of the network and before every tile that is decoded: what
+        # it raises ends the work at hand, whatever that is.
+        self.require_wanted: Callable[[], None] = always
+        blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
+        for block in (*blocks, self.vae.decoder):
+            if block is not None:  # some networks have no middle
+                block.register_forward_pre_hook(lambda *_: self.require_wanted())
 
     @property
     def base_hash(self) -> str:
@@ -168,6 +183,8 @@ class Denoiser:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of final latents (B, C, h, w)."""
+        height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
+        self.vae.use_tiling = self._vae_tiling or height * width > MOST_WHOLE_PX
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         with at_work(self.vae, self.device, self._is_offloaded):
             pixels = self.vae.decode(scaled).sample.float()
@@ -194,7 +211,7 @@ class Denoiser:
         self.text.offload(model_cpu_offload)
         self.vae.to("cpu" if model_cpu_offload else self.device)
         self.vae.use_slicing = model_cpu_offload  # one picture of a batch after the other
-        self.vae.use_tiling = vae_tiling
+        self._vae_tiling = vae_tiling
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         if on:

@@ -6,7 +6,6 @@ They know nothing of the store: what they need is told them, and they write noth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,20 +64,17 @@ def start_round(
 
 
 def sample_pairs(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """For the leader: all processes draw, and it has what they drew in the order of the texts.
 
-    require_wanted: see `sampling.sample`; the other processes draw their shares to the end.
-    Raises ModelError with what the first of the others says that could not.
+    Where its own share is not wanted any more, the others draw theirs to the end. Raises
+    ModelError with what the first of the others says that could not.
     """
     processes.broadcast(order)
     failure: Exception | None = None
     try:
-        mine = _own_share(processes, denoiser, order, require_wanted)
+        mine = _own_share(processes, denoiser, order)
     except Exception as error:
         mine, failure = [], error
     shares = processes.all_gather(mine)
@@ -93,10 +89,7 @@ def sample_pairs(
 
 
 def _own_share(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """What of an order this process is to draw: one after the other, each with all its pictures."""
     adapter = (
@@ -111,7 +104,7 @@ def _own_share(
                 processes.shard(order.texts), processes.shard(order.seeds), strict=True
             )
             for chains in sampling.sample_groups(
-                denoiser, [text], [seed], order.sampling, order.pictures, require_wanted
+                denoiser, [text], [seed], order.sampling, order.pictures
             )
         ]
 

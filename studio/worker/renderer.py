@@ -47,8 +47,8 @@ class Renderer:
         self.base: Base = ("", None)  # what is loaded
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
-        # Raises Cancelled when what is being drawn is not wanted any more: asked between two steps.
-        self.require_wanted: Callable[[], None] = sampling.always
+        # Raises Cancelled when what is being done is not wanted any more: see `Denoiser`.
+        self.require_wanted: Callable[[], None] = models.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
 
@@ -68,6 +68,7 @@ class Renderer:
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._status.report("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device, start=start)
+            self.denoiser.require_wanted = self._ask_whether_wanted
             self.base, self._start_stamp = base, stamp
             self.store.remember_model(known(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
@@ -109,9 +110,14 @@ class Renderer:
             )
         return denoiser
 
+    def _ask_whether_wanted(self) -> None:
+        """What the model asks is another check in every piece of work."""
+        self.require_wanted()
+
     @contextlib.contextmanager
     def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
-        """Inside, what is drawn is given up as soon as `require_wanted` raises Cancelled."""
+        """Inside, whatever the model does is given up as soon as `require_wanted` raises
+        Cancelled."""
         before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
         try:
             yield
@@ -219,14 +225,7 @@ class Renderer:
         """What the network, as it is switched now, draws of `wanted`."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(
-            self.denoiser,
-            [text],
-            [wanted.seed],
-            wanted.sampling,
-            require_wanted=self.require_wanted,
-        )
-        self.require_wanted()  # large pictures take long to decode, too
+        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
         [picture] = sampling.images(self.denoiser, chains)
         return picture
 

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
-from studio.worker.wanted import Cancelled, now_and_then
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
@@ -66,6 +67,7 @@ class ActiveRound:
     training: Training
     left_out: int  # picks whose files cannot be read
     saved_at_s: float  # when it was last written down
+    is_torn: bool = False  # left in the middle of an update: only what is written down counts
 
 
 @dataclass
@@ -139,6 +141,8 @@ class Rounds:
         if active is None:
             return False
         match self.store.round(active.round.id).state:
+            case "running" if active.is_torn:
+                self.put_down()
             case "running":
                 try:
                     self._train_for_a_moment(active)
@@ -169,7 +173,8 @@ class Rounds:
         if active is None:
             return
         try:
-            self._save(active)
+            if not active.is_torn:
+                self._save(active)
             self.store.release_round(active.round.id)
         except StoreError:
             log.warning("A round goes on from an earlier checkpoint", exc_info=True)
@@ -244,7 +249,16 @@ class Rounds:
         while training.update < training.updates:
             started_s = time.monotonic()
             self.processes.broadcast(follower.UPDATE)
-            metrics = training.step()
+            if training.update == training.updates - 1:
+                self.status.report("training", "Learning, and measuring what it learned.")
+            try:
+                # whoever leaves an update alone would leave other processes waiting
+                alone = self.processes.size == 1
+                with self._while_wanted(active) if alone else contextlib.nullcontext():
+                    metrics = training.step()
+            except Cancelled:
+                active.is_torn = True
+                return
             if training.preset != self.renderer.preset:
                 self.renderer.use_preset(training.preset)  # for what comes after the round, too
             values = {**metrics.values(), "seconds": time.monotonic() - started_s}
@@ -252,7 +266,8 @@ class Rounds:
             if self.stopping.is_set() or time.monotonic() > until_s:
                 break
         if training.update == training.updates:
-            with contextlib.suppress(Cancelled):
+            # what is left here is taken up again at its end
+            with contextlib.suppress(Cancelled), self._while_wanted(active):
                 self._finish(active)
         elif time.monotonic() - active.saved_at_s > CHECKPOINT_S:
             self._save(active)
@@ -333,29 +348,28 @@ class Rounds:
         settings, shown = session.settings.sampling, session.settings.shown_prompts
         texts, pictures = [], []
         for prompt in shown:
-            if self.stopping.is_set():
-                raise Cancelled  # the round is taken up again at its end
             self.status.report("training", "Looking at what it learned.")
             first = preview_seed(settings.seed, prompt)
             seeds = [first + place for place in range(REFERENCE_SEEDS)]
             texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(
-                denoiser,
-                texts[-1:] * REFERENCE_SEEDS,
-                seeds,
-                settings,
-                require_wanted=now_and_then(lambda: self._require_wanted(session)),
-            )
+            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
 
-    def _require_wanted(self, session: Session) -> None:
-        """Raise Cancelled when the worker ends, the round is paused or stopped, or its session is
-        deleted; what goes on takes the round up again at its end."""
-        if self.stopping.is_set() or not self.store.has_session(session.id):
-            raise Cancelled
-        if self.active is not None and self.store.round(self.active.round.id).state != "running":
-            raise Cancelled
+    @contextlib.contextmanager
+    def _while_wanted(self, active: ActiveRound) -> Iterator[None]:
+        """Inside, Cancelled is raised when the round is paused or stopped, when its session is
+        deleted, or when the worker ends."""
+        round_ = active.round
+
+        def require_wanted() -> None:
+            if self.stopping.is_set() or not self.store.has_session(round_.session_id):
+                raise Cancelled
+            if self.store.round(round_.id).state != "running":
+                raise Cancelled
+
+        with self.renderer.while_wanted(require_wanted):
+            yield
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one from before it stays in use."""

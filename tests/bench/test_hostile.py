@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from studio import models
-from studio.bench.faults import hostile
+from studio.bench.faults import examples, hostile
 from studio.bench.faults.hostile import NAMES, Found, Kind, kinds_of
 from studio.bench.faults.operations import make_homes
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
@@ -72,7 +72,7 @@ def endless(text: str) -> bool:
 )
 def test_a_reader_that_does_harm_is_noticed(kinds, monkeypatch, reader, problem):
     monkeypatch.setattr(hostile, "ROW_LIMIT_S", 5.0)
-    kind = Kind("prompts", hostile.templates, reader)
+    kind = Kind("prompts", examples.templates, reader)
     found = hostile.in_a_process(lambda: hostile.tries(kind, 3))
     assert found.torn
     assert problem in found.problems[0]

@@ -20,6 +20,12 @@ from studio.bench.faults.trial import (
 )
 
 QUICK_PLACES = 3
+NOBODY = 65534
+CLOSED: dict[str, Callable[[Path], bool]] = {
+    "all of it": lambda path: True,
+    "its folders": Path.is_dir,
+    "its database": lambda path: path.suffix == ".sqlite",
+}
 SMALL_DISK_MB = 1
 # Which calls fail, how, and for how long: a full disk stays full, a write error need not return.
 FAILURES = (
@@ -53,6 +59,32 @@ def rows(
     row = Row(f"a disk of {SMALL_DISK_MB} MB runs full")
     if wanted(row.fault):
         yield from _small_disk(row, homes["new"], place)
+    row = Row("an ordinary user may not write to the home")
+    if wanted(row.fault):
+        yield from _read_only(row, homes, place)
+
+
+def _read_only(row: Row, homes: dict[str, Home], place: Path) -> Iterator[Row]:
+    """Every operation on a home that has become read-only: all of it, its folders alone, or its
+    database alone. Root may write everywhere, so it is done as nobody."""
+    user = NOBODY if os.geteuid() == 0 else None
+    place.chmod(0o755)
+    for operation in SHORT:
+        home = home_for(operation, homes)
+        for what, is_closed in CLOSED.items():
+            with copy_of(home, place) as copy:
+                paths = [copy.parent, copy, *copy.rglob("*")]
+                for path in paths:
+                    if user is not None:
+                        os.chown(path, user, user)
+                    path.chmod(path.stat().st_mode | 0o200)
+                for path in filter(is_closed, paths[1:]):
+                    path.chmod(path.stat().st_mode & ~0o222)
+                done = run(copy, operation, user=user)
+                for path in paths:
+                    path.chmod(path.stat().st_mode | 0o200)
+                tally(row, f"{operation}, {what}", home, copy, done)
+    yield row
 
 
 def _small_disk(row: Row, home: Home, place: Path) -> Iterator[Row]:

@@ -14,12 +14,9 @@ import json
 import os
 import pickle
 import signal
-import struct
 import tempfile
 import time
 import traceback
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,136 +162,6 @@ def tries(kind: Kind, number: int) -> Found:
     return found
 
 
-# --- what is made --------------------------------------------------------------------------------
-
-
-def json_values() -> Any:
-    from hypothesis import strategies as st
-
-    leaves = st.none() | st.booleans() | st.floats() | st.text(max_size=20)
-    numbers = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 10**30])
-    return st.recursive(
-        leaves | numbers,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-        ),
-        max_leaves=6,
-    )
-
-
-def harmed(good: bytes) -> Any:
-    """Bytes that were `good` once: some of them changed, some in or out, cut short or as before."""
-    from hypothesis import strategies as st
-
-    # The first bytes say the most.
-    where = st.integers(0, min(len(good), 64)) | st.integers(0, len(good))
-    edit = st.tuples(where, st.integers(0, 8), st.binary(max_size=8))
-
-    def made(edits: list[tuple[int, int, bytes]], end: int | None) -> bytes:
-        content = bytearray(good)
-        for at, gone, new in edits:
-            content[at : at + gone] = new
-        return bytes(content[:end])
-
-    return st.builds(made, st.lists(edit, max_size=4), st.none() | where)
-
-
-def changed(document: Any, values: Any, depth: int = 0) -> Any:
-    """A JSON document in which one value, anywhere from `depth` on, is another."""
-    from hypothesis import strategies as st
-
-    def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-        yield path
-        if isinstance(value, dict | list):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, one in inner:
-                yield from places(one, (*path, key))
-
-    def put(path: tuple, new: Any) -> Any:
-        made = json.loads(json.dumps(document))
-        if not path:
-            return new
-        inner = made
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = new
-        return made
-
-    # As often a value near the top as one of the many further in.
-    all_places = [path for path in places(document) if len(path) >= depth]
-    top = [path for path in all_places if len(path) <= 3]
-    return st.builds(put, st.sampled_from(top) | st.sampled_from(all_places), values)
-
-
-def headers() -> Any:
-    """Safetensors files whose header says anything."""
-    from hypothesis import strategies as st
-
-    number = st.integers(-2, 64) | st.sampled_from([2**31, 2**62, 10**30, 1.5, "3", None])
-    right = st.builds(
-        lambda start, size: {"dtype": "F32", "shape": [size], "data_offsets": [start, start + 4]},
-        st.integers(0, 8),
-        st.integers(0, 3),
-    )
-    entry = st.fixed_dictionaries(
-        {},
-        optional={
-            "dtype": st.sampled_from(["F32", "F16", "BF16", "X", 3]),
-            "shape": st.lists(number, max_size=3) | json_values(),
-            "data_offsets": st.lists(number, min_size=2, max_size=2) | json_values(),
-        },
-    )
-    names = st.text(max_size=3) | st.sampled_from(["__metadata__", "../../a", "a" * 300])
-    header = json_values() | st.dictionaries(names, entry | right | json_values(), max_size=4)
-
-    def made(header: Any, body: bytes, lie: int | None) -> bytes:
-        text = json.dumps(header).encode()
-        return struct.pack("<Q", len(text) if lie is None else lie) + text + body
-
-    lies = st.none() | st.integers(0, 2**64 - 1)
-    whole = made({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234", None)
-    return st.builds(made, header, st.binary(max_size=16), lies) | harmed(whole)
-
-
-def pngs(good: bytes) -> Any:
-    """PNG files with chunks of any content, whose checksums are right; or harmed ones."""
-    from hypothesis import strategies as st
-
-    texts = st.binary(max_size=40).map(lambda value: b"parameters\0" + value)
-    squeezed = st.binary(max_size=40).map(lambda v: b"parameters\0\0" + zlib.compress(v * 1000))
-    sizes = st.tuples(*[st.integers(0, 2**32 - 1)] * 2, st.binary(min_size=5, max_size=5))
-    chunk = st.one_of(
-        st.tuples(st.just(b"tEXt"), texts | st.binary(max_size=20)),
-        st.tuples(st.just(b"zTXt"), squeezed | st.binary(max_size=20)),
-        st.tuples(st.just(b"iTXt"), texts.map(lambda v: v + b"\0\0\0\0") | st.binary(max_size=20)),
-        st.tuples(st.just(b"IHDR"), sizes.map(lambda v: struct.pack(">II", *v[:2]) + v[2])),
-        st.tuples(
-            st.sampled_from([b"IDAT", b"PLTE", b"acTL", b"fcTL", b"iCCP", b"eXIf", b"IEND"]),
-            st.binary(max_size=30),
-        ),
-        st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=20)),
-    )
-
-    def made(chunks: list[tuple[bytes, bytes]], at: int) -> bytes:
-        new = b"".join(
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-            for kind, body in chunks
-        )
-        return good[:at] + new + good[at:]
-
-    ends = st.sampled_from([8, 33])  # before its first chunk, and after it
-    return st.builds(made, st.lists(chunk, max_size=4), ends) | harmed(good)
-
-
-def templates() -> Any:
-    from hypothesis import strategies as st
-
-    marks = st.sampled_from(
-        [*"{}|[]()$_%:@#\\~!=*<>\"'", "__animal__", "2$$", "a", " ", "1.5", "\0"]
-    )
-    return st.lists(marks, max_size=60).map("".join) | st.text(max_size=200)
-
-
 # --- who reads it --------------------------------------------------------------------------------
 
 NAMES = (
@@ -309,6 +176,9 @@ NAMES = (
     "archives, harmed",
     "archives with other rows",
     "prompts",
+    "prompts that expand",
+    "archives with wrong values in every column",
+    "settings of other programs",
 )
 
 
@@ -423,30 +293,51 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
 
     from hypothesis import strategies as st
 
+    from studio.bench.faults import examples
+
     (folder / "wildcards").mkdir()
     (folder / "wildcards" / "animal.txt").write_text("cat\n__animal__ and {dog|__animal__}\n")
     picture_bytes, config = _png(), _starter_config(folder / "model")
     weights, description = _adapter(denoiser, folder / "good")
-    descriptions = changed(description, json_values() | st.sampled_from([0, 3, 10**7, 2**40]))
+    descriptions = examples.changed(
+        description, examples.json_values() | st.sampled_from([0, 3, 10**7, 2**40])
+    )
     return [
-        Kind("headers of models", headers, model),
-        Kind("models, harmed", lambda: harmed(_model(folder)), model),
-        Kind("folders of models", lambda: changed(config, json_values(), 1), model_folder),
-        Kind("LoRA files", lambda: harmed(_lora(denoiser, folder)), lora),
+        Kind("headers of models", examples.headers, model),
+        Kind("models, harmed", lambda: examples.harmed(_model(folder)), model),
+        Kind(
+            "folders of models",
+            lambda: examples.changed(config, examples.json_values(), 1),
+            model_folder,
+        ),
+        Kind("LoRA files", lambda: examples.harmed(_lora(denoiser, folder)), lora),
         Kind(
             "adapters from an archive",
             lambda: (
-                st.tuples(harmed(weights), st.just(description))
+                st.tuples(examples.harmed(weights), st.just(description))
                 | st.tuples(st.just(weights), descriptions)
             ),
             adapter,
         ),
-        Kind("latents from an archive", lambda: harmed(_latents(home)), latents),
-        Kind("settings in a PNG", lambda: pngs(picture_bytes), settings_in_a_png),
-        Kind("pictures from an archive", lambda: pngs(picture_bytes), picture),
-        Kind("archives, harmed", lambda: harmed((place / ARCHIVE).read_bytes()), archive, 0.5),
-        Kind("archives with other rows", lambda: _archives(place / ARCHIVE), archive, 0.5),
-        Kind("prompts", templates, prompt),
+        Kind("latents from an archive", lambda: examples.harmed(_latents(home)), latents),
+        Kind("settings in a PNG", lambda: examples.pngs(picture_bytes), settings_in_a_png),
+        Kind("pictures from an archive", lambda: examples.pngs(picture_bytes), picture),
+        Kind(
+            "archives, harmed",
+            lambda: examples.harmed((place / ARCHIVE).read_bytes()),
+            archive,
+            0.5,
+        ),
+        Kind("archives with other rows", lambda: examples.archives(place / ARCHIVE), archive, 0.5),
+        Kind("prompts", examples.templates, prompt),
+        Kind("prompts that expand", examples.expansions, prompt),
+        Kind(
+            "archives with wrong values in every column",
+            lambda: examples.archives_of_wrong_values(place / ARCHIVE),
+            archive,
+            0.5,
+        ),
+        Kind("settings of other programs", examples.pictures_of_programs, settings_in_a_png),
     ]
 
 
@@ -499,23 +390,3 @@ def _png() -> bytes:
     buffer = io.BytesIO()
     Pictures.linear_gradient("L").resize((8, 8)).convert("RGB").save(buffer, "PNG", pnginfo=notes)
     return buffer.getvalue()
-
-
-def _archives(good: Path) -> Any:
-    """Archives in whose rows one value is another, as somebody could pack them."""
-    with zipfile.ZipFile(good) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    document = json.loads(contents.pop("session.json"))
-
-    def packed(document: Any) -> bytes:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("session.json", json.dumps(document), zipfile.ZIP_DEFLATED)
-            for name, content in contents.items():
-                archive.writestr(name, content)
-        return buffer.getvalue()
-
-    from hypothesis import strategies as st
-
-    # the good one too: a reader that takes none of them proves nothing
-    return st.one_of(st.just(document), changed(document, json_values())).map(packed)
