@@ -1,4 +1,4 @@
-"""The real worker, killed while it learns: the round that goes on ends in the same adapter."""
+"""The real worker, killed while it learns or exports: what goes on ends in the same files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studio.bench.faults.operations import Home, things
 from studio.bench.faults.trial import Row
 from studio.files import ADAPTER_FILE, sha256
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
-from studio.store import Store
+from studio.store import Store, examine_files
 from studio.worker import rounds as training_rounds
 from studio.worker.__main__ import main as work
 from studio.worker.loop import Worker
@@ -34,35 +34,54 @@ def rows(
     with_strace: bool,
     wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
-    row = Row("the worker killed in a round that goes on")
-    if not wanted(row.fault):
-        return
     usual = training_rounds.SLICE_S, training_rounds.CHECKPOINT_S
     # In the workers that are forked from here.
     training_rounds.SLICE_S = training_rounds.CHECKPOINT_S = SAVED_EVERY_S
+    stops = QUICK_STOPS if quick else STOPS
     try:
-        home, session_id = _prepare(place)
-        started_s = time.monotonic()
-        expected = _learned(home, place / "whole", session_id)
-        whole_s = time.monotonic() - started_s
-        dice = random.Random(0)
-        for number in range(QUICK_STOPS if quick else STOPS):
-            after_s = dice.uniform(0, whole_s)
-            try:
-                found = _learned(home, place / "stopped", session_id, after_s)
-            except TimeoutError:
-                row.tried += 1
-                row.hung += 1
-                continue
-            except KeyboardInterrupt:  # this takes the longest: what was tried so far counts
-                break
-            row.tried += 1
-            if found != expected:
-                row.torn += 1
-                row.problems.append(f"stop {number}, after {after_s:.2f} s: {found}")
+        row = Row("the worker killed in a round that goes on")
+        if wanted(row.fault):
+            home, session_id = _prepare(place)
+            yield _killed(row, home, place, session_id, _learned, stops)
+        row = Row("the worker killed in an export that is made again")
+        if wanted(row.fault):
+            home, session_id = _prepare(place)
+            _worked(home, place / "learned", session_id, _learned)
+            with contextlib.closing(Store.open(place / "learned")) as store:
+                _ask_for_an_export(store, session_id)
+            yield _killed(row, place / "learned", place, session_id, _exported, stops)
     finally:
         training_rounds.SLICE_S, training_rounds.CHECKPOINT_S = usual
-    yield row
+
+
+def _killed(
+    row: Row,
+    home: Path,
+    place: Path,
+    session_id: str,
+    outcome: Callable[[Store, str], str | None],
+    stops: int,
+) -> Row:
+    """What comes of the work that a home asks for, in one go and killed on the way: the same."""
+    started_s = time.monotonic()
+    expected = _worked(home, place / "whole", session_id, outcome)
+    whole_s = time.monotonic() - started_s
+    dice = random.Random(0)
+    for number in range(stops):
+        after_s = dice.uniform(0, whole_s)
+        try:
+            found = _worked(home, place / "stopped", session_id, outcome, after_s)
+        except TimeoutError:
+            row.tried += 1
+            row.hung += 1
+            continue
+        except KeyboardInterrupt:  # this takes the longest: what was tried so far counts
+            break
+        row.tried += 1
+        if found != expected:
+            row.torn += 1
+            row.problems.append(f"stop {number}, after {after_s:.2f} s: {found}")
+    return row
 
 
 def _prepare(place: Path) -> tuple[Path, str]:
@@ -97,28 +116,65 @@ def _prepare(place: Path) -> tuple[Path, str]:
     return home, session.id
 
 
-def _learned(home: Path, copy: Path, session_id: str, killed_after_s: float | None = None) -> str:
-    """The checksum of the adapter that the round comes to, in one go or killed on the way."""
+def _ask_for_an_export(store: Store, session_id: str) -> None:
+    [adapter] = store.adapters(session_id)
+    payload = {
+        "adapter_id": adapter.id,
+        "name": "Blue",
+        "formats": ["kohya", "diffusers"],
+        "strength": 1.0,
+    }
+    store.add_job(session_id, "export", payload)
+
+
+def _worked(
+    home: Path,
+    copy: Path,
+    session_id: str,
+    outcome: Callable[[Store, str], str | None],
+    killed_after_s: float | None = None,
+) -> str:
+    """What the worker comes to in a copy of a home, in one go or killed on the way."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(home, copy)
     if killed_after_s is not None:
         with _worker(copy):
             time.sleep(killed_after_s)
     with contextlib.closing(Store.open(home)) as store:
-        picks = things(store, session_id)
+        kept = things(store, session_id)
     with _worker(copy) as pid, contextlib.closing(Store.open(copy)) as store:
         until_s = time.monotonic() + LIMIT_S
-        while (learned := store.rounds(session_id)[0]).state != "done":
-            if learned.state not in ("queued", "running"):
-                raise RuntimeError(f"The round is {learned.state}: {learned.message}")
+        while (found := outcome(store, session_id)) is None:
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended or time.monotonic() > until_s:
                 raise TimeoutError
             time.sleep(0.02)
-        if not picks <= things(store, session_id):
-            return "picks were lost"
-        [adapter] = store.adapters(session_id)
-        return sha256(store.adapter_path(adapter) / ADAPTER_FILE)
+        return found if kept <= things(store, session_id) else "something was lost"
+
+
+def _learned(store: Store, session_id: str) -> str | None:
+    """The checksum of the adapter that the round comes to; None: it goes on."""
+    learned = store.rounds(session_id)[0]
+    if learned.state in ("queued", "running"):
+        return None
+    if learned.state != "done":
+        raise RuntimeError(f"The round is {learned.state}: {learned.message}")
+    [adapter] = store.adapters(session_id)
+    return sha256(store.adapter_path(adapter) / ADAPTER_FILE)
+
+
+def _exported(store: Store, session_id: str) -> str | None:
+    """The checksums of the one export there is, and whatever else is wrong; None: it goes on."""
+    [job] = store.jobs(session_id, kind="export")
+    if job.state in ("queued", "running"):
+        return None
+    if job.state != "done":
+        raise RuntimeError(f"The export is {job.state}: {job.message}")
+    [made] = store.exports(session_id)
+    folder = store.export_path(session_id, made.id)
+    found = examine_files(store)
+    sums = [f"{name} {sha256(folder / name)}" for name in sorted(made.files)]
+    return "\n".join([*sums, *found.missing, *found.damaged])
 
 
 @contextlib.contextmanager
