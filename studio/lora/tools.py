@@ -1,4 +1,4 @@
-"""Operations on LoRA files: blend, resize, merge into a model, edit the metadata.
+"""Operations on LoRA files: blend, resize, edit the metadata.
 
 Plain LoRAs by anybody are read. A result has the form of the file that was read, with one rank and
 one alpha in all layers, which every tool reads alike; it is read back and compared before it gets
@@ -21,11 +21,11 @@ from typing import BinaryIO
 import PIL.Image
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from studio import weights
-from studio.families import FAMILIES, UNET_PREFIX
+from studio.families import FAMILIES
 from studio.files import write_atomically
 from studio.lora import format as lora_format
 from studio.lora.format import (
@@ -43,11 +43,10 @@ from studio.lora.metadata import (
     storable,
     thumbnail_url,
 )
-from studio.lora.names import diffusers_name, kohya_name, original_name
+from studio.lora.names import diffusers_name
 from studio.pictures import files as picture_files
 from studio.weights import ModelError
 
-UNET_STEM = "diffusion_pytorch_model"
 MOST_RANK = 1024
 CHUNK_BYTES = 1 << 20
 
@@ -186,7 +185,7 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
 
     The metadata is kept, except for name, rank, alpha and hashes.
     """
-    _require_new(path)
+    require_new(path)
     tensors = Serialised(lora_format.tensors(lora.form, lora.parts, precision))
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
@@ -209,7 +208,7 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
 
-    _publish(path, lambda draft: draft.write_bytes(tensors.content(metadata)), verify)
+    publish(path, lambda draft: draft.write_bytes(tensors.content(metadata)), verify)
 
 
 # --- metadata ------------------------------------------------------------------------------------
@@ -248,7 +247,7 @@ def restate(
     tensors are the same, to the byte, the hashes those of the new file. Raises ModelError unless it
     is a safetensors file, LoraError unless it is a LoRA.
     """
-    _require_new(out)
+    require_new(out)
     header = weights.read_header(path, is_clean=False)
     if not strip and not any(map(_LAYER.search, header.tensors)):
         raise LoraError(f"{path.name} is not a LoRA.")
@@ -281,7 +280,7 @@ def restate(
         with draft.open("wb") as target:
             _write_restated(path, target, said)
 
-    _publish(out, write_draft, verify)
+    publish(out, write_draft, verify)
     return said
 
 
@@ -316,99 +315,15 @@ def thumbnail(path: Path) -> str:
         raise LoraError(f"{path} is no picture that can be read (PNG, JPEG or WebP).") from error
 
 
-# --- merge ---------------------------------------------------------------------------------------
-
-
-def merge(
-    lora: Lora,
-    strength: float,
-    model: Path,
-    family: str,
-    layers: Mapping[str, tuple[int, ...]],
-    out: Path,
-) -> int:
-    """A copy of a base model with the LoRA in its weights; gives how many layers were changed.
-
-    model: a file in the original layout or a diffusers folder, and `out` is the same. family: a key
-    of `FAMILIES`. layers: of the UNet, by name (`Adapters.layer_shapes`). The weights keep
-    their type. Raises LoraError when a layer of the LoRA is neither an attention layer
-    nor a shortcut of this model.
-    """
-    _require_new(out)
-    changes = {
-        name: strength * part.change() for name, part in _by_layer(lora, family, layers).items()
-    }
-    if model.is_dir():
-        _, variant = weights.component_header(model / "unet", UNET_STEM)
-        name = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
-        if not (model / "unet" / name).is_file():
-            raise LoraError("The UNet of this folder lies in several files: merge into one file.")
-        keys = {f"{name}.weight": change for name, change in changes.items()}
-
-        def copy(draft: Path) -> None:
-            shutil.copytree(model, draft)
-            (draft / "unet" / name).unlink()
-            _write_merged(model / "unet" / name, draft / "unet" / name, keys)
-
-        _publish(out, copy)
-    else:
-        keys = {
-            f"{UNET_PREFIX}{original_name(name)}.weight": change for name, change in changes.items()
-        }
-        _publish(out, lambda draft: _write_merged(model, draft, keys))
-    return len(changes)
-
-
-def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) -> dict[str, LowRank]:
-    """The LoRA's parts by the names of the model's layers."""
-    names: dict[str, str] = {}
-    for layer in layers:
-        if ".attentions." in layer or layer.endswith(".conv_shortcut"):
-            names[f"unet.{layer}"] = layer
-            names[kohya_name(layer, family)] = layer
-            names[kohya_name(layer, "sd1")] = layer  # of SDXL, which some trainers use
-    found = {}
-    for name, part in lora.parts.items():
-        layer = names.get(name)
-        if layer is None:
-            raise LoraError(
-                "Only what changes the attention and the shortcuts of the UNet can be merged, and "
-                f"{name} is not that in this model."
-            )
-        if not part.fits(layers[layer]):
-            raise LoraError(f"The LoRA was made for another kind of model: {layer} does not fit.")
-        found[layer] = part
-    return found
-
-
-def _write_merged(source: Path, target: Path, changes: Mapping[str, Tensor]) -> None:
-    """All tensors of a file, with changes added to some of them; read back and compared."""
-    with safe_open(source, "pt") as file:
-        missing = sorted(changes.keys() - set(file.keys()))
-        if missing:
-            raise LoraError(f"{source.name} has no {missing[0]}: it is named in another way.")
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for key, change in changes.items():
-        before = tensors[key]
-        tensors[key] = (before.float() + change.reshape(before.shape)).to(before.dtype)
-        if not bool(tensors[key].isfinite().all()):
-            raise LoraError(f"At this strength {key} is too large for the model's numbers.")
-    safetensors.torch.save_file(tensors, target, metadata)
-    with safe_open(target, "pt") as written:
-        if not all(torch.equal(written.get_tensor(key), value) for key, value in tensors.items()):
-            raise LoraError(f"{target.name} was not written: read back, it was not the same.")
-
-
 # --- the disk ------------------------------------------------------------------------------------
 
 
-def _require_new(path: Path) -> None:
+def require_new(path: Path) -> None:
     if path.exists():
         raise LoraError(f"There is something at {path} already: choose another name.")
 
 
-def _publish(
+def publish(
     path: Path, write_draft: Callable[[Path], object], verify: Callable[[Path], None] | None = None
 ) -> None:
     """Write a file or folder, verify the draft, then give it its name."""

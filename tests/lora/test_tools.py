@@ -29,8 +29,10 @@ from studio.lora import tools
 from studio.lora.export import export_lora
 from studio.lora.format import LoraError, LowRank, Precision
 from studio.lora.format import read as read_lora
-from studio.lora.fuse import fuse
+from studio.lora.fuse import fuse, layers
+from studio.lora.merge import merge
 from studio.lora.metadata import ExportInfo, Serialised
+from studio.lora.names import text_spellings
 from studio.lora.tools import Lora
 from studio.models import Denoiser, ModelError
 from studio.runtime.logs import log_path
@@ -59,6 +61,15 @@ class Made:
                     parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
             export_lora(root, name, self.denoiser.adapters.state(), rank, alpha, info)
         self.denoiser.adapters.remove()
+
+    @property
+    def layers(self) -> tuple[str, dict, list[dict]]:
+        """As `merge` is told of the model."""
+        texts = [
+            {name: tuple(weight.shape) for name, weight in layers(encoder)}
+            for encoder in self.denoiser.text_encoders
+        ]
+        return self.family, self.denoiser.adapters.layer_shapes, texts
 
     def lora(self, name: str, form: str = "kohya") -> Path:
         return self.root / f"{name}{'' if form == 'kohya' else '-diffusers'}.safetensors"
@@ -141,14 +152,7 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
     made: Made, form: str, kind: str, tmp_path: Path
 ) -> None:
     model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
-    count = tools.merge(
-        tools.read(made.lora("two", form)),
-        0.5,
-        model,
-        made.family,
-        made.denoiser.adapters.layer_shapes,
-        out,
-    )
+    count = merge(tools.read(made.lora("two", form)), 0.5, model, *made.layers, out)
     assert count == len(tools.read(made.lora("two")).parts)
     merged = models.load(str(out), "cpu")
     base = models.load(str(model), "cpu")
@@ -162,7 +166,38 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         assert before.keys() == after.keys()
         assert len(changed) == count
     with pytest.raises(LoraError, match="already"):
-        tools.merge(tools.read(made.lora("two")), 1.0, model, "sd1", {}, out)
+        merge(tools.read(made.lora("two")), 1.0, model, *made.layers, out)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_merged_model_is_the_model_with_the_lora_in_all_its_layers(
+    made: Made, kind: str, tmp_path: Path
+) -> None:
+    """Convolutions and text encoders too, as `fuse` puts them into the loaded model."""
+    model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
+    base = models.load(str(model), "cpu")
+    named = {f"lora_unet_{name.replace('.', '_')}": w for name, w in layers(base.unet)}
+    count = len(base.text_encoders)
+    for number, encoder in enumerate(base.text_encoders, start=1):
+        for name, weight in layers(encoder):
+            if ".layers." in name:
+                named[next(text_spellings(name, number, count))] = weight
+    draw, tensors = torch.Generator().manual_seed(0), {}
+    for name, weight in named.items():
+        up = torch.randn((weight.shape[0], 2, *[1] * (weight.ndim - 2)), generator=draw)
+        down = torch.randn((2, *weight.shape[1:]), generator=draw)
+        tensors |= {f"{name}.lora_up.weight": up / 9, f"{name}.lora_down.weight": down / 9}
+    save_file(tensors, tmp_path / "all.safetensors")
+    lora = tools.read(tmp_path / "all.safetensors")
+    assert merge(lora, 0.5, model, *made.layers, out) == len(named) > 50
+    merged = models.load(str(out), "cpu")
+    fused = fuse(read_lora(tmp_path / "all.safetensors"), 0.5, base.unet, base.text_encoders)
+    assert (fused.unet_layers + fused.text_layers, fused.strays) == (len(named), ())
+    assert fused.text_layers >= 6 * count
+    parts = [(base.unet, merged.unet), *zip(base.text_encoders, merged.text_encoders, strict=True)]
+    for expected, found in parts:
+        for key, value in found.state_dict().items():
+            torch.testing.assert_close(value, expected.state_dict()[key], rtol=1e-3, atol=1e-3)
 
 
 def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: Path) -> None:
@@ -177,13 +212,12 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     with pytest.raises(LoraError, match="different models"):
         tools.blend([one, wider], [1, 1])
     out = tmp_path / "merged.safetensors"
-    layers = made.denoiser.adapters.layer_shapes
     text = replace(one, parts={"lora_te_text_model_x": module})
-    for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
+    for wrong, said in ((wider, "does not fit"), (text, "no layer lora_te_text_model_x")):
         with pytest.raises(LoraError, match=said):
-            tools.merge(wrong, 1.0, made.file, made.family, layers, out)
+            merge(wrong, 1.0, made.file, *made.layers, out)
     with pytest.raises(LoraError, match="too large"):
-        tools.merge(one, 1e39, made.file, made.family, layers, out)
+        merge(one, 1e39, made.file, *made.layers, out)
     assert list(tmp_path.iterdir()) == []
 
 
