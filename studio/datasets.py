@@ -554,7 +554,7 @@ def _keep(
         sampling=sampling,
         base_hash=denoiser.base_hash,
         created_at_s=time.time(),
-        beside=denoiser.beside([prompt, sampling.negative_prompt]),
+        beside=denoiser.companions([prompt, sampling.negative_prompt]),
     )
     timesteps = denoiser.schedule(sampling.steps).timesteps.cpu()
     [final] = denoiser.encode([picture]).cpu()

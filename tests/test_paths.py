@@ -14,7 +14,7 @@ from studio.paths import expanded, typed
 from studio.settings import SettingsError
 from studio.store import StoreError
 from studio.store.sending import tool_folder
-from studio.ui import library
+from studio.ui.tabs.prompt import library
 
 PLAIN = "/home/me/my models/a.safetensors"
 
@@ -86,13 +86,12 @@ def test_a_user_whom_nobody_knows_is_a_sentence() -> None:
     with pytest.raises(ModelError, match="There is no model at ~nobody-of-this-name/x"):
         models.inspect(path)
     with pytest.raises(ValueError, match="There is no folder at ~nobody-of-this-name/x"):
-        library.added([], path)
+        library.with_folder([], path)
     with pytest.raises(StoreError, match="Write the whole path"):
         tool_folder(path)
-    assert not library._is_there(path)
 
 
 def test_nothing_written_is_a_sentence() -> None:
     for text in ("", " ", "“”"):
         with pytest.raises((ValueError, SettingsError), match="Write the path"):
-            library.added([], text)
+            library.with_folder([], text)

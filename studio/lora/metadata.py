@@ -1,4 +1,4 @@
-"""The metadata in and beside a LoRA file, by which other tools sort, show and check it."""
+"""The metadata in and beside a LoRA file, with which other tools sort, show and check it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from studio.families import FAMILIES
 from studio.lora.format import LowRank
 
 THUMBNAIL_PX = 256
-LEGACY_WINDOW = (0x100000, 0x110000)  # bytes of a file that its old hash is over
+LEGACY_WINDOW = (0x100000, 0x110000)  # bytes of a file that its legacy hash is over
 
 
 @dataclass(frozen=True)
 class StartedFrom:
-    """Another LoRA, which was in the base model when this one was taught."""
+    """Another LoRA, which was fused into the base model before training."""
 
     name: str
     sha256: str
@@ -41,11 +41,11 @@ class StartedFrom:
 class ExportInfo:
     """Facts that go into the metadata of a LoRA file.
 
-    family: a key of `FAMILIES`; the starter model is one of "sd1".
-    base_model: the name of the model it was made for, as an artist would say it.
-    trigger: words that belong in the prompt, if any. strength: what the artist recommends.
-    exam: what blind exams found, in a sentence. exams: the same in numbers, one a strength.
-    start: another LoRA that it must be used together with.
+    family: a key of `FAMILIES`; the starter model is in "sd1".
+    base_model: the name of its base model, for the artist.
+    trigger: words that belong in the prompt, if any. strength: the artist's recommendation.
+    exam: a sentence with the results of blind exams. exams: the same in numbers, one per strength.
+    start: another LoRA that must be used together with this one.
     """
 
     family: str
@@ -68,13 +68,13 @@ class ExportInfo:
 
 
 def training_fields(adapter: Mapping[str, LowRank], stem: str, info: ExportInfo) -> dict[str, str]:
-    """The `ss_` fields, by which A1111, Forge and others sort and show a LoRA."""
+    """The `ss_` fields, with which A1111, Forge and others sort and show a LoRA."""
     names = FAMILIES[info.family].lora
     part = next(iter(adapter.values()))
     return {
         "ss_base_model_version": names.base_version,
         "ss_v2": str(names.v2),
-        "ss_output_name": stem,  # A1111's alias: must be the file's name
+        "ss_output_name": stem,  # A1111's alias, which must be the file's name
         "ss_sd_model_name": info.base_model,
         "ss_clip_skip": str(info.clip_skip) if info.clip_skip > 1 else "None",
         "ss_network_module": "networks.lora",
@@ -87,12 +87,12 @@ def training_fields(adapter: Mapping[str, LowRank], stem: str, info: ExportInfo)
 
 
 def storable(text: str) -> str:
-    """Without the lone surrogates that a command line can hand over and no file can hold."""
+    """Replace lone surrogates, which a command line can contain and a file cannot."""
     return text.encode(errors="replace").decode()
 
 
 def storable_info(info: ExportInfo) -> ExportInfo:
-    """With `storable` texts alone."""
+    """The same facts with `storable` texts."""
     texts = {k: v for k, v in dataclasses.asdict(info).items() if isinstance(v, str)}
     texts = {key: storable(text) for key, text in texts.items()}
     start = info.start
@@ -156,11 +156,11 @@ def _together(info: ExportInfo) -> list[str]:
     """The adapter holds only the difference that was learned on top of the other LoRA."""
     if info.start is None:
         return []
-    return [f"It was taught on top of the LoRA {info.start}: use both together."]
+    return [f"It was trained on top of the LoRA {info.start}: use both together."]
 
 
 def sidecar(title: str, info: ExportInfo) -> bytes:
-    """The .json beside the file: A1111 reads trigger and strength from nowhere else."""
+    """The .json beside the file, the only place where A1111 looks for trigger and strength."""
     fields: dict[str, object] = {
         "description": f"{title}. {_description(info)}",
         "sd version": FAMILIES[info.family].lora.sd_version,
@@ -181,7 +181,7 @@ def encoded(picture: Image.Image, form: str, **options: int) -> bytes:
 
 
 def thumbnail_url(picture: Image.Image) -> str:
-    """A small copy of a picture, as `modelspec.thumbnail` holds it."""
+    """A small copy of a picture, in the format of `modelspec.thumbnail`."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return f"data:image/jpeg;base64,{base64.b64encode(encoded(small, 'JPEG', quality=85)).decode()}"

@@ -1,7 +1,7 @@
 """Operations on LoRA files: blend, resize, edit the metadata.
 
-Plain LoRAs by anybody are read. A result has the form of the file that was read, with one rank and
-one alpha in all layers, which every tool reads alike; it is read back and compared before it gets
+Plain LoRAs of any trainer can be read. A result has the format of its source, with the same rank
+and alpha in all layers, which every tool reads alike. It is read back and compared before it gets
 its name.
 """
 
@@ -53,7 +53,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA to be written: its layers by their names in the file, and its metadata."""
+    """A LoRA to write: its layers by their names in the file, and its metadata."""
 
     form: Format
     parts: Mapping[str, LowRank]
@@ -61,28 +61,28 @@ class Lora:
 
     @property
     def rank(self) -> int:
-        """The largest of its layers."""
+        """The largest rank of its layers."""
         return max(part.rank for part in self.parts.values())
 
 
 def read(path: Path) -> Lora:
-    """A file that can be written anew. Raises ModelError if it is no plain LoRA, LoraError if it
-    holds more than can be written anew."""
+    """Read a LoRA file. Raises ModelError unless it is a plain LoRA, LoraError if it holds parts
+    that `write` would lose."""
     file = lora_format.read(path)
-    if words := lora_format.bundled(file.strays):
+    if words := lora_format.bundled_words(file.strays):
         raise LoraError(
-            f"{path.name} brings the embedding “{words[0][:60]}” with it, whose word would be "
-            "lost: such files cannot be written anew."
+            f"{path.name} bundles the embedding “{words[0][:60]}”, whose word would be lost: such "
+            "files cannot be written anew."
         )
     if file.strays:
         raise LoraError(
             f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
             f"lost, such as {file.strays[0]}."
         )
-    found = {name: diffusers_name(name) for name in file.parts}
-    form: Format = "kohya" if None in found.values() else "diffusers"
+    names = {name: diffusers_name(name) for name in file.parts}
+    form: Format = "kohya" if None in names.values() else "diffusers"
     parts = {
-        (found[name] if form == "diffusers" else name) or name: LowRank(
+        (names[name] if form == "diffusers" else name) or name: LowRank(
             part.down.float(), part.up.float(), part.alpha
         )
         for name, part in file.parts.items()
@@ -94,13 +94,13 @@ def read(path: Path) -> Lora:
 
 
 def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
-    """One LoRA with the effect of all together, each at its strength; exact.
+    """One LoRA with exactly the summed effect of all, each at its strength.
 
-    Its rank is the sum of theirs, its metadata that of the first. Raises LoraError.
+    Its rank is the sum of the ranks; it has the metadata of the first. Raises LoraError.
     """
     first = loras[0]
     if any(lora.form != first.form for lora in loras):
-        raise LoraError("Blend files of one form: both for diffusers, or both for other tools.")
+        raise LoraError("Blend files of one format: both for diffusers, or both for other tools.")
     _require_one_base(loras)
     rank = sum(lora.rank for lora in loras)
     by_layer: dict[str, list[LowRank]] = {}
@@ -109,30 +109,30 @@ def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
             scaled = LowRank(part.down, part.up * (strength * part.scale), math.nan)
             by_layer.setdefault(name, []).append(scaled)
     parts = {}
-    for name, found in sorted(by_layer.items()):
-        if len({(one.down.shape[1:], one.up.shape[:1]) for one in found}) != 1:
+    for name, terms in sorted(by_layer.items()):
+        if len({(term.down.shape[1:], term.up.shape[:1]) for term in terms}) != 1:
             raise LoraError(f"The LoRAs were made for different models: {name} does not fit.")
-        together = LowRank(
-            torch.cat([one.down for one in found]),
-            torch.cat([one.up for one in found], 1),
+        total = LowRank(
+            torch.cat([term.down for term in terms]),
+            torch.cat([term.up for term in terms], 1),
             float(rank),
         )
-        parts[name] = _padded(together, rank)
+        parts[name] = _padded(total, rank)
     return Lora(first.form, parts, first.metadata)
 
 
 def _require_one_base(loras: Sequence[Lora]) -> None:
     for key in ("ss_base_model_version", "modelspec.architecture"):
-        said = {lora.metadata[key] for lora in loras if lora.metadata.get(key)}
-        if len(said) > 1:
+        values = {lora.metadata[key] for lora in loras if lora.metadata.get(key)}
+        if len(values) > 1:
             raise LoraError(
-                f"The LoRAs were made for different kinds of model: {', '.join(sorted(said))}."
+                f"The LoRAs were made for different kinds of model: {', '.join(sorted(values))}."
             )
 
 
 def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
-    """The nearest LoRA of this rank, and the share of the change (0 to 1, of its norm) that remains
-    in the layer that loses most. Raises LoraError."""
+    """The nearest LoRA of this rank, and the share (0 to 1) of the change's norm that remains in
+    the layer that loses most. Raises LoraError."""
     if not 1 <= rank <= MOST_RANK:
         raise LoraError(f"A rank lies between 1 and {MOST_RANK}.")
     with _one_thread():
@@ -143,8 +143,8 @@ def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Inside, torch computes on one thread. Several wait for one another at every one of thousands
-    of small matrices, on a busy computer a hundred times longer than they work."""
+    """Inside, torch computes on one thread. With several, threads wait for one another at each of
+    thousands of small matrices: on a busy computer a hundred times longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -154,7 +154,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
-    """By the singular values of up @ down, which are those of two small triangles."""
+    """A truncated SVD of up @ down, computed from the small triangles of two QR decompositions."""
     up_basis, up_rest = torch.linalg.qr(part.up.flatten(1).double())
     down_basis, down_rest = torch.linalg.qr(part.down.flatten(1).double().T)
     left, values, right = torch.linalg.svd(part.scale * (up_rest @ down_rest.T))
@@ -164,16 +164,16 @@ def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
     down = (root[:, None] * right[:count] @ down_basis.T).float()
     whole = float(values.norm())
     share = float(values[:count].norm()) / whole if whole else 1.0
-    made = LowRank(
+    truncated = LowRank(
         down.reshape(count, *part.down.shape[1:]),
         up.reshape(up.shape[0], count, *part.up.shape[2:]),
         float(rank),
     )
-    return _padded(made, rank), share
+    return _padded(truncated, rank), share
 
 
 def _padded(part: LowRank, rank: int) -> LowRank:
-    """Padded with zeros to this rank: all layers of a file have the same."""
+    """Pad a layer with zeros to the common rank of its file."""
     missing = rank - part.rank
     down = torch.cat([part.down, part.down.new_zeros(missing, *part.down.shape[1:])])
     up_zeros = part.up.new_zeros(part.up.shape[0], missing, *part.up.shape[2:])
@@ -181,9 +181,9 @@ def _padded(part: LowRank, rank: int) -> LowRank:
 
 
 def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
-    """A new file, read back and compared before it gets its name.
+    """Write a new file; it is read back and compared before it gets its name.
 
-    The metadata is kept, except for name, rank, alpha and hashes.
+    The metadata stays the same, except for name, rank, alpha and hashes.
     """
     require_new(path)
     tensors = Serialised(lora_format.tensors(lora.form, lora.parts, precision))
@@ -201,9 +201,9 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
         metadata[DIFFUSERS_HEADER] = peft_header(lora.parts)
 
     def verify(draft: Path) -> None:
-        found = read(draft)
-        same = found.parts.keys() == lora.parts.keys() and all(
-            is_same(found.parts[name], part, precision) for name, part in lora.parts.items()
+        written = read(draft)
+        same = written.parts.keys() == lora.parts.keys() and all(
+            is_same(written.parts[name], part, precision) for name, part in lora.parts.items()
         )
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
@@ -213,8 +213,8 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
 
 # --- metadata ------------------------------------------------------------------------------------
 
-# Without these a tool would load the file wrongly, or not at all. The LoRA that it was trained on
-# top of is no private matter either: it does little without that.
+# Fields that a tool needs to load the file correctly. The LoRA below it is one of them: without
+# that LoRA the file has little effect.
 NEEDED_TO_LOAD = (
     "format",
     DIFFUSERS_HEADER,
@@ -240,68 +240,68 @@ _LAYER = re.compile(r"lora|hada_|lokr_|oft_|dora_")
 def restate(
     path: Path, out: Path, words: Mapping[str, str], *, strip: bool = False
 ) -> dict[str, str]:
-    """A copy of a LoRA file of any kind with other metadata, which is returned.
+    """Write a copy of a LoRA file of any kind with other metadata, and return that metadata.
 
-    words: fields of `WORDS`; an empty one is removed. strip: first remove all that is not needed to
-    load the file; any safetensors file will do then. Metadata that breaks the format is mended. The
-    tensors are the same, to the byte, the hashes those of the new file. Raises ModelError unless it
-    is a safetensors file, LoraError unless it is a LoRA.
+    words: fields of `WORDS`; an empty one is removed. strip: first remove all fields that are not
+    needed for loading; then any safetensors file is allowed. Metadata that breaks the format is
+    repaired. The tensors stay the same to the byte, and the hashes are updated. Raises ModelError
+    unless it is a safetensors file, LoraError unless it is a LoRA.
     """
     require_new(out)
     header = weights.read_header(path, is_clean=False)
     if not strip and not any(map(_LAYER.search, header.tensors)):
         raise LoraError(f"{path.name} is not a LoRA.")
-    said = dict(header.metadata)
+    metadata = dict(header.metadata)
     if strip:
-        said = {key: value for key, value in said.items() if key in NEEDED_TO_LOAD}
+        metadata = {key: value for key, value in metadata.items() if key in NEEDED_TO_LOAD}
     for key, value in words.items():
-        said.pop(f"modelspec.{key}", None)
+        metadata.pop(f"modelspec.{key}", None)
         if value:
-            said[f"modelspec.{key}"] = value
-    said = {storable(key): storable(value) for key, value in said.items()}
+            metadata[f"modelspec.{key}"] = value
+    metadata = {storable(key): storable(value) for key, value in metadata.items()}
     body, stem = weights.body_sha256(path), storable(out.stem)
-    if any(key.startswith("modelspec.") for key in said):
-        version = said.get("ss_base_model_version")
+    if any(key.startswith("modelspec.") for key in metadata):
+        version = metadata.get("ss_base_model_version")
         for family in FAMILIES.values():
             if family.lora.base_version == version:
-                said.setdefault("modelspec.architecture", family.lora.architecture)
-        said.setdefault("modelspec.sai_model_spec", "1.0.1")
-        said.setdefault("modelspec.title", stem)
-        said["modelspec.hash_sha256"] = f"0x{body}"
-    if any(key.startswith("ss_") for key in said):
-        said["ss_output_name"] = stem  # A1111's alias: must be the file's name
-        said |= Serialised(_tensors(path)).sd_scripts_hashes(said)
+                metadata.setdefault("modelspec.architecture", family.lora.architecture)
+        metadata.setdefault("modelspec.sai_model_spec", "1.0.1")
+        metadata.setdefault("modelspec.title", stem)
+        metadata["modelspec.hash_sha256"] = f"0x{body}"
+    if any(key.startswith("ss_") for key in metadata):
+        metadata["ss_output_name"] = stem  # A1111's alias, which must be the file's name
+        metadata |= Serialised(_tensors(path)).sd_scripts_hashes(metadata)
 
     def verify(draft: Path) -> None:
-        if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != said:
+        if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != metadata:
             raise LoraError(f"{out.name} was not written: read back, it was not the same.")
 
     def write_draft(draft: Path) -> None:
         with draft.open("wb") as target:
-            _write_restated(path, target, said)
+            _write_restated(path, target, metadata)
 
     publish(out, write_draft, verify)
-    return said
+    return metadata
 
 
-def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> None:
-    """The source's own bytes behind a header with other metadata."""
+def _write_restated(source: Path, copy: BinaryIO, metadata: Mapping[str, str]) -> None:
+    """Write the source's own tensor bytes behind a header with other metadata."""
     with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         header.pop("__metadata__", None)
-        copy.write(file_header(said, header))
+        copy.write(file_header(metadata, header))
         shutil.copyfileobj(file, copy, CHUNK_BYTES)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Of a file whose metadata may break the format."""
+    """The tensors of a file with metadata that may break the format."""
     clean = io.BytesIO()
     _write_restated(path, clean, {})
     return safetensors.torch.load(clean.getvalue())
 
 
 def thumbnail(path: Path) -> str:
-    """A picture file as the modelspec holds it. Raises LoraError."""
+    """A picture file in the format of `modelspec.thumbnail`. Raises LoraError."""
     try:
         with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
             return thumbnail_url(picture_files.rgb(picture))
@@ -312,7 +312,7 @@ def thumbnail(path: Path) -> str:
         PIL.Image.DecompressionBombError,
         PIL.Image.DecompressionBombWarning,
     ) as error:
-        raise LoraError(f"{path} is no picture that can be read (PNG, JPEG or WebP).") from error
+        raise LoraError(f"{path} is not a readable picture (PNG, JPEG or WebP).") from error
 
 
 # --- the disk ------------------------------------------------------------------------------------
@@ -320,13 +320,13 @@ def thumbnail(path: Path) -> str:
 
 def require_new(path: Path) -> None:
     if path.exists():
-        raise LoraError(f"There is something at {path} already: choose another name.")
+        raise LoraError(f"{path} exists already: choose another name.")
 
 
 def publish(
     path: Path, write_draft: Callable[[Path], object], verify: Callable[[Path], None] | None = None
 ) -> None:
-    """Write a file or folder, verify the draft, then give it its name."""
+    """Write a file or folder, verify the draft, and give it its name."""
 
     def write_checked(draft: Path) -> None:
         write_draft(draft)

@@ -1,8 +1,4 @@
-"""What prompts of other programs mean there, and here stands for itself: in a sentence, each once.
-
-Emphasis, alternatives, lists and textual inversions are read here as those programs read them. What
-is below is drawn as plain words, which nobody means who wrote it.
-"""
+"""Signs of other programs in prompts, which are plain words here: a sentence for each kind."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Iterable
 
 MOST_CHARACTERS = 60  # of an example
 
-# A mark, and what is said of the first text that holds it. Each is found in time of the length.
+# (pattern, sentence about its first match). Every pattern takes time in the length of the prompt.
 SIGNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"<(?:lora|lyco|hypernet):[^<>\n]{1,300}>", re.IGNORECASE),

@@ -34,7 +34,7 @@ def test_a_pick_is_killed_where_it_was_meant_to_be(homes, tmp_path):
     row = trial.Row("x")
     with trial.copy_of(homes["new"], tmp_path) as copy:
         done = trial.run(copy, "a pick", "unlink:signal=SIGKILL:when=1")
-        assert (done.status, done.said) == (-signal.SIGKILL, [])
+        assert (done.status, done.acknowledged) == (-signal.SIGKILL, [])
         trial.tally(row, "unlink 1", homes["new"], copy, done)
     assert row.is_clean, row.problems
     assert row.tried == 1
@@ -155,11 +155,11 @@ def test_a_home_that_may_not_be_written_to_is_a_sentence(homes, tmp_path, monkey
     tmp_path.chmod(0o755)
     for folder in tmp_path.parents[:2]:  # of pytest, for one user alone
         folder.chmod(0o755)
-    [row] = disks._read_only(trial.Row("x"), homes, tmp_path)
+    row = disks.read_only(trial.Row("x"), homes, tmp_path)
     assert row.tried == 6
     assert row.is_clean, row.problems
     monkeypatch.setitem(operations.OPERATIONS, "a pick", careless)
-    [row] = disks._read_only(trial.Row("x"), homes, tmp_path)
+    row = disks.read_only(trial.Row("x"), homes, tmp_path)
     assert "PermissionError" in row.problems[0]
 
 

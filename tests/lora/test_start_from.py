@@ -292,10 +292,10 @@ def test_what_fits_nothing_is_counted_and_said(sd1: Made, tmp_path: Path) -> Non
     fused, _ = in_place(sd1, path)
     assert (fused.unet_layers, fused.text_layers, len(fused.strays)) == (1, 0, 3)
     assert fused.words == (
-        "1 layer of the image network, rank 2. It brings words of its own, which mean nothing "
-        "here: “x”. For them, save the embedding as a file of its own, in the folder embeddings "
-        "beside the model. 3 of its 4 parts fit nothing in this model and are "
-        "left out, such as bundle_emb.x.string_to_param."
+        "1 layer of the image network, rank 2. Its embeddings are not used: “x”. For their "
+        "words, save each embedding as a file in the folder embeddings beside the model. 3 of "
+        "its 4 parts fit nothing in this model and are left out, such as "
+        "bundle_emb.x.string_to_param."
     )
 
 
@@ -367,7 +367,7 @@ def test_other_files_get_a_sentence(sd1: Made, tmp_path: Path) -> None:
         (tmp_path / "x.pt", "is not a .safetensors file"),
         (tmp_path / "y.safetensors", "a Python pickle under another name"),
         (tmp_path / "none.safetensors", "is missing from"),
-        (tmp_path / ADAPTER_FILE, "adapter_config.json, which says how strong"),
+        (tmp_path / ADAPTER_FILE, "adapter_config.json, which holds the strength"),
         (sd1.file, "is not a LoRA"),
     ):
         with pytest.raises(ModelError, match=said):

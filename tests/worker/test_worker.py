@@ -448,7 +448,7 @@ class TestRounds:
     def test_weights_that_are_no_numbers_never_become_an_adapter(
         self, store, session, worker, monkeypatch
     ):
-        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        """Weights after a last update that overflows, which no later loss shows."""
         step = ScalarAdam.step
 
         def overflows(optimizer, *arguments, **options):
@@ -604,13 +604,13 @@ class TestBrake:
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker.rounds._draw_reference_images
+        expand = worker.renderer.expand  # called for each picture that judges the round
 
         def ended(*arguments):
             worker.stopping.set()
-            return look(*arguments)
+            return expand(*arguments)
 
-        monkeypatch.setattr(worker.rounds, "_draw_reference_images", ended)
+        monkeypatch.setattr(worker.renderer, "expand", ended)
         work_until(worker, worker.stopping.is_set)
         worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"
@@ -998,7 +998,7 @@ def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """Grows by one with each denoising step; the store is looked at before each of them."""
-    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
     done: list[int] = []
     predict = Denoiser.predict_guided_noise
 
@@ -1089,7 +1089,7 @@ class TestRoundsThatAreLeft:
     def test_it_is_left_between_two_blocks_and_taken_up_again(
         self, store, session, worker, monkeypatch, expected, module, name
     ):
-        monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+        monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
         round_ = store.request_round(session.id)
         work, passes = getattr(module, name), []
 
@@ -1116,7 +1116,7 @@ class TestRoundsThatAreLeft:
     def test_stopped_while_it_is_measured_it_leaves_no_adapter(
         self, store, session, worker, monkeypatch
     ):
-        monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+        monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
         round_ = store.request_round(session.id)
         measure = training_module.velocity_shift
 
@@ -1134,7 +1134,7 @@ class TestRoundsThatAreLeft:
 def test_a_large_picture_is_decoded_in_tiles_and_left_between_two_of_them(
     worker, store, session, monkeypatch
 ):
-    monkeypatch.setattr(denoiser_module, "MOST_WHOLE_PX", 128 * 128)
+    monkeypatch.setattr(denoiser_module, "MOST_UNTILED_PX", 128 * 128)
     denoiser = worker.renderer.model_of(session)
     denoiser.vae.tile_latent_min_size, denoiser.vae.tile_sample_min_size = 8, 64
     tiles = []
@@ -1151,7 +1151,7 @@ def test_a_large_picture_is_decoded_in_tiles_and_left_between_two_of_them(
         if len(tiles) == 2:
             raise Cancelled
 
-    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
     with worker.renderer.while_wanted(require_wanted), pytest.raises(Cancelled):
         denoiser.decode(large)
     assert len(tiles) == 2

@@ -1,7 +1,4 @@
-"""Files and texts that are nearly right, or made to do harm: strategies of hypothesis.
-
-Only imported where hypothesis is there.
-"""
+"""Hypothesis strategies for hostile files and texts."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
 from PIL import Image as Pictures
 from PIL import PngImagePlugin
 
-from studio.store.schema import metadata
-
 
 def json_values() -> Any:
+    from hypothesis import strategies as st
+
     leaves = st.none() | st.booleans() | st.floats() | st.text(max_size=20)
     numbers = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 10**30])
     return st.recursive(
@@ -34,50 +30,55 @@ def json_values() -> Any:
 
 
 def harmed(good: bytes) -> Any:
-    """Bytes that were `good` once: some of them changed, some in or out, cut short or as before."""
-    # The first bytes say the most.
-    where = st.integers(0, min(len(good), 64)) | st.integers(0, len(good))
-    edit = st.tuples(where, st.integers(0, 8), st.binary(max_size=8))
+    """Variants of `good`: bytes changed, inserted or removed, truncated or unchanged."""
+    from hypothesis import strategies as st
 
-    def made(edits: list[tuple[int, int, bytes]], end: int | None) -> bytes:
+    # Often in the first bytes, which matter most.
+    position = st.integers(0, min(len(good), 64)) | st.integers(0, len(good))
+    edit = st.tuples(position, st.integers(0, 8), st.binary(max_size=8))
+
+    def build(edits: list[tuple[int, int, bytes]], end: int | None) -> bytes:
         content = bytearray(good)
-        for at, gone, new in edits:
-            content[at : at + gone] = new
+        for start, removed, new in edits:
+            content[start : start + removed] = new
         return bytes(content[:end])
 
-    return st.builds(made, st.lists(edit, max_size=4), st.none() | where)
+    return st.builds(build, st.lists(edit, max_size=4), st.none() | position)
 
 
 def changed(document: Any, values: Any, depth: int = 0) -> Any:
-    """A JSON document in which one value, anywhere from `depth` on, is another."""
+    """A JSON document with one value replaced, anywhere from `depth` on."""
+    from hypothesis import strategies as st
 
-    def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    def paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
         yield path
         if isinstance(value, dict | list):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, one in inner:
-                yield from places(one, (*path, key))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in items:
+                yield from paths(inner, (*path, key))
 
-    def put(path: tuple, new: Any) -> Any:
-        made = json.loads(json.dumps(document))
+    def replaced(path: tuple, new: Any) -> Any:
+        copy = json.loads(json.dumps(document))
         if not path:
             return new
-        inner = made
+        inner = copy
         for key in path[:-1]:
             inner = inner[key]
         inner[path[-1]] = new
-        return made
+        return copy
 
-    # As often a value near the top as one of the many further in.
-    all_places = [path for path in places(document) if len(path) >= depth]
-    top = [path for path in all_places if len(path) <= 3]
-    return st.builds(put, st.sampled_from(top) | st.sampled_from(all_places), values)
+    # Values near the top as often as the many further inside.
+    all_paths = [path for path in paths(document) if len(path) >= depth]
+    top = [path for path in all_paths if len(path) <= 3]
+    return st.builds(replaced, st.sampled_from(top) | st.sampled_from(all_paths), values)
 
 
 def headers() -> Any:
-    """Safetensors files whose header says anything."""
+    """Safetensors files with arbitrary headers."""
+    from hypothesis import strategies as st
+
     number = st.integers(-2, 64) | st.sampled_from([2**31, 2**62, 10**30, 1.5, "3", None])
-    right = st.builds(
+    valid = st.builds(
         lambda start, size: {"dtype": "F32", "shape": [size], "data_offsets": [start, start + 4]},
         st.integers(0, 8),
         st.integers(0, 3),
@@ -91,25 +92,27 @@ def headers() -> Any:
         },
     )
     names = st.text(max_size=3) | st.sampled_from(["__metadata__", "../../a", "a" * 300])
-    header = json_values() | st.dictionaries(names, entry | right | json_values(), max_size=4)
+    header = json_values() | st.dictionaries(names, entry | valid | json_values(), max_size=4)
 
-    def made(header: Any, body: bytes, lie: int | None) -> bytes:
+    def build(header: Any, body: bytes, length: int | None) -> bytes:
         text = json.dumps(header).encode()
-        return struct.pack("<Q", len(text) if lie is None else lie) + text + body
+        return struct.pack("<Q", len(text) if length is None else length) + text + body
 
-    lies = st.none() | st.integers(0, 2**64 - 1)
-    whole = made({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234", None)
-    return st.builds(made, header, st.binary(max_size=16), lies) | harmed(whole)
+    lengths = st.none() | st.integers(0, 2**64 - 1)
+    good = build({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234", None)
+    return st.builds(build, header, st.binary(max_size=16), lengths) | harmed(good)
 
 
 def pngs(good: bytes) -> Any:
-    """PNG files with chunks of any content, whose checksums are right; or harmed ones."""
+    """PNG files with arbitrary chunks and valid checksums; or harmed ones."""
+    from hypothesis import strategies as st
+
     texts = st.binary(max_size=40).map(lambda value: b"parameters\0" + value)
-    squeezed = st.binary(max_size=40).map(lambda v: b"parameters\0\0" + zlib.compress(v * 1000))
+    compressed = st.binary(max_size=40).map(lambda v: b"parameters\0\0" + zlib.compress(v * 1000))
     sizes = st.tuples(*[st.integers(0, 2**32 - 1)] * 2, st.binary(min_size=5, max_size=5))
     chunk = st.one_of(
         st.tuples(st.just(b"tEXt"), texts | st.binary(max_size=20)),
-        st.tuples(st.just(b"zTXt"), squeezed | st.binary(max_size=20)),
+        st.tuples(st.just(b"zTXt"), compressed | st.binary(max_size=20)),
         st.tuples(st.just(b"iTXt"), texts.map(lambda v: v + b"\0\0\0\0") | st.binary(max_size=20)),
         st.tuples(st.just(b"IHDR"), sizes.map(lambda v: struct.pack(">II", *v[:2]) + v[2])),
         st.tuples(
@@ -119,18 +122,20 @@ def pngs(good: bytes) -> Any:
         st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=20)),
     )
 
-    def made(chunks: list[tuple[bytes, bytes]], at: int) -> bytes:
+    def build(chunks: list[tuple[bytes, bytes]], at: int) -> bytes:
         new = b"".join(
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
             for kind, body in chunks
         )
         return good[:at] + new + good[at:]
 
-    ends = st.sampled_from([8, 33])  # before its first chunk, and after it
-    return st.builds(made, st.lists(chunk, max_size=4), ends) | harmed(good)
+    positions = st.sampled_from([8, 33])  # before and after the first chunk
+    return st.builds(build, st.lists(chunk, max_size=4), positions) | harmed(good)
 
 
 def templates() -> Any:
+    from hypothesis import strategies as st
+
     marks = st.sampled_from(
         [*"{}|[]()$_%:@#\\~!=*<>\"'", "__animal__", "2$$", "a", " ", "1.5", "\0"]
     )
@@ -138,14 +143,16 @@ def templates() -> Any:
 
 
 def archives(good: Path) -> Any:
-    """Archives in whose rows one value is another, as somebody could pack them."""
+    """Archives with one value of a row replaced."""
+    from hypothesis import strategies as st
+
     pack, document = _unpacked(good)
-    # the good one too: a reader that takes none of them proves nothing
+    # also the unchanged one: a reader that accepts none proves nothing
     return st.one_of(st.just(document), changed(document, json_values())).map(pack)
 
 
 def _unpacked(good: Path) -> tuple[Callable[[Any], bytes], Any]:
-    """The rows of an archive, and what packs others in their place."""
+    """The rows of an archive, and a function that packs other rows in their place."""
     with zipfile.ZipFile(good) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     document = json.loads(contents.pop("session.json"))
@@ -162,8 +169,12 @@ def _unpacked(good: Path) -> tuple[Callable[[Any], bytes], Any]:
 
 
 def archives_of_wrong_values(good: Path) -> Any:
-    """Archives in which one column of one row holds something of another kind: every table and
-    column of the schema, as often as any other, whatever the rows of the good one hold."""
+    """Archives with a wrong value in one column of a row: every column of the schema is equally
+    frequent, whatever the rows hold."""
+    from hypothesis import strategies as st
+
+    from studio.store.schema import metadata
+
     pack, document = _unpacked(good)
     columns = [
         (table.name, column.name)
@@ -184,7 +195,9 @@ def archives_of_wrong_values(good: Path) -> Any:
 
 
 def expansions() -> Any:
-    """Prompts whose variables, alternatives and lists say one another again and again."""
+    """Prompts whose variables, alternatives and lists expand one another again and again."""
+    from hypothesis import strategies as st
+
     say = st.sampled_from(["{v} {v}", "${v}${v}${v}", "{{{v}|{v}}}", "{{3-9$$ $${v}|{v}}}", "{v}"])
 
     def chain(begins: str, links: list[str], end: str) -> str:
@@ -213,7 +226,9 @@ def expansions() -> Any:
 
 
 def pictures_of_programs() -> Any:
-    """PNG files with what other programs say in theirs, and what is nearly that."""
+    """PNG files with settings of other programs, valid or nearly so."""
+    from hypothesis import strategies as st
+
     keys = st.sampled_from([str(number) for number in range(6)])
     link = st.tuples(keys, st.integers(0, 2)).map(list)
     names = st.sampled_from(
