@@ -57,11 +57,11 @@ def test_what_a_model_does_not_read_is_named_as_long_as_it_is_written(store):
     store.update_settings(session.id, replace(session.settings, prompts=("a dog", long)))
     [job] = store.jobs(session.id, kind="preview")
     store.update_job(job.id, state="done", result={"unread": {long: "for <ever>", "old": "x"}})
-    said = prompts.cut_prompts(StoreSnapshot(store))
+    said = prompts.prompt_notes(StoreSnapshot(store))
     assert "for &lt;ever&gt;” is left out" in said
     assert said.count("<li>") == 1
     store.update_settings(session.id, session.settings)
-    assert prompts.cut_prompts(StoreSnapshot(store)) == ""
+    assert prompts.prompt_notes(StoreSnapshot(store)) == ""
 
 
 NASTY = "<img src=x onerror=alert(1)> `${alert(1)}` {{value}} \"'"
@@ -113,12 +113,12 @@ def test_signs_of_other_programs_are_named_under_the_prompts(store, session):
     store.set_last_session(session.id)
     signs = ("a <b>cat</b> <lora:ink:0.8>", "a [cat|dog] <lora:blue:1>")
     store.update_settings(session.id, replace(SETTINGS, prompts=signs))
-    shown = prompts.cut_prompts(StoreSnapshot(store))
+    shown = prompts.prompt_notes(StoreSnapshot(store))
     assert shown.count("loads no LoRA here") == 1
     assert "“&lt;lora:ink:0.8&gt;”" in shown
     assert "“[cat|dog]” does not alternate" in shown
     store.update_settings(session.id, SETTINGS)
-    assert prompts.cut_prompts(StoreSnapshot(store)) == ""
+    assert prompts.prompt_notes(StoreSnapshot(store)) == ""
 
 
 GOOD = Parameters("a cat", "dogs", 28, "DDIM", 6.5, 9, 128, 192)

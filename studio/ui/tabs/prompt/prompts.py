@@ -34,7 +34,7 @@ def build(page: Page) -> None:
         elem_id="prompts",
         elem_classes="autosave",
     )
-    cut = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
+    notes = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
     pack = gr.HTML(
         apply_default_css=False,
         elem_id="starter-pack",
@@ -65,8 +65,8 @@ def build(page: Page) -> None:
         after=partial(refresh_preview, page),
     )
     page.show(
-        lambda snapshot: {pack: pack_chips(snapshot.settings), cut: cut_prompts(snapshot)},
-        [pack, cut],
+        lambda snapshot: {pack: pack_chips(snapshot.settings), notes: prompt_notes(snapshot)},
+        [pack, notes],
     )
 
     def add(session: Session, event: gr.EventData) -> Values:
@@ -101,9 +101,11 @@ def with_prompts(settings: SessionSettings, text: str, wildcards: Path) -> Sessi
     return settings
 
 
-def cut_prompts(snapshot: StoreSnapshot) -> str:
-    """Signs of other programs in the prompts, and the prompts whose ends the model cannot read, as
-    the newest preview job found."""
+def prompt_notes(snapshot: StoreSnapshot) -> str:
+    """Signs of other programs in the prompts, and prompts whose ends the model cannot read.
+
+    The newest preview job has found those ends.
+    """
     job = snapshot.newest_job("preview")
     ends = job.result.get("unread", {}) if job is not None else {}
     prompts = (*snapshot.settings.prompts, snapshot.settings.sampling.negative_prompt)
