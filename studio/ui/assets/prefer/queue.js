@@ -90,12 +90,15 @@ export class Queue {
     const asked = this.shown;
     if (!asked || asked.reopened || !this.isAllSent || this.#isFollowing) return;
     this.#isFollowing = true;
-    const reply = await this.#server.refresh({ session_id: this.state.session_id, pair_id: asked.id }).catch(() => null);
+    const { session_id } = this.state;
+    const reply = await this.#server.refresh({ session_id, pair_id: asked.id }).catch(() => null);
     if (reply?.ok && this.isAllSent && this.shown === asked && !asked.reopened) {
       if (reply.is_answered) {
         this.line.shift();
         this.#page.say("That one was answered in another window.");
       }
+      const waiting = new Set(reply.state.waiting.map((one) => one.id)); // taken back in another window
+      this.behind = this.behind.filter((one) => !waiting.has(one.id));
       this.accept(reply.state);
     }
     this.#isFollowing = false;
