@@ -9,6 +9,9 @@ from studio import models
 from studio.cli.arguments import home_folder
 from studio.cli.errors import CommandError, say
 from studio.lora import tools
+from studio.lora.fuse import layers
+from studio.lora.merge import merge
+from studio.lora.restate import restate, thumbnail
 from studio.runtime import logs
 
 
@@ -42,12 +45,14 @@ def lora(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     denoiser = models.load(arguments.model, "cpu")
-    count = tools.merge(
+    texts = [{name: tuple(w.shape) for name, w in layers(one)} for one in denoiser.text_encoders]
+    count = merge(
         tools.read(arguments.file),
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
         denoiser.adapters.layer_shapes,
+        texts,
         arguments.out,
     )
     say(arguments.out)
@@ -62,13 +67,13 @@ def _restate(arguments: argparse.Namespace) -> int:
         "author": arguments.author,
         "trigger_phrase": arguments.trigger,
         "license": arguments.licence,
-        "thumbnail": arguments.thumbnail and tools.thumbnail(Path(arguments.thumbnail)),
+        "thumbnail": arguments.thumbnail and thumbnail(Path(arguments.thumbnail)),
     }
     given = {key: value for key, value in words.items() if value is not None}
     is_strip = arguments.action == "strip"
     if not given and not is_strip:
         raise CommandError("Name at least one field to change: --title, --trigger and so on.")
-    metadata = tools.restate(arguments.file, arguments.out, given, strip=is_strip)
+    metadata = restate(arguments.file, arguments.out, given, strip=is_strip)
     say(arguments.out)
     for key, value in sorted(metadata.items()):
         say(f"{key}: {value if len(value) <= 100 else value[:100] + '…'}")

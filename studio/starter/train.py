@@ -8,7 +8,7 @@
 
 Each stage keeps a checkpoint in the build folder and goes on from it when started again. Random
 numbers are drawn from (seed, update), so that a stopped run continues the sequence it would have
-had.
+had. The file is long, because all stages share their loop, checkpoints and networks.
 """
 
 from __future__ import annotations

@@ -11,27 +11,25 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import PIL.Image
 import torch
 from safetensors import SafetensorError
 
 from studio import models
-from studio.engine import collapse, recogniser, sampling, trajectory
+from studio.engine import collapse, trajectory
 from studio.engine.distributed import ProcessGroup, ProcessLost
 from studio.engine.objective import reads_only_final
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.models import INVERSIONS
-from studio.settings import SamplingSettings
 from studio.store import (
     Adapter,
     PickedPair,
     Round,
-    Session,
     Store,
     StoreDamaged,
     StoreError,
@@ -43,15 +41,15 @@ from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
-from studio.worker.renderer import Renderer, preview_seed
+from studio.worker.renderer import Renderer
+from studio.worker.round_checks import RoundChecks
 from studio.worker.status import StatusReporter
-from studio.worker.wanted import Cancelled, now_and_then
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
 SLICE_S = 1.0  # of training, before the worker checks for more urgent work
 CHECKPOINT_S = 5.0
-REFERENCE_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 # Disk space of a round in adapters: the result, and two checkpoints (old and new), each with the
 # weights and two moments.
 FILES_OF_A_ROUND = 1 + 2 * 3
@@ -65,17 +63,7 @@ class ActiveRound:
     training: Training
     left_out: int  # picks with unreadable files
     saved_at_s: float  # of its last checkpoint
-
-
-@dataclass
-class ReferenceImages:
-    """Pictures of the fixed prompts, prompt by prompt, for the check for collapse."""
-
-    prompts: tuple[str, ...]
-    texts: tuple[str, ...]  # the prompts with their alternatives chosen
-    sampling: SamplingSettings
-    base_hash: str
-    pictures: list[list[PIL.Image.Image]]
+    is_torn: bool = False  # cancelled within an update: only its last checkpoint counts
 
 
 class Rounds:
@@ -99,7 +87,7 @@ class Rounds:
         self.processes = processes
         self.stopping = stopping
         self.active: ActiveRound | None = None
-        self._reference_images: ReferenceImages | None = None  # of the base model
+        self._checks = RoundChecks(renderer, status)
         renderer.before_unloading = self.put_down  # a round needs its own model
 
     def begin(self) -> bool:
@@ -140,6 +128,8 @@ class Rounds:
         if active is None:
             return False
         match self.store.round(active.round.id).state:
+            case "running" if active.is_torn:
+                self.put_down()
             case "running":
                 try:
                     self._train_for_a_moment(active)
@@ -170,7 +160,8 @@ class Rounds:
         if active is None:
             return
         try:
-            self._save(active)
+            if not active.is_torn:
+                self._save(active)
             self.store.release_round(active.round.id)
         except StoreError:
             log.warning("A round goes on from an earlier checkpoint", exc_info=True)
@@ -245,7 +236,16 @@ class Rounds:
         while training.update < training.updates:
             started_s = time.monotonic()
             self.processes.broadcast(follower.UPDATE)
-            metrics = training.step()
+            if training.update == training.updates - 1:
+                self.status.report("training", "Learning, and measuring what it learned.")
+            try:
+                # Other processes would wait forever for one that leaves an update.
+                is_alone = self.processes.size == 1
+                with self._while_wanted(active) if is_alone else contextlib.nullcontext():
+                    metrics = training.step()
+            except Cancelled:
+                active.is_torn = True
+                return
             if training.preset != self.renderer.preset:
                 self.renderer.use_preset(training.preset)  # also for the work after the round
             values = {**metrics.values(), "seconds": time.monotonic() - started_s}
@@ -253,7 +253,8 @@ class Rounds:
             if self.stopping.is_set() or time.monotonic() > until_s:
                 break
         if training.update == training.updates:
-            with contextlib.suppress(Cancelled):
+            # Once cancelled, the round resumes here, after its last update.
+            with contextlib.suppress(Cancelled), self._while_wanted(active):
                 self._finish(active)
         elif time.monotonic() - active.saved_at_s > CHECKPOINT_S:
             self._save(active)
@@ -277,7 +278,7 @@ class Rounds:
             created_at_s=time.time(),
         )
         session = self.store.session(round_.session_id)
-        reference_images, checks = self._check_pictures(session, denoiser)
+        reference_images, checks = self._checks.run(session, denoiser)
         folder = self.store.adapter_path(adapter)
 
         def write(path: Path) -> None:
@@ -312,54 +313,20 @@ class Rounds:
             wanted = self.renderer.preview(session, prompt, adapter.id)
             self.store.add_image(self.renderer.write(wanted, first))
 
-    def _check_pictures(
-        self, session: Session, denoiser: models.Denoiser
-    ) -> tuple[ReferenceImages, collapse.Checks | None]:
-        """The trained adapter's pictures of the fixed prompts, and their comparison with the
-        base's; no checks if there is no prompt."""
-        tuned = self._draw_reference_images(session, denoiser)
-        if not tuned.prompts:
-            return tuned, None
-        base = self._reference_images
-        inputs = ("texts", "sampling", "base_hash")
-        if base is None or any(getattr(base, name) != getattr(tuned, name) for name in inputs):
-            with denoiser.adapters.off():
-                base = self._reference_images = self._draw_reference_images(session, denoiser)
-        recognised = [None, None]
-        if session.settings.base_model == "starter":
-            recognised = [_share_recognised(images) for images in (base, tuned)]
-        return tuned, collapse.compare(base.pictures, tuned.pictures, *recognised)
+    @contextlib.contextmanager
+    def _while_wanted(self, active: ActiveRound) -> Iterator[None]:
+        """Inside, the model raises Cancelled if the worker ends, the round is paused or stopped, or
+        its session is deleted."""
+        round_ = active.round
 
-    def _draw_reference_images(
-        self, session: Session, denoiser: models.Denoiser
-    ) -> ReferenceImages:
-        """Draw the fixed prompts with the model in its present state."""
-        settings, shown = session.settings.sampling, session.settings.shown_prompts
-        texts, pictures = [], []
-        for prompt in shown:
-            if self.stopping.is_set():
-                raise Cancelled  # the round resumes here, after its last update
-            self.status.report("training", "Checking the pictures of the round.")
-            first = preview_seed(settings.seed, prompt)
-            seeds = [first + offset for offset in range(REFERENCE_SEEDS)]
-            texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(
-                denoiser,
-                texts[-1:] * REFERENCE_SEEDS,
-                seeds,
-                settings,
-                require_wanted=now_and_then(lambda: self._require_wanted(session)),
-            )
-            pictures.append(sampling.images(denoiser, chains))
-        return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
+        def require_wanted() -> None:
+            if self.stopping.is_set() or not self.store.has_session(round_.session_id):
+                raise Cancelled
+            if self.store.round(round_.id).state != "running":
+                raise Cancelled
 
-    def _require_wanted(self, session: Session) -> None:
-        """Raise Cancelled if the worker ends, the round is paused or stopped, or its session is
-        deleted. A resumed round goes on after its last update."""
-        if self.stopping.is_set() or not self.store.has_session(session.id):
-            raise Cancelled
-        if self.active is not None and self.store.round(self.active.round.id).state != "running":
-            raise Cancelled
+        with self.renderer.while_wanted(require_wanted):
+            yield
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one in use before stays in use."""
@@ -400,21 +367,6 @@ class Rounds:
                 "This round's checkpoint cannot be read. Begin a new round: your picks are kept."
             ) from error
         log.info("Round %d goes on after update %d", round_.number, training.update)
-
-
-def _share_recognised(reference_images: ReferenceImages) -> float | None:
-    """Share of the pictures that show the object of their prompt; None if no prompt names one."""
-    judge = recogniser.load()
-    named = [
-        (picture, name)
-        for text, pictures in zip(reference_images.texts, reference_images.pictures, strict=True)
-        if (name := judge.object_in(text)) is not None
-        for picture in pictures
-    ]
-    if not named:
-        return None
-    ranks = judge.object_ranks([picture for picture, _ in named], [name for _, name in named])
-    return float((ranks == 0).float().mean())
 
 
 def _stopped(updates_done: int, updates_total: int) -> str:

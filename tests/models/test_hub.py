@@ -46,18 +46,18 @@ def here(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def fetch(inspect=lambda folder: None) -> tuple[Path, list[tuple[int, int]]]:
-    told: list[tuple[int, int]] = []
-    return hub.download(REPO, lambda done, total: told.append((done, total)), inspect), told
+    progress: list[tuple[int, int]] = []
+    return hub.download(REPO, lambda done, total: progress.append((done, total)), inspect), progress
 
 
 def test_a_model_comes_with_progress_and_draws_as_its_folder_does(
     here: Hub, tiny_model: Path, tmp_path: Path
 ) -> None:
     seen = []
-    folder, told = fetch(lambda folder: seen.append(here.fetched()))
+    folder, progress = fetch(lambda folder: seen.append(here.fetched()))
     assert folder == tmp_path / "cache" / "models--someone--tiny-model" / "snapshots" / COMMIT
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] > 0
+    assert progress == sorted(progress)
+    assert progress[-1][0] == progress[-1][1] > 0
     # configurations first, looked at before any weights; no pickle, program or second copy at all
     assert not any(name.endswith(".safetensors") for name in seen[0])
     fetched = here.fetched()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.prompting import foreign
 from studio.prompting.alternatives import expand
 from studio.settings import SessionSettings, SettingsError
 from studio.store.rows import Session
@@ -101,18 +102,21 @@ def with_prompts(settings: SessionSettings, text: str, wildcards: Path) -> Sessi
 
 
 def cut_prompts(snapshot: StoreSnapshot) -> str:
-    """The prompts whose ends the model cannot read, as the newest preview job found."""
+    """Signs of other programs in the prompts, and the prompts whose ends the model cannot read, as
+    the newest preview job found."""
     job = snapshot.newest_job("preview")
     ends = job.result.get("unread", {}) if job is not None else {}
     prompts = (*snapshot.settings.prompts, snapshot.settings.sampling.negative_prompt)
+    signs = "".join(f"<p class='soft'>{escape(sign)}</p>" for sign in foreign.remarks(prompts))
     lines = "".join(
         f"<li>“{escape(prompt[:40])}…”: “{escape(ends[prompt])}” is left out</li>"
         for prompt in prompts
         if prompt in ends
     )
     if not lines:
-        return ""
-    return f"<p class='soft'>Longer than this model reads:</p><ul class='soft'>{lines}</ul>"
+        return signs
+    longer = "<p class='soft'>Longer than this model reads:</p>"
+    return f"{signs}{longer}<ul class='soft'>{lines}</ul>"
 
 
 def pack_chips(settings: SessionSettings) -> str:
