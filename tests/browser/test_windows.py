@@ -51,6 +51,12 @@ def test_a_tab_moves_on_when_its_pair_is_answered_in_another(pages, open_page, s
     here.keyboard.press("z")  # the newest answer, wherever it was given
     expect_pair(here, second)
     expect_saved(here, store, labelling, 1)
+    expect(there.locator(".prefer-counts")).to_have_text("1 pick")
+    there.keyboard.press("3")
+    expect_pair(there, second)
+    there.keyboard.press("z")
+    expect_pair(there, third)
+    expect_saved(there, store, labelling, 1)
     for page in (here, there):
         expect(page.locator("#notice-area")).to_be_hidden()
     assert [one.pair.id for one in store.picked_pairs(labelling.id)] == [first.id]

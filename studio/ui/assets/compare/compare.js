@@ -108,7 +108,7 @@ export function begin({ element, props, watch }) {
     }));
   }
 
-  function look(name) {
+  function setView(name) {
     view = name;
     remember("compareView", name);
     paint();
@@ -123,7 +123,7 @@ export function begin({ element, props, watch }) {
       button.setAttribute("aria-pressed", on);
     }
     if (button.dataset.cell) at = Number(button.dataset.cell);
-    if (button.dataset.view || button.dataset.open) look(button.dataset.view || button.dataset.open);
+    if (button.dataset.view || button.dataset.open) setView(button.dataset.view || button.dataset.open);
     else if (button.dataset.cell) show();
   });
   element.addEventListener("keydown", (event) => {
@@ -147,7 +147,7 @@ export function begin({ element, props, watch }) {
     const held = event.target.closest?.("input, textarea, select, summary, a, button, [role=slider]");
     if (held && !(held.dataset.view === view || held.dataset.act === "flip" || held.type === "range")) return;
     if (held?.dataset.view === "grid") return;
-    if (view !== "flip") look("flip");
+    if (view !== "flip") setView("flip");
     flip();
     event.preventDefault();
   }, { capture: true, signal: life.signal });

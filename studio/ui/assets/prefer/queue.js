@@ -63,7 +63,7 @@ export class Queue {
     // Until the store knows how many pictures are wanted at a time, it tells of those before.
     const isOutdated = this.#outbox.entries.some((entry) => entry.call === "size");
     const waiting = isOutdated ? [] : (news.waiting || []).filter((asked) => !gone.has(asked.id));
-    // What one is looking at is not taken away, unless nobody is looking.
+    // The question on the screen stays there, unless another tab of the page is open.
     const kept = this.#page.isSeen() ? this.shown : null;
     this.line = kept ? [kept, ...waiting.filter((asked) => asked.id !== kept.id)] : waiting;
     this.#refresh();
@@ -90,12 +90,15 @@ export class Queue {
     const asked = this.shown;
     if (!asked || asked.reopened || !this.isAllSent || this.#isFollowing) return;
     this.#isFollowing = true;
-    const reply = await this.#server.poll({ session_id: this.state.session_id, pair_id: asked.id }).catch(() => null);
+    const { session_id } = this.state;
+    const reply = await this.#server.refresh({ session_id, pair_id: asked.id }).catch(() => null);
     if (reply?.ok && this.isAllSent && this.shown === asked && !asked.reopened) {
       if (reply.is_answered) {
         this.line.shift();
         this.#page.say("That one was answered in another window.");
       }
+      const waiting = new Set(reply.state.waiting.map((one) => one.id)); // taken back in another window
+      this.behind = this.behind.filter((one) => !waiting.has(one.id));
       this.accept(reply.state);
     }
     this.#isFollowing = false;

@@ -5,7 +5,7 @@ export function tellOthers() {
   channel.postMessage("answered");
 }
 
-/* `hear()` when something was answered in another window, and when this one is looked at again. */
+/* `hear()` when something was answered in another window, and when this one comes back into view. */
 export function onReturn(hear, signal) {
   channel.addEventListener("message", hear, { signal });
   addEventListener("focus", hear, { signal });
