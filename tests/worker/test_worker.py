@@ -1076,25 +1076,29 @@ class TestRoundsThatAreLeft:
         return adapter
 
     @pytest.mark.parametrize(
-        ("module", "name"),
+        ("module", "name", "is_at_end"),
         [
-            (training_module, "velocity_shift"),
-            (training_module, "held_out_agreement"),
-            (training_module.optimizers, "step"),
-            (sampling, "sample"),
-            (sampling, "images"),
+            (training_module, "velocity_shift", True),
+            (training_module, "held_out_agreement", False),
+            (training_module.optimizers, "step", False),
+            (sampling, "sample", True),
+            (sampling, "images", True),
         ],
         ids=["measuring", "held-out picks", "an update", "judging", "decoding"],
     )
     def test_it_is_left_between_two_blocks_and_taken_up_again(
-        self, store, session, worker, monkeypatch, expected, module, name
+        self, store, session, worker, monkeypatch, expected, module, name, is_at_end
     ):
         monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
         round_ = store.request_round(session.id)
         work, passes = getattr(module, name), []
 
         def disturbed(*args, **kwargs):
-            if worker.rounds.active is not None and not passes:
+            active = worker.rounds.active
+            is_now = active is not None and not (
+                is_at_end and active.training.update < active.training.updates
+            )
+            if is_now and not passes:
                 passes.append("begun")
                 worker.stopping.set()
                 block = worker.renderer.denoiser.unet.down_blocks[0]
