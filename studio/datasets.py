@@ -42,7 +42,6 @@ from studio.engine import trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import sha256
 from studio.pictures import files as picture_files
-from studio.pictures import infotext
 from studio.prompting import text_files
 from studio.settings import (
     CHOICES,
@@ -458,7 +457,7 @@ def _prompt_of(
             return found.text.strip(), guess if found.is_guess else "", ""
     for picture in filter(None, (one, other)):
         with contextlib.suppress(OSError, ValueError):
-            return infotext.read(picture_files.text_of_png(_content(picture))).prompt, "", ""
+            return picture_files.parameters_of(_content(picture)).prompt, "", ""
     return "", "", "it has no prompt: put one beside it in a text file of its name"
 
 

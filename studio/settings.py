@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
+LEAST_PX, MOST_PX, STEP_PX = 64, 2048, 8  # of a side of a picture
 STARTER_SIZE_PX = 64  # of the starter model's pictures
 RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
 
@@ -149,13 +150,21 @@ class _Stored:
 class SamplingSettings(_Stored):
     """How an image is drawn. Stored with every trajectory, from where training reads it."""
 
-    steps: int = _within(20, 2, 150, "Steps must be between 2 and 150.")
-    guidance: float = _within(3.0, 1.0, 30.0, "Guidance must be between 1 and 30.")
+    steps: int = _within(20, 1, 150, "Steps must be between 1 and 150.")
+    # Up to 1 there is no guidance, as in diffusers: the network is asked once a step, with the
+    # prompt alone, and the negative prompt is not read. Turbo, Lightning and LCM models need that.
+    guidance: float = _within(3.0, 0.0, 30.0, "Guidance must be between 0 and 30.")
     width_px: int = _within(
-        STARTER_SIZE_PX, 64, 2048, "Width must be a multiple of 8 between 64 and 2048 pixels."
+        STARTER_SIZE_PX,
+        LEAST_PX,
+        MOST_PX,
+        "Width must be a multiple of 8 between 64 and 2048 pixels.",
     )
     height_px: int = _within(
-        STARTER_SIZE_PX, 64, 2048, "Height must be a multiple of 8 between 64 and 2048 pixels."
+        STARTER_SIZE_PX,
+        LEAST_PX,
+        MOST_PX,
+        "Height must be a multiple of 8 between 64 and 2048 pixels.",
     )
     seed: int = _within(0, 0, LARGEST_INTEGER, "The seed must be a whole number from 0 upwards.")
     negative_prompt: str = ""
@@ -179,9 +188,8 @@ class SamplingSettings(_Stored):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, size_px in (("Width", self.width_px), ("Height", self.height_px)):
-            _require(
-                size_px % 8 == 0, f"{name} must be a multiple of 8 between 64 and 2048 pixels."
-            )
+            sentence = f"{name} must be a multiple of 8 between 64 and 2048 pixels."
+            _require(size_px % STEP_PX == 0, sentence)
         _require(
             len(self.negative_prompt) <= MAX_PROMPT_CHARACTERS,
             f"The negative prompt is longer than {MAX_PROMPT_CHARACTERS} characters.",

@@ -18,13 +18,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": set(),
     "families": set(),  # a table, for the pages too
     "files": set(),  # written whole or not at all
+    "paths": set(),  # as people write them
     "weights": set(),  # the headers of weight files by anybody
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
     "runtime": {"files"},
     "maths": set(),
-    "store": {"files", "settings"},
-    "models": {"families", "files", "lora", "maths", "prompting", "runtime", "settings", "weights"},
+    "store": {"files", "paths", "settings"},
+    "models": {
+        "families",
+        "files",
+        "lora",
+        "maths",
+        "paths",
+        "prompting",
+        "runtime",
+        "settings",
+        "weights",
+    },
     "engine": {"maths", "settings"},  # is handed a denoiser
     "lora": {"families", "files", "pictures", "weights"},  # models put one into their weights
     "datasets": {"engine", "files", "pictures", "prompting", "settings", "store"},
@@ -35,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "files",
         "lora",
         "models",
+        "paths",
         "prompting",
         "runtime",
         "settings",
@@ -45,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": {
         "families",
         "files",
+        "paths",
         "pictures",
         "prompting",
         "runtime",
@@ -74,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "lora",
         "models",
+        "paths",
         "prompting",
         "runtime",
         "settings",

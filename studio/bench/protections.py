@@ -45,7 +45,7 @@ PROTECTIONS = (
     Protection(
         "a request cannot claim another sender",
         "studio/ui/guard.py",
-        '            scope = {**scope, "headers": kept}\n',
+        '            scope = {**scope, "headers": headers}\n',
         "            scope = {**scope}\n",
         "tests/ui/test_guard.py::test_what_a_request_says_of_its_sender_is_not_believed",
     ),
@@ -318,6 +318,35 @@ PROTECTIONS = (
         "    if came is None:\n",
         "    if True:\n",
         "tests/store/test_damaged_rows.py::TestWhatAnArchiveSaysStartsNothing",
+    ),
+    Protection(
+        "settings beyond measure are not parsed",
+        "studio/pictures/comfyui.py",
+        "    if len(prompt) > MOST_CHARACTERS:\n",
+        "    if False:\n",
+        "tests/pictures/test_programs.py::test_a_graph_that_cannot_be_read_is_a_sentence",
+    ),
+    Protection(
+        "unwanted work is left between two blocks",
+        "studio/models/denoiser.py",
+        "                block.register_forward_pre_hook(lambda *_: self.require_wanted())\n",
+        "                pass\n",
+        "tests/worker/test_worker.py::TestRoundsThatAreLeft",
+    ),
+    Protection(
+        "half an update is no checkpoint",
+        "studio/worker/rounds.py",
+        "            if not active.is_torn:\n",
+        "            if True:\n",
+        "tests/worker/test_worker.py::TestRoundsThatAreLeft",
+    ),
+    Protection(
+        "a large picture is decoded in tiles",
+        "studio/models/denoiser.py",
+        " or height_px * width_px > MOST_UNTILED_PX",
+        "",
+        "tests/worker/test_worker.py"
+        "::test_a_large_picture_is_decoded_in_tiles_and_left_between_two_of_them",
     ),
     Protection(
         "an adapter is checked before memory is allocated",

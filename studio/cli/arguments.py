@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import __version__
+from studio.paths import expanded
 
 DEFAULT_PORT = 7860
 # Modules with `main(argv)`: of studio.bench.research, and of studio.bench.
@@ -345,7 +346,7 @@ def home_folder(arguments: argparse.Namespace) -> Path:
     """The studio's home folder."""
     given = getattr(arguments, "home", None) or os.environ.get("D3PO_STUDIO_HOME")
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given).absolute()
     import platformdirs
 
     return Path(platformdirs.user_data_dir("d3po-studio", appauthor=False))

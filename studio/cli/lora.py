@@ -9,6 +9,8 @@ from studio import models
 from studio.cli.arguments import home_folder
 from studio.cli.errors import CommandError, say
 from studio.lora import tools
+from studio.lora.fuse import layers
+from studio.lora.merge import merge
 from studio.lora.restate import restate, thumbnail
 from studio.runtime import logs
 
@@ -43,12 +45,14 @@ def lora(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> int:
     denoiser = models.load(arguments.model, "cpu")
-    count = tools.merge(
+    texts = [{name: tuple(w.shape) for name, w in layers(one)} for one in denoiser.text_encoders]
+    count = merge(
         tools.read(arguments.file),
         arguments.strength,
         denoiser.info.path,
         denoiser.info.family,
         denoiser.adapters.layer_shapes,
+        texts,
         arguments.out,
     )
     say(arguments.out)

@@ -184,8 +184,9 @@ class DenoisingSteps(Estimator):
         self.steps = schedule.stochastic_steps(batch.settings.eta).cpu()
         if not len(self.steps):
             raise TrainingFailed(
-                "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
-                "from them. Learn from the finished pictures, or draw new pairs with eta 1."
+                "These pictures were made without noise in their steps (eta 0, or a single step); "
+                "D3PO cannot learn from them. Learn from the finished pictures, or draw new pairs "
+                "with eta 1 and more steps."
             )
 
     @cached_property

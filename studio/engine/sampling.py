@@ -3,7 +3,6 @@ latent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,10 +19,6 @@ COUPLE_APART = 0x9E3779B9  # odd: torch's CPU generator uses 32 bits of a seed
 STREAM_PRIME = 2_654_435_761  # separates the noise of the steps from the starting noise of a seed
 
 
-def always() -> None:
-    """The `require_wanted` of pictures that cannot be cancelled."""
-
-
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed % 2**63)
 
@@ -34,11 +29,8 @@ def sample(
     seeds: list[int],
     settings: SamplingSettings,
     noise_seeds: list[int] | None = None,
-    require_wanted: Callable[[], None] = always,
 ) -> list[Trajectory]:
     """One chain per prompt.
-
-    require_wanted: called before each step; raises if the pictures are no longer wanted.
 
     `seeds` draw the starting noise and `noise_seeds` (default: the same) the noise of the steps,
     both on the CPU, so that a seed gives the same picture on every device.
@@ -61,7 +53,6 @@ def sample(
     ).to(denoiser.device)
     chain = [latents]
     for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
-        require_wanted()
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
@@ -90,19 +81,23 @@ def sample_groups(
     seeds: list[int],
     settings: SamplingSettings,
     size: int,
-    require_wanted: Callable[[], None] = always,
 ) -> list[list[Trajectory]]:
     """`size` chains per prompt, from the same starting noise if the settings ask for it. The first
-    two are the same for every `size`."""
+    two are the same for every `size`.
+
+    A single step adds hardly any noise of its own: with the same start all pictures would be alike,
+    so that each has its own.
+    """
+    is_shared = settings.shared_noise and settings.steps > 1
     starts, walks = [], []
     for seed in seeds:
         for index in range(size):
             couple, one = divmod(index, 2)
             apart = couple * COUPLE_APART
-            starts.append(seed if settings.shared_noise else seed + one * 2**31 + apart)
+            starts.append(seed if is_shared else seed + one * 2**31 + apart)
             walks.append(2 * seed + one + apart)
     repeated = [prompt for prompt in prompts for _ in range(size)]
-    chains = sample(denoiser, repeated, starts, settings, walks, require_wanted)
+    chains = sample(denoiser, repeated, starts, settings, walks)
     return [chains[first : first + size] for first in range(0, len(chains), size)]
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 from PIL import Image
 from torch import Tensor
 
@@ -38,12 +37,11 @@ from studio.lora.format import (
 )
 from studio.lora.metadata import (
     ExportInfo,
+    Serialised,
     encoded,
     modelspec,
-    sd_scripts_hashes,
     sidecar,
     storable_info,
-    tensors_sha256,
     training_fields,
 )
 from studio.lora.names import kohya_name
@@ -182,15 +180,14 @@ def _lora_file(
     precision: Precision,
 ) -> bytes:
     named = _names_in_file(form, adapter, info.family)
-    tensors = lora_format.tensors(form, named, precision)
-    body = tensors_sha256(tensors)
-    fields = modelspec(title, body, info, thumbnail)
+    tensors = Serialised(lora_format.tensors(form, named, precision))
+    fields = modelspec(title, tensors.sha256, info, thumbnail)
     if form == "kohya":
         fields |= training_fields(adapter, stem, info)
-        fields |= sd_scripts_hashes(tensors, body, fields)
+        fields |= tensors.sd_scripts_hashes(fields)
     else:
         fields |= {"format": "pt", DIFFUSERS_HEADER: peft_header(named)}
-    return safetensors.torch.save(tensors, fields)
+    return tensors.content(fields)
 
 
 # --- reading back ------------------------------------------------------------------------------

@@ -14,13 +14,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -55,6 +54,8 @@ OTHER_KINDS = (
     ("a LoRA with biases", r"(lora_B|lora_up|lora\.up)\.bias$"),
 )
 
+_OTHER_KINDS = re.compile("|".join(mark for _, mark in OTHER_KINDS))
+
 _KEY = re.compile(
     r"(?P<name>.+?)"
     r"(?:\.lora_(?P<half>down|up|A|B)(?:\.default)?\.weight"
@@ -63,6 +64,8 @@ _KEY = re.compile(
 )
 _DOWN = ("down", "A")
 _NAME = re.compile(r"[\w.]+")
+_DEEPEST = 32  # parts of a layer's name that a pattern can have
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\..+")
 
 
 class LoraError(Exception):
@@ -123,7 +126,7 @@ def read(path: Path) -> LoraFile:
             "opened; choose the LoRA as .safetensors."
         )
     header = weights.read_header(path)
-    for kind, mark in OTHER_KINDS:
+    for kind, mark in OTHER_KINDS if any(map(_OTHER_KINDS.search, header.tensors)) else ():
         if any(re.search(mark, key) for key in header.tensors):
             raise ModelError(f"{path.name} is {kind}, which cannot be used here: only plain LoRAs.")
     if not any((match := _KEY.fullmatch(key)) and not match["alpha"] for key in header.tensors):
@@ -147,18 +150,17 @@ def read(path: Path) -> LoraFile:
         half = match["half"] or match["old_half"]
         which = "alpha" if half is None else "down" if half in _DOWN else "up"
         by_name.setdefault(match["name"], {})[which] = value
+    alphas = _Alphas(configuration)
     parts: dict[str, LowRank] = {}
     for name, values in sorted(by_name.items()):
         if values.keys() == {"alpha"}:
             strays.append(f"{name}.alpha")
         else:
-            parts[name] = _part(path, name, values, configuration)
+            parts[name] = _part(path, name, values, alphas)
     return LoraFile(path, digest.hexdigest(), parts, tuple(sorted(strays)), header.metadata)
 
 
-def _part(
-    path: Path, name: str, values: Mapping[str, Tensor], configuration: Mapping[str, Any]
-) -> LowRank:
+def _part(path: Path, name: str, values: Mapping[str, Tensor], alphas: _Alphas) -> LowRank:
     down, up, alpha = (values.get(which) for which in ("down", "up", "alpha"))
     if down is None or up is None:
         raise ModelError(f"{path.name} is damaged: {name} has only one half.")
@@ -168,7 +170,7 @@ def _part(
         raise ModelError(f"{path.name} is not a plain LoRA: see {name}.")
     rank = down.shape[0]
     if alpha is None:
-        strength = _configured_alpha(configuration, name, rank)
+        strength = alphas.of(name, rank)
     elif alpha.numel() == 1:
         strength = float(alpha.item())
     else:
@@ -191,9 +193,11 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if not isinstance(configuration, dict):
             raise ValueError("no object")
         for key, value in configuration.items():
-            # peft uses each as a regular expression; only a plain name is sure to match quickly.
-            if key.endswith("alpha_pattern") and not all(map(_NAME.fullmatch, value or {})):
-                raise ValueError("no name")
+            if key.rpartition(".")[2] != "alpha_pattern" or value is None:
+                continue
+            # peft uses each as a regular expression; only a plain name means the same to everybody
+            if not isinstance(value, dict) or not all(map(_NAME.fullmatch, value)):
+                raise ValueError("no names")
     except FileNotFoundError as error:
         raise ModelError(
             f"{ADAPTER_CONFIG_FILE}, which holds the strength of {path.name}, is missing beside it."
@@ -205,21 +209,44 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return configuration
 
 
-def _configured_alpha(configuration: Mapping[str, Any], name: str, rank: int) -> float:
-    """Alpha by peft's rules; the default is the rank, which gives a scale of 1."""
-    component, _, layer = name.partition(".")
-    own = {
-        key.removeprefix(f"{component}."): value
-        for key, value in configuration.items()
-        if key.startswith(f"{component}.") or "." not in key
-    }
-    try:
-        patterns = own.get("alpha_pattern") or {}
-        default = own.get("lora_alpha", rank)
-        alpha = float(patterns.get(get_pattern_key(patterns.keys(), layer), default))
-    except (TypeError, ValueError, AttributeError, re.error):
-        return math.nan
-    return alpha * math.sqrt(rank) if own.get("use_rslora") else alpha
+class _Alphas:
+    """Alphas by peft's rules. A lookup takes time in the length of a layer's name, and not in the
+    number of patterns."""
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self._of: dict[str, dict[str, Any]] = {"": {}}  # by component; "" for all components
+        for key, value in configuration.items():
+            component, dot, name = key.partition(".")
+            self._of.setdefault(component if dot else "", {})[name if dot else key] = value
+        for own in self._of.values():
+            if patterns := own.get("alpha_pattern"):
+                places = enumerate(patterns.items())
+                own["alpha_pattern"] = {key: (place, value) for place, (key, value) in places}
+
+    def of(self, name: str, rank: int) -> float:
+        """The alpha of a layer; NaN unless it is a number. The default is the rank, which gives a
+        scale of 1."""
+        component, _, layer = name.partition(".")
+        own, shared = self._of.get(component, {}), self._of[""]
+
+        def configured(key: str, default: Any) -> Any:
+            return own.get(key, shared.get(key, default))
+
+        patterns = configured("alpha_pattern", None) or {}
+        words = layer.split(".")
+        ends = (".".join(words[-count:]) for count in range(1, min(len(words), _DEEPEST) + 1))
+        matches = [patterns[end] for end in ends if end in patterns]
+        try:
+            # peft takes the first matching pattern of the file
+            alpha = float(min(matches)[1] if matches else configured("lora_alpha", rank))
+        except (TypeError, ValueError, OverflowError):
+            return math.nan
+        return alpha * math.sqrt(rank) if configured("use_rslora", False) else alpha
+
+
+def bundled_words(strays: Iterable[str]) -> list[str]:
+    """The words of the embeddings that a file bundles, from its keys that belong to no LoRA."""
+    return sorted({match[1] for key in strays if (match := _BUNDLED.fullmatch(key))})
 
 
 def from_peft(state: Mapping[str, Tensor], rank: int, alpha: float) -> dict[str, LowRank]:
@@ -283,7 +310,7 @@ def peft_header(parts: Mapping[str, LowRank]) -> str:
 
 def is_same(actual: LowRank, expected: LowRank, precision: Precision) -> bool:
     """Whether both change a layer alike, within the rounding of `precision`."""
-    change = expected.change()
-    if actual.change().shape != change.shape:
+    change, wanted = actual.change(), expected.change()
+    if change.shape != wanted.shape:
         return False
-    return bool((actual.change() - change).norm() <= ROUNDING[precision] * change.norm())
+    return bool((change - wanted).norm() <= ROUNDING[precision] * wanted.norm())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from studio.lora.format import LoraFile, LowRank
+from studio.lora.format import LoraFile, LowRank, bundled_words
 from studio.lora.names import text_spellings, unet_spellings
 from studio.weights import ModelError
 
@@ -47,6 +47,12 @@ class Fused:
             if count:
                 counts.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
         sentence = f"{' and '.join(counts)}, rank {self.rank}."
+        if words := bundled_words(self.strays):
+            named = ", ".join(f"“{word[:60]}”" for word in words[:5])
+            sentence += (
+                f" Its embeddings are not used: {named}. For their words, save each embedding as "
+                "a file in the folder embeddings beside the model."
+            )
         if self.strays:
             parts = self.unet_layers + self.text_layers + len(self.strays)
             sentence += (

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
 
 import safetensors.torch
 from PIL import Image
@@ -20,6 +22,7 @@ from studio.families import FAMILIES
 from studio.lora.format import LowRank
 
 THUMBNAIL_PX = 256
+LEGACY_WINDOW = (0x100000, 0x110000)  # bytes of a file that its legacy hash is over
 
 
 @dataclass(frozen=True)
@@ -187,22 +190,45 @@ def thumbnail_url(picture: Image.Image) -> str:
 # --- hashes ------------------------------------------------------------------------------------
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The value of `weights.body_sha256` for a file with these tensors."""
-    data = safetensors.torch.save(dict(tensors))
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+class Serialised:
+    """Tensors as a safetensors file holds them, behind whatever metadata.
 
-
-def sd_scripts_hashes(
-    tensors: Mapping[str, Tensor], body: str, fields: Mapping[str, str]
-) -> dict[str, str]:
-    """The hashes by which A1111 identifies a LoRA. body: `tensors_sha256`. fields: its metadata.
-
-    The legacy hash is over a window of the file in sd-scripts' serialization.
+    Most of the time that a file of thousands of small layers takes is spent on this: once a file.
     """
-    training = {key: value for key, value in fields.items() if key.startswith("ss_")}
-    window = safetensors.torch.save(dict(tensors), training)[0x100000:0x110000]
-    return {
-        "sshs_model_hash": body,
-        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
-    }
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        content = safetensors.torch.save(dict(tensors))
+        begin = 8 + int.from_bytes(content[:8], "little")
+        self._tensors = json.loads(content[8:begin])
+        self._body = memoryview(content)[begin:]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The `weights.body_sha256` of the file."""
+        return hashlib.sha256(self._body).hexdigest()
+
+    def content(self, metadata: Mapping[str, str]) -> bytes:
+        """The whole file."""
+        return file_header(metadata, self._tensors) + self._body
+
+    def sd_scripts_hashes(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """By which A1111 knows a LoRA.
+
+        The old hash is over a window of the file as sd-scripts would have saved it.
+        """
+        training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+        begin = file_header(training, self._tensors)
+        first, last = (max(0, place - len(begin)) for place in LEGACY_WINDOW)
+        window = begin[slice(*LEGACY_WINDOW)] + self._body[first:last]
+        return {
+            "sshs_model_hash": self.sha256,
+            "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+        }
+
+
+def file_header(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> bytes:
+    """The start of a safetensors file, as the library itself writes it; tensors: its entries."""
+    document = {"__metadata__": metadata, **tensors}
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers lie where a processor likes them
+    return len(text).to_bytes(8, "little") + text

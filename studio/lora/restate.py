@@ -16,16 +16,9 @@ from torch import Tensor
 
 from studio import weights
 from studio.families import FAMILIES
-from studio.lora.format import (
-    DIFFUSERS_HEADER,
-    LoraError,
-)
-from studio.lora.metadata import (
-    sd_scripts_hashes,
-    storable,
-    thumbnail_url,
-)
-from studio.lora.tools import publish_checked, require_new
+from studio.lora.format import DIFFUSERS_HEADER, LoraError
+from studio.lora.metadata import Serialised, file_header, storable, thumbnail_url
+from studio.lora.tools import publish, require_new
 from studio.pictures import files as picture_files
 
 CHUNK_BYTES = 1 << 20
@@ -86,7 +79,7 @@ def restate(
         metadata["modelspec.hash_sha256"] = f"0x{body}"
     if any(key.startswith("ss_") for key in metadata):
         metadata["ss_output_name"] = stem  # A1111's alias, which must be the file's name
-        metadata |= sd_scripts_hashes(_tensors(path), body, metadata)
+        metadata |= Serialised(_tensors(path)).sd_scripts_hashes(metadata)
 
     def verify(draft: Path) -> None:
         if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != metadata:
@@ -96,7 +89,7 @@ def restate(
         with draft.open("wb") as target:
             _write_restated(path, target, metadata)
 
-    publish_checked(out, write_draft, verify)
+    publish(out, write_draft, verify)
     return metadata
 
 
@@ -105,9 +98,7 @@ def _write_restated(source: Path, copy: BinaryIO, metadata: Mapping[str, str]) -
     with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         header.pop("__metadata__", None)
-        text = json.dumps({"__metadata__": metadata, **header}, ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # aligns the tensors
-        copy.write(len(text).to_bytes(8, "little") + text)
+        copy.write(file_header(metadata, header))
         shutil.copyfileobj(file, copy, CHUNK_BYTES)
 
 

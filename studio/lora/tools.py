@@ -1,4 +1,4 @@
-"""Operations on LoRA files: blend, resize, merge into a model.
+"""Operations on LoRA files: blend and resize.
 
 Plain LoRAs of any trainer can be read. A result has the format of its source, with the same rank
 and alpha in all layers, which every tool reads alike. It is read back and compared before it gets
@@ -8,18 +8,14 @@ its name.
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
-from studio import weights
-from studio.families import UNET_PREFIX
 from studio.files import write_atomically
 from studio.lora import format as lora_format
 from studio.lora.format import (
@@ -31,14 +27,10 @@ from studio.lora.format import (
     is_same,
     peft_header,
 )
-from studio.lora.metadata import (
-    sd_scripts_hashes,
-    tensors_sha256,
-)
-from studio.lora.names import diffusers_name, kohya_name, original_name
+from studio.lora.metadata import Serialised
+from studio.lora.names import diffusers_name
 from studio.weights import ModelError
 
-UNET_STEM = "diffusion_pytorch_model"
 MOST_RANK = 1024
 
 
@@ -60,6 +52,11 @@ def read(path: Path) -> Lora:
     """Read a LoRA file. Raises ModelError unless it is a plain LoRA, LoraError if it holds parts
     that `write` would lose."""
     file = lora_format.read(path)
+    if words := lora_format.bundled_words(file.strays):
+        raise LoraError(
+            f"{path.name} bundles the embedding “{words[0][:60]}”, whose word would be lost: such "
+            "files cannot be written anew."
+        )
     if file.strays:
         raise LoraError(
             f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
@@ -121,11 +118,22 @@ def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
     the layer that loses most. Raises LoraError."""
     if not 1 <= rank <= MOST_RANK:
         raise LoraError(f"A rank lies between 1 and {MOST_RANK}.")
-    parts, least = {}, 1.0
-    for name, part in lora.parts.items():
-        parts[name], share = _resized(part, rank)
-        least = min(least, share)
-    return Lora(lora.form, parts, lora.metadata), least
+    with _one_thread():
+        resized = {name: _resized(part, rank) for name, part in lora.parts.items()}
+    parts = {name: part for name, (part, _) in resized.items()}
+    return Lora(lora.form, parts, lora.metadata), min(share for _, share in resized.values())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread. With several, threads wait for one another at each of
+    thousands of small matrices: on a busy computer a hundred times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
@@ -161,18 +169,17 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
     The metadata stays the same, except for name, rank, alpha and hashes.
     """
     require_new(path)
-    tensors = lora_format.tensors(lora.form, lora.parts, precision)
-    body = tensors_sha256(tensors)
+    tensors = Serialised(lora_format.tensors(lora.form, lora.parts, precision))
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
-        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{body}"}
+        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{tensors.sha256}"}
     if lora.form == "kohya":
         metadata |= {
             "ss_output_name": path.stem,
             "ss_network_dim": str(lora.rank),
             "ss_network_alpha": str(float(lora.rank)),
         }
-        metadata |= sd_scripts_hashes(tensors, body, metadata)
+        metadata |= tensors.sd_scripts_hashes(metadata)
     else:
         metadata[DIFFUSERS_HEADER] = peft_header(lora.parts)
 
@@ -184,99 +191,7 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
 
-    publish_checked(
-        path, lambda draft: safetensors.torch.save_file(tensors, draft, metadata), verify
-    )
-
-
-# --- merge ---------------------------------------------------------------------------------------
-
-
-def merge(
-    lora: Lora,
-    strength: float,
-    model: Path,
-    family: str,
-    layers: Mapping[str, tuple[int, ...]],
-    out: Path,
-) -> int:
-    """Copy a base model with the LoRA added to its weights; gives the number of changed layers.
-
-    model: a file in the original layout or a diffusers folder; `out` becomes the same. family: a
-    key of `FAMILIES`. layers: of the UNet, by name (`Adapters.layer_shapes`). The weights keep
-    their type. Raises LoraError unless all layers of the LoRA are attention layers or shortcuts of
-    this model.
-    """
-    require_new(out)
-    changes = {
-        name: strength * part.change() for name, part in _by_layer(lora, family, layers).items()
-    }
-    if model.is_dir():
-        _, variant = weights.component_header(model / "unet", UNET_STEM)
-        name = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
-        if not (model / "unet" / name).is_file():
-            raise LoraError(
-                "The UNet of this folder is split into several files. Choose a copy of the model "
-                "with a single file."
-            )
-        keys = {f"{name}.weight": change for name, change in changes.items()}
-
-        def copy(draft: Path) -> None:
-            shutil.copytree(model, draft)
-            (draft / "unet" / name).unlink()
-            _write_merged(model / "unet" / name, draft / "unet" / name, keys)
-
-        publish_checked(out, copy)
-    else:
-        keys = {
-            f"{UNET_PREFIX}{original_name(name)}.weight": change for name, change in changes.items()
-        }
-        publish_checked(out, lambda draft: _write_merged(model, draft, keys))
-    return len(changes)
-
-
-def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) -> dict[str, LowRank]:
-    """The LoRA's parts by the names of the model's layers."""
-    names: dict[str, str] = {}
-    for layer in layers:
-        if ".attentions." in layer or layer.endswith(".conv_shortcut"):
-            names[f"unet.{layer}"] = layer
-            names[kohya_name(layer, family)] = layer
-            names[kohya_name(layer, "sd1")] = layer  # some trainers use these for SDXL, too
-    by_layer = {}
-    for name, part in lora.parts.items():
-        layer = names.get(name)
-        if layer is None:
-            raise LoraError(
-                "Only attention layers and shortcuts of the UNet can be merged, and this model has "
-                f"no such layer {name}."
-            )
-        if not part.fits(layers[layer]):
-            raise LoraError(f"The LoRA was made for another kind of model: {layer} does not fit.")
-        by_layer[layer] = part
-    return by_layer
-
-
-def _write_merged(source: Path, target: Path, changes: Mapping[str, Tensor]) -> None:
-    """Write all tensors of a file, with changes added to some; read the copy back and compare."""
-    with safe_open(source, "pt") as file:
-        missing = sorted(changes.keys() - set(file.keys()))
-        if missing:
-            raise LoraError(f"{source.name} has no {missing[0]}: its names are of another format.")
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for key, change in changes.items():
-        before = tensors[key]
-        tensors[key] = (before.float() + change.reshape(before.shape)).to(before.dtype)
-        if not bool(tensors[key].isfinite().all()):
-            raise LoraError(
-                f"At this strength {key} is too large for the model's numbers: choose a smaller "
-                "strength."
-            )
-    safetensors.torch.save_file(tensors, target, metadata)
-    with safe_open(target, "pt") as written:
-        if not all(torch.equal(written.get_tensor(key), value) for key, value in tensors.items()):
-            raise LoraError(f"{target.name} was not written: read back, it was not the same.")
+    publish(path, lambda draft: draft.write_bytes(tensors.content(metadata)), verify)
 
 
 # --- the disk ------------------------------------------------------------------------------------
@@ -288,8 +203,8 @@ def require_new(path: Path) -> None:
         raise LoraError(f"{path} exists already: choose another name.")
 
 
-def publish_checked(
-    path: Path, write_draft: Callable[[Path], None], verify: Callable[[Path], None] | None = None
+def publish(
+    path: Path, write_draft: Callable[[Path], object], verify: Callable[[Path], None] | None = None
 ) -> None:
     """Write a file or folder, verify the draft, and give it its name."""
 

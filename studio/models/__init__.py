@@ -19,10 +19,11 @@ from studio.lora import fuse
 from studio.models import hub
 from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import Denoiser
+from studio.models.denoiser import Denoiser, always
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
 from studio.models.text import INVERSIONS, PromptEncoder, Text
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.weights import ModelError
 
@@ -35,6 +36,7 @@ __all__ = [
     "PromptEncoder",
     "ReadAdapter",
     "Text",
+    "always",
     "base_path",
     "best_device",
     "frozen_dtype",
@@ -99,7 +101,7 @@ def load(
     weights and becomes part of the base model.
     """
     info = inspect(base_model)
-    file = lora_format.read(Path(start.path).expanduser()) if start else None
+    file = lora_format.read(expanded(start.path)) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +24,13 @@ from studio.settings import SamplingSettings
 from studio.weights import ModelError
 
 LEAST_ALPHA_BAR = 2**-24
+# Larger pictures are decoded in tiles on every device: the VAE alone would take more memory than
+# all else, and minutes that nothing could interrupt.
+MOST_UNTILED_PX = 1536 * 1536
+
+
+def always() -> None:
+    """The `require_wanted` of work that cannot be cancelled."""
 
 
 class Denoiser:
@@ -63,6 +70,14 @@ class Denoiser:
         if info.vae is not None:
             self._vae_companion = {"VAE hash": sha256(info.vae)[:10], "VAE": info.vae.name}
         self._is_offloaded = False
+        self._vae_tiling = False
+        # Called between two blocks of the network and before each tile of a picture; it raises if
+        # the work at hand is no longer wanted.
+        self.require_wanted: Callable[[], None] = always
+        blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
+        for block in (*blocks, self.vae.decoder):
+            if block is not None:  # some networks have no middle
+                block.register_forward_pre_hook(lambda *_: self.require_wanted())
 
     @property
     def base_hash(self) -> str:
@@ -77,10 +92,16 @@ class Denoiser:
     # --- schedule ---
 
     def schedule(self, steps: int) -> Schedule:
-        """The DDIM steps that diffusers' scheduler takes, on this device."""
+        """The DDIM steps that diffusers' scheduler takes, on this device.
+
+        A single step goes all the way, from the last timestep. diffusers' scheduler would begin at
+        the first one, which has hardly any noise, and leave the noise as it is.
+        """
+        count = self.scheduler.config.num_train_timesteps
         self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps.to(self.device)
-        previous = timesteps - self.scheduler.config.num_train_timesteps // steps
+        timesteps = self.scheduler.timesteps if steps > 1 else torch.tensor([count - 1])
+        timesteps = timesteps.to(self.device)
+        previous = timesteps - count // steps
         final = self.scheduler.final_alpha_cumprod.to(self.device)
         alpha_bar_prev = torch.where(previous >= 0, self._alphas[previous.clamp(min=0)], final)
         return Schedule(timesteps, self._alphas[timesteps], alpha_bar_prev)
@@ -122,7 +143,12 @@ class Denoiser:
     def predict_guided_noise(
         self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass."""
+        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass.
+
+        Up to 1 there is none, and half the work: see `SamplingSettings.guidance`.
+        """
+        if guidance <= 1:
+            return self.predict_noise(latents, timesteps, text)
         both = self.predict_noise(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
@@ -157,6 +183,8 @@ class Denoiser:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of final latents (B, C, h, w)."""
+        height_px, width_px = (side * self.vae_scale_factor for side in latents.shape[-2:])
+        self.vae.use_tiling = self._vae_tiling or height_px * width_px > MOST_UNTILED_PX
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         with at_work(self.vae, self.device, self._is_offloaded):
             pixels = self.vae.decode(scaled).sample.float()
@@ -183,7 +211,7 @@ class Denoiser:
         self.text.offload(model_cpu_offload)
         self.vae.to("cpu" if model_cpu_offload else self.device)
         self.vae.use_slicing = model_cpu_offload  # decodes one picture at a time
-        self.vae.use_tiling = vae_tiling
+        self._vae_tiling = vae_tiling
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         if on:

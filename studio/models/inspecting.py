@@ -32,6 +32,7 @@ from studio.families import (
 )
 from studio.maths.schedules import PredictionType
 from studio.models import hub
+from studio.paths import expanded
 from studio.settings import STARTER_PATH, is_hub_id
 from studio.weights import FLOATS, Header, ModelError
 
@@ -74,7 +75,7 @@ def base_path(base_model: str) -> Path:
     """The path of a model. Raises ModelError for a hub model that is not downloaded."""
     if is_hub_id(base_model):
         return hub.cached(base_model)
-    return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
+    return STARTER_PATH if base_model == "starter" else expanded(base_model)
 
 
 def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from studio.paths import expanded
+
 # File systems that another machine serves. SQLite's locks do not hold on all of them, and "written"
 # can mean that it is on its way.
 # fmt: off
@@ -40,7 +42,7 @@ SYNCHRONISED_MARKS = {
 
 def warning(home: Path) -> str:
     """A sentence about what can go wrong with a home where it lies, or nothing."""
-    home = home.expanduser().resolve()
+    home = expanded(home).resolve()
     program = _synchronised_by(home)
     if program:
         return (

@@ -6,18 +6,22 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
+from pydantic import TypeAdapter, ValidationError
 
 from studio.pictures.files import MOST_BYTES
-from studio.pictures.infotext import Parameters, ParametersError, read
+from studio.pictures.infotext import Parameters
 from studio.settings import SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page
 from studio.ui.static import script
 
+MADE = TypeAdapter(Parameters)  # as the browser brings it back from `/parameters`
+
 DROP_HTML = f"""<div class="drop-in">
   <button type="button" class="button small">Take settings from a picture</button>
-  <span class="soft">or drop a PNG here</span>
-  <input type="file" accept="image/png,.png" aria-label="A PNG whose settings are taken"
+  <span class="soft">or drop one here</span>
+  <input type="file" accept="image/png,image/jpeg,image/webp"
+    aria-label="A picture whose settings are taken"
     data-most-bytes="{MOST_BYTES}" hidden>
 </div>"""
 
@@ -29,7 +33,7 @@ def accept_picture(
     outputs: Iterable[Any] = (),
     refill: bool = False,
 ) -> None:
-    """Make the whole tab accept a dropped PNG, whose settings go to `restore`.
+    """Make the whole tab accept a dropped picture, whose settings go to `restore`.
 
     `restore` returns what a handler of `Page.on` returns.
     """
@@ -42,9 +46,25 @@ def accept_picture(
 
     def handle(session: Session, event: gr.EventData) -> Any:
         try:
-            parameters = read(str(event._data.get("text", "")))
-        except ParametersError as error:
-            raise SettingsError(str(error)) from error
+            parameters = MADE.validate_json(str(event._data.get("made", "")))
+        except ValidationError as error:
+            raise SettingsError("The settings in this picture cannot be read.") from error
         return restore(session, parameters)
 
     page.on(target.restore, handle, outputs=outputs, with_event=True, refill=refill)
+
+
+def left_out_loras(parameters: Parameters, own: Iterable[str] = ()) -> list[str]:
+    """A sentence on the LoRAs of a picture, except the session's own; [] if there are no others."""
+    known = set(own)
+    loras = [lora for lora in parameters.loras if lora[0] not in known]
+    names = [f"“{shortened(name)}” at {strength:g}" for name, strength in loras]
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"Not taken over: the LoRA {', '.join(names[:5])}{more} that it was drawn with."]
+
+
+def shortened(text: str) -> str:
+    """At most 80 characters of somebody's text, for a sentence."""
+    return text if len(text) <= 80 else f"{text[:79]}…"

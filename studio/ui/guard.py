@@ -110,8 +110,8 @@ class Forwarded:
             await self.believing(scope, receive, send)
             return
         if "headers" in scope:
-            kept = [header for header in scope["headers"] if not FORWARDED.match(header[0])]
-            scope = {**scope, "headers": kept}
+            headers = [header for header in scope["headers"] if not FORWARDED.match(header[0])]
+            scope = {**scope, "headers": headers}
         await self.app(scope, receive, send)
 
 

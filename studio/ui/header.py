@@ -44,7 +44,7 @@ THEME_BUTTON = """
 
 
 def notice_area() -> gr.HTML:
-    """The place for sentences to the artist, above every tab."""
+    """The area above the tabs that shows sentences to the artist."""
     return gr.HTML(
         value=None,
         html_template=NOTICE,

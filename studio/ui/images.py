@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,12 +17,12 @@ from studio import __version__
 from studio.pictures.files import (
     MOST_BYTES,
     animation,
+    parameters_of,
     png_with_text,
     sheet,
-    text_of_png,
     thumbnail,
 )
-from studio.pictures.infotext import Parameters, ParametersError, read, write
+from studio.pictures.infotext import Parameters, ParametersError, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 from studio.ui.guard import BYTES
@@ -41,8 +43,8 @@ def routes(store: Store) -> APIRouter:
 
     `/images/ID` is the picture for the screen, `/images/ID/thumbnail` a small one,
     `/images/ID/master` the PNG as it was drawn, and `/images/ID/download` the PNG with its settings
-    in it. `/stories/…` shows all rounds in one file. `/parameters` receives a PNG and answers with
-    its settings, {"ok", "text"}, or {"ok", "sentence"}.
+    in it. `/stories/…` shows all rounds in one file. `/parameters` receives a picture of any
+    program and answers with its settings, {"ok", "made"}, or {"ok", "sentence"}.
     """
     router = APIRouter()
 
@@ -133,13 +135,13 @@ def routes(store: Store) -> APIRouter:
 
 
 def _settings_of(data: bytes) -> dict[str, object]:
-    """The settings in a PNG, or a sentence about why there are none."""
+    """The settings in a picture, or a sentence about why there are none."""
     try:
-        text = text_of_png(data)
-        read(text)
+        parameters = parameters_of(data)
     except ParametersError as error:
         return {"ok": False, "sentence": str(error)}
-    return {"ok": True, "text": text.encode("utf-8", "replace").decode("utf-8")}
+    # as a text: JavaScript would round the longest seeds
+    return {"ok": True, "made": json.dumps(asdict(parameters))}
 
 
 def _existing(store: Store, image: Image | None) -> Path | None:
@@ -190,11 +192,10 @@ def file_stem(image: Image) -> str:
 
 def made_with(store: Store, image: Image) -> Parameters:
     """The settings of a picture, for other tools to read."""
-    lora, strength = "", None
+    loras: tuple[tuple[str, float], ...] = ()
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number
-        lora = f"{store.session(image.session_id).name} round {number}"
-        strength = image.strength
+        loras = ((f"{store.session(image.session_id).name} round {number}", image.strength),)
     return Parameters(
         prompt=image.prompt,
         negative_prompt=image.sampling.negative_prompt,
@@ -208,8 +209,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         clip_skip=image.sampling.clip_skip,
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
-        lora=lora,
-        strength=strength,
+        loras=loras,
         more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
     )
 

@@ -1,8 +1,8 @@
 """The pages' own files: style sheets, scripts and templates, which lie in `assets`.
 
-Each is served under an address that names the content of all, so that a browser keeps it for good
-and never mixes two versions. Scripts are ES modules: they import each other by relative addresses,
-which stay within one version.
+The address of each file names a version, which changes with the content of any of them. So a
+browser may cache a file for ever, and never mixes two versions. Scripts are ES modules: they import
+each other by relative addresses, which stay within one version.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ STYLES = (
     "export/export.css",
 )
 ICON = "favicon.svg"  # always at one address, which bookmarks keep
-THEME = "base/theme.js"  # no module: it paints before the page is there, so that nothing flashes
+THEME = "base/theme.js"  # a plain script: it runs before the first paint, so nothing flashes
 
 
 def _read() -> dict[str, bytes]:
-    """What is served, by name. It is read once: what changes on the disk is of another version."""
+    """The served files by name. They are read once: a later change belongs to another version."""
     paths = sorted(path for path in ASSETS.rglob("*") if path.suffix in TYPES)
     return {path.relative_to(ASSETS).as_posix(): path.read_bytes() for path in paths}
 
 
 def version_of(files: dict[str, bytes]) -> str:
-    """A name for the content of all files: another one as soon as one of them changes."""
+    """A hash of the names and contents of all files."""
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -61,12 +61,12 @@ VERSION = version_of(FILES)
 
 
 def address(name: str) -> str:
-    """Where the page finds one of its files."""
+    """The address of one file."""
     return f"/studio/{VERSION}/{name}"
 
 
 def head() -> str:
-    """What every page has in its head."""
+    """The head of every page."""
     modules = [name for name in FILES if name.endswith(".js") and name != THEME]
     return "\n".join(
         (
@@ -86,9 +86,10 @@ def template(name: str) -> str:
 
 
 def script(name: str, *events: str) -> str:
-    """A module's `begin` run on a component, for `js_on_load` of `gr.HTML`.
+    """Runs a module's `begin` on a component: for `js_on_load` of `gr.HTML`.
 
-    Gradio lets Python hear those events that stand in quotes in the text of the script.
+    `events`: the events that the module triggers. Gradio knows an event only if its name is written
+    in quotes in the script.
     """
     sends = f" // sends {', '.join(repr(event) for event in events)}" if events else ""
     given = "{ element, props, server, trigger, watch }"
@@ -96,7 +97,7 @@ def script(name: str, *events: str) -> str:
 
 
 def routes() -> APIRouter:
-    """The files by version and name; no other version is here."""
+    """The files of this version, by name; another version is not found."""
     router = APIRouter()
 
     @router.get(f"/studio/{ICON}")

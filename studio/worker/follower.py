@@ -6,7 +6,6 @@ They never open the store: every command carries its data, and they write nothin
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,20 +64,16 @@ def start_round(
 
 
 def sample_pairs(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """Main process: draw on all processes; gives the trajectories in the order of the texts.
 
-    require_wanted: see `sampling.sample`; the followers always finish their shares.
-    Raises ModelError with the first follower's error.
+    The followers always finish their shares. Raises ModelError with the first follower's error.
     """
     processes.broadcast(order)
     failure: Exception | None = None
     try:
-        mine = _draw_share(processes, denoiser, order, require_wanted)
+        mine = _draw_share(processes, denoiser, order)
     except Exception as error:
         mine, failure = [], error
     shares = processes.all_gather(mine)
@@ -93,10 +88,7 @@ def sample_pairs(
 
 
 def _draw_share(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """Draw this process's share of a command, one pair after another."""
     adapter = (
@@ -111,7 +103,7 @@ def _draw_share(
                 processes.shard(order.texts), processes.shard(order.seeds), strict=True
             )
             for chains in sampling.sample_groups(
-                denoiser, [text], [seed], order.sampling, order.pictures, require_wanted
+                denoiser, [text], [seed], order.sampling, order.pictures
             )
         ]
 

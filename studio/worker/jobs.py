@@ -24,6 +24,7 @@ from studio.lora import format as lora_format
 from studio.lora.export import export_lora, file_name
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo, StartedFrom
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
@@ -144,7 +145,7 @@ class Jobs:
         other = None
         if job.payload.get("other"):
             lora = StartLora.from_dict(job.payload["other"])
-            other = lora_format.read(Path(lora.path).expanduser()), lora.strength
+            other = lora_format.read(expanded(lora.path)), lora.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
@@ -290,7 +291,7 @@ class Jobs:
         if earlier := job.result.get("session_id"):
             with contextlib.suppress(StoreError):  # incomplete, by a worker that was killed
                 self.store.delete_session(earlier)
-        path = Path(job.payload["path"]).expanduser()
+        path = expanded(job.payload["path"])
         given = datasets.read(path)  # a quick refusal, before a model is loaded
         settings = session.settings
         denoiser = self.renderer.model_of(session)
@@ -327,7 +328,7 @@ class Jobs:
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which is not changed."""
         self.status.report("starting", "Reading a LoRA file.")
-        file = lora_format.read(Path(job.payload["path"]).expanduser())
+        file = lora_format.read(expanded(job.payload["path"]))
         fit = self.renderer.model_of(session).fit(file)
         return {"name": fit.name, "words": fit.words}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
+from studio.paths import expanded
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
 from studio.weights import SNAPSHOTS
@@ -109,7 +110,7 @@ def models_in(folder: str) -> Iterator[str]:
 
     Links are followed, but each folder is entered only once, so that loops end.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     starts = [root / name for name in TOOL_FOLDERS if (root / name).is_dir()] or [root]
     count = 0
     visited: set[tuple[int, int]] = set()

@@ -14,7 +14,7 @@ from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
-from studio.worker.wanted import Cancelled, now_and_then
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
@@ -79,21 +79,20 @@ class PairQueue:
                 raise Cancelled  # the artist has changed the settings
 
         try:
-            questions = follower.sample_pairs(
-                self.processes, denoiser, order, now_and_then(require_wanted)
-            )
+            with self.renderer.while_wanted(require_wanted):
+                questions = follower.sample_pairs(self.processes, denoiser, order)
+                drawn = [sampling.images(denoiser, chains) for chains in questions]
             require_wanted()
         except Cancelled:
             return True
-        for text, chains in zip(texts, questions, strict=True):
-            drawn = sampling.images(denoiser, chains)
+        for text, chains, pictures_drawn in zip(texts, questions, drawn, strict=True):
             pictures = [
                 self.renderer.write(
                     self.renderer.image(session, "pair", text, chain.seed, adapter_id),
                     picture,
                     chain,
                 )
-                for chain, picture in zip(chains, drawn, strict=True)
+                for chain, picture in zip(chains, pictures_drawn, strict=True)
             ]
             self.store.add_question(session.id, text, pictures, adapter_id)
         return True

@@ -23,6 +23,7 @@ from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.lora.format import LoraFile
 from studio.lora.fuse import hash_with
+from studio.paths import expanded
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
@@ -46,8 +47,8 @@ class Renderer:
         self.base: Base = ("", None)  # of the loaded model
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
-        # Called between two steps; raises Cancelled if the picture is no longer wanted.
-        self.require_wanted: Callable[[], None] = sampling.always
+        # Raises Cancelled if the work at hand is no longer wanted: see `Denoiser`.
+        self.require_wanted: Callable[[], None] = models.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
 
@@ -69,6 +70,7 @@ class Renderer:
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._status.report("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device, start=start)
+            self.denoiser.require_wanted = self._check_wanted
             self.base, self._start_stamp = base, stamp
             self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
@@ -113,9 +115,13 @@ class Renderer:
             )
         return denoiser
 
+    def _check_wanted(self) -> None:
+        """The model's check, which is that of the work at hand."""
+        self.require_wanted()
+
     @contextlib.contextmanager
     def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
-        """Inside, drawing stops as soon as `require_wanted` raises Cancelled."""
+        """Inside, the model stops as soon as `require_wanted` raises Cancelled."""
         before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
         try:
             yield
@@ -224,14 +230,7 @@ class Renderer:
         """Draw `wanted` with the model in its present state."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(
-            self.denoiser,
-            [text],
-            [wanted.seed],
-            wanted.sampling,
-            require_wanted=self.require_wanted,
-        )
-        self.require_wanted()  # decoding a large picture takes long, too
+        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
         [picture] = sampling.images(self.denoiser, chains)
         return picture
 
@@ -256,7 +255,7 @@ def _stamp(start: StartLora | None) -> tuple[int, int] | None:
     if start is None:
         return None
     try:
-        status = Path(start.path).expanduser().stat()
+        status = expanded(start.path).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import PIL.Image
@@ -13,7 +12,6 @@ from studio.settings import SamplingSettings
 from studio.store import Session
 from studio.worker.renderer import Renderer, preview_seed
 from studio.worker.status import StatusReporter
-from studio.worker.wanted import now_and_then
 
 REFERENCE_SEEDS = 2  # pictures of each fixed prompt that a round is judged by
 
@@ -32,15 +30,8 @@ class ReferenceImages:
 class RoundChecks:
     """Draws the fixed prompts with a trained adapter, and caches the base model's pictures."""
 
-    def __init__(
-        self,
-        renderer: Renderer,
-        status: StatusReporter,
-        require_wanted: Callable[[Session], None],
-    ) -> None:
-        """require_wanted: raises Cancelled if the round of a session is not to go on."""
+    def __init__(self, renderer: Renderer, status: StatusReporter) -> None:
         self.renderer, self.status = renderer, status
-        self.require_wanted = require_wanted
         self._base: ReferenceImages | None = None
 
     def run(
@@ -66,18 +57,11 @@ class RoundChecks:
         settings, shown = session.settings.sampling, session.settings.shown_prompts
         texts, pictures = [], []
         for prompt in shown:
-            self.require_wanted(session)
             self.status.report("training", "Checking the pictures of the round.")
             first = preview_seed(settings.seed, prompt)
             seeds = [first + offset for offset in range(REFERENCE_SEEDS)]
             texts.append(self.renderer.expand(prompt, first))
-            chains = sampling.sample(
-                denoiser,
-                texts[-1:] * REFERENCE_SEEDS,
-                seeds,
-                settings,
-                require_wanted=now_and_then(lambda: self.require_wanted(session)),
-            )
+            chains = sampling.sample(denoiser, texts[-1:] * REFERENCE_SEEDS, seeds, settings)
             pictures.append(sampling.images(denoiser, chains))
         return ReferenceImages(shown, tuple(texts), settings, denoiser.base_hash, pictures)
 

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +30,6 @@ from studio.store import (
     Adapter,
     PickedPair,
     Round,
-    Session,
     Store,
     StoreDamaged,
     StoreError,
@@ -63,6 +63,7 @@ class ActiveRound:
     training: Training
     left_out: int  # picks with unreadable files
     saved_at_s: float  # of its last checkpoint
+    is_torn: bool = False  # cancelled within an update: only its last checkpoint counts
 
 
 class Rounds:
@@ -86,7 +87,7 @@ class Rounds:
         self.processes = processes
         self.stopping = stopping
         self.active: ActiveRound | None = None
-        self._checks = RoundChecks(renderer, status, self._require_wanted)
+        self._checks = RoundChecks(renderer, status)
         renderer.before_unloading = self.put_down  # a round needs its own model
 
     def begin(self) -> bool:
@@ -127,6 +128,8 @@ class Rounds:
         if active is None:
             return False
         match self.store.round(active.round.id).state:
+            case "running" if active.is_torn:
+                self.put_down()
             case "running":
                 try:
                     self._train_for_a_moment(active)
@@ -157,7 +160,8 @@ class Rounds:
         if active is None:
             return
         try:
-            self._save(active)
+            if not active.is_torn:
+                self._save(active)
             self.store.release_round(active.round.id)
         except StoreError:
             log.warning("A round goes on from an earlier checkpoint", exc_info=True)
@@ -232,7 +236,16 @@ class Rounds:
         while training.update < training.updates:
             started_s = time.monotonic()
             self.processes.broadcast(follower.UPDATE)
-            metrics = training.step()
+            if training.update == training.updates - 1:
+                self.status.report("training", "Learning, and measuring what it learned.")
+            try:
+                # Other processes would wait forever for one that leaves an update.
+                is_alone = self.processes.size == 1
+                with self._while_wanted(active) if is_alone else contextlib.nullcontext():
+                    metrics = training.step()
+            except Cancelled:
+                active.is_torn = True
+                return
             if training.preset != self.renderer.preset:
                 self.renderer.use_preset(training.preset)  # also for the work after the round
             values = {**metrics.values(), "seconds": time.monotonic() - started_s}
@@ -240,7 +253,8 @@ class Rounds:
             if self.stopping.is_set() or time.monotonic() > until_s:
                 break
         if training.update == training.updates:
-            with contextlib.suppress(Cancelled):
+            # Once cancelled, the round resumes here, after its last update.
+            with contextlib.suppress(Cancelled), self._while_wanted(active):
                 self._finish(active)
         elif time.monotonic() - active.saved_at_s > CHECKPOINT_S:
             self._save(active)
@@ -299,13 +313,20 @@ class Rounds:
             wanted = self.renderer.preview(session, prompt, adapter.id)
             self.store.add_image(self.renderer.write(wanted, first))
 
-    def _require_wanted(self, session: Session) -> None:
-        """Raise Cancelled if the worker ends, the round is paused or stopped, or its session is
-        deleted. A resumed round goes on after its last update."""
-        if self.stopping.is_set() or not self.store.has_session(session.id):
-            raise Cancelled
-        if self.active is not None and self.store.round(self.active.round.id).state != "running":
-            raise Cancelled
+    @contextlib.contextmanager
+    def _while_wanted(self, active: ActiveRound) -> Iterator[None]:
+        """Inside, the model raises Cancelled if the worker ends, the round is paused or stopped, or
+        its session is deleted."""
+        round_ = active.round
+
+        def require_wanted() -> None:
+            if self.stopping.is_set() or not self.store.has_session(round_.session_id):
+                raise Cancelled
+            if self.store.round(round_.id).state != "running":
+                raise Cancelled
+
+        with self.renderer.while_wanted(require_wanted):
+            yield
 
     def _end(self, round_: Round, state: str, message: str) -> None:
         """End a round without an adapter; the one in use before stays in use."""

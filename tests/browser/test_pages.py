@@ -282,8 +282,8 @@ def test_the_starter_pack_adds_a_prompt(open_page, store, labelling):
 @pytest.mark.parametrize(
     ("field_id", "value", "sentence"),
     [
-        ("steps", "1", "Steps must be between 2 and 150."),
-        ("guidance", "99", "Guidance must be between 1 and 30."),
+        ("steps", "0", "Steps must be between 1 and 150."),
+        ("guidance", "99", "Guidance must be between 0 and 30."),
         ("seed", "-1", "The seed must be a whole number"),
         ("seed", "", "“Seed” needs a value."),
         ("queue-target", "0", "Between 1 and 64 pairs"),

@@ -26,7 +26,7 @@ from studio.lora import export
 from studio.lora import format as lora_format
 from studio.lora.export import check, export_lora, file_name
 from studio.lora.format import DIFFUSERS_HEADER, FORMATS, LoraError, from_peft
-from studio.lora.metadata import ExportInfo, tensors_sha256
+from studio.lora.metadata import ExportInfo, Serialised
 from studio.lora.names import kohya_name
 from studio.models.adapters import LAYERS
 
@@ -196,7 +196,7 @@ def corrupted(path: Path, change) -> Path:
     metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
     tensors = safetensors.torch.load(data)
     tensors = change(tensors, metadata) or tensors
-    metadata["modelspec.hash_sha256"] = f"0x{tensors_sha256(tensors)}"
+    metadata["modelspec.hash_sha256"] = f"0x{Serialised(tensors).sha256}"
     path.write_bytes(safetensors.torch.save(tensors, metadata))
     return path
 

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image as Pictures
 
-from studio.pictures.files import MOST_BYTES, text_of_png
-from studio.pictures.infotext import Parameters, read
+from studio.pictures.files import MOST_BYTES, parameters_of
+from studio.pictures.infotext import Parameters
 from studio.settings import (
     SessionSettings,
 )
@@ -23,6 +23,7 @@ from studio.store import (
 )
 from studio.ui import images
 from studio.ui.app import build
+from studio.ui.dropin import MADE
 from studio.ui.images import THUMBNAIL_PX
 from tests.browser import seed
 from tests.store.test_store import finish, pick
@@ -135,12 +136,12 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
     assert answer.headers["content-type"] == "image/png"
     name = "na-ve-caf-a-b-2147483648.png"
     assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
-    found = read(text_of_png(answer.content))
+    found = parameters_of(answer.content)
     assert found.prompt == image.prompt
     assert found.negative_prompt == "blurry, grey"
     assert (found.seed, found.guidance, found.eta) == (2**31, 4.5, 1.0)
     assert (found.width_px, found.height_px, found.steps) == (64, 64, 20)
-    assert (found.lora, found.strength) == ("First round 1", 0.75)
+    assert found.loras == (("First round 1", 0.75),)
     assert (found.sampler, found.model_hash, found.model) == ("DDIM", "0123456789", "")
     with (
         Pictures.open(io.BytesIO(answer.content)) as saved,
@@ -148,8 +149,8 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
     ):
         assert saved.tobytes() == kept.tobytes()
     base = drawn(store, session, purpose="preview")
-    found = read(text_of_png(client.get(f"/images/{base.id}/download").content))
-    assert (found.lora, found.strength, found.model) == ("", None, "starter")
+    found = parameters_of(client.get(f"/images/{base.id}/download").content)
+    assert (found.loras, found.model) == ((), "starter")
     store.image_path(base).unlink()
     assert client.get(f"/images/{base.id}/download").status_code == 404
     assert client.get("/images/none/download").status_code == 404
@@ -160,10 +161,10 @@ def test_the_settings_of_a_file_are_read_or_refused_with_a_sentence(client, stor
     saved = client.get(f"/images/{image.id}/download").content
     answer = client.post("/parameters", content=saved).json()
     assert answer["ok"]
-    assert read(answer["text"]).prompt == image.prompt
+    assert MADE.validate_json(answer["made"]).prompt == image.prompt
     for content, sentence in (
         (store.image_path(image).read_bytes(), "does not say how"),
-        (b"", "not a PNG"),
+        (b"", "not a PNG, JPEG or WebP"),
         (b"0" * (MOST_BYTES + 1), "too large"),
     ):
         answer = client.post("/parameters", content=content).json()
@@ -177,12 +178,12 @@ def test_the_text_of_a_picture_is_read_beside_the_event_loop(client, store, sess
     saved = client.get(f"/images/{drawn(store, session).id}/download").content
     on_the_loop = []
 
-    def look(text: str) -> Parameters:
+    def look(data: bytes) -> Parameters:
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread
             on_the_loop.append(asyncio.get_running_loop())
-        return read(text)
+        return parameters_of(data)
 
-    monkeypatch.setattr(images, "read", look)
+    monkeypatch.setattr(images, "parameters_of", look)
     assert client.post("/parameters", content=saved).json()["ok"]
     assert not on_the_loop
 

@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.bench.faults import damage, disks, hostile, kills, rounds
+from studio.bench.faults import damage, disks, growth, hostile, kills, rounds
 from studio.bench.faults.operations import make_homes
 from studio.bench.faults.trial import Row
 
@@ -33,6 +33,7 @@ PARTS = {
     "disks": disks,
     "damage": damage,
     "hostile": hostile,
+    "growth": growth,
     "rounds": rounds,
 }
 HOW_TO_GET_STRACE = "Debian and Ubuntu: apt install strace"

@@ -20,6 +20,12 @@ from studio.bench.faults.trial import (
 )
 
 QUICK_CALLS = 3
+NOBODY = 65534
+CLOSED: dict[str, Callable[[Path], bool]] = {
+    "all of it": lambda path: True,
+    "its folders": Path.is_dir,
+    "its database": lambda path: path.suffix == ".sqlite",
+}
 SMALL_DISK_MB = 1
 # (name of the fault, failing system calls, strace's error): a full disk stays full, and a write
 # error happens once.
@@ -53,6 +59,32 @@ def rows(
     row = Row(f"a disk of {SMALL_DISK_MB} MB runs full")
     if wanted(row.fault):
         yield from _small_disk(row, homes["new"], folder)
+    row = Row("an ordinary user may not write to the home")
+    if wanted(row.fault):
+        yield read_only(row, homes, folder)
+
+
+def read_only(row: Row, homes: dict[str, Home], folder: Path) -> Row:
+    """Every operation on a home without the right to write: to all of it, to its folders, or to its
+    database. Root may write everywhere, so the operations run as nobody."""
+    user = NOBODY if os.geteuid() == 0 else None
+    folder.chmod(0o755)
+    for operation in SHORT:
+        home = home_for(operation, homes)
+        for what, is_closed in CLOSED.items():
+            with copy_of(home, folder) as copy:
+                paths = [copy.parent, copy, *copy.rglob("*")]
+                for path in paths:
+                    if user is not None:
+                        os.chown(path, user, user)
+                    path.chmod(path.stat().st_mode | 0o200)
+                for path in filter(is_closed, paths[1:]):
+                    path.chmod(path.stat().st_mode & ~0o222)
+                done = run(copy, operation, user=user)
+                for path in paths:
+                    path.chmod(path.stat().st_mode | 0o200)
+                tally(row, f"{operation}, {what}", home, copy, done)
+    return row
 
 
 def _small_disk(row: Row, home: Home, folder: Path) -> Iterator[Row]:

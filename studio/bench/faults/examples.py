@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from PIL import Image as Pictures
+from PIL import PngImagePlugin
 
 
 def json_values() -> Any:
@@ -134,3 +140,125 @@ def templates() -> Any:
         [*"{}|[]()$_%:@#\\~!=*<>\"'", "__animal__", "2$$", "a", " ", "1.5", "\0"]
     )
     return st.lists(marks, max_size=60).map("".join) | st.text(max_size=200)
+
+
+def archives(good: Path) -> Any:
+    """Archives with one value of a row replaced."""
+    from hypothesis import strategies as st
+
+    pack, document = _unpacked(good)
+    # also the unchanged one: a reader that accepts none proves nothing
+    return st.one_of(st.just(document), changed(document, json_values())).map(pack)
+
+
+def _unpacked(good: Path) -> tuple[Callable[[Any], bytes], Any]:
+    """The rows of an archive, and a function that packs other rows in their place."""
+    with zipfile.ZipFile(good) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    document = json.loads(contents.pop("session.json"))
+
+    def pack(rows: Any) -> bytes:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("session.json", json.dumps(rows), zipfile.ZIP_DEFLATED)
+            for name, content in contents.items():
+                archive.writestr(name, content)
+        return buffer.getvalue()
+
+    return pack, document
+
+
+def archives_of_wrong_values(good: Path) -> Any:
+    """Archives with a wrong value in one column of a row: every column of the schema is equally
+    frequent, whatever the rows hold."""
+    from hypothesis import strategies as st
+
+    from studio.store.schema import metadata
+
+    pack, document = _unpacked(good)
+    columns = [
+        (table.name, column.name)
+        for table in metadata.sorted_tables
+        for column in table.columns
+        if document["tables"].get(table.name)
+    ]
+
+    def put(where: tuple[str, str], place: int, value: Any) -> bytes:
+        made = json.loads(json.dumps(document))
+        rows = made["tables"][where[0]]
+        rows[place % len(rows)][where[1]] = value
+        return pack(made)
+
+    extremes = st.sampled_from([2**63, -(2**63) - 1, 1e308, -1.0, "", "\0", "x" * 200_000, [], {}])
+    wrong = st.builds(put, st.sampled_from(columns), st.integers(0, 99), json_values() | extremes)
+    return st.just(pack(document)) | wrong
+
+
+def expansions() -> Any:
+    """Prompts whose variables, alternatives and lists expand one another again and again."""
+    from hypothesis import strategies as st
+
+    say = st.sampled_from(["{v} {v}", "${v}${v}${v}", "{{{v}|{v}}}", "{{3-9$$ $${v}|{v}}}", "{v}"])
+
+    def chain(begins: str, links: list[str], end: str) -> str:
+        text = f"${{v0={begins}}}"
+        for number, link in enumerate(links):
+            text += f"${{v{number + 1}={link.replace('{v}', f'${{v{number}}}')}}}"
+        return f"{text}{end}${{v{len(links)}}}"
+
+    chains = st.builds(
+        chain,
+        st.sampled_from(["a", "{x|y}", "__animal__", "{__animal__|__animal__}", ""]),
+        st.lists(say, max_size=40),
+        st.sampled_from(["", "a ", "{z} "]),
+    )
+    nested = st.builds(
+        lambda depth, inner: "{" * depth + inner + "|x}" * depth,
+        st.integers(0, 400),
+        st.sampled_from(["a", "__animal__", "{2$$__animal__}"]),
+    )
+    many = st.builds(
+        lambda count, one: one * count,
+        st.integers(1, 300),
+        st.sampled_from(["__animal__ ", "{2$$__animal__} ", "{a|b}", "{999$$__animal__}"]),
+    )
+    return chains | nested | many
+
+
+def pictures_of_programs() -> Any:
+    """PNG files with settings of other programs, valid or nearly so."""
+    from hypothesis import strategies as st
+
+    keys = st.sampled_from([str(number) for number in range(6)])
+    link = st.tuples(keys, st.integers(0, 2)).map(list)
+    names = st.sampled_from(
+        [
+            *("seed", "steps", "cfg", "positive", "negative", "model", "latent_image", "samples"),
+            *("text", "text_g", "clip", "width", "height", "conditioning", "conditioning_1"),
+            *("lora_name", "ckpt_name", "sampler", "sigmas", "guider", "noise", "images", "value"),
+        ]
+    )
+    node = st.fixed_dictionaries(
+        {
+            "class_type": st.sampled_from(["KSampler", "SaveImage", "CLIPTextEncode", "Reroute"]),
+            "inputs": st.dictionaries(names, link | json_values(), max_size=8),
+        }
+    )
+    graph = st.dictionaries(keys, node | json_values(), max_size=6)
+    flat = st.dictionaries(
+        st.sampled_from(["prompt", "positive_prompt", "steps", "seed", "width", "loras", "image"]),
+        json_values(),
+    )
+    where = st.sampled_from(["invokeai_metadata", "sd-metadata", "Comment", "parameters"])
+    said = st.tuples(st.just("prompt"), graph) | st.tuples(where, flat)
+    texts = said.map(lambda one: {one[0]: json.dumps(one[1])})
+    return (texts | st.dictionaries(where, st.text(max_size=60))).map(_png_saying)
+
+
+def _png_saying(texts: dict[str, str]) -> bytes:
+    notes = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        notes.add_itxt(name, text.encode(errors="replace").decode())
+    buffer = io.BytesIO()
+    Pictures.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=notes)
+    return buffer.getvalue()

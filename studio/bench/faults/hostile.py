@@ -17,7 +17,6 @@ import signal
 import tempfile
 import time
 import traceback
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from studio import models
-from studio.bench.faults.examples import changed, harmed, headers, json_values, pngs, templates
+from studio.bench.faults.examples import (
+    archives,
+    archives_of_wrong_values,
+    changed,
+    expansions,
+    harmed,
+    headers,
+    json_values,
+    pictures_of_programs,
+    pngs,
+    templates,
+)
 from studio.bench.faults.operations import ARCHIVE, Home, things
 from studio.bench.faults.trial import Row
 from studio.engine import trajectory
@@ -178,6 +188,9 @@ NAMES = (
     "archives, harmed",
     "archives with other rows",
     "prompts",
+    "prompts that expand",
+    "archives with wrong values in every column",
+    "settings of other programs",
 )
 
 
@@ -248,7 +261,7 @@ def kinds_of(home: Home, parent: Path) -> list[Kind]:
 
     def settings_in_a_png(content: bytes) -> bool:
         try:
-            infotext.write(infotext.read(picture_files.text_of_png(content)))
+            infotext.write(picture_files.parameters_of(content))
         except infotext.ParametersError:
             return False
         return True
@@ -314,8 +327,16 @@ def kinds_of(home: Home, parent: Path) -> list[Kind]:
         Kind("settings in a PNG", lambda: pngs(picture_bytes), settings_in_a_png),
         Kind("pictures from an archive", lambda: pngs(picture_bytes), picture),
         Kind("archives, harmed", lambda: harmed((parent / ARCHIVE).read_bytes()), archive, 0.5),
-        Kind("archives with other rows", lambda: _archives(parent / ARCHIVE), archive, 0.5),
+        Kind("archives with other rows", lambda: archives(parent / ARCHIVE), archive, 0.5),
         Kind("prompts", templates, prompt),
+        Kind("prompts that expand", expansions, prompt),
+        Kind(
+            "archives with wrong values in every column",
+            lambda: archives_of_wrong_values(parent / ARCHIVE),
+            archive,
+            0.5,
+        ),
+        Kind("settings of other programs", pictures_of_programs, settings_in_a_png),
     ]
 
 
@@ -368,23 +389,3 @@ def _png() -> bytes:
     buffer = io.BytesIO()
     Pictures.linear_gradient("L").resize((8, 8)).convert("RGB").save(buffer, "PNG", pnginfo=notes)
     return buffer.getvalue()
-
-
-def _archives(good: Path) -> Any:
-    """Archives with one value of a row replaced."""
-    with zipfile.ZipFile(good) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    document = json.loads(contents.pop("session.json"))
-
-    def packed(document: Any) -> bytes:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("session.json", json.dumps(document), zipfile.ZIP_DEFLATED)
-            for name, content in contents.items():
-                archive.writestr(name, content)
-        return buffer.getvalue()
-
-    from hypothesis import strategies as st
-
-    # also the unchanged one: a reader that accepts none proves nothing
-    return st.one_of(st.just(document), changed(document, json_values())).map(packed)

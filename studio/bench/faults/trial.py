@@ -69,12 +69,19 @@ class Run:
     traceback: str = ""
 
 
-def run(home: Path, operation: str, inject: str = "", trace: Path | None = None) -> Run:
-    """Carry out an operation on `home` in its own process, with strace's `inject` option."""
+def run(
+    home: Path, operation: str, inject: str = "", trace: Path | None = None, user: int | None = None
+) -> Run:
+    """Carry out an operation on `home` in its own process, with strace's `inject` option, or as
+    another user without root's rights."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         ours.close()
+        if user is not None:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
         _child(theirs, home, operation)
     theirs.close()
     with ours, _traced(pid, inject, trace):

@@ -41,14 +41,17 @@ def adapter(store, session, add_pairs):
 
 def test_what_a_picture_says_is_compared_again(store, session, adapter):
     snapshot = StoreSnapshot(store)
-    found = Parameters("a cat", seed=9, steps=20, lora="First round 1", strength=3.0)
+    found = Parameters("a cat", seed=9, steps=20, loras=(("x", 0.5), ("First round 1", 3.0)))
     values, said = comparison.restored(snapshot, found)
     assert values == ["a cat", 9, 1, adapter.id, 2.0]
-    assert said == "Filled in from the picture."
-    _, said = comparison.restored(
-        snapshot, replace(found, lora="blue", steps=30, negative_prompt="dogs")
+    assert said == (
+        "Filled in from the picture. Not taken over: the LoRA “x” at 0.5 that it was drawn with."
     )
-    assert "drawn with “blue”, which is not of this session" in said
+    other = replace(found, loras=(("blue", 1.0),), steps=30, negative_prompt="dogs", seed=2**64)
+    values, said = comparison.restored(snapshot, other)
+    assert values[3] == adapter.id
+    assert "“blue” at 1 that it was drawn with" in said
+    assert "Its seed 18446744073709551616 is larger" in said
     assert "another setting for steps, negative prompt: drop the picture on Prompt" in said
     with pytest.raises(SettingsError, match="names no prompt"):
         comparison.restored(snapshot, Parameters())

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from studio.pictures.infotext import Parameters
 from studio.settings import (
@@ -23,7 +25,7 @@ from studio.ui.sessions import begin_session
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.export import exports
 from studio.ui.tabs.prompt import model, preview, prompts
-from studio.ui.tabs.prompt.from_picture import restored
+from studio.ui.tabs.prompt.from_picture import nearest_size, restored
 from studio.ui.tabs.prompt.sizes import fitting_sizes, size_chips
 from studio.ui.tabs.train import strip
 
@@ -55,11 +57,11 @@ def test_what_a_model_does_not_read_is_named_as_long_as_it_is_written(store):
     store.update_settings(session.id, replace(session.settings, prompts=("a dog", long)))
     [job] = store.jobs(session.id, kind="preview")
     store.update_job(job.id, state="done", result={"unread": {long: "for <ever>", "old": "x"}})
-    said = prompts.cut_prompts(StoreSnapshot(store))
+    said = prompts.prompt_notes(StoreSnapshot(store))
     assert "for &lt;ever&gt;” is left out" in said
     assert said.count("<li>") == 1
     store.update_settings(session.id, session.settings)
-    assert prompts.cut_prompts(StoreSnapshot(store)) == ""
+    assert prompts.prompt_notes(StoreSnapshot(store)) == ""
 
 
 NASTY = "<img src=x onerror=alert(1)> `${alert(1)}` {{value}} \"'"
@@ -81,29 +83,112 @@ def test_what_the_artist_types_is_never_html(store: Store):
 SETTINGS = SessionSettings(prompts=("a red apple", "two lions"))
 
 
-def test_what_a_picture_says_becomes_the_sessions_settings():
-    found = Parameters("a cat,\n sitting", "dogs", 28, "DDIM", 6.5, 9, 128, 192, 0.0, strength=0.5)
-    settings, said = restored(replace(SETTINGS, prompts=("b", "a cat, sitting")), found)
+def test_what_a_picture_says_becomes_the_sessions_settings(tmp_path):
+    found = Parameters("a cat,\n sitting", "dogs", 28, "DDIM", 6.5, 9, 128, 192, 0.0)
+    before = replace(SETTINGS, prompts=("b", "a cat, sitting"))
+    settings, said = restored(before, found, tmp_path)
     assert settings.prompts == ("a cat, sitting", "b")
     made = settings.sampling
     assert (made.steps, made.guidance, made.seed, made.negative_prompt) == (28, 6.5, 9, "dogs")
     assert (made.width_px, made.height_px, made.eta) == (128, 192, 1.0)
-    assert said.startswith("Taken over: its prompt, negative prompt “dogs”, seed 9, 28 steps")
-    assert "drawn by" not in said
-    bare, said = restored(settings, Parameters("a dog", steps=5, sampler="Euler"))
+    assert said == (
+        "Taken over: its prompt, negative prompt “dogs”, seed 9, 28 steps, guidance 6.5, "
+        "128 × 192 pixels."
+    )
+    bare, said = restored(settings, Parameters("a dog", steps=5, sampler="Euler"), tmp_path)
     assert bare.sampling.negative_prompt == ""
     assert bare.sampling.seed == 9
     assert "no negative prompt, 5 steps. It was drawn by Euler" in said
-    skipped, said = restored(settings, replace(found, clip_skip=2))
+    skipped, said = restored(settings, replace(found, clip_skip=2), tmp_path)
     assert skipped.sampling.clip_skip == 2
-    assert "192 high, clip skip 2" in said
-    again, said = restored(skipped, found)  # one that does not say so was drawn without
+    assert "192 pixels, clip skip 2" in said
+    again, said = restored(skipped, found, tmp_path)  # one without was drawn without
     assert again.sampling.clip_skip == 1
     assert "clip skip 1" in said
     xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
-    assert restored(settings, replace(found, clip_skip=2), xl)[0].sampling.clip_skip == 1
-    with pytest.raises(SettingsError, match="multiple of 8"):
-        restored(SETTINGS, replace(found, width_px=100))
+    assert restored(settings, replace(found, clip_skip=2), tmp_path, xl)[0] == settings
+
+
+def test_signs_of_other_programs_are_named_under_the_prompts(store, session):
+    store.set_last_session(session.id)
+    signs = ("a <b>cat</b> <lora:ink:0.8>", "a [cat|dog] <lora:blue:1>")
+    store.update_settings(session.id, replace(SETTINGS, prompts=signs))
+    shown = prompts.prompt_notes(StoreSnapshot(store))
+    assert shown.count("loads no LoRA here") == 1
+    assert "“&lt;lora:ink:0.8&gt;”" in shown
+    assert "“[cat|dog]” does not alternate" in shown
+    store.update_settings(session.id, SETTINGS)
+    assert prompts.prompt_notes(StoreSnapshot(store)) == ""
+
+
+GOOD = Parameters("a cat", "dogs", 28, "DDIM", 6.5, 9, 128, 192)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"steps": 200}, "Not taken over: 200 steps. Steps must be between 1 and 150."),
+        ({"steps": 0}, "Not taken over: 0 steps. Steps must"),
+        ({"guidance": 31.0}, "Not taken over: guidance 31. Guidance must be between 0 and 30."),
+        ({"seed": 2**64 - 1}, "Not taken over: seed 18446744073709551615. The seed must"),
+        ({"clip_skip": 99}, "Not taken over: clip skip 99. Clip skip must be"),
+        ({"prompt": "a " * 1001}, "Not taken over: its prompt."),
+        ({"prompt": "a {cat"}, "Not taken over: its prompt. “a {cat” cannot be read"),
+        ({"negative_prompt": "x" * 2001}, "longer than 2000 characters"),
+        ({"loras": (("blue", 0.8), ("ink", 1.0))}, "the LoRA “blue” at 0.8, “ink” at 1 that it"),
+        ({"unread": ("Its soul is not read.",)}, "Its soul is not read."),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_each_part_of_a_picture_stands_by_itself(tmp_path, changed, sentence):
+    """What does not fit is named with the reason, and all else is taken over."""
+    good, _ = restored(SETTINGS, GOOD, tmp_path)
+    settings, said = restored(SETTINGS, replace(GOOD, **changed), tmp_path)
+    assert sentence in said
+    [name] = changed
+    if name in ("prompt", "loras", "unread", "clip_skip"):
+        assert settings.sampling == good.sampling
+    else:
+        assert settings.prompts == good.prompts
+        kept = getattr(SETTINGS.sampling, name)
+        assert settings.sampling == replace(good.sampling, **{name: kept})
+
+
+def test_everyday_settings_of_turbo_models_are_taken_over(tmp_path):
+    for steps, guidance in ((1, 1.0), (1, 0.0), (4, 1.5)):
+        found = replace(GOOD, steps=steps, guidance=guidance)
+        settings, said = restored(SETTINGS, found, tmp_path)
+        assert (settings.sampling.steps, settings.sampling.guidance) == (steps, guidance)
+        assert "Not taken over" not in said
+
+
+def test_a_size_that_cannot_be_drawn_becomes_the_nearest(tmp_path):
+    found = replace(GOOD, width_px=513, height_px=700)
+    settings, said = restored(SETTINGS, found, tmp_path)
+    assert (settings.sampling.width_px, settings.sampling.height_px) == (512, 704)
+    assert "512 × 704 pixels, the nearest size to its 513 × 700" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        ((512, 768), (512, 768)),
+        ((4096, 2048), (2048, 1024)),  # of the same shape
+        ((100_000, 10), (2048, 64)),
+        ((1, 1), (64, 64)),
+        ((1024, 2051), (1024, 2048)),
+        ((10**19, 10**19), (2048, 2048)),
+    ],
+)
+def test_the_nearest_size(size, nearest):
+    assert nearest_size(*size) == nearest
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_every_size_has_one_near_that_can_be_drawn(width, height):
+    width_px, height_px = nearest_size(width, height)
+    SamplingSettings(width_px=width_px, height_px=height_px)
+    assert nearest_size(width_px, height_px) == (width_px, height_px)
 
 
 # --- sizes ---------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ export function begin({ element, props, server, watch }) {
   /* A pair that was answered in another window makes room for the next one. */
   async function follow() {
     if (!state.exam || !outbox.isEmpty) return;
-    const reply = await server.look({}).catch(() => null);
+    const reply = await server.poll({}).catch(() => null);
     if (reply?.ok && outbox.isEmpty) accept(reply.state);
   }
 

@@ -90,7 +90,7 @@ export class Queue {
     const asked = this.shown;
     if (!asked || asked.reopened || !this.isAllSent || this.#isFollowing) return;
     this.#isFollowing = true;
-    const reply = await this.#server.look({ session_id: this.state.session_id, pair_id: asked.id }).catch(() => null);
+    const reply = await this.#server.poll({ session_id: this.state.session_id, pair_id: asked.id }).catch(() => null);
     if (reply?.ok && this.isAllSent && this.shown === asked && !asked.reopened) {
       if (reply.is_answered) {
         this.line.shift();

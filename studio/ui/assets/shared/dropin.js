@@ -13,7 +13,7 @@ export function begin({ element, trigger }) {
     const reply = await sent.then((answer) => answer.json()).catch(() => null);
     if (!reply) notify("bad", "The studio does not answer. Try again in a moment.");
     else if (!reply.ok) notify("bad", reply.sentence);
-    else trigger("restore", { text: reply.text });
+    else trigger("restore", { made: reply.made });
   }
 
   element.querySelector("button").addEventListener("click", () => input.click());

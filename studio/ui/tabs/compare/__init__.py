@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.pictures.infotext import Parameters
 from studio.settings import StartLora
 from studio.store.rows import Session
@@ -108,7 +109,7 @@ def build(page: Page) -> None:
     ) -> None:
         payload = comparison.comparison_payload(text, first, count, adapter_id, strength)
         if other_path and other_path.strip():
-            lora = StartLora(other_path.strip().strip("\"'"), float(other_strength))
+            lora = StartLora(typed(other_path), float(other_strength))
             payload["other"] = lora.to_dict()
         page.store.add_job(session.id, "compare", payload)
 

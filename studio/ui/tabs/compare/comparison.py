@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from studio.pictures.infotext import Parameters, lora_name
-from studio.settings import MAX_PROMPT_CHARACTERS, SettingsError, StartLora
+from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, StartLora
 from studio.store.rows import Job
 from studio.ui.adapters import round_number
+from studio.ui.dropin import left_out_loras
 from studio.ui.images import image_url
 from studio.ui.jobs import progress
 from studio.ui.models import reads_clip_skip
@@ -50,17 +51,20 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
         raise SettingsError("This picture names no prompt.")
     name = snapshot.session.name
     adapter_ids = {lora_name(f"{name} round {a.number}"): a.id for a in snapshot.adapters}
-    strength = parameters.strength
+    own = next((lora for lora in parameters.loras if lora[0] in adapter_ids), None)
+    seed = parameters.seed
+    is_too_large = seed is not None and seed > LARGEST_INTEGER
     values = [
         " ".join(parameters.prompt.split()),
-        gr.skip() if parameters.seed is None else parameters.seed,
+        gr.skip() if seed is None or is_too_large else seed,
         1,
-        adapter_ids.get(parameters.lora, snapshot.session.current_adapter_id),
-        gr.skip() if strength is None else min(2.0, max(0.0, strength)),
+        adapter_ids[own[0]] if own else snapshot.session.current_adapter_id,
+        min(2.0, max(0.0, own[1])) if own else gr.skip(),
     ]
-    sentence = "Filled in from the picture."
-    if parameters.lora and parameters.lora not in adapter_ids:
-        sentence += f" It was drawn with “{parameters.lora}”, which is not of this session."
+    remarks = [*left_out_loras(parameters, adapter_ids), *parameters.unread]
+    if is_too_large:
+        remarks.append(f"Its seed {seed} is larger than a seed can be here.")
+    sentence = " ".join(["Filled in from the picture.", *remarks])
     if different := _different_settings(snapshot, parameters):
         sentence += (
             f" This session has another setting for {', '.join(different)}: drop the picture on "

@@ -101,7 +101,7 @@ def _server_functions(page: Page) -> list[Any]:
             "state": page_state(StoreSnapshot(store)),
         }
 
-    def look(payload: dict[str, Any]) -> dict[str, Any]:
+    def poll(payload: dict[str, Any]) -> dict[str, Any]:
         """The exam as it is now, with the answers from other windows."""
         return {"state": page_state(StoreSnapshot(store))}
 
@@ -117,4 +117,4 @@ def _server_functions(page: Page) -> list[Any]:
         store.draw_exam(payload["exam_id"])
         return {"state": page_state(StoreSnapshot(store))}
 
-    return [server_function(call, page) for call in (answer, look, take_back, leave, draw)]
+    return [server_function(call, page) for call in (answer, poll, take_back, leave, draw)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.settings import SettingsError
 from studio.store.rows import Job, Session
 from studio.ui import words
@@ -74,7 +75,7 @@ def build(page: Page, is_local: bool) -> None:
         store.add_job(session.id, "give_picks", {"form": form})
 
     def take_picks(session: Session, text: str) -> None:
-        wanted = text.strip().strip("\"'")
+        wanted = typed(text)
         if not wanted:
             raise SettingsError("Write the path of a folder with picks first.")
         store.add_job(session.id, "take_picks", {"path": wanted})

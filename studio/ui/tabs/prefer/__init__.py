@@ -35,7 +35,7 @@ def build(page: Page) -> None:
             "state": page_state(StoreSnapshot(store)),
         }
 
-    def look(payload: dict[str, Any]) -> dict[str, Any]:
+    def poll(payload: dict[str, Any]) -> dict[str, Any]:
         """Whether a question has an answer by now, perhaps from another window."""
         answers = store.recent_answers(payload["session_id"], limit=PICKS_SENT)
         is_answered = any(answer.question.id == payload["pair_id"] for answer in answers)
@@ -84,7 +84,7 @@ def build(page: Page) -> None:
             "total": store.pick_counts(session_id).total,
         }
 
-    calls = (pick, look, undo, size, favourite, note, picked)
+    calls = (pick, poll, undo, size, favourite, note, picked)
     component = gr.HTML(
         value=None,
         html_template=template("prefer/prefer.html"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from studio.paths import expanded, typed
 from studio.settings import SessionSettings, is_hub_id
 from studio.store.rows import Job, KnownModel
 from studio.ui import words
@@ -18,8 +19,8 @@ MAX_OFFERS = 3  # copies of a session's model, wherever they were found
 
 def with_folder(folders: list[str], text: str) -> list[str]:
     """The folders and one more, as the artist typed it. Raises ValueError if it is no folder."""
-    path = Path(text.strip().strip("\"'")).expanduser()
-    if not text.strip():
+    path = expanded(typed(text))
+    if not typed(text):
         raise ValueError("Write the path of a folder first.")
     try:
         if not path.is_dir():
@@ -161,7 +162,7 @@ def _exists(base_model: str) -> bool:
     if base_model == "starter" or is_hub_id(base_model):
         return True
     try:
-        return Path(base_model).expanduser().exists()
+        return expanded(base_model).exists()
     except (OSError, ValueError):
         return False
 

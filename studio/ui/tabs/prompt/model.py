@@ -8,6 +8,7 @@ from html import escape
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import Store
 from studio.store.rows import Job, Session
@@ -65,9 +66,9 @@ def build(page: Page) -> None:
         return {folder: ""}
 
     def inspect(session: Session, text: str) -> None:
-        if not text.strip():
+        if not typed(text):
             raise SettingsError("Write the path or the name of a model first.")
-        store.add_job(session.id, "inspect", {"path": text.strip().strip("\"'")})
+        store.add_job(session.id, "inspect", {"path": typed(text)})
 
     for event in (add.click, folder.submit):
         page.on(event, add_folder, inputs=[folder], outputs=[folder])

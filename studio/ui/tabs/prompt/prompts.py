@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.prompting import foreign
 from studio.prompting.alternatives import expand
 from studio.settings import SessionSettings, SettingsError
 from studio.store.rows import Session
@@ -33,7 +34,7 @@ def build(page: Page) -> None:
         elem_id="prompts",
         elem_classes="autosave",
     )
-    cut = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
+    notes = gr.HTML(apply_default_css=False, elem_id="too-long", elem_classes="under-field")
     pack = gr.HTML(
         apply_default_css=False,
         elem_id="starter-pack",
@@ -64,8 +65,8 @@ def build(page: Page) -> None:
         after=partial(refresh_preview, page),
     )
     page.show(
-        lambda snapshot: {pack: pack_chips(snapshot.settings), cut: cut_prompts(snapshot)},
-        [pack, cut],
+        lambda snapshot: {pack: pack_chips(snapshot.settings), notes: prompt_notes(snapshot)},
+        [pack, notes],
     )
 
     def add(session: Session, event: gr.EventData) -> Values:
@@ -100,19 +101,24 @@ def with_prompts(settings: SessionSettings, text: str, wildcards: Path) -> Sessi
     return settings
 
 
-def cut_prompts(snapshot: StoreSnapshot) -> str:
-    """The prompts whose ends the model cannot read, as the newest preview job found."""
+def prompt_notes(snapshot: StoreSnapshot) -> str:
+    """Signs of other programs in the prompts, and prompts whose ends the model cannot read.
+
+    The newest preview job has found those ends.
+    """
     job = snapshot.newest_job("preview")
     ends = job.result.get("unread", {}) if job is not None else {}
     prompts = (*snapshot.settings.prompts, snapshot.settings.sampling.negative_prompt)
+    signs = "".join(f"<p class='soft'>{escape(sign)}</p>" for sign in foreign.remarks(prompts))
     lines = "".join(
         f"<li>“{escape(prompt[:40])}…”: “{escape(ends[prompt])}” is left out</li>"
         for prompt in prompts
         if prompt in ends
     )
     if not lines:
-        return ""
-    return f"<p class='soft'>Longer than this model reads:</p><ul class='soft'>{lines}</ul>"
+        return signs
+    longer = "<p class='soft'>Longer than this model reads:</p>"
+    return f"{signs}{longer}<ul class='soft'>{lines}</ul>"
 
 
 def pack_chips(settings: SessionSettings) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.settings import SessionSettings, SettingsError
+from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.fields import Field, save_fields
 from studio.ui.models import reads_clip_skip
@@ -25,7 +25,9 @@ def build(page: Page) -> None:
     """A field for every setting, and the sizes that fit the model."""
     with gr.Row(elem_classes="numbers"):
         steps = _number("Steps", "More is finer and slower.", "steps", precision=0)
-        guidance = _number("Guidance", "How closely it follows the prompt.", "guidance")
+        guidance = _number(
+            "Guidance", "How closely it follows the prompt; 1 for Turbo and LCM.", "guidance"
+        )
         seed = _number("Seed", "Another number, other pictures.", "seed", precision=0)
     sizes = gr.HTML(
         apply_default_css=False, elem_id="shapes", js_on_load=click_events("choose_size")
@@ -68,14 +70,10 @@ def build(page: Page) -> None:
 
     def view(snapshot: StoreSnapshot) -> Values:
         settings = snapshot.settings
-        warning = (
-            "<p class='soft'>Picks on pictures made in different ways cannot be learned "
-            "together: after a change here, a round learns from the new pictures alone.</p>"
-        )
         return {
             sizes: size_chips(settings.base_model, snapshot.model, settings.sampling),
             clip_skip_row: gr.update(visible=reads_clip_skip(snapshot.model)),
-            note: warning if snapshot.counts.usable else "",
+            note: _notes(settings.sampling, bool(snapshot.counts.usable)),
         }
 
     page.show(view, [sizes, clip_skip_row, note])
@@ -88,6 +86,21 @@ def build(page: Page) -> None:
         refresh_preview(page, session.settings, saved)
 
     page.on(sizes.choose_size, choose_size, with_event=True, refill=True)
+
+
+def _notes(sampling: SamplingSettings, has_picks: bool) -> str:
+    """Consequences of the settings that are not obvious."""
+    notes = []
+    if has_picks:
+        notes.append(
+            "Picks on pictures made in different ways cannot be learned together: after a change "
+            "here, a round learns from the new pictures alone."
+        )
+    if sampling.guidance <= 1 and sampling.negative_prompt:
+        notes.append("The negative prompt is read only with guidance above 1.")
+    if sampling.steps == 1 and sampling.shared_noise:
+        notes.append("With a single step, both pictures of a pair start from noise of their own.")
+    return "".join(f"<p class='soft'>{note}</p>" for note in notes)
 
 
 def _number(label: str, info: str, elem_id: str, precision: int | None = None) -> gr.Number:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.paths import typed
 from studio.settings import SettingsError, StartLora
 from studio.store.rows import Session
 from studio.ui.jobs import cancel_queued
@@ -63,7 +64,7 @@ def build(page: Page) -> None:
     page.fill(form, [path, strength])
 
     def inspect(session: Session, text: str) -> None:
-        wanted = text.strip().strip("\"'")
+        wanted = typed(text)
         if not wanted:
             raise SettingsError("Write the path of a LoRA file first.")
         cancel_queued(store, session.id, "fit")
