@@ -82,9 +82,9 @@ def is_hub_id(base_model: str) -> bool:
 
 
 class _Stored:
-    """`to_dict` and `from_dict` for frozen dataclasses; `_nested`: the types of inner settings."""
+    """`to_dict` and `from_dict` for frozen dataclasses; `nested`: the types of inner settings."""
 
-    _nested: ClassVar[dict[str, type]] = {}
+    nested: ClassVar[dict[str, type]] = {}
     # Values of later fields in settings from before these fields. Missing keys are read with these
     # values, and equal values are not written, so that old and new dictionaries compare equal.
     _before: ClassVar[dict[str, Any]] = {}
@@ -102,8 +102,8 @@ class _Stored:
             if value is None and optional:
                 continue
             fits, sentence = True, f"The setting {each.name} is invalid."
-            if each.name in self._nested:
-                fits = isinstance(value, self._nested[each.name])
+            if each.name in self.nested:
+                fits = isinstance(value, self.nested[each.name])
             elif kind in ("int", "float"):
                 least, most, sentence = each.metadata["within"]
                 fits = _is_number(value, whole=kind == "int") and least <= value <= most
@@ -131,7 +131,7 @@ class _Stored:
         unknown = sorted(map(str, set(values) - names))
         _require(not unknown, f"Unknown setting: {', '.join(unknown)}.")
         values = {**cls._before, **values}
-        for name, kind in cls._nested.items():
+        for name, kind in cls.nested.items():
             if isinstance(values.get(name), dict):
                 values[name] = kind.from_dict(values[name])
         for name, value in values.items():
@@ -245,7 +245,9 @@ class TrainingSettings(_Stored):
     guided: bool = False  # train with classifier-free guidance, or with the prompt only
     optimizer: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = _positive(3e-4, 1.0, "The learning rate must lie between 0 and 1.")
-    timestep_fraction: float = _positive(0.25, 1.0, "The noisiest share must lie between 0 and 1.")
+    timestep_fraction: float = _positive(
+        0.25, 1.0, "The fraction of timesteps must lie between 0 and 1."
+    )
     layers: Literal["attention", "attention_and_shortcuts"] = "attention_and_shortcuts"
     shortcut_rate: float = _positive(0.25, 1.0, "The shortcuts' rate must lie between 0 and 1.")
     target_shift: float | None = _positive(
@@ -404,7 +406,7 @@ class SessionSettings(_Stored):
         "model_hash": "",
         "model_bytes": 0,
     }
-    _nested: ClassVar[dict[str, type]] = {
+    nested: ClassVar[dict[str, type]] = {
         "start": StartLora,
         "sampling": SamplingSettings,
         "training": TrainingSettings,

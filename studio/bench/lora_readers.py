@@ -65,10 +65,11 @@ def _keys_of(changes: Mapping[str, Tensor], path: Path, family: str) -> set[str]
     return {key for key in load_file(path) if key.split(".")[0] in stems}
 
 
+CONTEXT_WIDTHS = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
 COMFY_CONFIG = {
-    "sd1": {"context_dim": 768, "depth": [1, 1, 1, 1, 1, 1, 0, 0], "mult": [1, 2, 4, 4]},
-    "sd2": {"context_dim": 1024, "depth": [1, 1, 1, 1, 1, 1, 0, 0], "mult": [1, 2, 4, 4]},
-    "sdxl": {"context_dim": 2048, "depth": [0, 0, 2, 2, 10, 10], "mult": [1, 2, 4]},
+    "sd1": {"depth": [1, 1, 1, 1, 1, 1, 0, 0], "mult": [1, 2, 4, 4]},
+    "sd2": {"depth": [1, 1, 1, 1, 1, 1, 0, 0], "mult": [1, 2, 4, 4]},
+    "sdxl": {"depth": [0, 0, 2, 2, 10, 10], "mult": [1, 2, 4]},
 }
 
 
@@ -90,7 +91,7 @@ def by_comfyui(path: Path, family: str) -> Loaded:
         "model_channels": 320,
         "num_res_blocks": [2] * levels,
         "channel_mult": comfy["mult"],
-        "context_dim": comfy["context_dim"],
+        "context_dim": CONTEXT_WIDTHS[family],
         "transformer_depth": list(depth),
         "transformer_depth_output": output,
         "transformer_depth_middle": depth[-1] or 1,
@@ -160,7 +161,7 @@ def by_sd_scripts(path: Path, family: str) -> Loaded:
             unet = original.UNet2DConditionModel(
                 sample_size=64,
                 attention_head_dim=facts.heads or [5, 10, 20, 20],
-                cross_attention_dim=COMFY_CONFIG[family]["context_dim"],
+                cross_attention_dim=CONTEXT_WIDTHS[family],
                 use_linear_projection=facts.linear_projection,
             )
     tensors = load_file(path)

@@ -125,7 +125,7 @@ def _usable(kind: Any, written: Any) -> dict[str, Any]:
     for name in (field.name for field in dataclasses.fields(kind)):
         if not isinstance(written, dict) or name not in written:
             continue
-        nested = kind._nested.get(name)
+        nested = kind.nested.get(name)
         attempts = [written[name]] + ([_usable(nested, written[name])] if nested else [])
         for value in attempts:
             try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from studio import models
-from studio.bench import artists, clicks
+from studio.bench import artists, clicks, held_out
 from studio.bench.held_out import (
     HELD_OUT_PROMPTS,
     IMAGES_PER_PROMPT,
@@ -71,13 +71,13 @@ def test_no_prompt_is_both_learned_from_and_asked_about():
         split_prompts(judge, 0),
         split_prompts(judge, 1),
     )
-    for training, held_out in (first, second):
-        assert not set(training) & set(held_out.objects)
-        assert set(training) | set(held_out.objects) == set(judge.objects)
-        assert len(held_out.objects) == HELD_OUT_PROMPTS
-        assert {name for name, _, _ in held_out.named} <= set(held_out.objects)
-        assert {style for _, style, _ in held_out.named} == set(judge.styles)
-        assert len({names[1:] for names in held_out.named}) == NAMED_PROMPTS
+    for training, unseen in (first, second):
+        assert not set(training) & set(unseen.objects)
+        assert set(training) | set(unseen.objects) == set(judge.objects)
+        assert len(unseen.objects) == HELD_OUT_PROMPTS
+        assert {name for name, _, _ in unseen.named} <= set(unseen.objects)
+        assert {style for _, style, _ in unseen.named} == set(judge.styles)
+        assert len({names[1:] for names in unseen.named}) == NAMED_PROMPTS
     assert first[1] == second[1]  # seeds are compared on the same prompts
     assert first[0] != second[0]
 
@@ -175,8 +175,8 @@ def test_an_artist_that_is_not_there_is_answered_with_a_sentence(reference, sent
 
 def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, capsys):
     """Few picks, on the starter model: every figure is there, and a picture of both."""
-    monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
-    monkeypatch.setattr(clicks, "NAMED_PROMPTS", 2)
+    monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)
+    monkeypatch.setattr(held_out, "NAMED_PROMPTS", 2)
     (tmp_path / "mine.py").write_text(
         "def bright(image, prompt):\n    return image.convert('L').resize((1, 1)).tobytes()[0]\n",
         encoding="utf-8",
@@ -205,8 +205,8 @@ def test_an_artist_without_a_taste_ends_the_run_with_a_sentence(monkeypatch):
 
 def test_several_numbers_of_picks_are_looked_at_on_one_way(tmp_path, monkeypatch, capsys):
     """After one round and after two; the base is drawn once, and fine-tuning is a baseline."""
-    monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
-    monkeypatch.setattr(clicks, "NAMED_PROMPTS", 1)
+    monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)
+    monkeypatch.setattr(held_out, "NAMED_PROMPTS", 1)
     few = ["updates_base=1", "updates_per_pick=0", "batch_pairs=2", "micro_batch_pairs=2"]
     path = tmp_path / "figures.json"
     arguments = ["--picks", "20", "16", "--seeds", "1", "--objective", "finetune"]

@@ -102,7 +102,7 @@ def test_rows_become_a_table_and_a_plot_without_running_again(tmp_path, capsys):
     arguments += ["--picks", "16", "32", "--seeds", "0", "1", "--rows", str(path)]
     arguments += ["--table", str(tmp_path / "t.md"), "--plot", *map(str, plots)]
     assert curves.main(arguments) == 0
-    assert "0 of 2 runs are to be done." in capsys.readouterr().out
+    assert "0 of 2 runs are missing." in capsys.readouterr().out
     assert (tmp_path / "t.md").read_text(encoding="utf-8") == curves.table(rows)
     assert Image.open(plots[0]).width > 800
     first = plots[1].read_bytes()
@@ -142,5 +142,5 @@ def test_what_a_way_changes_is_a_change(way: curves.Way):
 
 
 def test_nothing_to_draw_is_a_sentence(tmp_path):
-    with pytest.raises(SystemExit, match="nothing to draw"):
+    with pytest.raises(SystemExit, match="no rows to plot"):
         curves.main(["--seeds", "--rows", str(tmp_path / "none.jsonl")])

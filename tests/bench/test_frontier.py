@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from studio.bench import clicks, frontier, runs
+from studio.bench import frontier, held_out, runs
 from studio.bench.frontier import WAYS
 
 
@@ -48,8 +48,8 @@ def test_what_is_kept_is_drawn_without_running_again(tmp_path: Path, capsys) -> 
 
 def test_a_way_is_taken_to_every_reach(monkeypatch) -> None:
     """On the starter; published D3PO, which comes to next to nothing by itself."""
-    monkeypatch.setattr(clicks, "HELD_OUT_PROMPTS", 2)
-    monkeypatch.setattr(clicks, "NAMED_PROMPTS", 1)
+    monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)
+    monkeypatch.setattr(held_out, "NAMED_PROMPTS", 1)
     first, second = frontier.run("bright", "D3PO as published", 4, [0.1, 0.2], threads=1)
     assert first["came_to"] == second["came_to"] < 0.01
     assert (first["target_shift"], second["target_shift"]) == (0.1, 0.2)
@@ -59,5 +59,5 @@ def test_a_way_is_taken_to_every_reach(monkeypatch) -> None:
 
 
 def test_nothing_to_draw_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="nothing to draw"):
+    with pytest.raises(SystemExit, match="no rows to plot"):
         frontier.main(["--artists", "--rows", str(tmp_path / "none.jsonl")])
