@@ -30,6 +30,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
+FEWEST_PICKS = 4  # of left or right, that a round can learn from
 MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
 UNBOUNDED = 256  # looks at a pair: more than a round has, so that none comes twice
 PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
@@ -170,10 +171,16 @@ class SamplingSettings(_Stored):
     # What two pictures of one round may differ in.
     _of_each_picture: ClassVar[tuple[str, ...]] = ("seed", "shared_noise")
 
+    @property
+    def of_a_round(self) -> SamplingSettings:
+        """What the pictures of one round have in common: all but seed and shared noise."""
+        usual = SamplingSettings()
+        each = {name: getattr(usual, name) for name in self._of_each_picture}
+        return dataclasses.replace(self, **each)
+
     def may_share_a_round_with(self, other: SamplingSettings) -> bool:
-        """Whether a round may learn from pictures of both: equal but for seed and shared noise."""
-        own = {name: getattr(other, name) for name in self._of_each_picture}
-        return dataclasses.replace(self, **own) == other
+        """Whether a round may learn from pictures of both."""
+        return self.of_a_round == other.of_a_round
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,11 +30,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from studio.bench import timing
-from studio.bench.clicks_latency import PROMPTS, BenchError, studio, wait_for
+from studio.bench.served import PROMPTS, Tab, studio, wait_for
 from studio.files import TEMPORARY_PREFIX
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store, database_complaints, examine_files
@@ -61,77 +60,6 @@ SETTINGS = SessionSettings(
     ),
     queue_target=16,
 )
-
-
-class Tab:
-    """A page as the browser has it open: its state lives in the server under a name of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S, headers={"Origin": url})
-        self.http.get("/").raise_for_status()
-        config = self.http.get("/config").raise_for_status().json()
-        self._parts = {one["id"]: one["props"] for one in config["components"]}
-        self._ids = {props.get("elem_id"): id_ for id_, props in self._parts.items()}
-        self._events = {
-            tuple(target): one for one in config["dependencies"] for target in one["targets"]
-        }
-        self._name = uuid.uuid4().hex
-        # Kept open as the browser does: by its end the server knows that the page is gone.
-        beat = self.http.build_request("GET", f"/gradio_api/heartbeat/{self._name}")
-        self._heartbeat = self.http.send(beat, stream=True)
-        self._timer = next(id_ for id_, event in self._events if event == "tick")
-        self._send(next(one for (_, event), one in self._events.items() if event == "load"))
-
-    def poll(self) -> None:
-        self._send(self._events[self._timer, "tick"])
-
-    def press(self, button: str, **values: Any) -> None:
-        """Press a button; `values` are what its fields hold, by their names with _ for -."""
-        self._send(self._events[self._ids[button], "click"], values)
-
-    def choose(self, part: str, event: str, about: dict[str, Any]) -> None:
-        """An event of one of our own components."""
-        self._send(self._events[self._ids[part], event], event_data=about)
-
-    def call(self, part: str, name: str, **payload: Any) -> dict[str, Any]:
-        """A function of one of our own components; BenchError with the sentence if it says no."""
-        body = {
-            "session_hash": self._name,
-            "component_id": self._ids[part],
-            "fn_name": name,
-            "data": payload,
-        }
-        answer = self.http.post("/gradio_api/component_server", json=body)
-        found = answer.raise_for_status().json()
-        if not found["ok"]:
-            raise BenchError(f"{name}: {found['sentence']}")
-        return found
-
-    def look_at(self, url: str) -> None:
-        self.http.get(url).raise_for_status()
-
-    def close(self) -> None:
-        self._heartbeat.close()
-        self.http.close()
-
-    def _send(
-        self,
-        event: dict[str, Any],
-        values: dict[str, Any] | None = None,
-        event_data: dict[str, Any] | None = None,
-    ) -> None:
-        data = []
-        for id_ in event["inputs"]:
-            props = self._parts[id_]
-            name = (props.get("elem_id") or "").replace("-", "_")
-            data.append((values or {}).get(name, props.get("value")))
-        body = {
-            "data": data,
-            "fn_index": event["id"],
-            "session_hash": self._name,
-            "event_data": event_data,
-        }
-        self.http.post("/gradio_api/run/predict", json=body).raise_for_status()
 
 
 class Artist:
@@ -163,7 +91,7 @@ class Artist:
                 self.tab.look_at(f"/images/{side.id}")
             pick_id = uuid.uuid4().hex
             choice = self.dice.choice(("left", "left", "left", "right", "right", "tie", "skip"))
-            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice, "is_grid": False}
+            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice}
             self.tab.call("prefer", "pick", **about, much_better=False, reason=None)
             self.acknowledged[pick_id] = choice
             self.done["picks"] += 1

@@ -30,7 +30,7 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
     given = datasets.read(path)  # what it is, before a model is loaded
     native_px = models.inspect(arguments.model).size_px
     denoiser = models.load(arguments.model, arguments.device)
-    taken = datasets.take_in(
+    taken = datasets.import_picks(
         store,
         denoiser,
         (arguments.model, None),

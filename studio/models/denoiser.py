@@ -69,7 +69,7 @@ class Denoiser:
         """Of the weights, with the LoRA that is in them."""
         return self.adapters.base_hash
 
-    def beside(self, prompts: list[str]) -> dict[str, str]:
+    def companions(self, prompts: list[str]) -> dict[str, str]:
         """Files beside the model that these prompts are drawn with, by A1111's names for them: its
         VAE, and the textual inversions that the prompts name."""
         return self._vae_beside | self.text.inversions(prompts)

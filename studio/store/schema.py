@@ -1,7 +1,8 @@
-"""The tables as they are now; `migrations` holds how they came to be.
+"""The tables in their present form; `migrations` holds the steps that led to it.
 
-`place` counts up in the order of insertion and is never reused, so that order does not depend on a
-clock. Columns bear the names of the fields in `rows`.
+`seq` counts up in the order of insertion and is never reused, so that order does not depend on a
+clock. Columns have the names of the fields in `rows`. Two are stored under older names: `seq` as
+`place`, and `companions` of images as `beside`.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ metadata = MetaData()
 
 
 class Json(TypeDecorator[Any]):
-    """A value of some shape, kept as JSON.
+    """A value of some shape, stored as JSON.
 
-    What is not of the shape is read as the `Unreadable` that says why, and raises nothing: one bad
-    row must not keep the others of a query from being read. `database.read` looks for it.
+    A value of another shape is read as an `Unreadable`, which is returned and not raised: one bad
+    row must not prevent a query from returning the others. `database.read` checks for it.
     """
 
     impl = JSON
@@ -73,9 +74,9 @@ class Json(TypeDecorator[Any]):
         return process
 
     def read(self, text: Any) -> Any:
-        """What was meant by the text in the database; raises `Unreadable`."""
+        """The value of a text in the database. Raises `Unreadable`."""
         try:
-            # SQLite keeps the text of a number as a number.
+            # SQLite stores the text of a number as a number.
             value = text if isinstance(text, int | float) else json.loads(text)
         except (TypeError, ValueError, RecursionError) as error:
             raise Unreadable(str(error)) from error
@@ -83,11 +84,11 @@ class Json(TypeDecorator[Any]):
 
 
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
-    """A table of things that have an id and are kept for ever."""
+    """A table of entities with ids; their rows are never deleted."""
     return Table(
         name,
         metadata,
-        Column("place", Integer, primary_key=True, autoincrement=True),
+        Column("place", Integer, primary_key=True, autoincrement=True, key="seq"),
         Column("id", String, nullable=False, unique=True),
         *columns,
         Column("created_at_s", Float, nullable=False),
@@ -122,7 +123,7 @@ images = _entity(
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
-    Column("beside", Json(TEXTS), nullable=False),
+    Column("beside", Json(TEXTS), nullable=False, key="companions"),
 )
 
 pairs = _entity(
@@ -132,13 +133,14 @@ pairs = _entity(
     Column("left_image_id", ForeignKey("images.id"), nullable=False),
     Column("right_image_id", ForeignKey("images.id"), nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
-    Column("stale_at_s", Float),  # set: kept, but not shown any more
-    Column("repeat_of", ForeignKey("pairs.id")),  # set: that pair asked again, sides swapped
+    Column("stale_at_s", Float),  # set: no longer in the queue, as it was answered or discarded
+    Column("repeat_of", ForeignKey("pairs.id")),  # set: this pair repeats that one, sides swapped
     Column("note", String, nullable=False),
-    # Set: one of the pairs of a grid, all of which are asked at once; the first of them names it.
+    # Set: a pair of a grid, whose id is that of its first pair.
     Column("grid_id", ForeignKey("pairs.id"), index=True),
 )
-question_id = func.coalesce(pairs.c.grid_id, pairs.c.id)  # what is asked at once: a pair or a grid
+Index("ix_pairs_waiting", pairs.c.session_id, sqlite_where=pairs.c.stale_at_s.is_(None))
+question_id = func.coalesce(pairs.c.grid_id, pairs.c.id)  # of a pair or a grid
 
 # The picks of a pair form one chain: a single first one, and each superseded at most once.
 picks = _entity(
@@ -218,7 +220,7 @@ exams = _entity(
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
     Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
-    Column("left_at_s", Float),  # set: not taken to its end, and never counted
+    Column("left_at_s", Float),  # set: abandoned, and never counted
 )
 
 exam_pairs = _entity(
@@ -231,14 +233,14 @@ exam_pairs = _entity(
     Column("tuned_image_id", ForeignKey("images.id")),
 )
 
-# The newest answer to a pair holds; a choice of None takes back the one before.
+# The newest answer to a pair holds; a choice of None withdraws the one before.
 exam_answers = _entity(
     "exam_answers",
     Column("exam_pair_id", ForeignKey("exam_pairs.id"), nullable=False, index=True),
     Column("choice", String),
 )
 
-# What the worker found when it looked at base models; nothing refers to them.
+# Facts about base models that the worker has inspected; no other table refers to them.
 models = Table(
     "models",
     metadata,
@@ -254,7 +256,7 @@ models = Table(
     Column("preview", String, nullable=False),
 )
 
-# Single values of the whole store: "changes", "last_session_id", "worker".
+# Single values of the whole store; `shapes.VALUES` names them.
 state = Table(
     "state",
     metadata,

@@ -224,7 +224,9 @@ def made_with(store: Store, image: Image) -> Parameters:
         model_hash=image.base_hash[:10],
         lora=lora,
         strength=strength,
-        more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
+        more=start_lora(store, image)
+        | image.companions
+        | {"Version": f"D3PO Studio {__version__}"},
     )
 
 

@@ -23,8 +23,8 @@ from studio.store import Store, StoreError
 from studio.store.rows import (
     OPEN_ROUND_STATES,
     Adapter,
+    Consistency,
     Export,
-    Habits,
     Job,
     KnownModel,
     Metric,
@@ -67,8 +67,8 @@ class Look:
         return self.store.pick_counts(self.session.id)
 
     @cached_property
-    def habits(self) -> Habits:
-        return self.store.habits(self.session.id)
+    def consistency(self) -> Consistency:
+        return self.store.consistency(self.session.id)
 
     @cached_property
     def withdrawn(self) -> int:

@@ -421,8 +421,8 @@ def _stopped(updates_done: int, updates_total: int) -> str:
 def _reads_as_then(denoiser: models.Denoiser, picked: PickedPair) -> bool:
     """Whether the prompts of a pick still name the textual inversions that drew its pictures."""
     for image in (picked.pair.left, picked.pair.right):
-        now = denoiser.beside([image.prompt, image.sampling.negative_prompt])
-        if now.get(INVERSIONS, "") != image.beside.get(INVERSIONS, ""):
+        now = denoiser.companions([image.prompt, image.sampling.negative_prompt])
+        if now.get(INVERSIONS, "") != image.companions.get(INVERSIONS, ""):
             log.warning("Pick %s is left out: a textual inversion is another", picked.pick.id)
             return False
     return True

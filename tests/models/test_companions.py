@@ -204,8 +204,8 @@ def test_what_was_used_is_told_as_a1111_tells_it(made: tuple[Path, str]) -> None
     data = inversion.read_bytes()
     body = data[8 + int.from_bytes(data[:8], "little") :]
     short = hashlib.sha256(body).hexdigest()[:12]
-    assert denoiser.beside([PROMPT, "my-style"]) == {"TI hashes": f"my-style: {short}"}
-    assert denoiser.beside(["a cat"]) == {}
+    assert denoiser.companions([PROMPT, "my-style"]) == {"TI hashes": f"my-style: {short}"}
+    assert denoiser.companions(["a cat"]) == {}
 
 
 def broken(write: Callable[[Path], None], ending: str = ".safetensors") -> Callable[[Path], None]:
@@ -323,7 +323,7 @@ def test_the_vae_beside_a_checkpoint_takes_the_place_of_its_own(
     [own] = sampling.images(before, [chain])
     assert own.tobytes() != drawn.tobytes()
     digest = hashlib.sha256(beside.read_bytes()).hexdigest()[:10]
-    assert after.beside([]) == {"VAE hash": digest, "VAE": "model.vae.safetensors"}
+    assert after.companions([]) == {"VAE hash": digest, "VAE": "model.vae.safetensors"}
 
 
 def test_a_checkpoint_without_a_vae_is_whole_with_one_beside_it(sd1: Path) -> None:

@@ -36,8 +36,8 @@ from studio.store.archive import TABLES
 from studio.store.checked import odd_columns
 from studio.ui import app
 from studio.ui.page import Page
-from tests.support.factories import make_pair
 from tests.store.test_archive import fill, rewritten
+from tests.support.factories import make_pair
 
 SHAPES: list[Any] = [
     *(None, [], {}, "", 0, True, -1, 0.5, 1e308, 10**18, "x", [1], [[]], {"a": {"b": [1]}}),
@@ -219,7 +219,7 @@ def test_the_archive_that_locked_the_artist_out(whole, page, tmp_path, capsys):
     archive = Path(shutil.copy(archive, tmp_path))
     hostile = rewritten(archive, lambda d, f: d["tables"]["exports"][0].update(checks=[]))
     with contextlib.closing(Store.open(tmp_path / "home")) as other:
-        with pytest.raises(StoreError, match="exports has a checks that makes no sense"):
+        with pytest.raises(StoreError, match="exports has an invalid checks"):
             import_session(other, hostile)
         made = import_session(other, archive)
         other.set_last_session(made.id)
@@ -256,7 +256,7 @@ def test_what_can_be_used_of_a_sessions_settings_is_kept(store, session, home):
 class TestWhatAnArchiveSaysStartsNothing:
     def archive(self, store: Store, session: Session, path: Path) -> Path:
         for number in range(6):
-            store.add_pick(f"p{number}", make_pair(store, session.id).id, "left")
+            store.add_answer(f"p{number}", make_pair(store, session.id).id, "left")
         make_pair(store, session.id)
         store.add_job(session.id, "inspect", {"path": "/x"})
         assert store.due_session() == session.id
@@ -270,7 +270,7 @@ class TestWhatAnArchiveSaysStartsNothing:
             assert other.pick_counts(made.id).new == 6
             assert other.due_session() is None
             [pair] = other.waiting_pairs(made.id)
-            other.add_pick("here", pair.id, "right")
+            other.add_answer("here", pair.id, "right")
             assert other.due_session() == made.id
             assert other.session(made.id).settings == session.settings
 
@@ -305,7 +305,7 @@ class TestWhatAnArchiveSaysStartsNothing:
         def large(document: dict[str, Any], files: dict[str, bytes]) -> None:
             document["tables"]["sessions"][0]["settings"]["training"]["updates_base"] = 10**9
 
-        with pytest.raises(StoreError, match="settings that makes no sense"):
+        with pytest.raises(StoreError, match="invalid settings"):
             import_session(store, rewritten(path, large))
 
 
@@ -314,7 +314,7 @@ def test_a_damaged_row_does_not_stop_the_worker(store, session, add_pairs):
     first, second = (store.add_job(session.id, "preview", {}) for _ in range(2))
     other = store.create_session("Other", replace(session.settings, live=False))
     for number, pair in enumerate(add_pairs(4)):
-        store.add_pick(f"p{number}", pair.id, "left")
+        store.add_answer(f"p{number}", pair.id, "left")
     with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("UPDATE jobs SET payload = '[]' WHERE id = ?", (first.id,))
         connection.execute("UPDATE sessions SET settings = '7' WHERE id = ?", (other.id,))

@@ -20,7 +20,16 @@ from PIL import Image as Pictures
 
 from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
 from studio.starter.data import CONCEPTS_PATH
-from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
+from studio.store import (
+    Consistency,
+    Export,
+    Metric,
+    Round,
+    Session,
+    Store,
+    StoreError,
+    WorkerStatus,
+)
 from studio.ui import curves, fields, guard, words
 from studio.ui.app import build, serve, server
 from studio.ui.images import THUMBNAIL_PX
@@ -623,15 +632,15 @@ def test_nobody_is_faster_than_the_painter_before_the_first_pick(store: Store):
     store.set_last_session(session.id)
     store.set_worker_status(said_now(a_status("sampling")))
     assert "faster" not in prefer.state(Look(store))["empty"]["text"]
-    store.add_pick("p1", make_pair(store, session.id).id, "left")
+    store.add_answer("p1", make_pair(store, session.id).id, "left")
     assert "faster" in prefer.state(Look(store))["empty"]["text"]
 
 
 def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
     store.set_last_session(session.id)
     pairs = [make_pair(store, session.id) for _ in range(3)]
-    store.add_pick("p1", pairs[0].id, "left")
-    store.add_pick("p2", pairs[1].id, "tie")
+    store.add_answer("p1", pairs[0].id, "left")
+    store.add_answer("p2", pairs[1].id, "tie")
     shown = prefer.state(Look(store))
     assert [pair["id"] for pair in shown["waiting"]] == [pairs[2].id]
     assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
@@ -642,10 +651,10 @@ def test_prefer_says_what_is_known_as_train_does(store: Store, session: Session)
     store.set_last_session(session.id)
     pairs = [make_pair(store, session.id) for _ in range(10)]
     for pair in pairs:
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "left")
     assert prefer.state(Look(store))["known"] == ""
     again = store.ask_again(session.id)
-    store.add_pick("again", again.id, "right")  # the same picture: the sides are swapped
+    store.add_answer("again", again.id, "right")  # the same picture: the sides are swapped
     round_ = store.request_round(session.id)
     store.claim_round()
     store.add_metric(round_.id, 1, {"held_out_agreement": 0.5})
@@ -695,7 +704,7 @@ def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session:
     store.set_last_session(session.id)
     for _ in range(6):
         pair = make_pair(store, session.id)
-        store.add_pick(f"pick{pair.id}", pair.id, "left")
+        store.add_answer(f"pick{pair.id}", pair.id, "left")
     round_ = store.request_round(session.id)
     store.claim_round()
     store.update_round(round_.id, state="failed", message="It <broke>.")
@@ -710,7 +719,7 @@ def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_d
     store: Store, session: Session, add_pairs
 ):
     for number, pair in enumerate(add_pairs(4)):
-        store.add_pick(f"pick{number}", pair.id, "left")
+        store.add_answer(f"pick{number}", pair.id, "left")
     round_ = store.request_round(session.id)
     store.claim_round()
     note = "The memory ran out at update 2."
@@ -721,13 +730,13 @@ def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_d
     assert "Done." not in train.round_card(Look(store))
 
 
-def test_habits_are_said_with_what_they_mean():
-    said = dict(train.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
+def test_the_consistency_of_picks_is_explained():
+    said = dict(train.consistency_lines(Consistency(repeated=4, agreed=3, picked=24, left=20)))
     assert "You chose the same again in 3 of 4 pairs shown twice" in said
     assert "look at the left one first?" in said["You chose the left picture in 83 % of 24 picks"]
-    even = dict(train.habit_lines(Habits(asked_again=0, same_again=0, picked=24, left=11)))
+    even = dict(train.consistency_lines(Consistency(repeated=0, agreed=0, picked=24, left=11)))
     assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
-    assert train.habit_lines(Habits(0, 0, 5, 5)) == []
+    assert train.consistency_lines(Consistency(0, 0, 5, 5)) == []
 
 
 def test_the_dial_ends_at_very_gentle():

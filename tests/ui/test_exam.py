@@ -21,9 +21,9 @@ from studio.ui.app import build
 from studio.ui.page import Look
 from studio.ui.starter_pack import starter_concepts
 from studio.ui.tabs import compare, exam, grid, prompt
-from tests.support.factories import make_image
 from tests.store.test_exams import QUESTIONS
 from tests.store.test_store import finish, pick
+from tests.support.factories import make_image
 
 SETTINGS = SessionSettings(prompts=("a red apple", "two lions"))
 

@@ -31,15 +31,16 @@ def build(page: Page) -> None:
     store = page.store
 
     def pick(payload: dict[str, Any]) -> dict[str, Any]:
-        id_, choice, reason = payload["pick_id"], payload["choice"], payload["reason"]
-        if payload["is_grid"]:
-            otherwise = "skip" if choice == "ranked" else choice
-            ranking = payload["ranking"]
-            store.add_ranking(id_, payload["pair_id"], ranking, otherwise, reason=reason)
-        else:
-            much_better = payload["much_better"]
-            store.add_pick(id_, payload["pair_id"], choice, much_better=much_better, reason=reason)
-        return {"state": state(Look(store))}
+        kept = store.add_answer(
+            payload["pick_id"],
+            payload["pair_id"],
+            payload["choice"],
+            ranking=payload["ranking"] if payload["choice"] == "ranked" else (),
+            much_better=payload["much_better"],
+            reason=payload["reason"],
+        )
+        replaced = kept.replaced and answer_value(kept.replaced)
+        return {"replaced": replaced, "state": state(Look(store))}
 
     def undo(payload: dict[str, Any]) -> dict[str, Any]:
         asked = store.undo_pick(payload["undo_id"], payload["session_id"])
@@ -184,8 +185,8 @@ def known_line(look: Look) -> str:
     if look.agreement is not None:
         right, asked = look.agreement
         parts.append(f"it guesses {right} of {asked}")
-    if look.habits.asked_again:
-        parts.append(f"you repeat {look.habits.same_again} of {look.habits.asked_again}")
+    if look.consistency.repeated:
+        parts.append(f"you repeat {look.consistency.agreed} of {look.consistency.repeated}")
     return ", ".join(parts)
 
 

@@ -9,16 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
+from studio.settings import FEWEST_PICKS, OBJECTIVES, SessionSettings, TrainingSettings
 from studio.statistics import leans, wilson
 from studio.store import StoreError
-from studio.store.rows import Adapter, Habits, Image, Metric, Round, Session
+from studio.store.rows import Adapter, Consistency, Image, Metric, Round, Session
 from studio.ui import curves, words
 from studio.ui.fields import Field, saves
 from studio.ui.images import image_url
 from studio.ui.page import Look, Page, Values
 
-FEWEST_PICKS = 4
 FEWEST_FOR_SIDES = 12  # picks before anything is said about left and right
 
 # What each way of learning is called, and does, in one sentence.
@@ -222,7 +221,7 @@ def _evidence(page: Page) -> None:
 
 def evidence(look: Look) -> str:
     """What is known of the lesson and of the picking, in sentences with their intervals."""
-    lines = [*agreement_lines(look.agreement), *habit_lines(look.habits)]
+    lines = [*agreement_lines(look.agreement), *consistency_lines(look.consistency)]
     if not lines:
         return ""
     items = "".join(
@@ -251,27 +250,30 @@ def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
     ]
 
 
-def habit_lines(habits: Habits) -> list[tuple[str, str]]:
+def consistency_lines(consistency: Consistency) -> list[tuple[str, str]]:
     """How sure the artist is, and whether a side is favoured."""
     lines = []
-    if habits.asked_again:
+    if consistency.repeated:
         lines.append(
             (
-                f"You chose the same again in {habits.same_again} of "
-                f"{words.count(habits.asked_again, 'pair')} shown twice",
+                f"You chose the same again in {consistency.agreed} of "
+                f"{words.count(consistency.repeated, 'pair')} shown twice",
                 "Now and then a pair comes back with its sides swapped. Where you choose "
                 "otherwise, the two were close; no painter can agree with you more often than "
                 "you do.",
             )
         )
-    if habits.picked >= FEWEST_FOR_SIDES:
-        left, side = habits.left, "left" if 2 * habits.left >= habits.picked else "right"
-        share = words.per_cent(max(left, habits.picked - left) / habits.picked)
+    if consistency.picked >= FEWEST_FOR_SIDES:
+        left, side = (
+            consistency.left,
+            "left" if 2 * consistency.left >= consistency.picked else "right",
+        )
+        share = words.per_cent(max(left, consistency.picked - left) / consistency.picked)
         lines.append(
             (
-                f"You chose the {side} picture in {share} of {habits.picked} picks",
+                f"You chose the {side} picture in {share} of {consistency.picked} picks",
                 f"More often than chance would: do you look at the {side} one first?"
-                if leans(left, habits.picked)
+                if leans(left, consistency.picked)
                 else "The sides are drawn by lot, so about half is right: you do not favour one.",
             )
         )
