@@ -92,7 +92,7 @@ def import_picks(
                 f"{MAX_PROMPT_CHARACTERS} characters and two pictures (PNG, JPEG or WebP)."
             )
     except BaseException:
-        store.delete_session(session.id)  # a part of the picks is not what was asked for
+        store.delete_session(session.id)  # all or nothing
         raise
     settings = replace(settings, prompts=tuple(prompts)[:MAX_PROMPTS])
     session = store.update_settings(session.id, settings)

@@ -24,7 +24,7 @@ from studio.store.errors import RowDamaged
 from studio.store.rows import OPEN_ROUND_STATES, Consistency, PickCounts, Round
 from studio.store.schema import images, pairs, picks, question_id, rounds, sessions, state
 from studio.store.sessions import read_session
-from studio.store.shapes import IMPORTED
+from studio.store.shapes import IMPORTED, Unreadable, require, value_shape
 from studio.store.waiting import is_last_pick
 
 Kind = tuple[str, SamplingSettings]  # equal for pictures that may share a round
@@ -284,7 +284,8 @@ def _last_imported_seq(connection: sa.Connection, session_id: str) -> float:
     mark = connection.execute(sa.select(state.c.value).where(state.c.name == name)).first()
     if mark is None:
         return 0
-    if isinstance(mark.value, bool) or not isinstance(mark.value, int):
+    try:
+        return require(value_shape(name), mark.value)
+    except Unreadable:
         remember_damage(connection, RowDamaged("state", name, "value"))
-        return math.inf  # no round starts before the doctor has mended it
-    return mark.value
+        return math.inf  # no round starts before the doctor has repaired it

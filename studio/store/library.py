@@ -95,7 +95,7 @@ class Library(Database):
             settings = read_session(connection, session_id).settings
             known = _known(connection, base_model)
             if known is None or not known.base_hash or known.base_hash != settings.model_hash:
-                raise StoreError("This is not the model that the session was begun with.")
+                raise StoreError("This is not the model that the session started with.")
             _write(connection, session_id, replace(settings, base_model=base_model))
             return read_session(connection, session_id)
 

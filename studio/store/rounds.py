@@ -112,6 +112,13 @@ class Rounds(Database):
         with self.reading() as connection:
             return _rounds_of(connection, session_id)
 
+    def newest_round(self, session_id: str) -> Round | None:
+        """The newest round of a session, or None."""
+        query = sa.select(rounds).where(rounds.c.session_id == session_id)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(rounds.c.number.desc()))
+            return first_readable(connection, rows, lambda row: read(Round, row, rounds))
+
     def round(self, round_id: str) -> Round:
         """One round."""
         with self.reading() as connection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -57,9 +58,10 @@ class Json(TypeDecorator[Any]):
     impl = JSON
     cache_ok = True
 
-    def __init__(self, shape: TypeAdapter[Any]) -> None:
+    def __init__(self, shape: TypeAdapter[Any], *, frozen: bool = False) -> None:
         super().__init__()
         self.shape = shape
+        self.frozen = frozen  # values of this shape cannot change, so equal texts may share one
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return value.to_dict() if hasattr(value, "to_dict") else value
@@ -75,12 +77,22 @@ class Json(TypeDecorator[Any]):
 
     def read(self, text: Any) -> Any:
         """The value of a text in the database. Raises `Unreadable`."""
-        try:
-            # SQLite stores the text of a number as a number.
-            value = text if isinstance(text, int | float) else json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise Unreadable(str(error)) from error
-        return require(self.shape, value)
+        if self.frozen and isinstance(text, str):
+            return _read_frozen(self.shape, text)
+        return _read(self.shape, text)
+
+
+def _read(shape: TypeAdapter[Any], text: Any) -> Any:
+    try:
+        # SQLite stores the text of a number as a number.
+        value = text if isinstance(text, int | float) else json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
+    return require(shape, value)
+
+
+# Nearly all pictures have the same settings, and the picks of a round are read for every page.
+_read_frozen = lru_cache(maxsize=64)(_read)
 
 
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
@@ -104,7 +116,7 @@ def _session() -> Column[Any]:
 sessions = _entity(
     "sessions",
     Column("name", String, nullable=False),
-    Column("settings", Json(settings_of(SessionSettings)), nullable=False),
+    Column("settings", Json(settings_of(SessionSettings), frozen=True), nullable=False),
     Column("current_adapter_id", ForeignKey("adapters.id", use_alter=True)),
     Column("updated_at_s", Float, nullable=False),
     Column("deleted_at_s", Float),
@@ -118,7 +130,7 @@ images = _entity(
     Column("seed", BigInteger, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("strength", Float, nullable=False),
-    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
+    Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
@@ -158,7 +170,7 @@ adapters = _entity(
     _session(),
     Column("round_id", ForeignKey("rounds.id", use_alter=True), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings), frozen=True), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
@@ -171,14 +183,14 @@ rounds = _entity(
     _session(),
     Column("number", Integer, nullable=False),
     Column("state", String, nullable=False, index=True),
-    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
-    Column("train_pick_ids", Json(NAMES), nullable=False),
-    Column("held_out_pick_ids", Json(NAMES), nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings), frozen=True), nullable=False),
+    Column("train_pick_ids", Json(NAMES, frozen=True), nullable=False),
+    Column("held_out_pick_ids", Json(NAMES, frozen=True), nullable=False),
     Column("updates_done", Integer, nullable=False),
     Column("updates_total", Integer, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("message", String, nullable=False),
-    Column("attempts", Integer, nullable=False),  # times taken up without getting any further
+    Column("attempts", Integer, nullable=False),  # times resumed without progress
     Column("started_at_s", Float),
     Column("finished_at_s", Float),
     UniqueConstraint("session_id", "number"),
@@ -210,7 +222,7 @@ exports = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
     Column("name", String, nullable=False),
-    Column("files", Json(NAMES), nullable=False),
+    Column("files", Json(NAMES, frozen=True), nullable=False),
     Column("checks", Json(TEXTS), nullable=False),
 )
 
@@ -219,7 +231,7 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
-    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
+    Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("left_at_s", Float),  # set: abandoned, and never counted
 )
 

@@ -87,20 +87,25 @@ class Look:
         return sorted(self.store.rounds(self.session.id), key=lambda r: r.number)
 
     @cached_property
+    def newest_round(self) -> Round | None:
+        return self.store.newest_round(self.session.id)
+
+    @property
     def open_round(self) -> Round | None:
-        return next((r for r in reversed(self.rounds) if r.state in OPEN_ROUND_STATES), None)
+        newest = self.newest_round
+        return newest if newest is not None and newest.state in OPEN_ROUND_STATES else None
 
     @cached_property
     def metrics(self) -> list[Metric]:
         """Of the newest round."""
-        return list(self.store.metrics(self.rounds[-1].id)) if self.rounds else []
+        return list(self.store.metrics(self.newest_round.id)) if self.newest_round else []
 
     @property
     def agreement(self) -> tuple[int, int] | None:
         """Of the newest round: with how many held-out picks it agrees, and of how many."""
         name = "held_out_agreement"
         shares = [m.values[name] for m in self.metrics if name in m.values]
-        asked = len(self.rounds[-1].held_out_pick_ids) if self.rounds else 0
+        asked = len(self.newest_round.held_out_pick_ids) if self.newest_round else 0
         return (round(shares[-1] * asked), asked) if shares else None
 
     @cached_property

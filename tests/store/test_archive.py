@@ -269,6 +269,34 @@ HOSTILE: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        (r"\\server\share\models\mine.safetensors", "mine.safetensors"),
+        ("//server/share/mine.safetensors", "mine.safetensors"),
+        (r"\/server\share", "share"),
+        (r"\\?\UNC\server\share\mine.ckpt", "mine.ckpt"),
+        ("  //server/share ", "share"),
+        ("smb://server/share/mine.safetensors", "mine.safetensors"),
+        ("file://server/share/mine.safetensors", "mine.safetensors"),
+        ("//", "missing"),
+        (r"C:\models\mine.safetensors", r"C:\models\mine.safetensors"),
+        ("/models/mine.safetensors", "/models/mine.safetensors"),
+        ("owner/name", "owner/name"),
+    ],
+)
+def test_no_path_of_another_machine_comes_in(archive, other, path, left):
+    """Looking for a file of a Windows share already sends the artist's credentials there."""
+
+    def change(document: dict[str, Any], files: dict[str, bytes]) -> None:
+        settings = document["tables"]["sessions"][0]["settings"]
+        settings |= {"base_model": path, "start": {"path": path, "strength": 0.5}}
+
+    made = import_session(other, rewritten(archive, change))
+    assert (made.settings.base_model, made.settings.start.path) == (left, left)
+    assert made.settings.start.strength == 0.5
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_archive_of_an_older_version_knows_less(archive, other, version):
     """Version 2 nothing of what lies beside a model, and version 1 no grids either."""

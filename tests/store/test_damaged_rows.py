@@ -30,7 +30,9 @@ from studio.store import (
     export_session,
     import_session,
     mend_rows,
+    restore,
     schema,
+    take_snapshot,
 )
 from studio.store.archive import TABLES
 from studio.store.checked import odd_columns
@@ -273,6 +275,35 @@ class TestWhatAnArchiveSaysStartsNothing:
             other.add_answer("here", pair.id, "right")
             assert other.due_session() == made.id
             assert other.session(made.id).settings == session.settings
+
+    def test_nor_after_a_snapshot_from_before_was_restored(self, store, session, home, tmp_path):
+        path = self.archive(store, session, tmp_path / "a.zip")
+        store.set_last_session(session.id)
+        store.stop_round(store.request_round(session.id).id)
+        snapshot = take_snapshot(home)
+        made = import_session(store, path)
+        store.close()
+        restore(home, snapshot)
+        with contextlib.closing(Store.open(home)) as again:
+            assert again.pick_counts(made.id).new == 6  # carried over
+            assert again.due_session() is None
+            again.add_answer("here", again.waiting_pairs(made.id)[0].id, "right")
+            assert again.due_session() == made.id
+
+    @pytest.mark.parametrize("value", ["'\"x\"'", "'{'", "'-1'", "'null'", "'true'"])
+    def test_nor_where_its_mark_is_damaged(self, store, session, home, tmp_path, value):
+        path = self.archive(store, session, tmp_path / "a.zip")
+        with contextlib.closing(Store.open(tmp_path / "other")) as other:
+            made = import_session(other, path)
+            with contextlib.closing(sqlite3.connect(other.path)) as connection, connection:
+                connection.execute(f"UPDATE state SET value = {value} WHERE name LIKE 'imported %'")
+            assert other.due_session() is None
+            assert [table for table, _ in other.damaged_rows()] == ["state"]
+            report = mend_rows(tmp_path / "other")
+            assert (len(report.mended), report.set_aside) == (1, [])
+            assert other.due_session() is None
+            other.add_answer("here", other.waiting_pairs(made.id)[0].id, "right")
+            assert other.due_session() == made.id
 
     def test_no_job_of_it_is_done(self, store, session, tmp_path):
         path = self.archive(store, session, tmp_path / "a.zip")
