@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
 """D3PO Studio: `python launch.py`, and minutes later it opens in the browser.
 
-On the first start this makes `.venv` beside itself and installs into it what `pyproject.toml`
-names, with the build of PyTorch that fits the machine; from then on it hands over at once to
-`python -m studio`, with all its arguments. Only Python's standard library is used here.
+The first start makes `.venv` beside this file and installs the dependencies of `pyproject.toml`,
+with the build of PyTorch for this machine. Later starts run `python -m studio` at once, with all
+arguments. This file uses only Python's standard library.
 
     python launch.py                 the studio
     python launch.py --help          everything else it can do
-    python launch.py test            install the test tools too, and run every test
+    python launch.py test            install the test tools, and run every test
 """
 
 import sys
 
-# Whoever runs this may have any Python: up to here, and in its syntax, it suits 3.6 as well.
+# Any Python may run this file: up to here, and in its whole syntax, it works with Python 3.6.
 if sys.version_info < (3, 11):  # noqa: UP036
     sys.exit(
         f"D3PO Studio needs Python 3.11 or newer, and this is Python {sys.version.split()[0]}. "
-        "Get a newer one from python.org or your system, and start launch.py with it."
+        "Install a newer one from python.org or your system, and start launch.py with it."
     )
 
 import contextlib
@@ -35,40 +35,39 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = HERE / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = ENVIRONMENT / "studio-is-ready.json"  # written last: without it the set-up is not whole
+STAMP = ENVIRONMENT / "studio-is-ready.json"  # written last: without it the set-up is incomplete
 LOCK = HERE / ".venv.lock"
 
-# What a command needs besides.
+# Extra dependencies of commands.
 EXTRAS = {"test": ("test", "bench", "starter"), "bench": ("bench",)}
 
-# PyTorch keeps its builds for other machines than the ordinary registry does on an index of its
-# own; a mirror of it can be named instead.
+# PyTorch's own index has the builds for all machines; the variable can name a mirror of it.
 TORCH_INDEX = os.environ.get("D3PO_STUDIO_TORCH_INDEX", "https://download.pytorch.org/whl")
 TORCH_TAGS = {"cpu": "cpu", "rocm": "rocm7.2"}  # "cuda" depends on the driver: see `cuda_tag`
 MACHINES = {
     "cuda": "an NVIDIA GPU",
     "rocm": "an AMD GPU with ROCm",
     "mac": "a Mac",
-    "cpu": "no GPU that PyTorch can use (it works on the processor too, only more slowly)",
+    "cpu": "no GPU that PyTorch can use (the processor works too, but more slowly)",
 }
 NEEDED_GB = {"cuda": 12, "rocm": 25, "mac": 4, "cpu": 4}  # disk space, with room to unpack
 
 
 class SetUpError(Exception):
-    """The set-up cannot go on; the message says why and what to do."""
+    """The set-up failed; the message says why and what to do."""
 
 
 def main(argv: list[str]) -> int:
-    from studio.cli.arguments import parse  # imports nothing that is not there yet
+    from studio.cli.arguments import parse  # needs only the standard library
 
-    arguments = parse(argv)  # before the set-up: help and mistakes are answered at once
+    arguments = parse(argv)  # before the set-up: help and mistakes need none
     try:
         ensure_environment(EXTRAS.get(arguments.command, ()))
     except SetUpError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. The next start goes on with the set-up.", file=sys.stderr)
+        print("\nStopped. The next start continues the set-up.", file=sys.stderr)
         return 130
     return hand_over([str(PYTHON), "-m", "studio", *argv])
 
@@ -81,7 +80,7 @@ def hand_over(command: list[str]) -> int:
         os.execve(command[0], command, environment)
     process = subprocess.Popen(command, env=environment)
     while True:
-        with contextlib.suppress(KeyboardInterrupt):  # the studio gets it too, and ends by itself
+        with contextlib.suppress(KeyboardInterrupt):  # the studio also gets it, and ends itself
             return process.wait()
 
 
@@ -93,7 +92,7 @@ def say(sentence: str) -> None:
 
 
 def ensure_environment(extras: tuple[str, ...]) -> None:
-    """Have everything installed that the studio and `extras` need; do nothing when it is."""
+    """Install everything that the studio and `extras` need, unless it is installed already."""
     machine = find_machine()
     if is_ready(extras, machine):
         return
@@ -120,19 +119,19 @@ def set_up(extras: tuple[str, ...], machine: str) -> None:
     first = not stamp
     if first:
         say(
-            "Setting up D3PO Studio. This happens once and takes some minutes: its parts, PyTorch\n"
-            f"above all, are downloaded and put into {ENVIRONMENT}.\n"
+            "Setting up D3PO Studio. This happens once and takes some minutes: its parts, mainly\n"
+            f"PyTorch, are downloaded into {ENVIRONMENT}.\n"
             "Nothing else on this machine is changed; to undo it, delete that folder.\n"
         )
         check_disk_space(machine)
     else:
-        say("Bringing the studio's parts up to date.")
+        say("Updating the studio's parts.")
     STAMP.unlink(missing_ok=True)
     make_environment()
     wanted = requirements(extras)
     torch = next(requirement for requirement in wanted if requirement.startswith("torch=="))
     if stamp.get("machine", machine) != machine:
-        pip("uninstall", "--yes", "torch")  # or the other machine's build would count as installed
+        pip("uninstall", "--yes", "torch")  # else the other machine's build would stay installed
     if stamp.get("machine") != machine or torch not in stamp.get("requirements", ()):
         install_torch(torch, machine)
         say("\nInstalling everything else.")
@@ -155,13 +154,13 @@ def requirements(extras: tuple[str, ...]) -> list[str]:
 def read_stamp() -> dict:
     try:
         return json.loads(STAMP.read_text("utf-8"))
-    except (OSError, ValueError):  # not there, or not whole
+    except (OSError, ValueError):  # missing or incomplete
         return {}
 
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Two starts at once would install over each other; the system frees the lock of a dead one."""
+    """A lock against two set-ups at once; the system frees the lock of a dead process."""
     with LOCK.open("w") as file:
         try:
             if os.name == "nt":
@@ -174,31 +173,31 @@ def one_at_a_time() -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SetUpError(
-                "The studio is being set up by another start of launch.py. "
-                "Wait until that one is done, then start this one again."
+                "Another start of launch.py is setting up the studio. "
+                "Wait until it is done, then start this one again."
             ) from None
         yield
 
 
 def make_environment() -> None:
-    """Make `.venv`, unless there is one that works."""
+    """Make `.venv`, unless a working one exists."""
     if works([str(PYTHON), "-m", "pip", "--version"]):
         return
     if not all(importlib.util.find_spec(module) for module in ("venv", "ensurepip")):
         version = "{}.{}".format(*sys.version_info)
         raise SetUpError(
-            "This Python comes without its module venv, which the studio needs. On Debian and "
-            f"Ubuntu install it with: sudo apt install python{version}-venv"
+            "This Python lacks its module venv, which the studio needs. On Debian and Ubuntu "
+            f"install it with: sudo apt install python{version}-venv"
         )
     say("Making the environment.")
-    made = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)],
         check=False,
         capture_output=True,
         text=True,
     )
-    if made.returncode != 0:
-        raise SetUpError(explain(made.stdout + made.stderr))
+    if result.returncode != 0:
+        raise SetUpError(explain(result.stdout + result.stderr))
 
 
 def works(command: list[str]) -> bool:
@@ -222,25 +221,25 @@ def check_disk_space(machine: str) -> None:
 
 
 def find_machine() -> str:
-    """Which kind of PyTorch this machine can use: a key of `MACHINES`."""
+    """The kind of PyTorch for this machine: a key of `MACHINES`."""
     if sys.platform == "darwin":
         return "mac"
     if shutil.which("nvidia-smi"):
         return "cuda"
-    if Path("/dev/kfd").exists():  # the device of AMD's compute driver, on Linux only
+    if Path("/dev/kfd").exists():  # the device of AMD's compute driver on Linux
         return "rocm"
     return "cpu"
 
 
 def cuda_tag() -> str:
-    """The CUDA that PyTorch must be built with: a driver runs nothing newer than itself."""
-    found = subprocess.run(["nvidia-smi"], check=False, capture_output=True, text=True)
-    version = re.search(r"CUDA Version:\s*(\d+)", found.stdout)
+    """The CUDA version of the PyTorch build, which must not be newer than the driver's."""
+    result = subprocess.run(["nvidia-smi"], check=False, capture_output=True, text=True)
+    version = re.search(r"CUDA Version:\s*(\d+)", result.stdout)
     return "cu126" if version and int(version[1]) < 13 else "cu130"
 
 
 def torch_sources(machine: str) -> list[str]:
-    """Where to look for PyTorch, best first; "" is the ordinary registry, which is always last."""
+    """Indexes to try for PyTorch, the best first; the last one, "", is the ordinary registry."""
     if machine == "mac":
         return [""]
     tags = [cuda_tag() if machine == "cuda" else TORCH_TAGS[machine], TORCH_TAGS["cpu"]]
@@ -248,7 +247,7 @@ def torch_sources(machine: str) -> list[str]:
 
 
 def install_torch(torch: str, machine: str) -> None:
-    say(f"This machine has {MACHINES[machine]}: installing the PyTorch that fits.")
+    say(f"This machine has {MACHINES[machine]}: installing the suitable PyTorch.")
     failure: str | None = "not tried"
     for index in torch_sources(machine):
         if index and not reachable(index):
@@ -262,14 +261,14 @@ def install_torch(torch: str, machine: str) -> None:
     gpu_is_used = "import torch; raise SystemExit(not torch.cuda.is_available())"
     if machine in ("cuda", "rocm") and not works([str(PYTHON), "-c", gpu_is_used]):
         say(
-            f"\nNote: there is {MACHINES[machine]}, but the PyTorch that was installed cannot use "
-            "it. The studio will run on the processor, slowly. A newer driver may help; then "
+            f"\nNote: there is {MACHINES[machine]}, but the installed PyTorch cannot use it. The "
+            "studio will run on the processor, slowly. If a newer driver is available, install it, "
             f"delete {ENVIRONMENT} and start again."
         )
 
 
 def reachable(index: str) -> bool:
-    """Asked beforehand, as pip would wait and retry for minutes."""
+    """Whether an index answers. pip itself would wait and retry for minutes."""
     try:
         with urllib.request.urlopen(f"{index}/torch/", timeout=10):
             return True
@@ -281,41 +280,41 @@ def reachable(index: str) -> bool:
 
 
 def pip(*arguments: str) -> str | None:
-    """Run pip, its progress shown as it is; what it complained of when it failed, else None."""
+    """Run pip with its own progress; gives its error output if it failed, else None."""
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    complaints = []
+    errors = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)
-            complaints.append(line)
-    return None if process.returncode == 0 else "".join(complaints)
+            errors.append(line)
+    return None if process.returncode == 0 else "".join(errors)
 
 
-def explain(complaints: str) -> str:
-    """A sentence for what pip or venv complained of."""
-    again = "What is installed so far is kept: start again when that is mended."
-    if re.search(r"No space left on device|Errno 28|not enough space", complaints):
+def explain(output: str) -> str:
+    """A sentence for the error output of pip or venv."""
+    again = "The installed parts are kept: solve this problem and start again."
+    if re.search(r"No space left on device|Errno 28|not enough space", output):
         return (
             f"The disk is full (the one that holds {HERE}, or the one for temporary files). {again}"
         )
     if re.search(
         r"connection broken|NewConnectionError|NameResolutionError|Failed to establish"
         r"|ConnectTimeoutError|ReadTimeoutError|ProxyError|SSLError|Network is unreachable",
-        complaints,
+        output,
     ):
         return (
-            "The studio's parts could not be downloaded. Is this machine connected to the "
-            f"internet? {again}"
+            "The studio's parts could not be downloaded. Check this machine's connection to the "
+            f"internet. {again}"
         )
-    missing = re.search(r"No matching distribution found for (\S+)", complaints)
+    missing = re.search(r"No matching distribution found for (\S+)", output)
     if missing:
         return (
             f"There is no build of {missing[1]} for Python {platform.python_version()} on "
-            f"{platform.system()} {platform.machine()}. Python 3.11, 3.12 or 3.13 may do: start "
-            f"launch.py with one of them after deleting {ENVIRONMENT}."
+            f"{platform.system()} {platform.machine()}. Python 3.11, 3.12 or 3.13 may work: delete "
+            f"{ENVIRONMENT}, and start launch.py with one of them."
         )
-    return f"The set-up did not succeed; the reason is in the lines above.\n{complaints[-2000:]}"
+    return f"The set-up failed; the reason is in the lines above.\n{output[-2000:]}"
 
 
 if __name__ == "__main__":

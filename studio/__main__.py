@@ -1,7 +1,7 @@
 """The command line: the studio in the browser, and the same actions without one.
 
-Only the standard library is imported at the top: the process that serves the pages never imports
-torch, and a command's own module is imported when the command is known.
+Only the standard library is imported at the top: the web process never imports torch, and the
+module of a command is imported when the command is known.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     """Carry out a command; gives the exit status."""
     let_no_print_fail()
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    # For the worker as well: libraries speak to programmers, and nothing is reported to anybody.
+    # Also for the worker: libraries' warnings are for programmers, and telemetry is off.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP, which goes on after a cut
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP can resume a download
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
         module, function = arguments.run.split(":")
@@ -37,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _report(error: Exception, arguments: argparse.Namespace) -> int:
-    """What went wrong, in a sentence; every error class of ours carries one."""
+    """Print an error as a sentence; all of the studio's own errors carry one."""
     if isinstance(error, CommandError) or type(error).__module__.startswith("studio."):
         say(error, to_errors=True)
-        # What a library said, which the sentence leaves out; not into a terminal.
+        # The library's own message, which the sentence omits, goes only to the log.
         if error.__cause__ is not None and logging.getLogger().handlers:
             log.warning("%s failed", arguments.command, exc_info=error)
         return 2 if type(error).__name__ == "StoreLocked" else 1
-    if arguments.command in ("bench", "test"):  # for developers, who want to see where
+    if arguments.command in ("bench", "test"):  # developers want the traceback
         raise error
     log.error("%s failed", arguments.command, exc_info=error)
     say(

@@ -1,6 +1,6 @@
-"""Families of base models: everything that differs between them, one table.
+"""Families of base models: one table with everything that differs between them.
 
-A new family is one new entry here. The table needs no library, so that the pages can read it too.
+A new family is one new entry. The table needs no library, so the web process can use it too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class TextEncoder:
 
     part, tokenizer: its folders in a diffusers model. prefix: of its tensors in a single file.
     is_open_clip: OpenCLIP, else OpenAI's CLIP. pad: the token that fills a short prompt, as in its
-    training. has_projection: it also gives a pooled vector of the whole prompt. most_layers: that
-    are kept of it; None: all.
+    training. has_projection: it also gives a pooled vector of the whole prompt. most_layers: the
+    number of its first layers in use; None: all.
     """
 
     part: str
@@ -44,11 +44,11 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class LoraNames:
-    """How other tools tell which base a LoRA fits, and name its layers.
+    """How other tools recognise the base model of a LoRA, and name its layers.
 
-    base_version: ss_base_model_version; without it A1111 takes every LoRA for one of SD 1. v2:
-    ss_v2. architecture: modelspec.architecture. sd_version: in the .json beside the file.
-    original: the UNet's layers have the names of the original checkpoint, not those of diffusers.
+    base_version: ss_base_model_version; without it A1111 assumes SD 1. v2: ss_v2.
+    architecture: modelspec.architecture. sd_version: in the .json beside the file.
+    original: layers of the UNet have their names of the original checkpoint, instead of diffusers'.
     """
 
     base_version: str
@@ -60,7 +60,7 @@ class LoraNames:
 
 @dataclass(frozen=True)
 class VelocityMark:
-    """A bias whose spread tells velocity models from noise models: larger than `spread`."""
+    """A bias whose standard deviation is above `spread` in velocity models, and below in others."""
 
     tensor: str
     spread: float
@@ -70,18 +70,18 @@ class VelocityMark:
 class Family:
     """A family of base models.
 
-    name: as the store keeps it. words: as an artist would say it. pipeline: diffusers' class.
-    text_encoders: the last one's prefix is in single files of this family alone.
-    size_px: of the pictures it was trained on. portrait_px: other (width, height) from its
-    training. attention_depths: transformer blocks in each attention of the UNet, for recognition.
+    name: in the store. words: for the artist. pipeline: diffusers' class.
+    text_encoders: only single files of this family have the last one's prefix.
+    size_px: of the training pictures. portrait_px: other (width, height) of its training.
+    attention_depths: transformer blocks in each attention of the UNet, for recognition.
     down_blocks: of the UNet, diffusers' classes. heads: of each attention, if the same everywhere;
     else every head is 64 channels wide. linear_projection: the attentions' projections are linear
-    layers, not convolutions. upcast_attention: it overflows in half precision.
-    transformer_layers: of each down block; None: 1. takes_size: the UNet is told the size of the
-    picture and the pooled text. vae_size_px, vae_scaling, vae_upcast: of the VAE; the last is set
-    where it overflows in fp16 and gives black pictures. reads_clip_skip: else the text is always
-    read before the last layer, as it was trained. zero_unprompted: an empty negative prompt is
-    zeros, unless a model's folder says otherwise.
+    layers instead of convolutions. upcast_attention: attention overflows in half precision.
+    transformer_layers: of each down block; None: 1. takes_size: the UNet is conditioned on the size
+    of the picture and the pooled text. vae_size_px, vae_scaling, vae_upcast: of the VAE; the last
+    is set if it overflows in fp16, which gives black pictures. reads_clip_skip: else the layer
+    before the last is always used, as in its training. zero_unconditional: an empty negative prompt
+    is encoded as zeros, unless a model's folder has its own setting.
     """
 
     name: FamilyName
@@ -102,12 +102,12 @@ class Family:
     vae_upcast: bool = False
     portrait_px: tuple[tuple[int, int], ...] = ()
     reads_clip_skip: bool = True
-    zero_unprompted: bool = False
+    zero_unconditional: bool = False
     velocity_mark: VelocityMark | None = None
 
 
 _CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
-# SD 2 reads the states before the last of OpenCLIP's 24 layers.
+# SD 2 uses the states before the last of OpenCLIP's 24 layers.
 _OPEN_CLIP = TextEncoder(
     "text_encoder", "tokenizer", "cond_stage_model.model.", is_open_clip=True, most_layers=23
 )
@@ -140,7 +140,7 @@ SD2 = Family(
     size_px=512,
     attention_depths=(1,) * 16,
     upcast_attention=True,
-    # Twice as wide in 2.0 and 2.1 at 768 px and what was made from them; ComfyUI asks the same.
+    # Twice as large in 2.0 and 2.1 at 768 px and in models made from them; ComfyUI has this rule.
     velocity_mark=VelocityMark(
         f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
     ),
@@ -167,7 +167,7 @@ SDXL = Family(
     vae_scaling=0.13025,
     vae_upcast=True,
     reads_clip_skip=False,
-    zero_unprompted=True,
+    zero_unconditional=True,
 )
 
 FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL}

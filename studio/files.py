@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all; checksums; how much room a disk has.
+"""Atomic writing of files, checksums, and free space on the disk.
 
-Every file that the studio keeps goes through `publish`: it is on the disk before it has its name,
-and the name is on the disk before anything relies on it. A power cut between any two steps leaves
-the old file or the new one, whole.
+Every stored file goes through `publish`: its content is on the disk before it gets its name, and
+the name is on the disk before anything relies on it. A power cut between any two steps leaves
+either the old file or the new one, complete.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 TEMPORARY_PREFIX = ".writing-"
 
-# An adapter as peft saves it: the weights, and beside them rank, alpha and the layers.
+# An adapter in peft's format: the weights, and a file with rank, alpha and layers.
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 
@@ -26,7 +26,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
     """Have `writer` write a file or a folder to a temporary path beside `path`, then publish it.
 
-    The folder of `path` is made. Whatever is raised, by `writer` too, leaves nothing behind.
+    Makes the folder of `path`. Any exception, also of `writer`, leaves nothing behind.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}{path.suffix}"
     try:
@@ -41,8 +41,8 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
 def publish(*moves: tuple[Path, Path]) -> None:
     """Give finished drafts, files or folders, their final names: (draft, path) each, on one disk.
 
-    All drafts are on the disk before the first of them gets its name. A file that has the name is
-    replaced in one step. Raises OSError.
+    All drafts are on the disk before the first gets its name. An existing file is replaced in one
+    step. Raises OSError.
     """
     for draft, _ in moves:
         for path in (*draft.rglob("*"), draft):
@@ -54,7 +54,7 @@ def publish(*moves: tuple[Path, Path]) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Move a file or folder; both places are on the disk afterwards. Raises OSError."""
+    """Move a file or folder; afterwards both folders are on the disk. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, target)
     _sync(target.parent)
@@ -82,7 +82,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether `error` comes from a full disk; not every library raises an OSError then."""
+    """Whether `error` comes from a full disk; some libraries raise no OSError for it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "No space left on device" in str(error)

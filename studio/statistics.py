@@ -1,4 +1,4 @@
-"""What counts of picks allow one to say: shares with their intervals. Pure arithmetic."""
+"""Confidence intervals for counts of picks. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def wilson(wins: float, total: int) -> tuple[float, float]:
 
 
 def leans(count: int, total: int) -> bool:
-    """Whether `count` of `total` is further from one half than chance explains (95%)."""
+    """Whether `count` of `total` differs from one half by more than chance (95%)."""
     low, high = wilson(count, total)
     return low > 0.5 or high < 0.5
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What was chosen in blind exams at one strength.
+    """Results of blind exams at one strength.
 
-    Where no difference was seen nothing was chosen: such pairs are left out of the share, as in
-    the sign test, and only said. Fewer are left then, and the interval is the wider for it.
+    Ties, pairs without a visible difference, are left out of the share, as in the sign test. They
+    are reported beside it; with fewer decided pairs the interval is wider.
     """
 
     tuned: int
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%, of the share in which the tuned model was chosen."""
+        """The 95% interval of the tuned model's share."""
         return wilson(self.tuned, self.decided)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Tally:
 
 
 def exam_sentence(tally: Tally) -> str:
-    """`You chose the tuned model in 16 of 20, 80% (58–92).`, and how often there was no choice."""
+    """`You chose the tuned model in 16 of 20, 80% (58–92).`, and the number of ties."""
     if not tally.decided:
         return f"You saw no difference in any of the {tally.ties} pairs."
     ties = ""
@@ -74,7 +74,7 @@ def exam_sentence(tally: Tally) -> str:
 
 
 class Examined(Protocol):
-    """An exam as it is kept in the store."""
+    """An exam of the store."""
 
     strength: float
 
@@ -89,23 +89,23 @@ class Examined(Protocol):
 
 
 def tallies(exams: Iterable[Examined]) -> dict[float, Tally]:
-    """What the exams that were taken to their end found, by strength, the gentlest first.
+    """Results of finished exams by strength, the gentlest first.
 
-    Exams at the same strength count together. One that was left counts nothing: to stop when the
-    result pleases would make it a better one.
+    Exams at the same strength are added up. Unfinished exams do not count: stopping at a pleasing
+    result would bias it.
     """
-    found: dict[float, Tally] = {}
+    by_strength: dict[float, Tally] = {}
     for exam in exams:
         if exam.is_finished:
-            before = found.get(exam.strength, Tally(0, 0))
-            found[exam.strength] = before + Tally(exam.tuned_wins, exam.base_wins, exam.ties)
-    return dict(sorted(found.items()))
+            before = by_strength.get(exam.strength, Tally(0, 0))
+            by_strength[exam.strength] = before + Tally(exam.tuned_wins, exam.base_wins, exam.ties)
+    return dict(sorted(by_strength.items()))
 
 
 def recommended_strength(results: Mapping[float, Tally]) -> float | None:
-    """The strength that is surest to be preferred: whose interval begins highest.
+    """The strength whose interval has the highest lower bound; of equals the gentler one.
 
-    None as long as no interval lies wholly above one half. Of two that are equal, the gentler.
+    None while no interval lies entirely above one half.
     """
     proven = [
         (tally.interval[0], -strength)

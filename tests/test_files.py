@@ -13,6 +13,7 @@ from studio import files
 from studio.lora import tools
 from studio.lora.export import export_lora
 from studio.lora.metadata import ExportInfo
+from studio.lora.restate import restate
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 INFO = ExportInfo("sd1", "made here", picks=0, trained_at_s=0.0)
@@ -53,7 +54,7 @@ def write_blend(folder: Path) -> None:
 
 def strip(folder: Path) -> None:
     save_file({"lora_x": torch.ones(1)}, folder.parent / "one.safetensors")
-    tools.restate(folder.parent / "one.safetensors", folder / "two.safetensors", {}, strip=True)
+    restate(folder.parent / "one.safetensors", folder / "two.safetensors", {}, strip=True)
 
 
 def export(folder: Path) -> None:

@@ -15,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from studio.bench.served import PROMPTS, Tab, studio
+from studio.bench.page_client import Tab
+from studio.bench.served import PROMPTS, studio
 from studio.settings import SamplingSettings, SessionSettings
 from studio.store import Image, Store
 

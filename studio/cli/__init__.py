@@ -1,1 +1,1 @@
-"""The command line: one module a command, found by its dotted name when it is called."""
+"""The command line: one module per command, imported by its dotted name when it is called."""

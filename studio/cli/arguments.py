@@ -1,7 +1,7 @@
 """The arguments of every command; `run` names the function that carries it out.
 
-Only the standard library is imported at the top: `launch.py` calls `parse` before anything is
-installed.
+Only the standard library is imported at the top, because `launch.py` calls `parse` before anything
+is installed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from studio import __version__
+from studio.paths import expanded
 
 DEFAULT_PORT = 7860
-# Modules of studio.bench.research, each with `main(argv)`, and those of studio.bench itself.
+# Modules with `main(argv)`: of studio.bench.research, and of studio.bench.
 RESEARCH = ("ablations", "gradients", "questions")
 BENCHMARKS = (
     *RESEARCH,
@@ -38,14 +39,14 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The arguments as a command with its options; prints help and mistakes, and exits then."""
-    # What follows these commands is for pytest, or for a benchmark's own parser.
+    """Parse the command line; exits after printing help or a mistake."""
+    # The arguments after these commands are for pytest, or for a benchmark's own parser.
     own = {"test": 1, "bench": 2}.get(argv[0] if argv else "", len(argv))
     arguments = make_parser().parse_args(argv[:own])
     arguments.rest = argv[own:]
     if getattr(arguments, "listen", False) and credentials(arguments) is None:
         make_parser().error(
-            "--listen lets others on your network in, so it needs a name and a password: "
+            "--listen opens the studio to your network, so it needs a name and a password: "
             "add --auth NAME:PASSWORD, or set D3PO_STUDIO_AUTH=NAME:PASSWORD."
         )
     return arguments
@@ -65,95 +66,107 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     parser.add_argument(
-        "--listen", action="store_true", help="let other machines in; only with --auth"
+        "--listen", action="store_true", help="accept other machines; only with --auth"
     )
     parser.add_argument(
         "--auth",
         metavar="NAME:PASSWORD",
         type=_credentials,
-        help="ask for these in the browser; D3PO_STUDIO_AUTH in the environment does the same "
-        "and does not show in the list of processes",
+        help="required in the browser; the variable D3PO_STUDIO_AUTH does the same, and does not "
+        "show in the list of processes",
     )
     parser.add_argument(
         "--proxy",
         metavar="ADDRESS",
         type=_address,
-        help="of a proxy before the studio, which alone is believed for whom it asks",
+        help="of a trusted proxy before the studio, which names the senders of requests",
     )
     parser.add_argument(
         "--gpus",
         type=_count,
         default=1,
         metavar="N",
-        help="learn on so many at once; 0: you start the worker yourself, as with `accelerate "
-        "launch -m studio.worker --home FOLDER`",
+        help="number of GPUs to train on; 0: start the worker yourself, for example with "
+        "`accelerate launch -m studio.worker --home FOLDER`",
     )
     commands = parser.add_subparsers(title="commands, each with --help", metavar="COMMAND")
 
-    one = _command(
+    command = _command(
         commands, "generate", "generate:generate", "draw pictures from prompts, as PNG files"
     )
-    _add_home(one)
-    one.add_argument("prompts", nargs="+", metavar="PROMPT")
-    one.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
-    one.add_argument(
+    _add_home(command)
+    command.add_argument("prompts", nargs="+", metavar="PROMPT")
+    command.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
+    command.add_argument(
         "--model", default="starter", help="a diffusers folder or checkpoint; default: the starter"
     )
-    one.add_argument(
+    command.add_argument(
         "--lora",
         type=Path,
         metavar="PATH",
-        help="an adapter's folder, or a LoRA file, to draw with",
+        help="draw with this adapter folder or LoRA file",
     )
-    one.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
-    one.add_argument("--count", type=_at_least_one, default=1, help="pictures a prompt; default 1")
-    one.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
-    one.add_argument("--steps", type=int, default=20, help="default 20")
-    one.add_argument("--guidance", type=float, default=3.0, help="default 3")
-    one.add_argument("--clip-skip", type=_at_least_one, default=1, help="as in A1111; default 1")
-    one.add_argument("--negative", default="", metavar="PROMPT", help="what to keep out")
-    one.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's own")
-    one.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+    command.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
+    command.add_argument(
+        "--count", type=_at_least_one, default=1, help="pictures per prompt; default 1"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
+    command.add_argument("--steps", type=int, default=20, help="default 20")
+    command.add_argument("--guidance", type=float, default=3.0, help="default 3")
+    command.add_argument(
+        "--clip-skip", type=_at_least_one, default=1, help="as in A1111; default 1"
+    )
+    command.add_argument("--negative", default="", metavar="PROMPT", help="the negative prompt")
+    command.add_argument(
+        "--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's own"
+    )
+    command.add_argument("--device", help="for example cpu, cuda or mps; default: the best one")
 
-    one = _command(commands, "train", "sessions:train", "train a round on the picks of a session")
-    _add_home(one)
-    _add_session(one)
+    command = _command(
+        commands, "train", "sessions:train", "train a round on the picks of a session"
+    )
+    _add_home(command)
+    _add_session(command)
 
-    one = _command(commands, "export", "sessions:export", "write a session's adapter as LoRA files")
-    _add_home(one)
-    _add_session(one)
-    one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to")
-    one.add_argument("--adapter", help="its number or id; default: the one in use")
-    one.add_argument("--name", help="default: the session's name")
-    one.add_argument("--notes", default="", help="what the taste is, in your words")
-    one.add_argument("--trigger", default="", help="words that belong into the prompt")
-    one.add_argument("--strength", type=float, default=1.0, help="you recommend; default 1")
-    one.add_argument("--licence", default="", help="under which you give it away")
-    one.add_argument("--author", default="", help="your name")
-    one.add_argument(
+    command = _command(
+        commands, "export", "sessions:export", "write a session's adapter as LoRA files"
+    )
+    _add_home(command)
+    _add_session(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the files")
+    command.add_argument("--adapter", help="its number or id; default: the one in use")
+    command.add_argument("--name", help="default: the session's name")
+    command.add_argument("--notes", default="", help="the taste in your own words")
+    command.add_argument("--trigger", default="", help="words that belong in the prompt")
+    command.add_argument(
+        "--strength", type=float, default=1.0, help="your recommendation; default 1"
+    )
+    command.add_argument("--licence", default="", help="of the files")
+    command.add_argument("--author", default="", help="your name")
+    command.add_argument(
         "--precision", choices=PRECISIONS, default="float32", help="of the numbers; default float32"
     )
-    one.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+    command.add_argument("--format", choices=FORMATS, action="append", help="default: both")
 
-    one = _command(
-        commands, "sessions", "sessions:sessions", "keep a session as one file, or take one in"
+    command = _command(
+        commands, "sessions", "sessions:sessions", "list sessions, or export or import one"
     )
-    _add_home(one)
-    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_home(command)
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_home(actions.add_parser("list", help="show the sessions"))
     action = actions.add_parser("export", help="write a session with all its files as one archive")
     _add_home(action)
     _add_session(action)
     action.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .zip")
-    action = actions.add_parser("import", help="take a session from an archive")
+    action = actions.add_parser("import", help="add the session of an archive")
     _add_home(action)
     action.add_argument("archive", type=Path, metavar="FILE")
 
-    one = _command(
-        commands, "picks", "picks:picks", "give the picks to other programs, or take theirs"
+    command = _command(
+        commands, "picks", "picks:picks", "export picks for other programs, or import theirs"
     )
-    _add_home(one)
-    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_home(command)
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     action = actions.add_parser("export", help="write a session's picks, with the pictures")
     _add_home(action)
     _add_session(action)
@@ -168,32 +181,32 @@ def make_parser() -> argparse.ArgumentParser:
     )
     action = actions.add_parser(
         "import",
-        help="make a session of picks from elsewhere",
-        description="Make a session of picks from elsewhere: parquet files with Pick-a-Pic's "
+        help="make a session from other programs' picks",
+        description="Make a session from other programs' picks: parquet files with Pick-a-Pic's "
         "columns, D3PO's files, or the folders chosen and rejected with pictures of the same names "
         "and their prompts in text files beside them.",
     )
     _add_home(action)
     action.add_argument("path", type=Path, metavar="PATH", help="a folder, or a parquet file")
     action.add_argument("--name", help="of the session; default: that of the folder")
-    action.add_argument("--model", default="starter", help="to be taught; default: the starter")
+    action.add_argument("--model", default="starter", help="to train; default: the starter")
     action.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="default: the model's")
-    action.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+    action.add_argument("--device", help="for example cpu, cuda or mps; default: the best one")
 
-    one = _command(
+    command = _command(
         commands,
         "lora",
         "lora:lora",
-        "blend LoRA files, change their rank or words, merge into a model",
+        "blend LoRA files, change their rank or metadata, or merge one into a model",
     )
-    actions = one.add_subparsers(dest="action", required=True, metavar="ACTION")
-    action = actions.add_parser("blend", help="one file that does what several do together")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = actions.add_parser("blend", help="one file with the summed effect of several")
     action.add_argument("files", nargs="+", type=Path, metavar="FILE")
     action.add_argument(
         "--strengths", nargs="+", type=float, metavar="S", help="one for each; default: 1"
     )
     _add_lora_out(action)
-    action.add_argument("--rank", type=_at_least_one, help="default: their ranks together")
+    action.add_argument("--rank", type=_at_least_one, help="default: the sum of their ranks")
     action = actions.add_parser("resize", help="the nearest LoRA of another rank")
     action.add_argument("file", type=Path, metavar="FILE")
     action.add_argument("--rank", type=_at_least_one, required=True)
@@ -202,31 +215,36 @@ def make_parser() -> argparse.ArgumentParser:
     action.add_argument("file", type=Path, metavar="FILE")
     action.add_argument("--model", required=True, help="a checkpoint, or a diffusers folder")
     action.add_argument("--strength", type=float, default=1.0, help="default 1")
-    action.add_argument("--out", type=Path, required=True, help="new, and of the model's kind")
+    action.add_argument(
+        "--out", type=Path, required=True, help="a new file or folder, like --model"
+    )
     action = actions.add_parser(
-        "strip", help="a copy that says nothing but what a tool needs to load it"
+        "strip", help="a copy with only the metadata that a tool needs to load it"
     )
     _add_words(action)
-    action = actions.add_parser("edit", help="a copy that says something else of itself")
+    action = actions.add_parser("edit", help="a copy with other metadata")
     _add_words(action)
 
-    one = _command(
-        commands, "doctor", "doctor:doctor", "look at everything that is kept, and repair it"
-    )
-    _add_home(one)
-    one.add_argument(
+    command = _command(commands, "doctor", "doctor:doctor", "check the home, and repair it")
+    _add_home(command)
+    command.add_argument(
         "--restore",
         metavar="SNAPSHOT",
-        help="put this snapshot in the place of a damaged database: a name that doctor lists, or "
-        "a path",
+        help="replace a damaged database by this snapshot: a name that doctor lists, or a path",
     )
 
-    _add_home(_command(commands, "report", "doctor:report", "print what helps others to help you"))
+    _add_home(
+        _command(
+            commands, "report", "doctor:report", "describe the last errors, for a request for help"
+        )
+    )
 
-    one = _command(commands, "bench", "develop:bench", "measure what the documentation claims")
-    one.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
+    command = _command(
+        commands, "bench", "develop:bench", "measure the figures of the documentation"
+    )
+    command.add_argument("benchmark", choices=BENCHMARKS, help="each has its own --help")
 
-    _command(commands, "test", "develop:test", "run all tests; what follows is for pytest")
+    _command(commands, "test", "develop:test", "run all tests; further arguments are for pytest")
     return parser
 
 
@@ -243,9 +261,9 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
         "--home",
         type=Path,
         metavar="FOLDER",
-        default=argparse.SUPPRESS,  # so that it may stand before the command or after it
-        help="where the studio keeps everything; default: D3PO_STUDIO_HOME, or the usual place "
-        "for an application's data",
+        default=argparse.SUPPRESS,  # so that it is valid before and after the command
+        help="the studio's folder; default: D3PO_STUDIO_HOME, or the usual folder for an "
+        "application's data",
     )
 
 
@@ -265,10 +283,10 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="a new .safetensors"
     )
-    parser.add_argument("--title", help='"" takes away what was said, here and below')
+    parser.add_argument("--title", help='"" removes the field, also of those below')
     parser.add_argument("--description")
     parser.add_argument("--author")
-    parser.add_argument("--trigger", help="words that belong into the prompt")
+    parser.add_argument("--trigger", help="words that belong in the prompt")
     parser.add_argument("--licence")
     parser.add_argument("--thumbnail", metavar="PICTURE", help="PNG, JPEG or WebP")
 
@@ -314,7 +332,7 @@ def _credentials(text: str) -> tuple[str, str]:
 
 
 def credentials(arguments: argparse.Namespace) -> tuple[str, str] | None:
-    """The name and the password that the studio asks for, if any."""
+    """The required name and password, if any."""
     if arguments.auth is not None:
         return arguments.auth
     given = os.environ.get("D3PO_STUDIO_AUTH", "")
@@ -325,10 +343,10 @@ def credentials(arguments: argparse.Namespace) -> tuple[str, str] | None:
 
 
 def home_folder(arguments: argparse.Namespace) -> Path:
-    """Where the studio keeps everything."""
+    """The studio's home folder."""
     given = getattr(arguments, "home", None) or os.environ.get("D3PO_STUDIO_HOME")
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given).absolute()
     import platformdirs
 
     return Path(platformdirs.user_data_dir("d3po-studio", appauthor=False))

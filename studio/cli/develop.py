@@ -1,4 +1,4 @@
-"""`bench` and `test`: for whoever works on the studio itself."""
+"""`bench` and `test`: for developers of the studio."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    """Hand over to a module of `studio.bench`, or of its research."""
+    """Run a module of `studio.bench` or `studio.bench.research`."""
     name = arguments.benchmark.replace("-", "_")
     package = "studio.bench.research" if name in RESEARCH else "studio.bench"
     return importlib.import_module(f"{package}.{name}").main(arguments.rest) or 0
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Hand over to pytest."""
+    """Run pytest."""
     return subprocess.call([sys.executable, "-m", "pytest", *arguments.rest], cwd=ROOT)

@@ -1,4 +1,4 @@
-"""`doctor` and `report`: look at everything that is kept, and say what helps others to help."""
+"""`doctor` and `report`: check and repair the home, and describe errors for helpers."""
 
 from __future__ import annotations
 
@@ -25,67 +25,67 @@ from studio.store import (
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """A report on the home; 0 when nothing is left to worry about."""
+    """Check and repair a home; gives 0 if no problem is left."""
     home = home_folder(arguments)
     database = home / "studio.sqlite"
     if not database.exists() and not (home / "snapshots").exists():
         raise CommandError(f"There is no studio in {home} yet.")
-    with StudioLock(home):  # nothing may change meanwhile
+    with StudioLock(home):  # so that nothing changes meanwhile
         if arguments.restore:
-            snapshot = home / "snapshots" / arguments.restore  # a path from elsewhere stays one
+            snapshot = home / "snapshots" / arguments.restore  # an absolute path stays as it is
             carried = restore(home, snapshot)
             say(f"{snapshot.name} is the database now; the old one is in {home / 'aside'}.")
-            say(f"Newer rows that could still be read there, and were carried over: {carried}.")
+            say(f"Newer rows that were still readable there and were carried over: {carried}.")
         complaints = database_complaints(database) if database.exists() else ["it is missing"]
         if sentence := home_warning(home):
             say(sentence)
         say(f"Database: {'DAMAGED' if complaints else 'sound'}")
         print_list(complaints)
-        kept = snapshots(home)
-        if kept and not complaints:
-            complaints = differing_rows(database, kept[0].path)
+        saved = snapshots(home)
+        if saved and not complaints:
+            complaints = differing_rows(database, saved[0].path)
             if complaints:
-                say("Compared with the newest snapshot it is DAMAGED, or the snapshot is:")
+                say("It differs from the newest snapshot; one of the two is DAMAGED:")
                 print_list(complaints)
-        problems = complaints or _look_at_rows(home) + _look_at_files(home)
-        say(f"Snapshots: {len(kept)}")
-        for one in kept:
-            when = time.strftime("%d %b %Y, %H:%M", time.localtime(one.taken_at_s))
-            say(f"  {one.path.name}   {when}, {one.picks} picks")
-        if complaints and kept:
-            say(f"To put one back: python launch.py doctor --restore {kept[0].path.name}")
+        problems = complaints or _check_rows(home) + _check_files(home)
+        say(f"Snapshots: {len(saved)}")
+        for snapshot in saved:
+            when = time.strftime("%d %b %Y, %H:%M", time.localtime(snapshot.taken_at_s))
+            say(f"  {snapshot.path.name}   {when}, {snapshot.picks} picks")
+        if complaints and saved:
+            say(f"To restore one: python launch.py doctor --restore {saved[0].path.name}")
         elif complaints:
-            say("There is none to put back; the database was left as it is.")
+            say("There is no snapshot to restore; the database was not changed.")
     return 1 if problems else 0
 
 
-def _look_at_rows(home: Path) -> list[str]:
-    """Rows that make no sense are mended, or set aside; gives those that were set aside."""
-    Store.open(home).close()  # as this version of the studio keeps them
-    found = mend_rows(home)
-    say(f"Rows: {found.looked_at}")
-    for what, rows in (("mended", found.mended), ("damaged, and set aside", found.set_aside)):
+def _check_rows(home: Path) -> list[str]:
+    """Repair invalid rows, or set them aside; gives those that were set aside."""
+    Store.open(home).close()  # migrates the rows to this version of the studio
+    report = mend_rows(home)
+    say(f"Rows: {report.looked_at}")
+    for what, rows in (("repaired", report.mended), ("damaged, and set aside", report.set_aside)):
         say(f"  {what}: {len(rows)}")
         print_list(rows, "    ")
-    if found.kept_in is not None:
-        say(f"  The database as it was before is kept: {found.kept_in.name}")
-    return found.set_aside
+    if report.kept_in is not None:
+        say(f"  A copy of the database before the repair: {report.kept_in.name}")
+    return report.set_aside
 
 
-def _look_at_files(home: Path) -> list[str]:
+def _check_files(home: Path) -> list[str]:
     with contextlib.closing(Store.open(home)) as store:
-        found = examine_files(store)
-    say(f"Files: {found.looked_at}; the checksum of {found.without_checksum} is not known")
+        report = examine_files(store)
+    say(f"Files: {report.looked_at}; {report.without_checksum} of them have no known checksum")
     for what, paths in (
-        ("missing", found.missing),
-        ("damaged, and set aside", found.damaged),
-        ("without a row, and set aside", found.orphaned),
+        ("missing", report.missing),
+        ("damaged, and set aside", report.damaged),
+        ("without a row, and set aside", report.orphaned),
     ):
         say(f"  {what}: {len(paths)}")
         print_list(paths, "    ")
-    if found.missing or found.damaged:
+    if report.missing or report.damaged:
         say("  Pictures are drawn again when they are needed; a round learns without the rest.")
-    return found.missing + found.damaged
+    return report.missing + report.damaged
 
 
 def report(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What the commands say: sentences on the console, which never end the work."""
+"""Console output of the commands, whose failures never end the work."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ log = logging.getLogger("studio")
 
 
 class CommandError(Exception):
-    """A command that cannot be carried out; the message is a sentence for whoever typed it."""
+    """A command cannot be carried out; the message is a sentence for the user."""
 
 
 def let_no_print_fail() -> None:
-    """A console may lack letters, as those of cp1252 do: they are written as their numbers then.
+    """Print characters that the console lacks, such as one with cp1252, as escapes.
 
-    Where nobody reads any more, as after `| head -1`, the work still goes on: see `say`.
+    `say` handles a closed pipe, such as after `| head -1`.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -27,11 +27,11 @@ def let_no_print_fail() -> None:
 
 
 def say(*words: object, end: str = "\n", to_errors: bool = False) -> None:
-    """`print`, which never ends the work: from the first failure on, nothing is said."""
+    """Like `print`, but a failure is not raised: all further output is dropped."""
     stream = sys.stderr if to_errors else sys.stdout
     try:
         print(*words, end=end, file=stream, flush=True)
-    except (OSError, ValueError):  # the reader is gone, the disk behind it full, or it is closed
+    except (OSError, ValueError):  # a closed pipe or stream, or a full disk
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
@@ -39,7 +39,7 @@ def say(*words: object, end: str = "\n", to_errors: bool = False) -> None:
 
 
 def progress(line: str, last: bool = False) -> None:
-    """One line that is written over in a terminal; elsewhere only the last one is of use."""
+    """A line that the next one overwrites in a terminal; elsewhere only the last is printed."""
     if sys.stdout.isatty():
         say(f"\r\x1b[K{line}", end="\n" if last else "")
     elif last:

@@ -36,17 +36,17 @@ def generate(arguments: argparse.Namespace) -> int:
         applied = denoiser.adapters.using(lora, arguments.strength)
     else:
         file = read_lora(lora)
-        fitted = denoiser.fit(file)
-        if fitted.strays:
-            say(f"{lora.name}: {fitted.words}", to_errors=True)
+        fit = denoiser.fit(file)
+        if fit.strays:
+            say(f"{lora.name}: {fit.words}", to_errors=True)
         applied = denoiser.with_lora(file, arguments.strength)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with applied:
         for number, prompt in enumerate(arguments.prompts, start=1):
             for seed in range(arguments.seed, arguments.seed + arguments.count):
                 text = expand(prompt, seed, home / "wildcards")
-                drawn = sampling.sample(denoiser, [text], [seed], settings)
-                [image] = sampling.images(denoiser, drawn)
+                chains = sampling.sample(denoiser, [text], [seed], settings)
+                [image] = sampling.images(denoiser, chains)
                 path = arguments.out / f"{number:03d} {seed} {file_name(text)[:60]}.png"
                 image.save(path)
                 say(path)

@@ -1,4 +1,4 @@
-"""The home that a command works on: its store, its sessions and a worker for it."""
+"""The home of a command: its store, its sessions and a worker."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from studio.runtime.supervisor import Supervisor
 from studio.store import Session, Store, StoreLocked, StudioLock
 
 POLL_S = 0.3
-MOST_DEATHS = 5  # of a worker in a row, before a command gives up
+MOST_DEATHS = 5  # of a worker in a row before a command gives up
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -31,34 +31,34 @@ def open_store(arguments: argparse.Namespace) -> Iterator[Store]:
         yield store
 
 
-def wait_for_worker(home: Path, look: Callable[[], Found | None]) -> Found:
-    """Look until there is something: at the work of a studio that runs, or of our own worker."""
+def wait_for_worker(home: Path, poll: Callable[[], Result | None]) -> Result:
+    """Poll until there is a result. A running studio's worker does the work, or else an own one."""
     end_on_sigterm()
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         own = None
         try:
-            held.enter_context(StudioLock(home))
-            own = held.enter_context(Supervisor(home))
+            stack.enter_context(StudioLock(home))
+            own = stack.enter_context(Supervisor(home))
         except StoreLocked:
             say("The studio that is open does the work.")
-        while (found := look()) is None:
+        while (result := poll()) is None:
             if own is not None and own.deaths_in_a_row >= MOST_DEATHS:
-                words = "\n".join(own.last_words)
-                raise CommandError(f"The worker cannot run. The last it said was:\n{words}")
+                lines = "\n".join(own.last_lines)
+                raise CommandError(f"The worker cannot run. Its last output was:\n{lines}")
             time.sleep(POLL_S)
-        return found
+        return result
 
 
 def find_session(store: Store, wanted: str) -> Session:
     sessions = store.sessions()
-    found = [one for one in sessions if wanted in (one.id, one.name)]
-    if len(found) == 1:
-        return found[0]
-    listed = "\n".join(f"  {one.id}  {one.name}" for one in sessions) or "  none yet"
-    what = "There is no session" if not found else "There is more than one session"
+    matches = [session for session in sessions if wanted in (session.id, session.name)]
+    if len(matches) == 1:
+        return matches[0]
+    listed = "\n".join(f"  {each.id}  {each.name}" for each in sessions) or "  none yet"
+    what = "There is no session" if not matches else "There is more than one session"
     raise CommandError(f"{what} called {wanted}. The sessions are:\n{listed}")
 
 
 def end_on_sigterm() -> None:
-    """Let a polite kill unwind the stack as Ctrl+C does, so that the worker ends too."""
+    """Let SIGTERM unwind the stack like Ctrl+C, so that the worker ends too."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

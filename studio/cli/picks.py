@@ -1,4 +1,4 @@
-"""`picks`: give the picks to other programs, or take theirs."""
+"""`picks`: export picks for other programs, or import theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from studio.store import Store
 
 
 def picks(arguments: argparse.Namespace) -> int:
-    """Picks as other people's programs keep them: see `studio.datasets` for the forms."""
+    """Export or import picks in other programs' formats: see `studio.datasets`."""
     with open_store(arguments) as store:
         if arguments.action == "export":
             session = find_session(store, arguments.session)
@@ -19,15 +19,15 @@ def picks(arguments: argparse.Namespace) -> int:
             done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
             say(f"{done} picks are in {arguments.out}.")
         else:
-            done, left_out = _take_picks_in(arguments, store)
+            done, left_out = _import(arguments, store)
     if left_out:
         say(f"{left_out} could not be used and were left out.", to_errors=True)
     return 0
 
 
-def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
+def _import(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
     path = arguments.path.absolute()
-    given = datasets.read(path)  # what it is, before a model is loaded
+    given = datasets.read(path)  # a quick refusal, before a model is loaded
     native_px = models.inspect(arguments.model).size_px
     denoiser = models.load(arguments.model, arguments.device)
     taken = datasets.import_picks(
@@ -40,7 +40,9 @@ def _take_picks_in(arguments: argparse.Namespace, store: Store) -> tuple[int, in
         lambda _, done: progress(f"{done} picks"),
     )
     progress(f"{taken.session.id}  {taken.session.name}: {taken.picks} picks", last=True)
-    say("Diffusion-DPO can learn from them. D3PO cannot: how they were drawn is not known.")
+    say(
+        "Diffusion-DPO can learn from them. D3PO cannot, because their denoising steps are unknown."
+    )
     for remark in taken.remarks:
         say(remark, to_errors=True)
     return taken.picks, taken.left_out

@@ -1,4 +1,4 @@
-"""The page `docs/command-line.md`, written from what `--help` prints.
+"""Generates the page `docs/command-line.md` from the output of `--help`.
 
 python -m studio.cli.reference > docs/command-line.md
 """
@@ -16,8 +16,8 @@ WIDTH = 90
 HEAD = """\
 # The command line
 
-This page is written by `python -m studio.cli.reference > docs/command-line.md`, from what each
-command prints with `--help`.
+`python -m studio.cli.reference > docs/command-line.md` generates this page from the `--help` of
+each command.
 
 ```
 python launch.py                          the studio in the browser
@@ -38,14 +38,14 @@ python launch.py lora resize both.safetensors --rank 8 --out small.safetensors
 python launch.py lora merge a.safetensors --model sd15.safetensors --out mine.safetensors
 python launch.py lora strip a.safetensors --out bare.safetensors
 python launch.py lora edit a.safetensors --title "Soft light" --licence CC0-1.0 --out b.safetensors
-python launch.py doctor                   look at everything that is kept, and repair it
-python launch.py report                   print what helps others to help you
+python launch.py doctor                   check the home, and repair it
+python launch.py report                   describe the last errors, for a request for help
 python launch.py bench clicks --help
 python launch.py test
 ```
 
 `--listen` speaks plain HTTP: use it in a network that you trust. With `--proxy ADDRESS`, the studio
-believes that proxy alone about who asks.
+trusts only that proxy to name the sender of a request.
 """
 
 

@@ -1,4 +1,4 @@
-"""`train`, `export` and `sessions`: the work of a session without a browser."""
+"""`train`, `export` and `sessions`: work on a session without a browser."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from studio.store.rows import CHECK_PICTURE, OPEN_JOB_STATES, OPEN_ROUND_STATES,
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """One round, in the foreground; a studio that runs on the same home does the work itself."""
+    """Train one round and wait for it; a running studio on the same home does the work itself."""
     with open_store(arguments) as store:
         session = find_session(store, arguments.session)
         round_id = store.resume_round(store.request_round(session.id).id).id
 
-        def look() -> Round | None:
+        def poll() -> Round | None:
             round_ = store.round(round_id)
             done, total = round_.updates_done, round_.updates_total
             progress(f"Round {round_.number}: {done} of {total} updates")
             return None if round_.state in OPEN_ROUND_STATES else round_
 
-        round_ = wait_for_worker(store.home, look)
+        round_ = wait_for_worker(store.home, poll)
         progress(f"Round {round_.number}: {round_.message}", last=True)
     return 0 if round_.state == "done" else 1
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """An adapter as LoRA files, checked by reading them back."""
+    """Export an adapter as LoRA files, checked by reading them back."""
     with open_store(arguments) as store:
         session = find_session(store, arguments.session)
         adapter = _adapter(store, session, arguments.adapter)
@@ -48,30 +48,32 @@ def export(arguments: argparse.Namespace) -> int:
         }
         job_id = store.add_job(session.id, "export", payload).id
 
-        def look() -> Job | None:
+        def poll() -> Job | None:
             job = store.job(job_id)
             return None if job.state in OPEN_JOB_STATES else job
 
-        job = wait_for_worker(store.home, look)
+        job = wait_for_worker(store.home, poll)
         if job.state != "done":
             raise CommandError(job.message)
-        made = next(one for one in store.exports(session.id) if one.id == job.result["export_id"])
-        offered = tuple(name for name in made.files if not name.endswith(CHECK_PICTURE))
-        _copy_new(store.export_path(session.id, made.id), offered, arguments.out)
-        for what, found in made.checks.items():
-            say(f"{what}: {found}")
+        exported = next(
+            each for each in store.exports(session.id) if each.id == job.result["export_id"]
+        )
+        offered = tuple(name for name in exported.files if not name.endswith(CHECK_PICTURE))
+        _copy_new(store.export_path(session.id, exported.id), offered, arguments.out)
+        for what, finding in exported.checks.items():
+            say(f"{what}: {finding}")
     return 0
 
 
 def sessions(arguments: argparse.Namespace) -> int:
-    """Sessions as archives: see `studio.store.archive` for what is in one."""
+    """List sessions, or export or import one as an archive: see `studio.store.archive`."""
     with open_store(arguments) as store:
         if arguments.action == "export":
             session = find_session(store, arguments.session)
             missing = export_session(store, session.id, arguments.out.absolute())
             say(arguments.out)
             if missing:
-                say(f"{missing} files were missing and are not in it.", to_errors=True)
+                say(f"{missing} missing files could not be included.", to_errors=True)
         elif arguments.action == "import":
             session = import_session(store, arguments.archive)
             say(f"{session.id}  {session.name}")
@@ -94,10 +96,10 @@ def _adapter(store: Store, session: Session, wanted: str | None) -> Adapter:
 
 
 def _copy_new(folder: Path, names: tuple[str, ...], out: Path) -> None:
-    """Copy files to where they were asked for, never over others."""
+    """Copy files to a folder; never overwrites."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (out / name).exists():
-            raise CommandError(f"There is a file {name} in {out} already: choose another --name.")
+            raise CommandError(f"{out} already has a file {name}: choose another --name.")
     for name in names:
         say(shutil.copy(folder / name, out / name))

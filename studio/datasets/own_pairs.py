@@ -14,7 +14,6 @@ from studio.datasets.picks import (
     picture_content,
 )
 from studio.pictures import files as picture_files
-from studio.pictures import infotext
 from studio.prompting import text_files
 from studio.settings import MAX_PROMPT_CHARACTERS
 
@@ -97,5 +96,5 @@ def _prompt_of(
             return found.text.strip(), guess if found.is_guess else "", ""
     for picture in filter(None, (one, other)):
         with contextlib.suppress(OSError, ValueError):
-            return infotext.read(picture_files.text_of_png(picture_content(picture))).prompt, "", ""
+            return picture_files.parameters_of(picture_content(picture)).prompt, "", ""
     return "", "", "it has no prompt: put one into a text file with the same name"

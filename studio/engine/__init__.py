@@ -1,1 +1,1 @@
-"""Drawing and learning: what needs torch and a denoiser, and knows no rows and no pages."""
+"""Sampling and training: torch and a denoiser, without the store and the pages."""

@@ -1,15 +1,15 @@
-"""Whether a round has spoiled the model: its pictures held against the base's, seed by seed.
+"""Collapse detection: a round's pictures compared with the base model's, seed by seed.
 
-A taste moves pictures; a collapse loses them. Three figures that need no other model, each a ratio
-with 1 for "as the base":
+A taste moves pictures; a collapse destroys them. Three figures that need no other model, each a
+ratio where 1 means "as the base":
 
-    drift      how far a picture is from the base's of the same seed, in units of how far two seeds
-               of the base are from each other: above 1 it is further than another picture would be
-    diversity  how far two seeds of one prompt are from each other
+    drift      distance of a picture from the base's of the same seed, in units of the distance
+               between two seeds of the base: above 1 it is further than an unrelated picture
+    diversity  distance between two seeds of one prompt
     detail     how much a picture changes from pixel to pixel: near 0 it is mush, far above 1 noise
 
-and, where a recogniser of what the base draws is at hand, the share of pictures that it still
-recognises. Pure: pictures in, figures out.
+If there is a recogniser for the base model's subjects, also the share of pictures that it still
+recognises. Pure functions: pictures in, figures out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ COMPARED_AT_PX = 64
 MOST_DRIFT = 1.5
 LEAST_DIVERSITY = 0.3
 LEAST_DETAIL, MOST_DETAIL = 0.35, 2.5
-MOST_LOST = 0.25  # of what the recogniser knew in the base's pictures
+MOST_LOST = 0.25  # share of the base's recognised pictures that may be lost
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What the pictures of an adapter showed beside those of its base."""
+    """The figures of an adapter's pictures against its base model's."""
 
     drift: float
     diversity: float
@@ -38,7 +38,7 @@ class Checks:
     recognised: float | None = None
 
     def values(self) -> dict[str, Any]:
-        """For keeping, without what was not measured."""
+        """The measured figures by name, for the store."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -61,7 +61,7 @@ def compare(
 
 
 def failure(checks: Checks) -> str:
-    """What a round has spoiled, as a clause for the artist; empty when the model is whole."""
+    """How the model has collapsed, as a clause for the artist; empty if it has not."""
     if checks.recognised is not None and checks.recognised_base is not None:
         lost = checks.recognised_base - checks.recognised
         if lost > MOST_LOST * max(checks.recognised_base, 1e-6):
@@ -84,7 +84,7 @@ def _pixels(pictures: list[list[Image.Image]]) -> np.ndarray:
     """(prompts, seeds, 64, 64, 3) in 0..1."""
     size = (COMPARED_AT_PX, COMPARED_AT_PX)
     small = [
-        [np.asarray(one.convert("RGB").resize(size, Image.Resampling.BOX)) for one in row]
+        [np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BOX)) for picture in row]
         for row in pictures
     ]
     return np.asarray(small, dtype=np.float32) / 255

@@ -1,9 +1,8 @@
 """Several processes that train and draw together, as `accelerate launch` or `torchrun` starts them.
 
-The first of them leads: it alone knows of the store and of files, and tells the others what to do.
-What goes between them is small, orders, latents and the gradients of a LoRA, and goes through the
-memory of the CPU (gloo): the same on every device, and no device waits busily while there is
-nothing to do.
+Only the main process (rank 0) knows the store and the files; it sends commands to the others.
+Messages are small (commands, latents, the gradients of a LoRA) and go through CPU memory (gloo):
+this works the same on every device, and an idle device does not busy-wait.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PATIENCE = timedelta(days=3650)  # an artist may come back to a studio that was left open
+PATIENCE = timedelta(days=3650)  # an idle studio may stay open for days before the next command
 
 
 class ProcessLost(Exception):
-    """Another of the processes is gone, and with it what all of them were at."""
+    """Another process is gone, and the work of all processes with it."""
 
 
 class ProcessGroup:
-    """The processes that work together, seen from one of them: number `rank` of `size`."""
+    """The cooperating processes, seen from process `rank` of `size`."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -36,34 +35,34 @@ class ProcessGroup:
     def is_main_process(self) -> bool:
         return self.rank == 0
 
-    def shard(self, of: Any) -> Any:
-        """What of a list or tensor, which all of them have, is for this process to do."""
-        return of[self.rank :: self.size]
+    def shard(self, items: Any) -> Any:
+        """This process's part of a list or tensor that all processes hold."""
+        return items[self.rank :: self.size]
 
     def broadcast(self, message: Any = None) -> Any:
-        """What the leader says, on all of them; the others wait until it does."""
-        box = [message]
+        """Give the main process's message to all processes; the others wait for it."""
+        messages = [message]
         if self.size > 1:
             with _noticing_loss():
-                dist.broadcast_object_list(box, src=0)
-        return box[0]
+                dist.broadcast_object_list(messages, src=0)
+        return messages[0]
 
     def all_gather(self, message: Any) -> list[Any]:
-        """What each of them says, in their order, on all of them."""
-        box = [message] * self.size
+        """Give the messages of all processes, in order of rank, to all processes."""
+        messages = [message] * self.size
         if self.size > 1:
             with _noticing_loss():
-                dist.all_gather_object(box, message)
-        return box
+                dist.all_gather_object(messages, message)
+        return messages
 
     def all_reduce(self, tensors: list[Tensor]) -> None:
-        """Puts into tensors of the same shapes on all of them their sums over the processes."""
+        """Replace the tensors, of the same shapes on all processes, by their sums over them."""
         if self.size == 1:
             return
-        together = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
+        flat = torch.cat([tensor.detach().flatten().float().cpu() for tensor in tensors])
         with _noticing_loss():
-            dist.all_reduce(together)
-        parts = together.split([tensor.numel() for tensor in tensors])
+            dist.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
@@ -73,18 +72,18 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextlib.contextmanager
 def _noticing_loss() -> Iterator[None]:
-    """A connection that breaks is a process that is gone."""
+    """Turn a broken connection into ProcessLost."""
     try:
         yield
     except RuntimeError as error:
         raise ProcessLost(
-            "Another of the processes that work together has ended; all are started again."
+            "Another of the worker's processes has ended; all are started again."
         ) from error
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[ProcessGroup]:
-    """The crew that this process was started into; of one process, if by itself."""
+    """The group that this process was started in; a group of one if started alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
@@ -97,7 +96,7 @@ def process_group() -> Iterator[ProcessGroup]:
 
 
 def local_device(device: str) -> str:
-    """Of a machine with several devices of a kind, the one for this process."""
+    """This process's own device on a machine with several GPUs."""
     if device != "cuda":
         return device
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

@@ -1,5 +1,5 @@
-"""What can end a round."""
+"""Errors that end a round."""
 
 
 class TrainingFailed(Exception):
-    """A round that cannot go on; the message is a sentence and the adapter must not be used."""
+    """The round cannot go on and its adapter must not be used; the message is a sentence."""

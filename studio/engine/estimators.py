@@ -1,14 +1,14 @@
-"""Where pictures are looked at, and how likely the network makes them there.
+"""Estimators of how likely the network makes a picture.
 
-An estimator is one batch and one way to look at it. Two ways:
+An estimator is made for one batch. There are two:
 
     NoisedPictures    the final latents, noised anew (Diffusion-DPO, arXiv 2311.12908)
     DenoisingSteps    the stored steps of the drawing (D3PO, arXiv 2311.13231)
 
-Both give scores, of which higher is more likely, and gains: the score under the policy less that
-under the reference, the base with the adapter off. A look of which a picture has several is a
-`draw`, an index: the same index is always the same look. Every random number belongs to
-(seed, update) or (seed, pair, draw), so nothing depends on what was computed before.
+Both give scores (higher is more likely) and gains: the score under the policy minus that under the
+reference, the base with the adapter off. A picture is scored at several draws, a timestep and noise
+or a step of the chain each. A `draw` is an index: the same index is always the same draw. Every
+random number is a function of (seed, update) or (seed, pair, draw), never of earlier computations.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Estimator(ABC):
-    """A batch of M pictures in N pairs, and a way to look at them.
+    """A batch of M pictures in N pairs, and a way to score them.
 
-    groups: the pairs that share pictures, as those of one grid do.
+    groups: pair indices, grouped by shared pictures as in one grid.
     draws_per_group: how many draws an update takes of each group.
-    reference: (M, columns) the scores under the base that are known; NaN elsewhere. The base never
-        changes, so that each is computed once.
-    only_final: whether it reads no more of a trajectory than its final latent.
+    reference: (M, columns) cached scores under the base; NaN where not computed yet. The base never
+        changes, so each is computed once.
+    only_final: whether it reads only the final latent of a trajectory.
     """
 
     only_final: ClassVar[bool]
@@ -62,67 +62,68 @@ class Estimator(ABC):
 
     @abstractmethod
     def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
-        """Draws (groups, draws_per_group) of an update; epochs: how often each group came before"""
+        """Draws (groups, draws_per_group) of an update; epochs: earlier turns of each group."""
 
     @abstractmethod
     def held_out_draws(self) -> Tensor:
-        """(HELD_OUT_DRAWS,): always the same, and spread."""
+        """(HELD_OUT_DRAWS,): always the same, evenly spread."""
 
     @abstractmethod
     def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, ...]:
-        """What draws (groups, D) stand for, each (groups, D, ...): the same for all pictures of a
-        group."""
+        """The inputs of draws (groups, D), each (groups, D, ...); all pictures of a group share
+        them."""
 
     @abstractmethod
     def scores(self, pictures: list[int], *inputs: Tensor) -> Tensor:
-        """(pictures, D) under the network as it is switched now, for inputs (pictures, D, ...)."""
+        """(pictures, D) under the network in its present state (adapter on or off), for inputs
+        (pictures, D, ...)."""
 
     def gains(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the chosen and of the rejected side of each pair of groups, at draws (groups, D); both
-        (pairs x D,).
+        """Gains of the chosen and of the rejected sides of the groups' pairs at draws (groups, D);
+        both (pairs x D,).
 
-        Every picture goes through the network once, however many pairs it stands in.
+        Every picture goes through the network once, no matter how many pairs it is in.
         """
-        # a group may come twice, at the turn of an epoch, with draws of its own each time
-        pairs = [(place, pair) for place, group in enumerate(groups) for pair in group]
-        chosen = [(place, int(self.batch.chosen[pair])) for place, pair in pairs]
-        rejected = [(place, int(self.batch.rejected[pair])) for place, pair in pairs]
+        # a group can appear twice at the turn of an epoch, with its own draws each time
+        pairs = [(row, pair) for row, group in enumerate(groups) for pair in group]
+        chosen = [(row, int(self.batch.chosen[pair])) for row, pair in pairs]
+        rejected = [(row, int(self.batch.rejected[pair])) for row, pair in pairs]
         wanted = list(dict.fromkeys(chosen + rejected))
-        places = [place for place, _ in wanted]
+        rows = [row for row, _ in wanted]
         pictures = [picture for _, picture in wanted]
-        inputs = [values[places] for values in self.inputs(groups, draws)]
-        # first, before what the policy's gradient needs takes up memory
-        reference = self.reference_scores(pictures, draws[places], *inputs)
+        inputs = [values[rows] for values in self.inputs(groups, draws)]
+        # first, before the policy's gradient takes up memory
+        reference = self.reference_scores(pictures, draws[rows], *inputs)
         gains = self.scores(pictures, *inputs) - reference
-        row = {key: number for number, key in enumerate(wanted)}
-        sides = torch.tensor([[row[key] for key in side] for side in (chosen, rejected)])
+        index = {key: number for number, key in enumerate(wanted)}
+        sides = torch.tensor([[index[key] for key in side] for side in (chosen, rejected)])
         chosen_gains, rejected_gains = gains[sides].flatten(1)
         return chosen_gains, rejected_gains
 
     @torch.no_grad()
     def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
-        """(pictures, D) under the base, computed where it is not known yet."""
-        places = torch.tensor(pictures)[:, None], draws
-        new = self.reference[places].isnan().any(1)
+        """(pictures, D) under the base, computed where the cache has none."""
+        indices = torch.tensor(pictures)[:, None], draws
+        new = self.reference[indices].isnan().any(1)
         if new.any():
             some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
             with self.denoiser.adapters.off():
                 scores = self.scores(some, *(values[new] for values in inputs))
-            # another tensor: whoever holds the one from before still has it as it was
-            self.reference = self.reference.index_put((places[0][new], draws[new]), scores.cpu())
-        return self.reference[places].to(self.denoiser.device)
+            # out of place: `MicroBatches` keeps the old tensor, to go back to it
+            self.reference = self.reference.index_put((indices[0][new], draws[new]), scores.cpu())
+        return self.reference[indices].to(self.denoiser.device)
 
     def latents_at_once(self, groups: list[list[int]], draws: int) -> int:
-        """How many latents the largest of the groups sends through the network at once."""
+        """Latents in a forward pass of the largest group."""
         return self.batch.most_pictures(groups) * draws * (2 if self.settings.guided else 1)
 
 
 class NoisedPictures(Estimator):
-    """Final latents with fresh noise at timesteps of the noisiest share (`timestep_fraction`).
+    """Final latents with fresh noise, at timesteps of the noisiest `timestep_fraction`.
 
-    A score is minus half of the squared error of the velocity, a mean over the latent's elements:
-    the log-density of a normal distribution around the predicted velocity, up to its constant. The
-    half is the factor of Diffusion-DPO's published code (arXiv 2311.12908, eq. 14).
+    A score is minus half of the velocity's squared error, averaged over the latent's elements: the
+    log-density of a normal distribution around the predicted velocity, up to a constant. The half
+    is the factor of Diffusion-DPO's published code (arXiv 2311.12908, eq. 14).
     """
 
     only_final = True
@@ -133,13 +134,12 @@ class NoisedPictures(Estimator):
 
     @cached_property
     def draws_per_group(self) -> int:
-        """Pictures of a grid have fewer draws than those of a pair, so that an update costs as
-        much."""
+        """Fewer for a grid than for a pair, so that an update costs about the same."""
         wanted = self.settings.steps_per_pair
         return max(1, min(wanted, round(2 * wanted / self.batch.most_pictures(self.groups))))
 
     def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
-        """They take turns, and begin again from the first."""
+        """Draws take turns, and begin again from the first."""
         first = torch.tensor(epochs)[:, None] * self.draws_per_group
         turn = first + torch.arange(self.draws_per_group)
         return turn % self.settings.noise_draws_per_pair
@@ -171,7 +171,7 @@ class NoisedPictures(Estimator):
 class DenoisingSteps(Estimator):
     """Steps of the stored chain; a score is the log-probability of the step that was taken.
 
-    Raises TrainingFailed where no step is random, and ValueError where the batch holds no chains.
+    Raises TrainingFailed if no step is random, and ValueError if the batch holds no chains.
     """
 
     only_final = False
@@ -184,8 +184,9 @@ class DenoisingSteps(Estimator):
         self.steps = schedule.stochastic_steps(batch.settings.eta).cpu()
         if not len(self.steps):
             raise TrainingFailed(
-                "These pictures were made without noise in their steps (eta 0); D3PO cannot learn "
-                "from them. Learn from the finished pictures, or draw new pairs with eta 1."
+                "These pictures were made without noise in their steps (eta 0, or a single step); "
+                "D3PO cannot learn from them. Learn from the finished pictures, or draw new pairs "
+                "with eta 1 and more steps."
             )
 
     @cached_property
@@ -200,8 +201,8 @@ class DenoisingSteps(Estimator):
         return self.steps[spread(len(epochs), self.draws_per_group, len(self.steps), draw)]
 
     def held_out_draws(self) -> Tensor:
-        places = (torch.arange(HELD_OUT_DRAWS) + 0.5) / HELD_OUT_DRAWS * len(self.steps)
-        return self.steps[places.long()]
+        positions = (torch.arange(HELD_OUT_DRAWS) + 0.5) / HELD_OUT_DRAWS * len(self.steps)
+        return self.steps[positions.long()]
 
     def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor]:
         """The steps themselves, (groups, D)."""
@@ -222,7 +223,7 @@ class DenoisingSteps(Estimator):
         return values.view(steps.shape)
 
 
-# --- what the network makes of a latent ---
+# --- the network's predictions for latents ---
 
 
 def step_log_prob(
@@ -233,7 +234,7 @@ def step_log_prob(
     batch: PairBatch,
     settings: TrainingSettings,
 ) -> Tensor:
-    """Log-probabilities (B,) of stored steps under the network as it is switched now.
+    """Log-probabilities (B,) of stored steps under the network in its present state.
 
     latents: (B, 2, C, h, w), a latent and the next one; steps: (B,) indices into the chain.
     """
@@ -259,7 +260,7 @@ def predicted_noise(
     sampling: SamplingSettings,
     guided: bool,
 ) -> Tensor:
-    """(B, C, h, w) as the pictures were drawn, through guidance; or by the prompted half alone."""
+    """(B, C, h, w): with guidance, as the pictures were drawn, or with the prompt only."""
     text = denoiser.text.embed(prompts, sampling.clip_skip)
     if not guided:
         return denoiser.predict_noise(latents, timesteps, text)
@@ -275,17 +276,17 @@ def velocity_errors(
     noise: Tensor,
     guided: bool = False,
 ) -> Tensor:
-    """(pictures, draws): how far the network is from the velocity of each final latent, noised.
+    """(pictures, draws): squared error of the predicted velocity of each noised final latent.
 
     timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean over the latent's
-    elements of (v - predicted v)², whatever the network predicts: in units of noise the timesteps
-    with most noise, where a picture is decided, would weigh next to nothing
-    ((v - predicted v)² = (noise - predicted noise)² / alpha_bar).
+    elements of (v - predicted v)², for every prediction type. In units of noise the noisiest
+    timesteps, where a picture is decided, would have next to no weight:
+    (v - predicted v)² = (noise - predicted noise)² / alpha_bar.
     """
-    each = [picture for picture in pictures for _ in range(timesteps.shape[1])]
+    repeated = [picture for picture in pictures for _ in range(timesteps.shape[1])]
     noise = noise.flatten(0, 1).to(denoiser.device)
-    noisy, at = noised(denoiser, batch, each, timesteps.flatten(), noise)
-    prompts = [batch.prompts[picture] for picture in each]
+    noisy, at = noised(denoiser, batch, repeated, timesteps.flatten(), noise)
+    prompts = [batch.prompts[picture] for picture in repeated]
     predicted = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided)
     return squared_velocity(denoiser, predicted - noise, at).view(timesteps.shape)
 
@@ -293,8 +294,8 @@ def velocity_errors(
 def noised(
     denoiser: Denoiser, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The final latents of pictures with noise (pictures, C, h, w), and the timesteps (pictures,);
-    both where the denoiser is."""
+    """The final latents of pictures with noise (pictures, C, h, w) added, and the timesteps
+    (pictures,); both on the denoiser's device."""
     at = timesteps.to(denoiser.device)
     final = batch.latents[pictures, -1].to(denoiser.device)
     return denoiser.scheduler.add_noise(final, noise.to(denoiser.device), at), at
@@ -303,29 +304,29 @@ def noised(
 def squared_velocity(denoiser: Denoiser, difference: Tensor, timesteps: Tensor) -> Tensor:
     """(B,): the mean square of a difference in predicted noise (B, C, h, w), in units of velocity.
 
-    A last timestep without any signal says nothing about a picture.
+    The floor keeps it finite at a last timestep without any signal.
     """
     return difference.square().mean((1, 2, 3)) / denoiser.alpha_bar(timesteps).clamp(min=1e-4)
 
 
 def noisiest_timesteps(denoiser: Denoiser, fraction: float) -> tuple[int, int]:
-    """The least timestep of the share with most noise, and how many there are from it on."""
-    of_all = denoiser.scheduler.config.num_train_timesteps
-    count = max(1, round(fraction * of_all))
-    return of_all - count, count
+    """The first timestep of the noisiest `fraction`, and the number of timesteps from it on."""
+    total = denoiser.scheduler.config.num_train_timesteps
+    count = max(1, round(fraction * total))
+    return total - count, count
 
 
 # --- random numbers ---
 
 
 def spread(rows: int, columns: int, count: int, draw: torch.Generator) -> Tensor:
-    """Random indices (rows, columns) below `count`, spread evenly over all of them."""
+    """Stratified random indices (rows, columns) below `count`."""
     total = rows * columns
     strata = torch.randperm(total, generator=draw) + torch.rand(total, generator=draw)
     return (strata / total * count).long().clamp(max=count - 1).view(rows, columns)
 
 
 def _generator(*key: int) -> torch.Generator:
-    """The same random numbers for the same whole numbers, from 0 upwards."""
+    """A generator seeded by non-negative integers."""
     [mixed] = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed))

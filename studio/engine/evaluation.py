@@ -1,4 +1,4 @@
-"""What an adapter has learned, in two numbers: how far it went, and how often it is right."""
+"""Two measures of an adapter: how far it moves the pictures, and its held-out agreement."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from studio.engine.trajectory import PairBatch
 if TYPE_CHECKING:
     from studio.models import Denoiser
 
-SHIFT_PICTURES = 64  # pictures of a round that its shift is measured on
+SHIFT_PICTURES = 64  # at most so many pictures of a round measure its shift
 
 
 @torch.no_grad()
 def held_out_agreement(estimator: Estimator, micro_batches: MicroBatches) -> float:
-    """Share of an estimator's pairs whose chosen side the adapter has made likelier, by the sum of
-    its gains at the held-out draws."""
+    """Share of an estimator's pairs in which the chosen side gained more than the rejected one,
+    summed over the held-out draws."""
     groups = estimator.groups
     draws = estimator.held_out_draws().expand(len(groups), -1)
     margins = torch.zeros(len(estimator.batch))
@@ -42,10 +42,10 @@ def held_out_agreement(estimator: Estimator, micro_batches: MicroBatches) -> flo
 def velocity_shift(
     denoiser: Denoiser, batch: PairBatch, fraction: float, seed: int, at_once: int
 ) -> float:
-    """How far the adapter takes the pictures, in units of `TrainingSettings.target_shift`.
+    """How far the adapter moves the pictures, in units of `TrainingSettings.target_shift`.
 
-    The root mean square of `velocity_changes`, always of the same pictures of the batch, with the
-    same timesteps (of the noisiest `fraction`) and noise. at_once: pictures in a forward pass.
+    The root mean square of `velocity_changes`. A seed fixes the pictures of the batch, the
+    timesteps (of the noisiest `fraction`) and the noise. at_once: pictures per forward pass.
     """
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(batch.latents), generator=draw)
@@ -65,10 +65,10 @@ def velocity_shift(
 def velocity_changes(
     denoiser: Denoiser, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
 ) -> Tensor:
-    """(pictures,): how far the adapter moves the velocity of each final latent, noised.
+    """(pictures,): how far the adapter moves the velocity of each noised final latent.
 
     timesteps: (pictures,); noise: (pictures, C, h, w). The mean square over the latent's elements,
-    through guidance: what the pictures are drawn with, whatever they were learned with.
+    always with guidance, as the pictures are drawn.
     """
     noisy, at = noised(denoiser, batch, pictures, timesteps, noise)
     prompts = [batch.prompts[picture] for picture in pictures]

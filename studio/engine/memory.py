@@ -1,13 +1,13 @@
-"""How a round is fitted into the memory there is: presets, the largest first.
+"""Presets that fit a round into the available memory, the largest first.
 
-A round begins with the preset for the memory that is free, and goes on with the next smaller one
-whenever the device runs out (`studio.engine.training`). What they change is how a round is
-computed, never what it computes: apart from rounding, every preset ends in the same adapter.
-With 8-bit moments, which only a round that begins with a small preset has, the rounding is coarser.
+A round begins with the preset for the free memory, and steps down to the next smaller one whenever
+the device runs out (`studio.engine.microbatches`). Presets change how a round is computed, never
+its result: apart from rounding, every preset ends in the same adapter. A round that begins with a
+small preset keeps 8-bit optimizer states, whose rounding is coarser.
 
-What autograd keeps for one latent of 512 px through the true UNet, in half precision: 0.80 GB with
+Autograd keeps, for one latent of 512 px through the full-size UNet in half precision, 0.80 GB with
 SD 1 and 2.03 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
-`bench full-size`). To these come the weights, 1.7 GB and 5.1 GB.
+`bench full-size`). The weights add 1.7 GB and 5.1 GB.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 log = logging.getLogger("studio.worker")
 
-LATENT_512_PX = 64 * 64  # places in the latent of a picture of 512 px
-HALF_BYTES = 2  # a number of the types that GPUs train in
+LATENT_512_PX = 64 * 64  # h x w of the latent of a picture of 512 px
+HALF_BYTES = 2  # of a float16 or bfloat16
 
 
 @dataclass(frozen=True)
 class Preset:
-    """For a device with `gb` to spare.
+    """For a device with `gb` free.
 
-    latents: as many of 512 px go through the network at once while it learns, in half precision
-        and with gradient checkpointing, which computes everything twice and keeps little.
-    latents_kept: as many without it. A round that wants no more than these learns without it.
-    parts_away: text encoders and VAE are on the device only while they work.
-    tiled_vae: large pictures are decoded piece by piece, which can be seen if one looks closely.
-    small_moments: what the optimiser keeps of each weight has 8 bits, where that can be done.
+    latents: latents of 512 px per forward pass while training in half precision with gradient
+        checkpointing, which computes everything twice and keeps little.
+    latents_kept: the same without checkpointing. A round that needs no more trains without it.
+    model_cpu_offload: text encoders and VAE are on the device only while they work.
+    vae_tiling: large pictures are decoded in tiles, whose seams a close look can show.
+    optimizer_8bit: optimizer states have 8 bits where bitsandbytes is installed.
     """
 
     gb: int
@@ -47,9 +47,9 @@ class Preset:
     optimizer_8bit: bool = False
 
 
-def cost(latents: int, places: int, number_bytes: int) -> float:
-    """So many latents of so many places (h x w) in latents of 512 px in half precision."""
-    return latents * places * number_bytes / (LATENT_512_PX * HALF_BYTES)
+def cost(latents: int, positions: int, number_bytes: int) -> float:
+    """The memory of latents of `positions` (h x w) each, in latents of 512 px in half precision."""
+    return latents * positions * number_bytes / (LATENT_512_PX * HALF_BYTES)
 
 
 PRESETS = (
@@ -66,35 +66,35 @@ PRESETS = (
 
 
 def preset_for(gb: float | None) -> Preset:
-    """The largest preset that fits; None: it is not known how much there is."""
+    """The largest preset that fits; None stands for an unknown size."""
     if gb is None:
         return PRESETS[0]
     return next((preset for preset in PRESETS if preset.gb <= gb), PRESETS[-1])
 
 
 def smaller(preset: Preset) -> Preset:
-    """The next smaller preset; of the smallest, itself."""
+    """The next smaller preset; the smallest gives itself."""
     return PRESETS[min(PRESETS.index(preset) + 1, len(PRESETS) - 1)]
 
 
 def uses_8bit_optimizer(preset: Preset, device: torch.device) -> bool:
-    """Whether a round that begins with this preset keeps its moments in 8 bits."""
+    """Whether a round that begins with this preset has 8-bit optimizer states."""
     wanted = preset.optimizer_8bit and device.type == "cuda"
     return wanted and eight_bit_adamw() is not None
 
 
 def eight_bit_adamw() -> type[torch.optim.Optimizer] | None:
-    """Of bitsandbytes, which is no part of the studio: None where it cannot be imported."""
+    """AdamW8bit of bitsandbytes, which is no dependency of the studio; None if not importable."""
     try:
         from bitsandbytes.optim import AdamW8bit
     except Exception as error:  # of any kind: it may have been built for another driver
-        log.info("No 8-bit optimiser: %s", error)
+        log.info("No 8-bit optimizer: %s", error)
         return None
     return AdamW8bit
 
 
 def free_gb(device: torch.device) -> float | None:
-    """What this process could use of a device's memory, with what it has of it already."""
+    """Memory that this process can use on a device, including its own reserved memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return (free + torch.cuda.memory_reserved(device)) / 1e9
@@ -104,20 +104,20 @@ def free_gb(device: torch.device) -> float | None:
 
 
 def has_run_out(error: Exception) -> bool:
-    """Whether an error says that there is no memory left, on whatever device."""
+    """Whether an error means that a device, of any kind, is out of memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(
         error
     )
 
 
 def give_back(device: torch.device) -> None:
-    """Let go of what allocators keep for later: the device's, and glibc's, which holds on to most
-    of what a round used (`bench soak`)."""
+    """Free the caches of the allocators: the device's, and glibc's, which keeps most of the memory
+    that a round used (`bench soak`)."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others have not
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim is not None:
             trim(0)

@@ -1,4 +1,4 @@
-"""How many latents go through the network at once, and fewer whenever the memory runs out."""
+"""Micro-batches: how many latents go through the network at once, fewer if the memory runs out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from studio.engine import memory
 from studio.engine.errors import TrainingFailed
 from studio.engine.estimators import Estimator
 
-MORE_WITHOUT_GRADIENT = 4  # times as many latents go through the network at once without it
+MORE_WITHOUT_GRADIENT = 4  # times as many latents per forward pass without gradients
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 
 class MicroBatches:
-    """Splits an update of an estimator into parts that fit.
+    """Splits an update of an estimator into parts that fit the memory.
 
-    preset: the one in use. at_once: latents in one forward pass that keeps its gradient. note: for
-    the artist, once the memory has run out. None of it changes what is learned, except for
-    rounding.
+    preset: the one in use. at_once: latents per forward pass with gradient. note: a sentence for
+    the artist after the memory has run out. Except for rounding, none of it changes the result.
     """
 
     def __init__(self, estimator: Estimator, preset: memory.Preset) -> None:
-        """Switches the denoiser's checkpointing, which needs an adapter, and its offloading."""
+        """Set the denoiser's gradient checkpointing, which needs an adapter, and its offloading."""
         settings = estimator.settings
         self.estimator = estimator
         self.at_once = settings.micro_batch_pairs * estimator.latents_at_once(
@@ -42,23 +41,24 @@ class MicroBatches:
     def parts(
         self, estimator: Estimator, groups: list[list[int]], draws: int, at_once: int
     ) -> Iterator[tuple[slice, slice]]:
-        """Which of the groups, and which columns of their draws (groups, draws), go together."""
+        """Slices of the groups, and of the columns of their draws (groups, draws), that go
+        through the network together."""
         if not groups:
             return
-        of_one = estimator.latents_at_once(groups, 1)
-        count = max(1, at_once // (of_one * draws))
-        columns = min(draws, max(1, at_once // of_one))
+        per_draw = estimator.latents_at_once(groups, 1)
+        count = max(1, at_once // (per_draw * draws))
+        columns = min(draws, max(1, at_once // per_draw))
         for start in range(0, len(groups), count):
             for first in range(0, draws, columns):
                 yield slice(start, start + count), slice(first, first + columns)
 
     def while_memory_lasts(
-        self, work: Callable[[], Done], update: int, estimators: tuple[Estimator, ...]
-    ) -> Done:
-        """Do `work` of an update; where the memory runs out, again with a smaller preset.
+        self, work: Callable[[], Result], update: int, estimators: tuple[Estimator, ...]
+    ) -> Result:
+        """Do `work` of an update; if the memory runs out, repeat it with a smaller preset.
 
-        What the estimators came to know in a failed attempt is forgotten: of what is made again,
-        all is computed again. Raises TrainingFailed where there is no smaller preset.
+        The estimators' reference scores of a failed attempt are dropped, so that the repetition
+        computes all of them anew. Raises TrainingFailed if there is no smaller preset.
         """
         while True:
             known = [estimator.reference for estimator in estimators]
@@ -67,7 +67,7 @@ class MicroBatches:
             except Exception as error:
                 if not memory.has_run_out(error):
                     raise
-            # outside of the clause above, whose error holds on to all that was in use
+            # after the clause above: its exception keeps the failed attempt's tensors alive
             for estimator, reference in zip(estimators, known, strict=True):
                 estimator.reference = reference
             self._step_down(update)
@@ -80,22 +80,22 @@ class MicroBatches:
                 f"{self.preset.gb} GB. Close other programs that use the device, or draw smaller "
                 "pictures; the last good adapter is kept."
             )
-        self.checkpointing = True  # once it has run out, no more is kept than must be
+        self.checkpointing = True  # from now on keep as little as possible
         self.at_once = max(least, self.at_once // 2)
         self._use(memory.smaller(self.preset))
         self.note = (
-            f"The memory ran out at update {update}, which was made again with the "
-            f"settings for {self.preset.gb} GB: fewer pictures at a time, and slower. What is "
-            "learned is the same."
+            f"The memory ran out at update {update}, which was repeated with the "
+            f"settings for {self.preset.gb} GB: fewer pictures at a time, and slower. The result "
+            "is the same."
         )
 
     def _use(self, preset: memory.Preset) -> None:
         self.preset = preset
         denoiser, latents = self.estimator.denoiser, self.estimator.batch.latents
-        one = memory.cost(1, math.prod(latents.shape[-2:]), denoiser.dtype.itemsize)
-        if self.at_once * one > preset.latents_kept:
+        cost = memory.cost(1, math.prod(latents.shape[-2:]), denoiser.dtype.itemsize)
+        if self.at_once * cost > preset.latents_kept:
             self.checkpointing = True
-        self.at_once = min(self.at_once, max(1, int(preset.latents / one)))
+        self.at_once = min(self.at_once, max(1, int(preset.latents / cost)))
         denoiser.set_gradient_checkpointing(self.checkpointing)
         denoiser.save_memory(preset.model_cpu_offload, preset.vae_tiling)
         gc.collect()

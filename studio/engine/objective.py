@@ -12,22 +12,22 @@ from studio.engine.estimators import DenoisingSteps, Estimator, NoisedPictures
 from studio.maths import objectives
 from studio.settings import TrainingSettings
 
-# Of a denoiser, a batch and settings.
+# (denoiser, batch, settings) to an estimator.
 MakeEstimator = Callable[..., Estimator]
-# Gains of chosen and rejected, each (B,), to losses (B,).
+# (chosen, rejected) gains, each (B,), to losses (B,).
 Form = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What `Training` is told of an objective. `estimator` is called once for each batch."""
+    """All that `Training` knows of an objective. `estimator` is called once for each batch."""
 
     estimator: MakeEstimator
     form: Form
 
     @classmethod
     def of(cls, settings: TrainingSettings) -> Objective:
-        """The one that settings name."""
+        """The objective that the settings name."""
         match settings.loss:
             case "d3po":
                 form = partial(
@@ -36,10 +36,8 @@ class Objective:
                 return cls(DenoisingSteps, form)
             case "diffusion_dpo":
                 return cls(NoisedPictures, partial(objectives.dpo, beta=settings.beta))
-            case "finetune":
-                return cls(NoisedPictures, objectives.chosen_only)
 
 
 def reads_only_final(settings: TrainingSettings) -> bool:
-    """Whether a round with such settings reads no more of a picture than its final latent."""
+    """Whether a round with these settings reads only the final latent of each picture."""
     return Objective.of(settings).estimator.only_final

@@ -1,4 +1,4 @@
-"""The optimizer of a round, and a step of it that is made whole or not at all."""
+"""The optimizer of a round, and an all-or-nothing step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ WEIGHT_DECAY = 1e-2  # of AdamW
 
 
 def make(denoiser: Denoiser, settings: TrainingSettings, in_8bit: bool) -> torch.optim.Optimizer:
-    """For the parameters of the attached adapter, in a group for each learning rate.
+    """Make the optimizer for the attached adapter, with one parameter group per learning rate.
 
-    Raises TrainingFailed where 8-bit moments are wanted and bitsandbytes is not installed.
+    Raises TrainingFailed if `in_8bit` is asked for and bitsandbytes is not installed.
     """
     shortcuts = set(denoiser.adapters.shortcut_parameters())
     rates: dict[float, list[torch.nn.Parameter]] = {}
@@ -35,21 +35,21 @@ def make(denoiser: Denoiser, settings: TrainingSettings, in_8bit: bool) -> torch
     kind = memory.eight_bit_adamw() if in_8bit else torch.optim.AdamW
     if kind is None:
         raise TrainingFailed(
-            "This round was begun with the 8-bit optimiser of bitsandbytes, which is not here "
-            "any more. Install it again, or begin a new round: your picks are kept."
+            "This round was begun with the 8-bit optimizer of bitsandbytes, which is no longer "
+            "installed. Install it again, or begin a new round: your picks are kept."
         )
     return kind(groups, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
 
 
 def step(optimizer: torch.optim.Optimizer) -> None:
-    """One step; where it fails midway, parameters and state are as if it had never begun."""
-    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    """Make one step, all or nothing: restores parameters and state if it fails midway."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = optimizer.state
     before = _on_cpu([(value, dict(state[value])) for value in parameters])
     try:
         optimizer.step()
     except Exception:
-        # into what is there already: this is no moment to ask for memory
+        # in place: the step may have failed because the memory ran out
         with torch.no_grad():
             for parameter, (value, known) in zip(parameters, before, strict=True):
                 parameter.copy_(value)
@@ -58,13 +58,13 @@ def step(optimizer: torch.optim.Optimizer) -> None:
                 for name, moment in known.items():
                     if isinstance(moment, Tensor):
                         state[parameter][name].copy_(moment)
-                    else:  # the 8-bit optimizer counts its steps so
+                    else:  # the 8-bit optimizer's step count is a plain number
                         state[parameter][name] = moment
         raise
 
 
 def _on_cpu(tree: Any) -> Any:
-    """A copy of all tensors in lists and dictionaries, on the CPU, and of what else is there."""
+    """Copy nested lists and dictionaries, with all tensors copied to the CPU."""
     return tree_map(
         lambda value: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value,
         tree,

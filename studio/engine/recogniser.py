@@ -1,8 +1,8 @@
-"""A small classifier of the starter's drawings: which object, which style, which ground.
+"""A small classifier of the starter model's drawings: object, style and ground.
 
-Trained on the rendered drawings alone, never on what the model makes, so that it can judge it.
-Kept in `assets/recogniser`; used by `evaluate` and by the benchmarks, where a taste gained is worth
-nothing without the objects kept.
+It is trained on rendered drawings only, never on the model's output, so that it can judge that.
+Its weights are in `assets/recogniser`. `studio.starter.evaluate` and the benchmarks use it: a
+taste gained is worth nothing if the objects are lost.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Recogniser:
     grounds: tuple[str, ...]
 
     def object_in(self, prompt: str) -> str | None:
-        """The known object that a prompt names, the longest one; None when it names none."""
+        """The longest name of a known object in a prompt; None if there is none."""
         words = f" {' '.join(prompt.lower().replace(',', ' ').split())} "
-        found = [name for name in self.objects if f" {name} " in words]
-        return max(found, key=len, default=None)
+        names = [name for name in self.objects if f" {name} " in words]
+        return max(names, key=len, default=None)
 
     @torch.no_grad()
     def logits(self, images: list[Image.Image]) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +75,7 @@ class Recogniser:
         return self.network(pixels)
 
     def object_ranks(self, images: list[Image.Image], objects: list[str]) -> Tensor:
-        """(B,) place of the right object among all, 0 for the likeliest."""
+        """(B,) rank of the right object among all, 0 for the likeliest."""
         logits = self.logits(images)[0]
         right = torch.tensor([self.objects.index(name) for name in objects])
         return (logits > logits.gather(1, right[:, None])).sum(1)

@@ -1,9 +1,8 @@
-"""Prompt and adapter in, trajectory and image out: batches of DDIM rollouts with every latent
-kept."""
+"""Prompts and an adapter in, trajectories and images out: batches of DDIM rollouts that keep every
+latent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +15,8 @@ from studio.settings import SamplingSettings
 if TYPE_CHECKING:
     from studio.models import Denoiser
 
-COUPLE_APART = 0x9E3779B9  # odd: torch's generator on the CPU looks at 32 bits of a seed
-STREAM_PRIME = 2_654_435_761  # sets the noise of the steps apart from the starting noise of a seed
-
-
-def always() -> None:
-    """The check of a picture that is wanted whatever happens."""
+COUPLE_APART = 0x9E3779B9  # odd: torch's CPU generator uses 32 bits of a seed
+STREAM_PRIME = 2_654_435_761  # separates the noise of the steps from the starting noise of a seed
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -34,11 +29,8 @@ def sample(
     seeds: list[int],
     settings: SamplingSettings,
     noise_seeds: list[int] | None = None,
-    require_wanted: Callable[[], None] = always,
 ) -> list[Trajectory]:
-    """One chain a prompt.
-
-    require_wanted: called before each step; it raises when nobody wants the pictures any more.
+    """One chain per prompt.
 
     `seeds` draw the starting noise and `noise_seeds` (default: the same) the noise of the steps,
     both on the CPU, so that a seed gives the same picture on every device.
@@ -52,34 +44,33 @@ def sample(
     text = denoiser.text.embed(prompts, settings.clip_skip)
     empty = denoiser.text.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)
-    # All of it before the first step: a copy in between would wait for the GPU at each of them.
+    # All noise before the first step: a copy within the loop would wait for the GPU at each step.
     noises = torch.stack(
         [
             torch.stack([torch.randn(shape, generator=walk) for walk in walks])
             for _ in schedule.timesteps
         ]
     ).to(denoiser.device)
-    kept = [latents]
+    chain = [latents]
     for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
-        require_wanted()
         with torch.no_grad():
             noise_pred = denoiser.predict_guided_noise(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
             )
         step = schedule.step(index, settings.eta)
         latents = step_mean(latents, noise_pred, step) + step.s * noise
-        kept.append(latents)
-    chains = torch.stack(kept, 1).cpu()
+        chain.append(latents)
+    chains = torch.stack(chain, 1).cpu()
     return [
-        Trajectory(chain, schedule.timesteps.cpu(), prompt, seed, settings, denoiser.base_hash)
-        for chain, prompt, seed in zip(chains, prompts, seeds, strict=True)
+        Trajectory(latents, schedule.timesteps.cpu(), prompt, seed, settings, denoiser.base_hash)
+        for latents, prompt, seed in zip(chains, prompts, seeds, strict=True)
     ]
 
 
 def sample_pairs(
     denoiser: Denoiser, prompts: list[str], seeds: list[int], settings: SamplingSettings
 ) -> list[tuple[Trajectory, Trajectory]]:
-    """Two chains a prompt, from the same starting noise if the settings say so."""
+    """Two chains per prompt, from the same starting noise if the settings ask for it."""
     groups = sample_groups(denoiser, prompts, seeds, settings, 2)
     return [(left, right) for left, right in groups]
 
@@ -90,19 +81,23 @@ def sample_groups(
     seeds: list[int],
     settings: SamplingSettings,
     size: int,
-    require_wanted: Callable[[], None] = always,
 ) -> list[list[Trajectory]]:
-    """`size` chains a prompt, from the same starting noise if the settings say so. The first two
-    do not depend on `size`."""
+    """`size` chains per prompt, from the same starting noise if the settings ask for it. The first
+    two are the same for every `size`.
+
+    A single step adds hardly any noise of its own: with the same start all pictures would be alike,
+    so that each has its own.
+    """
+    is_shared = settings.shared_noise and settings.steps > 1
     starts, walks = [], []
     for seed in seeds:
-        for place in range(size):
-            couple, one = divmod(place, 2)
+        for index in range(size):
+            couple, one = divmod(index, 2)
             apart = couple * COUPLE_APART
-            starts.append(seed if settings.shared_noise else seed + one * 2**31 + apart)
+            starts.append(seed if is_shared else seed + one * 2**31 + apart)
             walks.append(2 * seed + one + apart)
     repeated = [prompt for prompt in prompts for _ in range(size)]
-    chains = sample(denoiser, repeated, starts, settings, walks, require_wanted)
+    chains = sample(denoiser, repeated, starts, settings, walks)
     return [chains[first : first + size] for first in range(0, len(chains), size)]
 
 

@@ -4,12 +4,12 @@
     for metrics in training:          # one update each
         ...                           # stop, show, or save training.state() between any two
 
-Where pictures are looked at is the estimator's part (`estimators`), what is made of it the form's
-(`studio.maths.objectives`), and how much goes through the network at once that of `microbatches`.
-Every random number belongs to (seed, update), so a run continued from a state is the run itself.
+The estimator scores pictures (`estimators`), the form turns gains into losses
+(`studio.maths.objectives`), and `microbatches` decides how much goes through the network at once.
+Every random number is a function of (seed, update), so a continued run equals an uninterrupted one.
 
-Of several processes each takes a part of the pairs of every update, and all make the update with
-the sum of their gradients.
+With several processes, each takes a part of every update's pairs, and all make the update with the
+sum of their gradients.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from studio.settings import TrainingSettings
 if TYPE_CHECKING:
     from studio.models import Denoiser
 
-HELD_OUT_CHECKS = 8  # times in a round that agreement with the held-out picks is measured
-# What was hardly learned, because the picks contradict each other, say, is not blown up further.
+HELD_OUT_CHECKS = 8  # measurements of held-out agreement in a round
+# A round that hardly learned, from contradictory picks for example, is not blown up further.
 MOST_SCALED = 3.0
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one update showed. `margin` is beta x the margin: the implicit reward's difference."""
+    """The figures of one update. `margin` is beta x the margin: the implicit reward difference."""
 
     update: int
     updates: int
@@ -56,7 +56,7 @@ class Metrics:
     held_out_agreement: float | None
 
     def values(self) -> dict[str, float]:
-        """The measured numbers by name, without those that were not measured."""
+        """The measured figures by name."""
         names = ("loss", "margin", "accuracy", "grad_norm", "held_out_agreement")
         pairs = ((name, getattr(self, name)) for name in names)
         return {name: value for name, value in pairs if value is not None}
@@ -65,10 +65,10 @@ class Metrics:
 class Training:
     """One round: a fresh adapter, `updates` updates over the pairs.
 
-    Attaches the adapter to the denoiser and leaves it there. `objective` is the settings' own
-    unless another is handed in. Raises TrainingFailed when a loss or gradient is not a number, or
-    when there is not even memory enough for the smallest preset. Of several processes, all make the
-    same calls of `step`; the held-out pairs are the main one's.
+    Attaches the adapter to the denoiser and leaves it there. `objective` defaults to the settings'
+    own. Raises TrainingFailed if a loss or gradient is not finite, or if the memory is too small
+    for the smallest preset. All processes make the same calls of `step`; only the main process has
+    held-out pairs.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Training:
 
     @property
     def preset(self) -> memory.Preset:
-        """The one in use: smaller than asked for once the memory has run out."""
+        """The preset in use: smaller than the one asked for after the memory has run out."""
         return self.micro_batches.preset
 
     @property
     def note(self) -> str:
-        """What the artist should know of the memory."""
+        """A sentence for the artist about the memory."""
         if self.in_8bit and not self.micro_batches.note:
-            return "With the 8-bit optimiser of bitsandbytes, which needs less memory."
+            return "With the 8-bit optimizer of bitsandbytes, which needs less memory."
         return self.micro_batches.note
 
     # --- the loop ---
@@ -126,13 +126,13 @@ class Training:
             yield self.step()
 
     def step(self) -> Metrics:
-        """One update over `batch_pairs` groups of pairs, most of which are a single pair."""
+        """One update over `batch_pairs` groups; most groups are a single pair."""
         loss, margin = self.gradient()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):
             raise TrainingFailed(
-                "The round met a value that is not a number and was stopped; the last good adapter "
-                "is kept. Try a gentler strength or a smaller learning rate."
+                "The round was stopped, because a loss or gradient was not a number; the last good "
+                "adapter is kept. Try a gentler strength or a smaller learning rate."
             )
         self._while_memory_lasts(partial(optimizers.step, self.optimizer))
         self.update += 1
@@ -150,9 +150,9 @@ class Training:
         )
 
     def gradient(self) -> tuple[Tensor, Tensor]:
-        """Leave the update's gradient in the parameters; gives its losses and margins, flat.
+        """Put the update's gradient into the parameters; gives its losses and margins, flat.
 
-        A process that fails says so to the others, which would wait for it for ever.
+        A process that fails tells the others, which would otherwise wait for ever.
         """
         mine: tuple[Tensor, Tensor] | None = None
         failure: Exception | None = None
@@ -167,19 +167,18 @@ class Training:
             raise failure
         for share in shares:
             if isinstance(share, str):
-                raise TrainingFailed(f"Another of the processes could not go on. {share}")
+                raise TrainingFailed(f"Another of the worker's processes could not go on. {share}")
         self.processes.all_reduce([parameter.grad for parameter in self.parameters])
         loss, margin = (torch.cat(values) for values in zip(*shares, strict=True))
         return loss, margin
 
     def _own_gradient(self) -> tuple[Tensor, Tensor]:
-        """This process's part: what it adds to the gradient, with its losses and margins."""
+        """This process's part of the gradient, and its losses and margins."""
         groups, epochs = groups_of_update(
             self.estimator.groups, self.settings.batch_pairs, self.update, self.settings.seed
         )
-        draws = self.estimator.draws_of_update(
-            epochs, self.update
-        )  # of all at once, as in every process
+        # of all groups, as in every process
+        draws = self.estimator.draws_of_update(epochs, self.update)
         count = sum(len(group) for group in groups) * draws.shape[1]
         mine, draws = self.processes.shard(groups), self.processes.shard(draws)
         losses, margins = [torch.zeros(0)], [torch.zeros(0)]
@@ -192,18 +191,18 @@ class Training:
             (loss.sum() / count).backward()
             losses.append(loss.detach().cpu())
             margins.append((chosen - rejected).detach().cpu())
-        for parameter in self.parameters:  # of a process that had no pair to look at
+        for parameter in self.parameters:  # if this process had no pair
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.cat(losses), torch.cat(margins)
 
     def shift(self, fraction: float | None = None) -> float:
-        """How far the adapter takes the pictures, in units of `TrainingSettings.target_shift`.
+        """How far the adapter moves the pictures, in units of `TrainingSettings.target_shift`.
 
-        At the noisiest `fraction` of the timesteps; None: that of the settings.
+        At the noisiest `fraction` of the timesteps; None takes that of the settings.
         """
         fraction = fraction or self.settings.timestep_fraction
-        at_once = max(1, self.micro_batches.at_once_without_gradient // 2)  # guidance takes two
+        at_once = max(1, self.micro_batches.at_once_without_gradient // 2)  # guidance doubles it
         return velocity_shift(self.denoiser, self.pairs, fraction, self.settings.seed, at_once)
 
     def _is_check(self) -> bool:
@@ -216,16 +215,16 @@ class Training:
         agreement = partial(held_out_agreement, self.held_out, self.micro_batches)
         return self._while_memory_lasts(agreement)
 
-    def _while_memory_lasts(self, work: Callable[[], Done]) -> Done:
-        estimators = tuple(one for one in (self.estimator, self.held_out) if one is not None)
+    def _while_memory_lasts(self, work: Callable[[], Result]) -> Result:
+        estimators = (self.estimator,) if self.held_out is None else (self.estimator, self.held_out)
         return self.micro_batches.while_memory_lasts(work, self.update + 1, estimators)
 
-    # --- going on where it stopped ---
+    # --- saving and resuming ---
 
     def state(self) -> dict[str, Any]:
         """Everything that an exact continuation needs: adapter, optimizer, position.
 
-        And the reference's scores: computed in other company they would differ by rounding.
+        Also the reference's scores, which would round differently in other micro-batches.
         """
         return {
             "update": self.update,
@@ -237,12 +236,12 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave. Of a round that an older version began, the reference's
-        scores are computed anew."""
+        """Resume from a `state`. Older versions' states hold no reference scores, which are then
+        computed anew."""
         older = {"optimiser": "optimizer", "small_moments": "optimizer_8bit"}
         state = {older.get(name, name): value for name, value in state.items()}
         if state.get("optimizer_8bit", False) != self.in_8bit:
-            self._use_optimizer(not self.in_8bit)  # goes on as it was begun
+            self._use_optimizer(not self.in_8bit)  # a round keeps the optimizer it began with
         self.update = state["update"]
         self.denoiser.adapters.set_state(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -255,9 +254,9 @@ class Training:
 def groups_of_update(
     groups: list[list[int]], size: int, update: int, seed: int
 ) -> tuple[list[list[int]], list[int]]:
-    """`size` of the groups, or all if there are fewer, and how often each had its turn before.
+    """`size` of the groups, or all if there are fewer, and how many turns each had before.
 
-    Every epoch goes through all groups in an order of its own, which belongs to (seed, epoch).
+    Every epoch goes through all groups in its own order, a function of (seed, epoch).
     """
     count = len(groups)
     size = min(size, count)

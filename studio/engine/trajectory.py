@@ -1,4 +1,4 @@
-"""What a rollout leaves behind, and pairs of them ready for training."""
+"""Trajectories (the stored latents of a rollout), and batches of pairs for training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from studio.settings import SamplingSettings
 
 
 class MixedSettingsError(ValueError):
-    """Pairs that were not made in the same way cannot share a round; the message is a sentence."""
+    """Pairs made with different settings cannot share a round; the message is a sentence."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """One denoising chain: latents (T+1, C, h, w) from noise to image, timesteps (T,) descending.
 
-    Step i takes latents[i] at timesteps[i] to latents[i + 1]. What made it is kept with it. Where
-    only the final latent is of use, latents is (1, C, h, w).
+    Step i takes latents[i] at timesteps[i] to latents[i + 1]. The settings that made the chain are
+    stored with it. If only the final latent is kept, latents is (1, C, h, w).
     """
 
     latents: Tensor
@@ -46,10 +46,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """N pairs of M pictures, made with the same settings; each picture is held once.
+    """N pairs of M pictures, made with the same settings; each picture is stored once.
 
-    latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) where only the final ones are looked at;
-    prompts: M; chosen, rejected: (N,) places of the pictures; timesteps: (T,).
+    latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) with the final ones only; prompts: M;
+    chosen, rejected: (N,) indices of the pictures; timesteps: (T,).
     """
 
     latents: Tensor
@@ -65,11 +65,11 @@ class PairBatch:
 
     @classmethod
     def of(cls, pairs: list[tuple[Trajectory, Trajectory]], only_final: bool = False) -> PairBatch:
-        """From (chosen, rejected) trajectories; with their final latents alone, if `only_final`.
+        """From (chosen, rejected) trajectories; with their final latents only, if `only_final`.
 
-        A trajectory that stands in several pairs (the same object) becomes one picture of them.
-        Raises MixedSettingsError for pictures of several base models or of settings that may not
-        share a round, and ValueError for no pairs or for a pair of two prompts.
+        A trajectory in several pairs (the same object) becomes one picture of the batch. Raises
+        MixedSettingsError for pictures of several base models or of settings that may not share a
+        round, and ValueError for no pairs or for a pair with two prompts.
         """
         if not pairs:
             raise ValueError("a batch needs at least one pair")
@@ -78,30 +78,29 @@ class PairBatch:
         for trajectory in pictures.values():
             if trajectory.base_hash != first.base_hash:
                 raise MixedSettingsError(
-                    "The picks come from different base models; a round can learn from one only."
+                    "The picks come from different base models; a round can learn from only one."
                 )
             if not first.settings.may_share_a_round_with(trajectory.settings):
                 raise MixedSettingsError(
                     "The picks were made with different steps, guidance or size; "
-                    "a round can learn from one kind only."
+                    "a round can learn from only one kind."
                 )
         if any(chosen.prompt != rejected.prompt for chosen, rejected in pairs):
             raise ValueError("the two sides of a pair must share their prompt")
-        place = {key: number for number, key in enumerate(pictures)}
+        index = {key: number for number, key in enumerate(pictures)}
+        start = -1 if only_final else 0
         return cls(
-            latents=torch.stack(
-                [one.latents[-1 if only_final else 0 :].float() for one in pictures.values()]
-            ),
-            prompts=tuple(one.prompt for one in pictures.values()),
-            chosen=torch.tensor([place[id(chosen)] for chosen, _ in pairs]),
-            rejected=torch.tensor([place[id(rejected)] for _, rejected in pairs]),
+            latents=torch.stack([picture.latents[start:].float() for picture in pictures.values()]),
+            prompts=tuple(picture.prompt for picture in pictures.values()),
+            chosen=torch.tensor([index[id(chosen)] for chosen, _ in pairs]),
+            rejected=torch.tensor([index[id(rejected)] for _, rejected in pairs]),
             timesteps=first.timesteps,
             settings=first.settings,
             base_hash=first.base_hash,
         )
 
     def groups(self) -> list[list[int]]:
-        """The pairs in groups that share pictures, as those of one ranking do."""
+        """Pair indices, grouped by shared pictures: the pairs of one ranking form a group."""
         groups: list[tuple[set[int], list[int]]] = []
         for pair, sides in enumerate(torch.stack([self.chosen, self.rejected], 1).tolist()):
             pictures, members = set(sides), [pair]
@@ -113,15 +112,15 @@ class PairBatch:
         return sorted(members for _, members in groups)
 
     def most_pictures(self, groups: list[list[int]]) -> int:
-        """How many the largest of groups of pairs has."""
+        """The number of pictures in the group that has most."""
         sides = (self.chosen, self.rejected)
         return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
 
 
 def save(path: Path, trajectory: Trajectory) -> None:
-    """Writes latents in float16 (half the space) with their settings in the header.
+    """Write latents in float16 (half the space) with their settings in the header.
 
-    What is trained on is what was stored: the reference is computed from the same rounded values.
+    Training reads the stored values, so policy and reference see the same rounding.
     """
     tensors = {
         "latents": trajectory.latents.half().contiguous().cpu(),
@@ -137,9 +136,9 @@ def save(path: Path, trajectory: Trajectory) -> None:
 
 
 def load(path: Path, only_final: bool = False) -> Trajectory:
-    """Reads what `save` wrote; of the latents the final one alone, if `only_final`.
+    """Read a file that `save` wrote; only the final latent, if `only_final`.
 
-    Raises OSError, SafetensorError or ValueError on a damaged file.
+    Raises OSError, SafetensorError or ValueError for a damaged file.
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}

@@ -1,1 +1,1 @@
-"""LoRA files by anybody: read, put into a model, blended, resized, merged, written."""
+"""LoRA files: reading, fusing into a model, blending, resizing, merging and writing."""

@@ -1,6 +1,6 @@
-"""An adapter becomes LoRA files that other tools load.
+"""Export of an adapter as LoRA files for other tools.
 
-Key counts prove little: a wrong alpha, or up and down swapped, loads silently in most readers. So
+Counting keys proves little: most readers silently load a wrong alpha, or up and down swapped. So
 each file is read back from the disk, and its effect on every layer is compared with the adapter in
 memory, before it gets its final name.
 """
@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 from PIL import Image
 from torch import Tensor
 
@@ -38,12 +37,11 @@ from studio.lora.format import (
 )
 from studio.lora.metadata import (
     ExportInfo,
+    Serialised,
     encoded,
     modelspec,
-    sd_scripts_hashes,
     sidecar,
     storable_info,
-    tensors_sha256,
     training_fields,
 )
 from studio.lora.names import kohya_name
@@ -55,9 +53,9 @@ MAX_FILE_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The files that were written, and in plain words what was checked and what was found."""
+    """The written files, and the finding of each check in plain words."""
 
-    name: str  # the file name the artist's name became, without an ending
+    name: str  # the file name made from the artist's name, without an ending
     files: tuple[Path, ...]
     checks: dict[str, str]
 
@@ -78,18 +76,17 @@ def export_lora(
 ) -> ExportReport:
     """Write an adapter as LoRA files into `folder`, and check them by reading them back.
 
-    `lora_state` holds peft's tensors for the UNet (see `from_peft`; the content of a saved adapter
-    will do); `rank` and `alpha` are the adapter's. `name` may be anything an artist types.
-    `layers` are the shapes of the base model's layers by name: each of the adapter's must be among
-    them. `verify` is called with each written file before it gets its name, and gives its findings,
-    or raises LoraError.
+    `lora_state` holds peft's tensors for the UNet (see `from_peft`), as a saved adapter has them;
+    `rank` and `alpha` are the adapter's. `name` may be any text. `layers` has the shapes of the
+    base model's layers by name, and must contain all layers of the adapter. `verify` is called with
+    each file before it gets its name; it gives findings, or raises LoraError.
 
-    Written are, for the file name that `name` becomes: `name.safetensors` (kohya),
-    `name-diffusers.safetensors`, `name.json` (the trigger and the strength, which no tool reads
-    from the LoRA itself) and `name.png` (the thumbnail). They appear under these names only after
-    every check has passed; files of these names already in `folder` are replaced.
+    The files are `name.safetensors` (kohya), `name-diffusers.safetensors`, `name.json` (the trigger
+    and the strength, which no tool reads from the LoRA itself) and `name.png` (the thumbnail), with
+    `name` made a valid file name. They get these names only after all checks have passed, and
+    replace existing files in `folder`.
 
-    Raises LoraError with a sentence, and then leaves nothing behind.
+    Raises LoraError with a sentence; then it leaves nothing behind.
     """
     if not formats or set(formats) - set(FORMATS):
         raise LoraError(f"A LoRA can be exported as {' or '.join(FORMATS)}.")
@@ -117,7 +114,7 @@ def export_lora(
                     findings["base model"] = f"has all {len(adapter)} layers, of these dimensions"
                 if verify is not None:
                     findings |= verify(draft, form)
-                checks |= {f"{draft.name}: {what}": found for what, found in findings.items()}
+                checks |= {f"{draft.name}: {what}": words for what, words in findings.items()}
             (drafts / f"{stem}.json").write_bytes(sidecar(title, info))
             if thumbnail is not None:
                 (drafts / f"{stem}.png").write_bytes(encoded(thumbnail, "PNG"))
@@ -131,7 +128,7 @@ def export_lora(
 
 
 def _require_layers(adapter: Mapping[str, LowRank], layers: Mapping[str, tuple[int, ...]]) -> None:
-    """Every layer of the adapter must be one of the base model."""
+    """Raise LoraError unless the base model has every layer of the adapter."""
     for name, part in adapter.items():
         if name not in layers:
             raise LoraError(f"The adapter changes {name}, which the base model does not have.")
@@ -143,7 +140,7 @@ def _require_layers(adapter: Mapping[str, LowRank], layers: Mapping[str, tuple[i
 
 
 def _printable(text: str) -> str:
-    """One line of what can be seen and stored: no control characters, no lone surrogates."""
+    """The text on one line, without control characters and lone surrogates."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -152,7 +149,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])
 
 
 def file_name(name: str) -> str:
-    """What an artist typed, as a file name (without an ending) that every file system takes."""
+    """Any text as a file name, without an ending, that is valid on every file system."""
     name = "".join(" " if c in _FORBIDDEN else c for c in unicodedata.normalize("NFC", name))
     name = _printable(name).strip(". ")
     if _RESERVED.match(name):
@@ -166,7 +163,7 @@ def file_name(name: str) -> str:
 
 
 def _names_in_file(form: Format, adapter: Mapping[str, LowRank], family: str) -> dict[str, LowRank]:
-    """The adapter by the names that its layers have in a file."""
+    """The adapter by the names of its layers in a file."""
     return {
         kohya_name(name, family) if form == "kohya" else f"unet.{name}": part
         for name, part in adapter.items()
@@ -183,15 +180,14 @@ def _lora_file(
     precision: Precision,
 ) -> bytes:
     named = _names_in_file(form, adapter, info.family)
-    tensors = lora_format.tensors(form, named, precision)
-    body = tensors_sha256(tensors)
-    fields = modelspec(title, body, info, thumbnail)
+    tensors = Serialised(lora_format.tensors(form, named, precision))
+    fields = modelspec(title, tensors.sha256, info, thumbnail)
     if form == "kohya":
         fields |= training_fields(adapter, stem, info)
-        fields |= sd_scripts_hashes(tensors, body, fields)
+        fields |= tensors.sd_scripts_hashes(fields)
     else:
         fields |= {"format": "pt", DIFFUSERS_HEADER: peft_header(named)}
-    return safetensors.torch.save(tensors, fields)
+    return tensors.content(fields)
 
 
 # --- reading back ------------------------------------------------------------------------------
@@ -206,7 +202,7 @@ def check(
 ) -> dict[str, str]:
     """Read a LoRA file from the disk and compare its effect with that of the adapter in memory.
 
-    Gives each check with its finding, in plain words. Raises LoraError at the first fault.
+    Gives the finding of each check in plain words. Raises LoraError at the first fault.
     """
     try:
         file = lora_format.read(path)
@@ -217,36 +213,38 @@ def check(
     expected = _names_in_file(form, adapter, family)
     odd = sorted(set(file.parts) ^ set(expected))
     if odd:
-        raise _failed(path, f"its layers are not the adapter's: {len(odd)} differ, as {odd[0]}.")
+        raise _failed(
+            path, f"its layers are not the adapter's: {len(odd)} differ, such as {odd[0]}."
+        )
     for name, part in expected.items():
         _check_part(path, name, file.parts[name], part, precision)
     body = weights.body_sha256(path)
     if file.metadata.get("modelspec.hash_sha256") != f"0x{body}":
-        raise _failed(path, "its content does not have the hash written in it.")
+        raise _failed(path, "its content does not match the hash in its metadata.")
     part = next(iter(adapter.values()))
     return {
-        "layers": f"{len(file.parts)}, all under the names that are expected",
+        "layers": f"{len(file.parts)}, all under the expected names",
         "numbers": "all finite",
         "strength": f"rank {part.rank} and alpha {part.alpha:g} in every layer",
         "effect": "in every layer the same as the adapter's in memory"
-        + ("" if precision == "float32" else f", to within what {precision} can hold"),
+        + ("" if precision == "float32" else f", within the rounding of {precision}"),
         "hash": body,
     }
 
 
 def _check_part(
-    path: Path, name: str, found: LowRank, expected: LowRank, precision: Precision
+    path: Path, name: str, actual: LowRank, expected: LowRank, precision: Precision
 ) -> None:
-    if (found.down.shape, found.up.shape) != (expected.down.shape, expected.up.shape):
+    if (actual.down.shape, actual.up.shape) != (expected.down.shape, expected.up.shape):
         raise _failed(path, f"{name} has other dimensions than in the adapter.")
-    if not math.isclose(found.alpha, expected.alpha, rel_tol=1e-6):
-        raise _failed(path, f"{name} has alpha {found.alpha:g} instead of {expected.alpha:g}.")
-    if not is_same(found, expected, precision):
-        raise _failed(path, f"{name} changes the model in another way than the adapter does.")
+    if not math.isclose(actual.alpha, expected.alpha, rel_tol=1e-6):
+        raise _failed(path, f"{name} has alpha {actual.alpha:g} instead of {expected.alpha:g}.")
+    if not is_same(actual, expected, precision):
+        raise _failed(path, f"{name} has another effect than in the adapter.")
 
 
 def _failed(path: Path, what: str) -> LoraError:
-    return LoraError(f"The export was not finished: {path.name} was checked, and {what}")
+    return LoraError(f"The export was stopped: {path.name} was checked, and {what}")
 
 
 def _disk_sentence(error: OSError, folder: Path) -> str:

@@ -1,11 +1,11 @@
-"""LoRA files: low-rank changes by the names of the layers, and one reader for all of them.
+"""The formats of LoRA files: low-rank changes by layer name, and one reader for all formats.
 
     weight + strength × alpha / rank × up @ down
 
-The names of all common trainers are read: those of kohya's sd-scripts with diffusers' or the
-original names of the blocks, those of diffusers, old and new, and those of peft. Other kinds (LoHa,
-LoKr, DoRA and more) are refused by their names. Two forms are written. *kohya* is the one that
-every tool reads; *diffusers* is for diffusers alone.
+The reader knows the key names of all common trainers: kohya's sd-scripts (with diffusers' or the
+original block names), diffusers (old and new), and peft. It refuses other kinds (LoHa, LoKr, DoRA
+and more) by name. Two formats are written: *kohya*, which every tool reads, and *diffusers*, for
+diffusers only.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,12 +35,12 @@ HALVES: dict[Format, tuple[str, str]] = {
 }
 
 Precision = Literal["float32", "float16", "bfloat16"]
-# How far rounding may move the change of a layer, relative to it.
+# Largest relative rounding error of a layer's change.
 ROUNDING: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}
 
-DIFFUSERS_HEADER = "lora_adapter_metadata"  # the metadata in which diffusers keeps rank and alpha
+DIFFUSERS_HEADER = "lora_adapter_metadata"  # diffusers' metadata key for rank and alpha
 
-# What keys of other kinds of files hold, by which they are told apart.
+# Patterns in the keys of other kinds of files.
 OTHER_KINDS = (
     ("a DoRA", r"\.(dora_scale|lora_magnitude_vector|magnitude_vector)\b"),
     ("a LoHa", r"\.hada_"),
@@ -55,6 +54,8 @@ OTHER_KINDS = (
     ("a LoRA with biases", r"(lora_B|lora_up|lora\.up)\.bias$"),
 )
 
+_OTHER_KINDS = re.compile("|".join(mark for _, mark in OTHER_KINDS))
+
 _KEY = re.compile(
     r"(?P<name>.+?)"
     r"(?:\.lora_(?P<half>down|up|A|B)(?:\.default)?\.weight"
@@ -63,10 +64,12 @@ _KEY = re.compile(
 )
 _DOWN = ("down", "A")
 _NAME = re.compile(r"[\w.]+")
+_DEEPEST = 32  # parts of a layer's name that a pattern can have
+_BUNDLED = re.compile(r"bundle_emb\.(.+?)\..+")
 
 
 class LoraError(Exception):
-    """Something that cannot be done with a LoRA; the message is a sentence for the artist."""
+    """A LoRA operation failed; the message is a sentence for the artist."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,16 @@ class LowRank:
         return self.scale * (up @ down)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether it can change a weight of this shape."""
+        """Whether it fits a weight of this shape."""
         return (self.up.shape[0], *self.down.shape[1:]) == tuple(shape)
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA file: its parts by the names of the layers in it.
+    """A LoRA file: its parts by their layer names in the file.
 
-    sha256: of the file and, where it counts, of the configuration beside it. strays: keys that are
-    not part of a LoRA. metadata: the text in its header.
+    sha256: of the file and of the configuration beside it, if it has one. strays: keys that do not
+    belong to a LoRA. metadata: the texts in its header.
     """
 
     path: Path
@@ -111,22 +114,22 @@ class LoraFile:
 
     @property
     def rank(self) -> int:
-        """The largest of its layers."""
+        """The largest rank of its layers."""
         return max(part.rank for part in self.parts.values())
 
 
 def read(path: Path) -> LoraFile:
-    """A LoRA file by anybody. Raises ModelError, with a sentence, unless it is a plain LoRA."""
+    """Read a LoRA file of any trainer. Raises ModelError with a sentence unless it is plain."""
     if path.suffix.lower() != weights.SUFFIX:
         raise ModelError(
             f"{path.name} is not a .safetensors file. Other files can hide programs and are not "
             "opened; choose the LoRA as .safetensors."
         )
     header = weights.read_header(path)
-    for kind, mark in OTHER_KINDS:
+    for kind, mark in OTHER_KINDS if any(map(_OTHER_KINDS.search, header.tensors)) else ():
         if any(re.search(mark, key) for key in header.tensors):
             raise ModelError(f"{path.name} is {kind}, which cannot be used here: only plain LoRAs.")
-    if not any((found := _KEY.fullmatch(key)) and not found["alpha"] for key in header.tensors):
+    if not any((match := _KEY.fullmatch(key)) and not match["alpha"] for key in header.tensors):
         raise ModelError(f"{path.name} is not a LoRA.")
     try:
         tensors = load_file(path)
@@ -134,39 +137,40 @@ def read(path: Path) -> LoraFile:
             digest = hashlib.file_digest(stream, "sha256")
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
-    said = _configuration(path, header.metadata)
-    if said:
-        digest.update(json.dumps(said, sort_keys=True).encode())
-    halves: dict[str, dict[str, Tensor]] = {}
+    configuration = _configuration(path, header.metadata)
+    if configuration:
+        digest.update(json.dumps(configuration, sort_keys=True).encode())
+    by_name: dict[str, dict[str, Tensor]] = {}
     strays = []
     for key, value in tensors.items():
-        found = _KEY.fullmatch(key)
-        if found is None:
+        match = _KEY.fullmatch(key)
+        if match is None:
             strays.append(key)
             continue
-        half = found["half"] or found["old_half"]
+        half = match["half"] or match["old_half"]
         which = "alpha" if half is None else "down" if half in _DOWN else "up"
-        halves.setdefault(found["name"], {})[which] = value
+        by_name.setdefault(match["name"], {})[which] = value
+    alphas = _Alphas(configuration)
     parts: dict[str, LowRank] = {}
-    for name, has in sorted(halves.items()):
-        if has.keys() == {"alpha"}:
+    for name, values in sorted(by_name.items()):
+        if values.keys() == {"alpha"}:
             strays.append(f"{name}.alpha")
         else:
-            parts[name] = _part(path, name, has, said)
+            parts[name] = _part(path, name, values, alphas)
     return LoraFile(path, digest.hexdigest(), parts, tuple(sorted(strays)), header.metadata)
 
 
-def _part(path: Path, name: str, has: Mapping[str, Tensor], said: Mapping[str, Any]) -> LowRank:
-    down, up, alpha = (has.get(which) for which in ("down", "up", "alpha"))
+def _part(path: Path, name: str, values: Mapping[str, Tensor], alphas: _Alphas) -> LowRank:
+    down, up, alpha = (values.get(which) for which in ("down", "up", "alpha"))
     if down is None or up is None:
         raise ModelError(f"{path.name} is damaged: {name} has only one half.")
     if min(down.ndim, up.ndim) < 2 or up.shape[1] != down.shape[0] or not down.numel():
         raise ModelError(f"{path.name} is damaged: the halves of {name} do not fit together.")
-    if up[0, 0].numel() != 1:  # only a middle part could make use of it
+    if up[0, 0].numel() != 1:  # a LoCon with a middle part
         raise ModelError(f"{path.name} is not a plain LoRA: see {name}.")
     rank = down.shape[0]
     if alpha is None:
-        strength = _configured_alpha(said, name, rank)
+        strength = alphas.of(name, rank)
     elif alpha.numel() == 1:
         strength = float(alpha.item())
     else:
@@ -181,47 +185,72 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Ranks and alphas from diffusers' header, or from peft's file beside the LoRA."""
     try:
         if DIFFUSERS_HEADER in metadata:
-            said = json.loads(metadata[DIFFUSERS_HEADER])
+            configuration = json.loads(metadata[DIFFUSERS_HEADER])
         elif path.name == ADAPTER_FILE:
-            said = weights.read_json(path.with_name(ADAPTER_CONFIG_FILE))
+            configuration = weights.read_json(path.with_name(ADAPTER_CONFIG_FILE))
         else:
             return {}
-        if not isinstance(said, dict):
+        if not isinstance(configuration, dict):
             raise ValueError("no object")
-        for key, value in said.items():
-            # Each is to be searched for as an expression: only a name takes no time.
-            if key.endswith("alpha_pattern") and not all(map(_NAME.fullmatch, value or {})):
-                raise ValueError("no name")
+        for key, value in configuration.items():
+            if key.rpartition(".")[2] != "alpha_pattern" or value is None:
+                continue
+            # peft uses each as a regular expression; only a plain name means the same to everybody
+            if not isinstance(value, dict) or not all(map(_NAME.fullmatch, value)):
+                raise ValueError("no names")
     except FileNotFoundError as error:
         raise ModelError(
-            f"{ADAPTER_CONFIG_FILE}, which says how strong it is, is missing beside {path.name}."
+            f"{ADAPTER_CONFIG_FILE}, which holds the strength of {path.name}, is missing beside it."
         ) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"The header of {path.name} is damaged: download it again.") from error
-    if any(value for key, value in said.items() if key.rpartition(".")[2] == "use_dora"):
+    if any(value for key, value in configuration.items() if key.rpartition(".")[2] == "use_dora"):
         raise ModelError(f"{path.name} is a DoRA, which cannot be used here: only plain LoRAs.")
-    return said
+    return configuration
 
 
-def _configured_alpha(said: Mapping[str, Any], name: str, rank: int) -> float:
-    """Alpha by peft's rules; without any, it is the rank, so that the scale is 1."""
-    component, _, layer = name.partition(".")
-    own = {
-        key.removeprefix(f"{component}."): value
-        for key, value in said.items()
-        if key.startswith(f"{component}.") or "." not in key
-    }
-    try:
-        patterns = own.get("alpha_pattern") or {}
-        default = own.get("lora_alpha", rank)
-        alpha = float(patterns.get(get_pattern_key(patterns.keys(), layer), default))
-    except (TypeError, ValueError, AttributeError, re.error):
-        return math.nan
-    return alpha * math.sqrt(rank) if own.get("use_rslora") else alpha
+class _Alphas:
+    """Alphas by peft's rules. A lookup takes time in the length of a layer's name, and not in the
+    number of patterns."""
+
+    def __init__(self, configuration: Mapping[str, Any]) -> None:
+        self._of: dict[str, dict[str, Any]] = {"": {}}  # by component; "" for all components
+        for key, value in configuration.items():
+            component, dot, name = key.partition(".")
+            self._of.setdefault(component if dot else "", {})[name if dot else key] = value
+        for own in self._of.values():
+            if patterns := own.get("alpha_pattern"):
+                places = enumerate(patterns.items())
+                own["alpha_pattern"] = {key: (place, value) for place, (key, value) in places}
+
+    def of(self, name: str, rank: int) -> float:
+        """The alpha of a layer; NaN unless it is a number. The default is the rank, which gives a
+        scale of 1."""
+        component, _, layer = name.partition(".")
+        own, shared = self._of.get(component, {}), self._of[""]
+
+        def configured(key: str, default: Any) -> Any:
+            return own.get(key, shared.get(key, default))
+
+        patterns = configured("alpha_pattern", None) or {}
+        words = layer.split(".")
+        ends = (".".join(words[-count:]) for count in range(1, min(len(words), _DEEPEST) + 1))
+        matches = [patterns[end] for end in ends if end in patterns]
+        try:
+            # peft takes the first matching pattern of the file
+            alpha = float(min(matches)[1] if matches else configured("lora_alpha", rank))
+        except (TypeError, ValueError, OverflowError):
+            return math.nan
+        return alpha * math.sqrt(rank) if configured("use_rslora", False) else alpha
+
+
+def bundled_words(strays: Iterable[str]) -> list[str]:
+    """The words of the embeddings that a file bundles, from its keys that belong to no LoRA."""
+    return sorted({match[1] for key in strays if (match := _BUNDLED.fullmatch(key))})
 
 
 def from_peft(state: Mapping[str, Tensor], rank: int, alpha: float) -> dict[str, LowRank]:
-    """peft's tensors, by layer and in float32. Raises LoraError for what a LoRA file cannot hold.
+    """peft's tensors by layer, in float32. Raises LoraError unless they are a plain LoRA.
 
     state: `<layer>.lora_A.weight` and `.lora_B.weight`, with or without the prefix
     `base_model.model.`.
@@ -249,23 +278,23 @@ def from_peft(state: Mapping[str, Tensor], rank: int, alpha: float) -> dict[str,
 def tensors(
     form: Format, parts: Mapping[str, LowRank], precision: Precision = "float32"
 ) -> dict[str, Tensor]:
-    """The tensors of a file; `parts` by the names that the layers have in it."""
+    """The tensors of a file; `parts` by their layer names in the file."""
     down, up = HALVES[form]
     dtype = getattr(torch, precision)
-    found = {}
+    result = {}
     for name, part in parts.items():
-        found[f"{name}.{down}"] = part.down.to(dtype).contiguous()
-        found[f"{name}.{up}"] = part.up.to(dtype).contiguous()
-        if form == "kohya":  # an alpha is exact in every precision
-            found[f"{name}.alpha"] = torch.tensor(part.alpha)
-    return found
+        result[f"{name}.{down}"] = part.down.to(dtype).contiguous()
+        result[f"{name}.{up}"] = part.up.to(dtype).contiguous()
+        if form == "kohya":  # alphas stay float32 in every precision
+            result[f"{name}.alpha"] = torch.tensor(part.alpha)
+    return result
 
 
 def peft_header(parts: Mapping[str, LowRank]) -> str:
     """The value of `DIFFUSERS_HEADER`: rank, alpha and layers of each component.
 
-    Only the settings that differ from peft's defaults: other versions of peft refuse unknown ones.
-    All layers of a component must have one rank and one alpha.
+    It has only settings that differ from peft's defaults: other versions of peft refuse unknown
+    ones. All layers of a component must have the same rank and alpha.
     """
     components: dict[str, dict[str, LowRank]] = {}
     for name in sorted(parts):
@@ -279,9 +308,9 @@ def peft_header(parts: Mapping[str, LowRank]) -> str:
     return json.dumps(header)
 
 
-def is_same(found: LowRank, expected: LowRank, precision: Precision) -> bool:
-    """Whether both change a layer alike, but for the rounding of `precision`."""
-    wanted = expected.change()
-    if found.change().shape != wanted.shape:
+def is_same(actual: LowRank, expected: LowRank, precision: Precision) -> bool:
+    """Whether both change a layer alike, within the rounding of `precision`."""
+    change, wanted = actual.change(), expected.change()
+    if change.shape != wanted.shape:
         return False
-    return bool((found.change() - wanted).norm() <= ROUNDING[precision] * wanted.norm())
+    return bool((change - wanted).norm() <= ROUNDING[precision] * wanted.norm())

@@ -1,6 +1,6 @@
-"""A LoRA in the weights of a model, text encoders included.
+"""Fusing of a LoRA into the weights of a model, text encoders included.
 
-The model is an ordinary one afterwards: sampling and training need not know of the LoRA.
+Afterwards the model is an ordinary one: sampling and training need not know of the LoRA.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from studio.lora.format import LoraFile, LowRank
+from studio.lora.format import LoraFile, LowRank, bundled_words
 from studio.lora.names import text_spellings, unet_spellings
 from studio.weights import ModelError
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A LoRA in the weights of a model, and how it fitted."""
+    """A LoRA in the weights of a model, and how well it fits."""
 
     name: str
     sha256: str
@@ -29,51 +29,57 @@ class Fused:
     rank: int
     unet_layers: int
     text_layers: int
-    strays: tuple[str, ...]  # parts and keys without a place in this model
+    strays: tuple[str, ...]  # parts and keys that fit no layer of this model
 
     @property
-    def said(self) -> tuple[str, str, float]:
+    def identity(self) -> tuple[str, str, float]:
         """Name, checksum and strength."""
         return self.name, self.sha256, self.strength
 
     @property
     def words(self) -> str:
         """`128 layers of the image network and 72 of the text encoder, rank 16.` and the strays."""
-        found = []
+        counts = []
         for count, where in (
             (self.unet_layers, "the image network"),
             (self.text_layers, "the text encoder"),
         ):
             if count:
-                found.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
-        said = f"{' and '.join(found)}, rank {self.rank}."
+                counts.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
+        sentence = f"{' and '.join(counts)}, rank {self.rank}."
+        if words := bundled_words(self.strays):
+            named = ", ".join(f"“{word[:60]}”" for word in words[:5])
+            sentence += (
+                f" Its embeddings are not used: {named}. For their words, save each embedding as "
+                "a file in the folder embeddings beside the model."
+            )
         if self.strays:
             parts = self.unet_layers + self.text_layers + len(self.strays)
-            said += (
+            sentence += (
                 f" {len(self.strays)} of its {parts} parts fit nothing in this model and are left "
                 f"out, such as {self.strays[0]}."
             )
-        return said
+        return sentence
 
 
 def fuse(file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]) -> Fused:
-    """Add the LoRA to the weights, for good. Raises ModelError; the model is of no use then.
+    """Add the LoRA to the weights permanently. Raises ModelError; then the model is unusable.
 
     texts: the text encoders, one or two.
     """
-    fused, places = _placed(file, strength, unet, texts)
-    _add(file, places, strength)
+    fused, matches = _match(file, strength, unet, texts)
+    _add(file, matches, strength)
     return fused
 
 
 def fitting(file: LoraFile, unet: nn.Module, texts: Sequence[nn.Module]) -> Fused:
-    """How it would fit. Raises ModelError if it is a LoRA for another kind of model."""
-    fused, _ = _placed(file, 1.0, unet, texts)
+    """How a LoRA fits a model. Raises ModelError if it is for another kind of model."""
+    fused, _ = _match(file, 1.0, unet, texts)
     return fused
 
 
 def hash_with(base_hash: str, lora_sha256: str, strength: float) -> str:
-    """The hash of a model with a LoRA in it: another file or strength, another model."""
+    """The hash of a model with a LoRA fused: it depends on the file and on the strength."""
     return hashlib.sha256(f"{base_hash} {lora_sha256} {strength!r}".encode()).hexdigest()
 
 
@@ -81,22 +87,22 @@ def hash_with(base_hash: str, lora_sha256: str, strength: float) -> str:
 def fused_for_now(
     file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
 ) -> Iterator[None]:
-    """Inside, the LoRA is in the weights; afterwards they are as before, to the last bit."""
-    _, places = _placed(file, strength, unet, texts)
-    weights = {id(weight): weight for _, weight in places}
+    """Inside, the LoRA is in the weights; afterwards they are restored to the bit."""
+    _, matches = _match(file, strength, unet, texts)
+    weights = {id(weight): weight for _, weight in matches}
     before = {key: weight.detach().cpu().clone() for key, weight in weights.items()}
     try:
-        _add(file, places, strength)
+        _add(file, matches, strength)
         yield
     finally:
         for key, weight in weights.items():
             weight.data.copy_(before[key])
 
 
-def _placed(
+def _match(
     file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
 ) -> tuple[Fused, list[tuple[LowRank, nn.Parameter]]]:
-    """Every part of the file with the weight that it changes."""
+    """Match every part of the file with the weight that it changes."""
     unet_layers = {name: weight for layer, weight in layers(unet) for name in unet_spellings(layer)}
     text_layers = {
         name: weight
@@ -105,9 +111,9 @@ def _placed(
         for name in text_spellings(layer, number, len(texts))
     }
     known = unet_layers | text_layers
-    places, strays, texts_changed = [], list(file.strays), 0
+    matches, strays, texts_changed = [], list(file.strays), 0
     for name, part in file.parts.items():
-        layer = name.replace(".processor.", ".")  # as old files of diffusers have it
+        layer = name.replace(".processor.", ".")  # in old files of diffusers
         weight = known.get(layer)
         if weight is None:
             strays.append(name)
@@ -116,9 +122,9 @@ def _placed(
             raise ModelError(
                 f"{file.path.name} was made for another kind of model: {name} has other dimensions."
             )
-        places.append((part, weight))
+        matches.append((part, weight))
         texts_changed += layer in text_layers
-    if not places:
+    if not matches:
         raise ModelError(
             f"{file.path.name} was made for another kind of model: nothing in it fits this one."
         )
@@ -127,29 +133,29 @@ def _placed(
         sha256=file.sha256,
         strength=strength,
         rank=file.rank,
-        unet_layers=len(places) - texts_changed,
+        unet_layers=len(matches) - texts_changed,
         text_layers=texts_changed,
         strays=tuple(strays),
     )
-    return fused, places
+    return fused, matches
 
 
 @torch.no_grad()
-def _add(file: LoraFile, places: list[tuple[LowRank, nn.Parameter]], strength: float) -> None:
-    """Raises ModelError where a sum is not finite in the weights' type; some are changed then."""
-    for part, weight in places:
+def _add(file: LoraFile, matches: list[tuple[LowRank, nn.Parameter]], strength: float) -> None:
+    """Raises ModelError if a sum overflows the weights' type; some weights are changed then."""
+    for part, weight in matches:
         change = part.change(weight.device).reshape(weight.shape)
-        together = (weight.float() + strength * change).to(weight.dtype)
-        if not bool(together.isfinite().all()):
+        total = (weight.float() + strength * change).to(weight.dtype)
+        if not bool(total.isfinite().all()):
             raise ModelError(
                 f"At strength {strength:g} {file.path.name} is too strong for the numbers of this "
-                "model: choose a smaller one."
+                "model: choose a smaller strength."
             )
-        weight.data.copy_(together)
+        weight.data.copy_(total)
 
 
 def layers(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, weight) of every layer that a LoRA could change, whatever adapter is attached."""
+    """(name, weight) of every layer that a LoRA can change, with or without an adapter attached."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and ".lora_" not in name:
             yield name.removesuffix(".base_layer"), layer.weight

@@ -1,4 +1,4 @@
-"""The metadata in and beside a LoRA file, by which other tools sort, show and check it."""
+"""The metadata in and beside a LoRA file, with which other tools sort, show and check it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
 
 import safetensors.torch
 from PIL import Image
@@ -20,11 +22,12 @@ from studio.families import FAMILIES
 from studio.lora.format import LowRank
 
 THUMBNAIL_PX = 256
+LEGACY_WINDOW = (0x100000, 0x110000)  # bytes of a file that its legacy hash is over
 
 
 @dataclass(frozen=True)
 class StartedFrom:
-    """Another LoRA, which was in the base model when this one was taught."""
+    """Another LoRA, which was fused into the base model before training."""
 
     name: str
     sha256: str
@@ -38,11 +41,11 @@ class StartedFrom:
 class ExportInfo:
     """Facts that go into the metadata of a LoRA file.
 
-    family: a key of `FAMILIES`; the starter model is one of "sd1".
-    base_model: the name of the model it was made for, as an artist would say it.
-    trigger: words that belong in the prompt, if any. strength: what the artist recommends.
-    exam: what blind exams found, in a sentence. exams: the same in numbers, one a strength.
-    start: another LoRA that it must be used together with.
+    family: a key of `FAMILIES`; the starter model is in "sd1".
+    base_model: the name of its base model, for the artist.
+    trigger: words that belong in the prompt, if any. strength: the artist's recommendation.
+    exam: a sentence with the results of blind exams. exams: the same in numbers, one per strength.
+    start: another LoRA that must be used together with this one.
     """
 
     family: str
@@ -65,13 +68,13 @@ class ExportInfo:
 
 
 def training_fields(adapter: Mapping[str, LowRank], stem: str, info: ExportInfo) -> dict[str, str]:
-    """The `ss_` fields, by which A1111, Forge and others sort and show a LoRA."""
+    """The `ss_` fields, with which A1111, Forge and others sort and show a LoRA."""
     names = FAMILIES[info.family].lora
     part = next(iter(adapter.values()))
     return {
         "ss_base_model_version": names.base_version,
         "ss_v2": str(names.v2),
-        "ss_output_name": stem,  # A1111's alias: must be the file's name
+        "ss_output_name": stem,  # A1111's alias, which must be the file's name
         "ss_sd_model_name": info.base_model,
         "ss_clip_skip": str(info.clip_skip) if info.clip_skip > 1 else "None",
         "ss_network_module": "networks.lora",
@@ -84,12 +87,12 @@ def training_fields(adapter: Mapping[str, LowRank], stem: str, info: ExportInfo)
 
 
 def storable(text: str) -> str:
-    """Without the lone surrogates that a command line can hand over and no file can hold."""
+    """Replace lone surrogates, which a command line can contain and a file cannot."""
     return text.encode(errors="replace").decode()
 
 
 def storable_info(info: ExportInfo) -> ExportInfo:
-    """With `storable` texts alone."""
+    """The same facts with `storable` texts."""
     texts = {k: v for k, v in dataclasses.asdict(info).items() if isinstance(v, str)}
     texts = {key: storable(text) for key, text in texts.items()}
     start = info.start
@@ -153,11 +156,11 @@ def _together(info: ExportInfo) -> list[str]:
     """The adapter holds only the difference that was learned on top of the other LoRA."""
     if info.start is None:
         return []
-    return [f"It was taught on top of the LoRA {info.start}: use both together."]
+    return [f"It was trained on top of the LoRA {info.start}: use both together."]
 
 
 def sidecar(title: str, info: ExportInfo) -> bytes:
-    """The .json beside the file: A1111 reads trigger and strength from nowhere else."""
+    """The .json beside the file, the only place where A1111 looks for trigger and strength."""
     fields: dict[str, object] = {
         "description": f"{title}. {_description(info)}",
         "sd version": FAMILIES[info.family].lora.sd_version,
@@ -178,7 +181,7 @@ def encoded(picture: Image.Image, form: str, **options: int) -> bytes:
 
 
 def thumbnail_url(picture: Image.Image) -> str:
-    """A small copy of a picture, as `modelspec.thumbnail` holds it."""
+    """A small copy of a picture, in the format of `modelspec.thumbnail`."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     return f"data:image/jpeg;base64,{base64.b64encode(encoded(small, 'JPEG', quality=85)).decode()}"
@@ -187,22 +190,45 @@ def thumbnail_url(picture: Image.Image) -> str:
 # --- hashes ------------------------------------------------------------------------------------
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The `weights.body_sha256` of a file with these tensors."""
-    data = safetensors.torch.save(dict(tensors))
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+class Serialised:
+    """Tensors as a safetensors file holds them, behind whatever metadata.
 
-
-def sd_scripts_hashes(
-    tensors: Mapping[str, Tensor], body: str, fields: Mapping[str, str]
-) -> dict[str, str]:
-    """By which A1111 knows a LoRA. body: `tensors_sha256`. fields: its metadata.
-
-    The old hash is over a window of the file as sd-scripts would have saved it.
+    Most of the time that a file of thousands of small layers takes is spent on this: once a file.
     """
-    training = {key: value for key, value in fields.items() if key.startswith("ss_")}
-    window = safetensors.torch.save(dict(tensors), training)[0x100000:0x110000]
-    return {
-        "sshs_model_hash": body,
-        "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
-    }
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        content = safetensors.torch.save(dict(tensors))
+        begin = 8 + int.from_bytes(content[:8], "little")
+        self._tensors = json.loads(content[8:begin])
+        self._body = memoryview(content)[begin:]
+
+    @cached_property
+    def sha256(self) -> str:
+        """The `weights.body_sha256` of the file."""
+        return hashlib.sha256(self._body).hexdigest()
+
+    def content(self, metadata: Mapping[str, str]) -> bytes:
+        """The whole file."""
+        return file_header(metadata, self._tensors) + self._body
+
+    def sd_scripts_hashes(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        """By which A1111 knows a LoRA.
+
+        The old hash is over a window of the file as sd-scripts would have saved it.
+        """
+        training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+        begin = file_header(training, self._tensors)
+        first, last = (max(0, place - len(begin)) for place in LEGACY_WINDOW)
+        window = begin[slice(*LEGACY_WINDOW)] + self._body[first:last]
+        return {
+            "sshs_model_hash": self.sha256,
+            "sshs_legacy_hash": hashlib.sha256(window).hexdigest()[:8],
+        }
+
+
+def file_header(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> bytes:
+    """The start of a safetensors file, as the library itself writes it; tensors: its entries."""
+    document = {"__metadata__": metadata, **tensors}
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the numbers lie where a processor likes them
+    return len(text).to_bytes(8, "little") + text

@@ -1,4 +1,4 @@
-"""Names of a model's layers in LoRA files, all from those of diffusers."""
+"""Layer names in LoRA files, derived from diffusers' names."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TOP = {
 
 
 def original_names(name: str) -> list[str]:
-    """A layer of diffusers' UNet in the original layout; [] if there is none. An upsampler has two
-    possible names: with and without an attention before it."""
+    """The names in the original layout of a layer of diffusers' UNet; [] if there is none. An
+    upsampler has two possible names: with and without an attention before it."""
     if name in TOP:
         return [TOP[name]]
-    found = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)", name)
-    if found is None:
+    parsed = re.fullmatch(r"(down|up|mid)_blocks?\.(?:(\d+)\.)?(\w+)\.(\d+)\.(.+)", name)
+    if parsed is None:
         return []
-    part, block, kind, index, rest = found.groups()
+    part, block, kind, index, rest = parsed.groups()
     block, index = int(block or 0), int(index)
     if kind == "resnets":
         rest = RESNET[rest]
@@ -44,7 +44,7 @@ def original_names(name: str) -> list[str]:
         case "down", "downsamplers":
             return [f"input_blocks.{3 * block + 3}.0.op"]
         case "up", "upsamplers":
-            return [f"output_blocks.{3 * block + 2}.{place}.conv" for place in (1, 2)]
+            return [f"output_blocks.{3 * block + 2}.{position}.conv" for position in (1, 2)]
         case "down", _:
             return [f"input_blocks.{3 * block + index + 1}.{int(kind == 'attentions')}.{rest}"]
         case _:
@@ -52,18 +52,18 @@ def original_names(name: str) -> list[str]:
 
 
 def original_name(layer: str) -> str:
-    """An attention layer or a shortcut as the original checkpoint calls it. Raises LoraError."""
+    """The name of an attention layer or shortcut in the original layout. Raises LoraError."""
     if ".attentions." not in layer and not layer.endswith(".conv_shortcut"):
         raise LoraError(f"Only attention layers and shortcuts can be exported, not {layer}.")
     try:
         [name] = original_names(layer)
     except ValueError as error:
-        raise LoraError(f"{layer} is no layer of a UNet that is known here.") from error
+        raise LoraError(f"{layer} is not a layer of a supported UNet.") from error
     return name
 
 
 def kohya_name(layer: str, family: str) -> str:
-    """`lora_unet_` and the layer's name; for SDXL its name in the original checkpoint.
+    """`lora_unet_` and the layer's name; for SDXL its name in the original layout.
 
     family: a key of `FAMILIES`. Raises LoraError.
     """
@@ -72,8 +72,8 @@ def kohya_name(layer: str, family: str) -> str:
 
 
 def diffusers_name(name: str) -> str | None:
-    """A layer's name in a file of diffusers or peft, old or new, as diffusers has it today, such as
-    `unet.conv_in`. None for names of other tools."""
+    """A layer name from a file of diffusers or peft, old or new, as today's name in diffusers, such
+    as `unet.conv_in`. None for names of other tools."""
     name = name.replace(".processor.", ".").replace("base_model.model.", "", 1)
     if name.startswith(("text_encoder.", "text_encoder_2.")):
         return re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", name)
@@ -84,7 +84,7 @@ def diffusers_name(name: str) -> str | None:
 
 
 def unet_spellings(layer: str) -> Iterator[str]:
-    """All names that files have for a layer of the UNet."""
+    """All names in LoRA files for a layer of the UNet."""
     yield f"lora_unet_{layer.replace('.', '_')}"
     for spelling in {layer, layer.replace("to_out.0", "to_out")}:  # the second in old files
         for prefix in ("", "unet.", "base_model.model.", "unet.base_model.model."):
@@ -95,14 +95,14 @@ def unet_spellings(layer: str) -> Iterator[str]:
 
 
 def text_spellings(layer: str, number: int, count: int) -> Iterator[str]:
-    """All names that files have for a layer of text encoder `number` (from 1) of `count`."""
+    """All names in LoRA files for a layer of text encoder `number` (from 1) of `count`."""
     tags = [f"lora_te{number}_", *(["lora_te_"] if count == 1 else [])]
     component = "text_encoder." if number == 1 else f"text_encoder_{number}."
-    bare = layer.removeprefix("text_model.")  # some versions of transformers have no such level
+    bare = layer.removeprefix("text_model.")  # a level that newer transformers do not have
     for tag in tags:
         yield f"{tag}text_model_{bare.replace('.', '_')}"
         yield f"{tag}{bare.replace('.', '_')}"
-    # Old files of diffusers call these layers by the names of the UNet's.
+    # Old files of diffusers use the UNet's names for these layers.
     old = re.sub(r"self_attn\.([qkv]|out)_proj", r"self_attn.to_\1", bare)
     for spelling in {bare, old}:
         yield f"{component}text_model.{spelling}"

@@ -1,30 +1,21 @@
-"""Operations on LoRA files: blend, resize, merge into a model, edit the metadata.
+"""Operations on LoRA files: blend and resize.
 
-Plain LoRAs by anybody are read. A result has the form of the file that was read, with one rank and
-one alpha in all layers, which every tool reads alike; it is read back and compared before it gets
+Plain LoRAs of any trainer can be read. A result has the format of its source, with the same rank
+and alpha in all layers, which every tool reads alike. It is read back and compared before it gets
 its name.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import PIL.Image
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
-from studio import weights
-from studio.families import FAMILIES, UNET_PREFIX
 from studio.files import write_atomically
 from studio.lora import format as lora_format
 from studio.lora.format import (
@@ -36,24 +27,16 @@ from studio.lora.format import (
     is_same,
     peft_header,
 )
-from studio.lora.metadata import (
-    sd_scripts_hashes,
-    storable,
-    tensors_sha256,
-    thumbnail_url,
-)
-from studio.lora.names import diffusers_name, kohya_name, original_name
-from studio.pictures import files as picture_files
+from studio.lora.metadata import Serialised
+from studio.lora.names import diffusers_name
 from studio.weights import ModelError
 
-UNET_STEM = "diffusion_pytorch_model"
 MOST_RANK = 1024
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA to be written: its layers by their names in the file, and its metadata."""
+    """A LoRA to write: its layers by their names in the file, and its metadata."""
 
     form: Format
     parts: Mapping[str, LowRank]
@@ -61,23 +44,28 @@ class Lora:
 
     @property
     def rank(self) -> int:
-        """The largest of its layers."""
+        """The largest rank of its layers."""
         return max(part.rank for part in self.parts.values())
 
 
 def read(path: Path) -> Lora:
-    """A file that can be written anew. Raises ModelError if it is no plain LoRA, LoraError if it
-    holds more than can be written anew."""
+    """Read a LoRA file. Raises ModelError unless it is a plain LoRA, LoraError if it holds parts
+    that `write` would lose."""
     file = lora_format.read(path)
+    if words := lora_format.bundled_words(file.strays):
+        raise LoraError(
+            f"{path.name} bundles the embedding “{words[0][:60]}”, whose word would be lost: such "
+            "files cannot be written anew."
+        )
     if file.strays:
         raise LoraError(
             f"{path.name} is not a plain LoRA: it holds {len(file.strays)} parts that would be "
             f"lost, such as {file.strays[0]}."
         )
-    found = {name: diffusers_name(name) for name in file.parts}
-    form: Format = "kohya" if None in found.values() else "diffusers"
+    names = {name: diffusers_name(name) for name in file.parts}
+    form: Format = "kohya" if None in names.values() else "diffusers"
     parts = {
-        (found[name] if form == "diffusers" else name) or name: LowRank(
+        (names[name] if form == "diffusers" else name) or name: LowRank(
             part.down.float(), part.up.float(), part.alpha
         )
         for name, part in file.parts.items()
@@ -89,13 +77,13 @@ def read(path: Path) -> Lora:
 
 
 def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
-    """One LoRA with the effect of all together, each at its strength; exact.
+    """One LoRA with exactly the summed effect of all, each at its strength.
 
-    Its rank is the sum of theirs, its metadata that of the first. Raises LoraError.
+    Its rank is the sum of the ranks; it has the metadata of the first. Raises LoraError.
     """
     first = loras[0]
     if any(lora.form != first.form for lora in loras):
-        raise LoraError("Blend files of one form: both for diffusers, or both for other tools.")
+        raise LoraError("Blend files of one format: both for diffusers, or both for other tools.")
     _require_one_base(loras)
     rank = sum(lora.rank for lora in loras)
     by_layer: dict[str, list[LowRank]] = {}
@@ -104,41 +92,52 @@ def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
             scaled = LowRank(part.down, part.up * (strength * part.scale), math.nan)
             by_layer.setdefault(name, []).append(scaled)
     parts = {}
-    for name, found in sorted(by_layer.items()):
-        if len({(one.down.shape[1:], one.up.shape[:1]) for one in found}) != 1:
+    for name, terms in sorted(by_layer.items()):
+        if len({(term.down.shape[1:], term.up.shape[:1]) for term in terms}) != 1:
             raise LoraError(f"The LoRAs were made for different models: {name} does not fit.")
-        together = LowRank(
-            torch.cat([one.down for one in found]),
-            torch.cat([one.up for one in found], 1),
+        total = LowRank(
+            torch.cat([term.down for term in terms]),
+            torch.cat([term.up for term in terms], 1),
             float(rank),
         )
-        parts[name] = _padded(together, rank)
+        parts[name] = _padded(total, rank)
     return Lora(first.form, parts, first.metadata)
 
 
 def _require_one_base(loras: Sequence[Lora]) -> None:
     for key in ("ss_base_model_version", "modelspec.architecture"):
-        said = {lora.metadata[key] for lora in loras if lora.metadata.get(key)}
-        if len(said) > 1:
+        values = {lora.metadata[key] for lora in loras if lora.metadata.get(key)}
+        if len(values) > 1:
             raise LoraError(
-                f"The LoRAs were made for different kinds of model: {', '.join(sorted(said))}."
+                f"The LoRAs were made for different kinds of model: {', '.join(sorted(values))}."
             )
 
 
 def resize(lora: Lora, rank: int) -> tuple[Lora, float]:
-    """The nearest LoRA of this rank, and the share of the change (0 to 1, of its norm) that remains
-    in the layer that loses most. Raises LoraError."""
+    """The nearest LoRA of this rank, and the share (0 to 1) of the change's norm that remains in
+    the layer that loses most. Raises LoraError."""
     if not 1 <= rank <= MOST_RANK:
         raise LoraError(f"A rank lies between 1 and {MOST_RANK}.")
-    parts, kept = {}, 1.0
-    for name, part in lora.parts.items():
-        parts[name], share = _resized(part, rank)
-        kept = min(kept, share)
-    return Lora(lora.form, parts, lora.metadata), kept
+    with _one_thread():
+        resized = {name: _resized(part, rank) for name, part in lora.parts.items()}
+    parts = {name: part for name, (part, _) in resized.items()}
+    return Lora(lora.form, parts, lora.metadata), min(share for _, share in resized.values())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread. With several, threads wait for one another at each of
+    thousands of small matrices: on a busy computer a hundred times longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
-    """By the singular values of up @ down, which are those of two small triangles."""
+    """A truncated SVD of up @ down, computed from the small triangles of two QR decompositions."""
     up_basis, up_rest = torch.linalg.qr(part.up.flatten(1).double())
     down_basis, down_rest = torch.linalg.qr(part.down.flatten(1).double().T)
     left, values, right = torch.linalg.svd(part.scale * (up_rest @ down_rest.T))
@@ -148,16 +147,16 @@ def _resized(part: LowRank, rank: int) -> tuple[LowRank, float]:
     down = (root[:, None] * right[:count] @ down_basis.T).float()
     whole = float(values.norm())
     share = float(values[:count].norm()) / whole if whole else 1.0
-    made = LowRank(
+    truncated = LowRank(
         down.reshape(count, *part.down.shape[1:]),
         up.reshape(up.shape[0], count, *part.up.shape[2:]),
         float(rank),
     )
-    return _padded(made, rank), share
+    return _padded(truncated, rank), share
 
 
 def _padded(part: LowRank, rank: int) -> LowRank:
-    """Padded with zeros to this rank: all layers of a file have the same."""
+    """Pad a layer with zeros to the common rank of its file."""
     missing = rank - part.rank
     down = torch.cat([part.down, part.down.new_zeros(missing, *part.down.shape[1:])])
     up_zeros = part.up.new_zeros(part.up.shape[0], missing, *part.up.shape[2:])
@@ -165,239 +164,49 @@ def _padded(part: LowRank, rank: int) -> LowRank:
 
 
 def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
-    """A new file, read back and compared before it gets its name.
+    """Write a new file; it is read back and compared before it gets its name.
 
-    The metadata is kept, except for name, rank, alpha and hashes.
+    The metadata stays the same, except for name, rank, alpha and hashes.
     """
-    _require_new(path)
-    tensors = lora_format.tensors(lora.form, lora.parts, precision)
-    body = tensors_sha256(tensors)
+    require_new(path)
+    tensors = Serialised(lora_format.tensors(lora.form, lora.parts, precision))
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
-        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{body}"}
+        metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{tensors.sha256}"}
     if lora.form == "kohya":
         metadata |= {
             "ss_output_name": path.stem,
             "ss_network_dim": str(lora.rank),
             "ss_network_alpha": str(float(lora.rank)),
         }
-        metadata |= sd_scripts_hashes(tensors, body, metadata)
+        metadata |= tensors.sd_scripts_hashes(metadata)
     else:
         metadata[DIFFUSERS_HEADER] = peft_header(lora.parts)
 
     def verify(draft: Path) -> None:
-        found = read(draft)
-        same = found.parts.keys() == lora.parts.keys() and all(
-            is_same(found.parts[name], part, precision) for name, part in lora.parts.items()
+        written = read(draft)
+        same = written.parts.keys() == lora.parts.keys() and all(
+            is_same(written.parts[name], part, precision) for name, part in lora.parts.items()
         )
         if not same:
             raise LoraError(f"{path.name} was not written: read back, it was not the same.")
 
-    _publish(path, lambda draft: safetensors.torch.save_file(tensors, draft, metadata), verify)
-
-
-# --- metadata ------------------------------------------------------------------------------------
-
-# Without these a tool would load the file wrongly, or not at all. The LoRA that it was trained on
-# top of is no private matter either: it does little without that.
-NEEDED_TO_LOAD = (
-    "format",
-    DIFFUSERS_HEADER,
-    "ss_base_model_version",
-    "ss_v2",
-    "ss_network_module",
-    "ss_network_dim",
-    "ss_network_alpha",
-    "modelspec.sai_model_spec",
-    "modelspec.architecture",
-    "modelspec.implementation",
-    "modelspec.prediction_type",
-    "d3po_studio.start_lora",
-    "d3po_studio.start_lora_sha256",
-    "d3po_studio.start_lora_strength",
-)
-# Fields that can be edited, by their names in the modelspec.
-WORDS = ("title", "description", "author", "trigger_phrase", "license", "thumbnail")
-PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
-_LAYER = re.compile(r"lora|hada_|lokr_|oft_|dora_")
-
-
-def restate(
-    path: Path, out: Path, words: Mapping[str, str], *, strip: bool = False
-) -> dict[str, str]:
-    """A copy of a LoRA file of any kind with other metadata, which is returned.
-
-    words: fields of `WORDS`; an empty one is removed. strip: first remove all that is not needed to
-    load the file; any safetensors file will do then. Metadata that breaks the format is mended. The
-    tensors are the same, to the byte, the hashes those of the new file. Raises ModelError unless it
-    is a safetensors file, LoraError unless it is a LoRA.
-    """
-    _require_new(out)
-    header = weights.read_header(path, is_clean=False)
-    if not strip and not any(map(_LAYER.search, header.tensors)):
-        raise LoraError(f"{path.name} is not a LoRA.")
-    said = dict(header.metadata)
-    if strip:
-        said = {key: value for key, value in said.items() if key in NEEDED_TO_LOAD}
-    for key, value in words.items():
-        said.pop(f"modelspec.{key}", None)
-        if value:
-            said[f"modelspec.{key}"] = value
-    said = {storable(key): storable(value) for key, value in said.items()}
-    body, stem = weights.body_sha256(path), storable(out.stem)
-    if any(key.startswith("modelspec.") for key in said):
-        version = said.get("ss_base_model_version")
-        for family in FAMILIES.values():
-            if family.lora.base_version == version:
-                said.setdefault("modelspec.architecture", family.lora.architecture)
-        said.setdefault("modelspec.sai_model_spec", "1.0.1")
-        said.setdefault("modelspec.title", stem)
-        said["modelspec.hash_sha256"] = f"0x{body}"
-    if any(key.startswith("ss_") for key in said):
-        said["ss_output_name"] = stem  # A1111's alias: must be the file's name
-        said |= sd_scripts_hashes(_tensors(path), body, said)
-
-    def verify(draft: Path) -> None:
-        if weights.body_sha256(draft) != body or weights.read_header(draft).metadata != said:
-            raise LoraError(f"{out.name} was not written: read back, it was not the same.")
-
-    def write_draft(draft: Path) -> None:
-        with draft.open("wb") as target:
-            _write_restated(path, target, said)
-
-    _publish(out, write_draft, verify)
-    return said
-
-
-def _write_restated(source: Path, copy: BinaryIO, said: Mapping[str, str]) -> None:
-    """The source's own bytes behind a header with other metadata."""
-    with source.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        header.pop("__metadata__", None)
-        text = json.dumps({"__metadata__": said, **header}, ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)  # so that the numbers lie where a processor likes them
-        copy.write(len(text).to_bytes(8, "little") + text)
-        shutil.copyfileobj(file, copy, CHUNK_BYTES)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """Of a file whose metadata may break the format."""
-    clean = io.BytesIO()
-    _write_restated(path, clean, {})
-    return safetensors.torch.load(clean.getvalue())
-
-
-def thumbnail(path: Path) -> str:
-    """A picture file as the modelspec holds it. Raises LoraError."""
-    try:
-        with PIL.Image.open(path, formats=PICTURE_KINDS) as picture:
-            return thumbnail_url(picture_files.rgb(picture))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        PIL.Image.DecompressionBombError,
-        PIL.Image.DecompressionBombWarning,
-    ) as error:
-        raise LoraError(f"{path} is no picture that can be read (PNG, JPEG or WebP).") from error
-
-
-# --- merge ---------------------------------------------------------------------------------------
-
-
-def merge(
-    lora: Lora,
-    strength: float,
-    model: Path,
-    family: str,
-    layers: Mapping[str, tuple[int, ...]],
-    out: Path,
-) -> int:
-    """A copy of a base model with the LoRA in its weights; gives how many layers were changed.
-
-    model: a file in the original layout or a diffusers folder, and `out` is the same. family: a key
-    of `FAMILIES`. layers: of the UNet, by name (`Adapters.layer_shapes`). The weights keep
-    their type. Raises LoraError when a layer of the LoRA is neither an attention layer
-    nor a shortcut of this model.
-    """
-    _require_new(out)
-    changes = {
-        name: strength * part.change() for name, part in _by_layer(lora, family, layers).items()
-    }
-    if model.is_dir():
-        _, variant = weights.component_header(model / "unet", UNET_STEM)
-        name = f"{UNET_STEM}.{variant}.safetensors" if variant else f"{UNET_STEM}.safetensors"
-        if not (model / "unet" / name).is_file():
-            raise LoraError("The UNet of this folder lies in several files: merge into one file.")
-        keys = {f"{name}.weight": change for name, change in changes.items()}
-
-        def copy(draft: Path) -> None:
-            shutil.copytree(model, draft)
-            (draft / "unet" / name).unlink()
-            _write_merged(model / "unet" / name, draft / "unet" / name, keys)
-
-        _publish(out, copy)
-    else:
-        keys = {
-            f"{UNET_PREFIX}{original_name(name)}.weight": change for name, change in changes.items()
-        }
-        _publish(out, lambda draft: _write_merged(model, draft, keys))
-    return len(changes)
-
-
-def _by_layer(lora: Lora, family: str, layers: Mapping[str, tuple[int, ...]]) -> dict[str, LowRank]:
-    """The LoRA's parts by the names of the model's layers."""
-    names: dict[str, str] = {}
-    for layer in layers:
-        if ".attentions." in layer or layer.endswith(".conv_shortcut"):
-            names[f"unet.{layer}"] = layer
-            names[kohya_name(layer, family)] = layer
-            names[kohya_name(layer, "sd1")] = layer  # of SDXL, which some trainers use
-    found = {}
-    for name, part in lora.parts.items():
-        layer = names.get(name)
-        if layer is None:
-            raise LoraError(
-                "Only what changes the attention and the shortcuts of the UNet can be merged, and "
-                f"{name} is not that in this model."
-            )
-        if not part.fits(layers[layer]):
-            raise LoraError(f"The LoRA was made for another kind of model: {layer} does not fit.")
-        found[layer] = part
-    return found
-
-
-def _write_merged(source: Path, target: Path, changes: Mapping[str, Tensor]) -> None:
-    """All tensors of a file, with changes added to some of them; read back and compared."""
-    with safe_open(source, "pt") as file:
-        missing = sorted(changes.keys() - set(file.keys()))
-        if missing:
-            raise LoraError(f"{source.name} has no {missing[0]}: it is named in another way.")
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    for key, change in changes.items():
-        before = tensors[key]
-        tensors[key] = (before.float() + change.reshape(before.shape)).to(before.dtype)
-        if not bool(tensors[key].isfinite().all()):
-            raise LoraError(f"At this strength {key} is too large for the model's numbers.")
-    safetensors.torch.save_file(tensors, target, metadata)
-    with safe_open(target, "pt") as written:
-        if not all(torch.equal(written.get_tensor(key), value) for key, value in tensors.items()):
-            raise LoraError(f"{target.name} was not written: read back, it was not the same.")
+    publish(path, lambda draft: draft.write_bytes(tensors.content(metadata)), verify)
 
 
 # --- the disk ------------------------------------------------------------------------------------
 
 
-def _require_new(path: Path) -> None:
+def require_new(path: Path) -> None:
+    """Raise LoraError if something exists at a path."""
     if path.exists():
-        raise LoraError(f"There is something at {path} already: choose another name.")
+        raise LoraError(f"{path} exists already: choose another name.")
 
 
-def _publish(
-    path: Path, write_draft: Callable[[Path], None], verify: Callable[[Path], None] | None = None
+def publish(
+    path: Path, write_draft: Callable[[Path], object], verify: Callable[[Path], None] | None = None
 ) -> None:
-    """Write a file or folder, verify the draft, then give it its name."""
+    """Write a file or folder, verify the draft, and give it its name."""
 
     def write_checked(draft: Path) -> None:
         write_draft(draft)

@@ -1,10 +1,10 @@
-"""Adam with one second moment for all parameters: how far to go from the past, where to from now.
+"""Adam with one second moment for all parameters.
 
 Adam divides each parameter's gradient by that parameter's own scale, so that all of them move
-alike. With tens of picks most of a gradient is chance, and what is not lies in few parameters,
-where it is large: Adam's division turns a direction that is mostly taste into one that is mostly
-chance (studio/bench/LOG.md has the figures). With one scale for all, the direction stays the
-gradient's, and the length of a step still does not depend on the units of the loss.
+alike. With tens of picks most of a gradient is noise, and the signal lies in few parameters, where
+it is large: Adam's division turns a direction that is mostly signal into one that is mostly noise
+(studio/bench/LOG.md has the figures). With one scale for all parameters the direction
+stays the gradient's, and the length of a step is still independent of the units of the loss.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim.optimizer import ParamsT
 
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # as Adam has them
-LEAST_SCALE = 1e-12  # so that a gradient of zeros moves nothing
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999  # Adam's defaults
+LEAST_SCALE = 1e-12  # avoids 0 / 0 for a gradient of zeros
 
 
 class ScalarAdam(torch.optim.Optimizer):
     """Kingma & Ba, arXiv 1412.6980, algorithm 1, with the mean square of the whole gradient for v.
 
-    One scale for all parameters, of all groups, as AdaGrad-Norm has it (Ward et al., arXiv
-    1806.01811). `lr`: the root mean square over the parameters of a step along a gradient that does
-    not change; each group of parameters may have its own.
+    All parameters of all groups share one scale, as in AdaGrad-Norm (Ward et al., arXiv
+    1806.01811). `lr` is the root mean square over the parameters of a step along a constant
+    gradient; each group may have its own.
     """
 
     def __init__(self, parameters: ParamsT, lr: float) -> None:
@@ -32,17 +32,17 @@ class ScalarAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         moving = [
-            (one, group["lr"])
+            (parameter, group["lr"])
             for group in self.param_groups
-            for one in group["params"]
-            if one.grad is not None
+            for parameter in group["params"]
+            if parameter.grad is not None
         ]
         if not moving:
             return
-        count = sum(one.numel() for one, _ in moving)
-        square = get_total_norm([one.grad for one, _ in moving]).square() / count
-        for one, rate in moving:
-            self._move(one, square, rate)
+        count = sum(parameter.numel() for parameter, _ in moving)
+        square = get_total_norm([parameter.grad for parameter, _ in moving]).square() / count
+        for parameter, rate in moving:
+            self._move(parameter, square, rate)
 
     def _move(self, parameter: Tensor, square: Tensor, lr: float) -> None:
         state = self.state[parameter]

@@ -5,7 +5,7 @@ alpha² + sigma² = 1, flow matching alpha = 1 - sigma. A step goes to the next 
 
     next = alpha' · x0_hat + sqrt(sigma'² - s²) · eps_hat + s · z,    z from N(0, 1)
 
-so that it is a draw from N(mean, s²). What s is names the sampler:
+which is a draw from N(mean, s²). The choice of s makes the sampler:
 
     DDIM with eta (Song et al., arXiv 2010.02502, eq. 12 and 16)
         s = eta · sqrt((1 - a') / (1 - a)) · sqrt(1 - a / a'),  a = alpha_bar = alpha²
@@ -31,15 +31,15 @@ PredictionType = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
 class Step(NamedTuple):
     """From one noise level to the next, each (B,) or ().
 
-    The levels have their variances, sigma²: that of a diffusion is 1 - alpha_bar, and a square root
-    that is squared again is not.
+    Levels are stored as variances, sigma²: diffusion's is exactly 1 - alpha_bar, which the square
+    of a rounded square root is not.
     """
 
     alpha: Tensor
     variance: Tensor
     next_alpha: Tensor
     next_variance: Tensor
-    s: Tensor  # the deviation of the step; 0 for one without noise
+    s: Tensor  # the standard deviation of the step; 0 for a step without noise
 
     @property
     def direction(self) -> Tensor:
@@ -49,8 +49,8 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a chain of diffusion: timesteps (T,) descending, alpha_bar (T,) of each, and
-    alpha_bar_prev (T,) of the timestep that it leads to. Raises ValueError for other lengths."""
+    """The steps of a diffusion chain: timesteps (T,) descending, alpha_bar (T,) of each, and
+    alpha_bar_prev (T,) of the timestep it leads to. Raises ValueError if the lengths differ."""
 
     timesteps: Tensor
     alpha_bar: Tensor
@@ -68,12 +68,12 @@ class Schedule:
         return ddim_step(self.alpha_bar[index], self.alpha_bar_prev[index], eta)
 
     def stochastic_steps(self, eta: float) -> Tensor:
-        """Indices of the steps that have a log-probability: those whose s is not 0."""
+        """Indices of the steps that have a log-probability: those with s > 0."""
         return torch.nonzero(ddim_step(self.alpha_bar, self.alpha_bar_prev, eta).s > 0).flatten()
 
 
 def ddim_step(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Step:
-    """Of a diffusion, with eta = 1 for all the noise of DDPM and 0 for none."""
+    """A diffusion step; eta = 1 adds all the noise of DDPM, 0 none."""
     variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
     return Step(
         alpha=alpha_bar.sqrt(),
@@ -85,7 +85,7 @@ def ddim_step(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Step:
 
 
 def flow_step(sigma: Tensor, next_sigma: Tensor, eta: float) -> Step:
-    """Of a flow, with eta = 1 for new noise only and 0 for a step of Euler's."""
+    """A flow-matching step; eta = 1 replaces all the noise, 0 is an Euler step."""
     return Step(
         alpha=1 - sigma,
         variance=sigma.square(),
@@ -96,17 +96,17 @@ def flow_step(sigma: Tensor, next_sigma: Tensor, eta: float) -> Step:
 
 
 def _over_latent(values: Tensor) -> Tensor:
-    """(B,) or () as something that broadcasts over (B, C, h, w)."""
+    """Reshape (B,) or () to broadcast over (B, C, h, w)."""
     return values[..., None, None, None] if values.ndim else values
 
 
 def prediction(
     output: Tensor, latent: Tensor, alpha: Tensor, variance: Tensor, kind: PredictionType
 ) -> tuple[Tensor, Tensor]:
-    """(x0_hat, eps_hat), each (B, C, h, w): what a network's output stands for at a noise level.
+    """(x0_hat, eps_hat), each (B, C, h, w), from a network's output at a noise level.
 
     kind, in diffusers' names: "epsilon" the noise; "v_prediction" alpha · eps - sigma · x0;
-    "flow_prediction" eps - x0; "sample" x0. Raises ValueError for another.
+    "flow_prediction" eps - x0; "sample" x0. Raises ValueError for any other.
     """
     alpha, sigma = _over_latent(alpha), _over_latent(variance.sqrt())
     if kind == "epsilon":
@@ -123,16 +123,17 @@ def prediction(
 def noise_of(
     output: Tensor, latent: Tensor, alpha_bar: Tensor, prediction_type: PredictionType
 ) -> Tensor:
-    """The noise that the output of a diffusion's network stands for."""
+    """The noise that a diffusion network's output predicts."""
     return prediction(output, latent, alpha_bar.sqrt(), 1 - alpha_bar, prediction_type)[1]
 
 
 def output_weight(alpha_bar: Tensor, prediction_type: PredictionType) -> Tensor:
-    """1 / (d noise / d output), (B,): what makes a log-ratio in units of noise follow the output.
+    """1 / (d noise / d output), (B,): turns a log-ratio in units of noise into units of the output.
 
-    With it a change of the network's output moves the log-ratio of every step alike (to first
-    order). Without it a network that predicts velocity is taught next to nothing by the steps with
-    most noise, where d noise / d velocity = sqrt(alpha_bar) is small and the picture is decided.
+    With this weight a change of the network's output moves the log-ratio of every step alike (to
+    first order). Without it a network that predicts velocity learns next to nothing from the
+    noisiest steps, which decide the picture and where d noise / d velocity = sqrt(alpha_bar) is
+    small.
     """
     return torch.ones_like(alpha_bar) if prediction_type == "epsilon" else alpha_bar.rsqrt()
 
@@ -148,11 +149,11 @@ def noise_coefficient(step: Step) -> Tensor:
 
 
 def step_mean(latent: Tensor, noise_pred: Tensor, step: Step) -> Tensor:
-    """`mean_of` with x0_hat = (latent - sigma · noise_pred) / alpha put in, and both gathered.
+    """`mean_of` with x0_hat = (latent - sigma · noise_pred) / alpha inserted and terms collected.
 
-    Exact where little noise is left and x0_hat is a small difference of large numbers; not for
-    alpha = 0, where the latent is all noise. Rounds otherwise than `mean_of`: what was drawn and
-    learned with it stays the same to the bit.
+    Exact where little noise is left and x0_hat is a small difference of large numbers. Not defined
+    for alpha = 0, where the latent is all noise. It rounds differently from `mean_of`; existing
+    pictures and adapters are reproduced to the bit only with this form.
     """
     coefficient = _over_latent(noise_coefficient(step))
     return _over_latent(step.next_alpha / step.alpha) * latent + coefficient * noise_pred
@@ -166,9 +167,9 @@ def log_prob(
     The reduction over the latent's C · h · w elements is part of the definition:
         "sum"    -‖next - mean‖² / (2 s²): the likelihood, as in the paper (arXiv 2311.13231)
         "mean"   the same divided by the number of elements: as in the published code
-        "noise"  -mean of (implied noise - predicted noise)², the implied noise being the one whose
-                 mean is exactly `next_latent`: every step weighs alike, whatever its s, and the
-                 value depends neither on the latent's size nor on the number of steps
+        "noise"  -mean of (implied noise - predicted noise)², where the implied noise is the one
+                 whose mean is exactly `next_latent`. Every step has the same weight for any s, and
+                 the value is independent of the latent's size and of the number of steps.
 
     Raises ValueError where s is 0: such a step has no log-probability.
     """

@@ -1,8 +1,7 @@
-"""Base models: find, inspect, load; the denoiser that the engine is handed; its adapters (peft).
+"""Base models: finding, inspecting and loading them; the engine's denoiser and its adapters (peft).
 
-`inspect` says what a file or folder is, `load` makes a `Denoiser` of it; both say in a sentence
-what is wrong with a file that is not what it should be. Nothing is fetched from the internet but
-what `hub.download` is asked for.
+`inspect` recognises a file or folder, `load` makes a `Denoiser` of it; both raise ModelError with a
+sentence for an unusable file. Only `hub.download` ever uses the internet.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from studio.lora import fuse
 from studio.models import hub
 from studio.models.adapters import ReadAdapter
 from studio.models.checkpoint import load_checkpoint
-from studio.models.denoiser import Denoiser
+from studio.models.denoiser import Denoiser, always
 from studio.models.inspecting import VAE_ENDING, ModelInfo, base_path, inspect
 from studio.models.parts import Parts, load_folder
 from studio.models.text import INVERSIONS, PromptEncoder, Text
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.weights import ModelError
 
@@ -36,6 +36,7 @@ __all__ = [
     "PromptEncoder",
     "ReadAdapter",
     "Text",
+    "always",
     "base_path",
     "best_device",
     "frozen_dtype",
@@ -49,8 +50,8 @@ log = logging.getLogger("studio.models")
 
 
 def _weight_files(path: Path) -> list[Path]:
-    """In the order of their names. Other tools may put more into a folder of the hub's cache at any
-    time: of one, those that are read."""
+    """The weight files of a model, sorted by name. From a folder of the hub's cache, to which other
+    tools may add files at any time, only those that the studio reads."""
     if not path.is_dir():
         return [path]
     if path.parent.name != weights.SNAPSHOTS:
@@ -60,14 +61,14 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """(bytes, nanoseconds) of a model's weight files: their size in all, and when the newest was
-    changed. Where both are what they were, so are the weights. Raises OSError."""
-    found = [file.stat() for file in _weight_files(path)]
-    return sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=0)
+    """(bytes, nanoseconds): the total size of a model's weight files, and the newest modification
+    time. While both are unchanged, so are the weights. Raises OSError."""
+    stats = [file.stat() for file in _weight_files(path)]
+    return sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0)
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 over the weight files of a model, in the order of their names."""
+    """SHA-256 over the weight files of a model, sorted by name."""
     digest = hashlib.sha256()
     for file in _weight_files(path):
         with open(file, "rb") as stream:
@@ -82,7 +83,7 @@ def best_device() -> str:
 
 
 def frozen_dtype(device: str) -> torch.dtype:
-    """The type of the frozen base weights: half the memory where the device is made for it."""
+    """The type of the frozen base weights: 16 bits on CUDA, else 32."""
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float32
@@ -94,13 +95,13 @@ def load(
     dtype: torch.dtype | None = None,
     start: StartLora | None = None,
 ) -> Denoiser:
-    """The base model, ready to sample and to be tuned. Raises ModelError with a sentence.
+    """Load a base model for sampling and training. Raises ModelError with a sentence.
 
-    dtype: of its weights; default: what is best for the device. start: a LoRA that is put into the
-    weights, so that it is a part of the base model from now on.
+    dtype: of its weights; default: the best for the device. start: a LoRA that is fused into the
+    weights and becomes part of the base model.
     """
     info = inspect(base_model)
-    file = lora_format.read(Path(start.path).expanduser()) if start else None
+    file = lora_format.read(expanded(start.path)) if start else None
     device = device or best_device()
     read = load_folder if info.path.is_dir() else load_checkpoint
     try:
@@ -116,11 +117,11 @@ def load(
         raise ModelError(f"{info.name} could not be loaded. {error}") from error
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{info.name} does not fit into the memory of this device.") from error
-    except Exception as error:  # what libraries raise for weights that do not fit is of any kind
+    except Exception as error:  # libraries raise many kinds of error for weights that do not fit
         log.warning("%s could not be loaded", info.path, exc_info=error)
         raise ModelError(
-            f"{info.name} could not be loaded: its weights do not fit together as those of "
-            f"{info.words} do. The details are in the log."
+            f"{info.name} could not be loaded: its weights do not fit together like those of "
+            f"{info.words}. The details are in the log."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The LoRA that is trained on a model, and others that take its place for a while (peft)."""
+"""The LoRA in training on a model, and others that temporarily take its place (peft)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("studio.models")
 
 ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 SHORTCUT = "conv_shortcut"
-LAYERS = {  # by the name that `TrainingSettings.layers` has for them
+LAYERS = {  # by the values of `TrainingSettings.layers`
     "attention": ATTENTION_LAYERS,
     "attention_and_shortcuts": [*ATTENTION_LAYERS, SHORTCUT],
 }
@@ -39,14 +39,14 @@ ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
 
 
 class Adapters:
-    """The adapters of a UNet: the artist's, at most one, and a guest in its place for a while.
+    """The adapters of a UNet: at most one of the artist's, and temporarily a guest in its place.
 
-    The reference of preference training is the same network with the adapter off, so that there is
-    no second copy in memory.
+    The reference of preference training is the same network with the adapter off, which saves a
+    second copy in memory.
     """
 
     def __init__(self, unet: UNet2DConditionModel, info: ModelInfo, base_hash: str) -> None:
-        """base_hash: of the base model's weights; a saved adapter fits these alone."""
+        """base_hash: of the base model's weights; a saved adapter fits only this base model."""
         self._unet, self._info, self.base_hash = unet, info, base_hash
 
     @property
@@ -58,7 +58,7 @@ class Adapters:
             self._unet.delete_adapters(ADAPTER_NAME)
 
     def new(self, settings: TrainingSettings) -> None:
-        """An untrained LoRA on the layers of the settings: it changes nothing yet. Seeded."""
+        """Attach an untrained LoRA on the layers of the settings. Seeded; it has no effect yet."""
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, target_modules=LAYERS[settings.layers]
         )
@@ -66,9 +66,8 @@ class Adapters:
 
     @contextmanager
     def using(self, folder: Path | None, strength: float = 1.0) -> Iterator[None]:
-        """Inside, a saved adapter is applied, or none; an attached one waits, untouched.
-
-        So that pictures can be drawn with one adapter while another is being trained.
+        """Inside, a saved adapter is applied, or none. An attached one is switched off meanwhile,
+        so that pictures can be drawn with one adapter while another is in training.
         """
         if folder is None:
             with self.off():
@@ -88,16 +87,15 @@ class Adapters:
                 self._unet.add_adapter(config, GUEST_NAME)
                 set_peft_model_state_dict(self._unet, state, adapter_name=GUEST_NAME)
                 self._unet.set_adapters([GUEST_NAME], weights=[strength])
-            except Exception as error:  # of any kind, as everywhere in the libraries
+            except Exception as error:  # libraries raise many kinds
                 raise ModelError(_damaged(folder)) from error
             yield
 
     @contextmanager
     def using_file(self, path: Path, strength: float = 1.0) -> Iterator[None]:
-        """As `using`, with a LoRA file as diffusers' own loader reads it.
+        """As `using`, with a LoRA file, read by diffusers' own loader.
 
-        Raises ModelError for a file that is no LoRA for this model, or with a layer that has no
-        place in it.
+        Raises ModelError unless the file is a LoRA for this model, all of whose layers it has.
         """
         header = weights.read_header(path)
         halves = [name for name in header.tensors if name.endswith(LORA_ENDINGS)]
@@ -118,38 +116,38 @@ class Adapters:
                 loader.load_lora_into_unet(
                     state, alphas, self._unet, adapter_name=GUEST_NAME, metadata=metadata
                 )
-            except Exception as error:  # of any kind, as everywhere in the libraries
+            except Exception as error:  # libraries raise many kinds
                 log.warning("%s could not be applied", path, exc_info=error)
                 raise ModelError(
                     f"{path.name} does not fit {self._info.name}: it was made for another kind of "
                     "model."
                 ) from error
-            taken = sum(f".{GUEST_NAME}." in name for name, _ in self._unet.named_parameters())
-            if taken != len(halves):
+            loaded = sum(f".{GUEST_NAME}." in name for name, _ in self._unet.named_parameters())
+            if loaded != len(halves):
                 raise ModelError(
-                    f"{path.name} does not fit {self._info.name}: {taken // 2} of its "
-                    f"{len(halves) // 2} layers found their place."
+                    f"{path.name} does not fit {self._info.name}: the model has {loaded // 2} of "
+                    f"its {len(halves) // 2} layers."
                 )
             self._unet.set_adapters([GUEST_NAME], weights=[strength])
             yield
 
     @contextmanager
     def _guest(self) -> Iterator[None]:
-        """A guest attached inside is removed afterwards, and the artist's adapter applied again."""
+        """Remove a guest attached inside, and apply the artist's adapter again afterwards."""
         was_attached = self.is_attached
         try:
             yield
         finally:
             if GUEST_NAME in getattr(self._unet, "peft_config", {}):
                 self._unet.delete_adapters(GUEST_NAME)
-            elif not hasattr(self._unet, "peft_config"):  # one that failed to come in leaves this
+            elif not hasattr(self._unet, "peft_config"):  # a guest that failed to attach sets this
                 self._unet._hf_peft_config_loaded = False
             if was_attached:
                 self._unet.set_adapter(ADAPTER_NAME)
 
     @property
     def layer_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights of all layers of the base model that a LoRA could change."""
+        """Weight shapes of all layers of the base model that a LoRA can change, by name."""
         return {name: tuple(weight.shape) for name, weight in layers(self._unet)}
 
     def _attach(self, config: LoraConfig, seed: int) -> None:
@@ -164,7 +162,7 @@ class Adapters:
         return [p for name, p in self._unet.named_parameters() if f".{ADAPTER_NAME}." in name]
 
     def shortcut_parameters(self) -> list[torch.nn.Parameter]:
-        """The `parameters` that change a shortcut."""
+        """The `parameters` of shortcut layers."""
         return [
             p
             for name, p in self._unet.named_parameters()
@@ -173,7 +171,7 @@ class Adapters:
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """Make the adapter change every weight `factor` times as much."""
+        """Multiply the adapter's change of every weight by `factor`."""
         for name, value in self._unet.named_parameters():
             if ".lora_B." in name:
                 value.mul_(factor)
@@ -199,7 +197,7 @@ class Adapters:
             self._unet.enable_adapters()
 
     def save(self, folder: Path) -> None:
-        """Writes the adapter in peft's form into an existing folder."""
+        """Write the adapter in peft's format into an existing folder."""
         config = self._unet.peft_config[ADAPTER_NAME]
         description = {
             "peft_type": "LORA",
@@ -214,8 +212,8 @@ class Adapters:
     def read(self, folder: Path) -> ReadAdapter:
         """A saved adapter for this model. Raises ModelError if the folder holds no valid one.
 
-        Everything is checked before peft sees it: the files may have come with an archive from
-        anybody, and a rank of a billion takes all the memory there is."""
+        Everything is checked before peft reads it: the files may come from a hostile archive, and a
+        rank of a billion would take all memory."""
         try:
             description = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
             state = load_file(folder / ADAPTER_FILE)
@@ -225,7 +223,7 @@ class Adapters:
                 lora_alpha=float(description["lora_alpha"]),
                 target_modules=[str(name) for name in description["target_modules"]],
             )
-        except Exception as error:  # JSON of any kind, and what the libraries make of it
+        except Exception as error:  # libraries raise many kinds for arbitrary JSON
             raise ModelError(_damaged(folder)) from error
         shapes = self.layer_shapes
         if not state or not all(_fits(name, state[name], rank, shapes) for name in state):
@@ -238,7 +236,7 @@ class Adapters:
 
 
 def _fits(name: str, value: Tensor, rank: int, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a tensor of an adapter's is one half of a layer of the network, at that rank."""
+    """Whether an adapter's tensor is one half of a layer of the network, at that rank."""
     layer, _, half = name.rpartition(".lora_")
     shape = shapes.get(layer)
     if shape is None:

@@ -1,9 +1,8 @@
-"""A single file in the original layout (as Stability AI and CompVis wrote it), as modules.
+"""Loading of a single file in the original layout of Stability AI and CompVis.
 
-Widths and depths are read off the weights' shapes; what no shape says (heads, activations, the
-VAE's scale, the noise schedule) are facts of the family. So nothing is asked of the internet, and a
-model of reduced width loads as a whole one does. The weights are renamed by diffusers' own
-functions.
+Widths and depths come from the weights' shapes; everything else (heads, activations, the VAE's
+scale, the noise schedule) comes from the table of families. So loading needs no internet, and a
+model of reduced width loads too. diffusers' own functions rename the weights.
 """
 
 from __future__ import annotations
@@ -33,37 +32,37 @@ from studio.models.inspecting import UNET, VAE, ModelInfo
 from studio.models.parts import Parts, sd_scheduler
 from studio.weights import ModelError, read_header
 
-HEAD_WIDTH = 64  # channels of an attention head, where a family has no number of heads
+HEAD_WIDTH = 64  # channels of an attention head in families without a fixed number of heads
 
 Weights = Mapping[str, Tensor]
 
 
 def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
-    """The modules of the model that `inspect` has seen. Raises ModelError, KeyError, IndexError or
-    RuntimeError when the file is not built like its family."""
+    """The modules of an inspected model. Raises ModelError, KeyError, IndexError or RuntimeError if
+    the file is not built like its family."""
     unet, vae, text_encoders = _modules(info, load_file, partial(filled, dtype=dtype))
     return Parts(
         unet=unet,
         vae=vae,
         text_encoders=text_encoders,
-        tokenizers=[tokenizer.build(pad=one.pad) for one in info.facts.text_encoders],
+        tokenizers=[tokenizer.build(pad=encoder.pad) for encoder in info.facts.text_encoders],
         scheduler=sd_scheduler(info.prediction_type, info.zero_snr),
-        zero_unprompted=info.facts.zero_unprompted,
+        zero_unconditional=info.facts.zero_unconditional,
     )
 
 
 def require_whole(info: ModelInfo) -> None:
-    """What `load_checkpoint` does, without reading a weight: looking promises what loading keeps.
+    """Check a file as `load_checkpoint` would, without reading its weights.
 
-    Raises ModelError where a weight is missing, has another shape or has no place.
+    Raises ModelError if a weight is missing, has another shape, or belongs to no layer.
     """
     try:
         _modules(info, _shapes, _require_fit)
     except ModelError:
         raise
-    except Exception as error:  # what the conversion raises for other layouts is of any kind
+    except Exception as error:  # the conversion raises many kinds for other layouts
         raise ModelError(
-            f"The weights of {info.path.name} do not fit together as those of {info.words} do: a "
+            f"The weights of {info.path.name} do not fit together like those of {info.words}: a "
             "damaged or changed network cannot be tuned here. Download it again, or choose the "
             "model that it was made from."
         ) from error
@@ -72,44 +71,44 @@ def require_whole(info: ModelInfo) -> None:
 def _modules(
     info: ModelInfo, read: Callable[[Path], dict[str, Tensor]], fill: Callable[..., Any]
 ) -> tuple[Any, Any, list[Any]]:
-    """UNet, VAE and text encoders, each as `fill` makes it of what `read` finds."""
+    """UNet, VAE and text encoders: `read` gives the weights of a file, `fill` makes a module."""
     weights = read(info.path)
     if info.vae is not None:
         weights = {k: v for k, v in weights.items() if not k.startswith(VAE)}
         weights |= _vae_weights(read(info.vae))
     config = unet_config(weights, info)
     unet = fill(UNet2DConditionModel, config, convert_ldm_unet_checkpoint(dict(weights), config))
-    texts = [_text_encoder(one, weights, fill) for one in info.facts.text_encoders]
+    texts = [_text_encoder(encoder, weights, fill) for encoder in info.facts.text_encoders]
     return unet, _vae(weights, info, fill), texts
 
 
 def _shapes(path: Path) -> dict[str, Tensor]:
-    """Tensors without numbers, of the shapes of those in a file."""
+    """Meta tensors with the shapes of a file's tensors."""
     with torch.device("meta"):
-        return {name: torch.empty(one.shape) for name, one in read_header(path).tensors.items()}
+        return {name: torch.empty(entry.shape) for name, entry in read_header(path).tensors.items()}
 
 
 def _require_fit(
     kind: type[nn.Module], config: Mapping[str, Any], state: Weights, may_hold_more: bool = False
 ) -> None:
-    """As `filled`, but for the weights."""
+    """Check names and shapes as `filled` does, without making a module."""
     expected = _expected(kind, json.dumps(config))
     _require_names(expected.keys(), state)
     if not may_hold_more and (odd := sorted(state.keys() - expected.keys())):
-        raise RuntimeError(f"{odd[0]} has no place")
+        raise RuntimeError(f"{odd[0]} belongs to no layer")
     for name, shape in expected.items():
         if state[name].shape != shape:
             raise RuntimeError(f"{name} has another shape")
 
 
-@lru_cache(maxsize=32)  # most models of a family are built alike
+@lru_cache(maxsize=32)  # most models of a family have the same configuration
 def _expected(kind: type[nn.Module], config: str) -> dict[str, torch.Size]:
-    made = _empty(kind, json.loads(config))
-    return {name: value.shape for name, value in made.state_dict().items()}
+    module = _empty(kind, json.loads(config))
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def _vae_weights(weights: Weights) -> dict[str, Tensor]:
-    """Those of a file that holds a VAE alone, under the names that they have in a checkpoint."""
+    """The weights of a VAE's own file, under their names in a checkpoint."""
     parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     named = {name.removeprefix(VAE): value for name, value in weights.items()}
     return {f"{VAE}{name}": value for name, value in named.items() if name.startswith(parts)}
@@ -142,21 +141,21 @@ def unet_config(weights: Weights, info: ModelInfo) -> dict[str, Any]:
     if family.transformer_layers:
         config["transformer_layers_per_block"] = list(family.transformer_layers)
     if family.takes_size:
-        together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
+        total = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
         config |= {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": _time_width(weights, info),
-            "projection_class_embeddings_input_dim": together,
+            "projection_class_embeddings_input_dim": total,
         }
     return config
 
 
 def _time_width(weights: Weights, info: ModelInfo) -> int:
-    """Width of the embedding of each of the six numbers of size: the pooled text takes the rest."""
-    together = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
+    """Width of the embedding of each of the six size numbers; the pooled text takes the rest."""
+    total = weights[f"{UNET}label_emb.0.0.weight"].shape[1]
     last = info.facts.text_encoders[-1]
     pooled = weights[f"{last.prefix}text_projection"].shape[1]
-    return (together - pooled) // 6
+    return (total - pooled) // 6
 
 
 def _vae(weights: Weights, info: ModelInfo, fill: Callable[..., Any]) -> Any:
@@ -168,7 +167,7 @@ def _vae(weights: Weights, info: ModelInfo, fill: Callable[..., Any]) -> Any:
         if info.vae is None:
             raise
         raise ModelError(
-            f"The VAE beside it, {info.vae.name}, is not whole, or of another kind: take it away, "
+            f"The VAE beside it, {info.vae.name}, is incomplete or of another kind: remove it, "
             "or download it again."
         ) from error
 
@@ -198,7 +197,7 @@ def _text_encoder(encoder: TextEncoder, weights: Weights, fill: Callable[..., An
         state = convert_open_clip_checkpoint(width, own, encoder.prefix)
     else:
         state = convert_ldm_clip_checkpoint(dict(weights))
-        # some finetunes were saved without this level
+        # some fine-tuned models were saved without this level
         state = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in state.items()}
     config = _text_config(state, encoder.activation)
     if encoder.most_layers:
@@ -210,7 +209,7 @@ def _text_encoder(encoder: TextEncoder, weights: Weights, fill: Callable[..., An
 
 
 class _Width:
-    """As much of a text model as diffusers' conversion asks for."""
+    """The one attribute of a text model that diffusers' conversion reads."""
 
     def __init__(self, norm: Tensor) -> None:
         self.config = type("Config", (), {"hidden_size": norm.shape[0]})
@@ -236,7 +235,7 @@ def _text_config(state: Weights, hidden_act: str) -> dict[str, Any]:
 
 
 def _flat(state: Weights) -> dict[str, Tensor]:
-    """The names of transformers' CLIPTextModel, which has lost its `text_model` level."""
+    """Under the names of transformers' CLIPTextModel, which has no `text_model` level any more."""
     return {key.removeprefix("text_model."): value for key, value in state.items()}
 
 
@@ -249,8 +248,8 @@ def filled(
 ) -> nn.Module:
     """A module with these weights, made without a second copy of them in memory.
 
-    Raises RuntimeError when a weight is missing, has another shape or has no place, unless
-    `may_hold_more`: text encoders come with buffers and layers that nobody reads.
+    Raises RuntimeError if a weight is missing, has another shape, or belongs to no layer.
+    may_hold_more: ignore weights of no layer: text encoders come with buffers and unused layers.
     """
     module = _empty(kind, config)
     if may_hold_more:
@@ -271,4 +270,4 @@ def _empty(kind: type[nn.Module], config: Mapping[str, Any]) -> nn.Module:
 def _require_names(names: Set[str], state: Weights) -> None:
     missing = sorted(names - state.keys())
     if missing:
-        raise ModelError(f"The file is not whole: the weights of {missing[0]} are missing.")
+        raise ModelError(f"The file is incomplete: the weights of {missing[0]} are missing.")

@@ -1,8 +1,8 @@
-"""A base model as the engine sees it: latents and encoded prompts in, predicted noise out."""
+"""The engine's interface to a base model: latents and encoded prompts in, predicted noise out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,10 +24,17 @@ from studio.settings import SamplingSettings
 from studio.weights import ModelError
 
 LEAST_ALPHA_BAR = 2**-24
+# Larger pictures are decoded in tiles on every device: the VAE alone would take more memory than
+# all else, and minutes that nothing could interrupt.
+MOST_UNTILED_PX = 1536 * 1536
+
+
+def always() -> None:
+    """The `require_wanted` of work that cannot be cancelled."""
 
 
 class Denoiser:
-    """A Stable Diffusion model as the engine sees it: latents and prompts in, predicted noise out.
+    """A Stable Diffusion model: latents and encoded prompts in, predicted noise out.
 
     text: encodes prompts. adapters: the LoRA on top of the base model.
     """
@@ -41,46 +48,60 @@ class Denoiser:
         start: Fused | None = None,
     ) -> None:
         self.info = info
-        self.start = start  # a LoRA that is in the weights already
+        self.start = start  # the LoRA that is fused into the weights
         self.device = torch.device(device)
         self.unet = parts.unet.to(device).requires_grad_(False).eval()
         self.vae = parts.vae.to(device).requires_grad_(False).eval()
         is_half = self.vae.dtype == torch.float16
         if info.facts.vae_upcast and is_half and self.vae.config.force_upcast:
-            self.vae = self.vae.float()  # in fp16 its values overflow, and the pictures are black
+            self.vae = self.vae.float()  # it overflows in fp16, which gives black pictures
         self.text_encoders = [
             encoder.to(device).requires_grad_(False).eval() for encoder in parts.text_encoders
         ]
         self.tokenizers = parts.tokenizers
         self.scheduler = parts.scheduler
         self.prediction_type: PredictionType = self.scheduler.config.prediction_type
-        # A last timestep without any signal would be divided by: it gets the least there is.
+        # The floor avoids a division by zero at a last timestep without any signal.
         self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
         inversions = Inversions(info.path, self.tokenizers, self.text_encoders)
         self.text = PromptEncoder(parts, inversions, self.device, info.facts.reads_clip_skip)
         self.adapters = Adapters(self.unet, info, base_hash)
-        self._vae_beside = {}
+        self._vae_companion = {}
         if info.vae is not None:
-            self._vae_beside = {"VAE hash": sha256(info.vae)[:10], "VAE": info.vae.name}
+            self._vae_companion = {"VAE hash": sha256(info.vae)[:10], "VAE": info.vae.name}
         self._is_offloaded = False
+        self._vae_tiling = False
+        # Called between two blocks of the network and before each tile of a picture; it raises if
+        # the work at hand is no longer wanted.
+        self.require_wanted: Callable[[], None] = always
+        blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
+        for block in (*blocks, self.vae.decoder):
+            if block is not None:  # some networks have no middle
+                block.register_forward_pre_hook(lambda *_: self.require_wanted())
 
     @property
     def base_hash(self) -> str:
-        """Of the weights, with the LoRA that is in them."""
+        """Of the weights, including a fused LoRA."""
         return self.adapters.base_hash
 
     def companions(self, prompts: list[str]) -> dict[str, str]:
-        """Files beside the model that these prompts are drawn with, by A1111's names for them: its
-        VAE, and the textual inversions that the prompts name."""
-        return self._vae_beside | self.text.inversions(prompts)
+        """Companion files that these prompts are drawn with, by A1111's keys: the model's VAE, and
+        the textual inversions that the prompts name."""
+        return self._vae_companion | self.text.inversions(prompts)
 
     # --- schedule ---
 
     def schedule(self, steps: int) -> Schedule:
-        """The DDIM steps that diffusers' scheduler takes, on this device."""
+        """The DDIM steps that diffusers' scheduler takes, on this device.
+
+        A single step goes all the way, from the last timestep. diffusers' scheduler would begin at
+        the first one, which has hardly any noise, and leave the noise as it is.
+        """
+        count = self.scheduler.config.num_train_timesteps
         self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps.to(self.device)
-        previous = timesteps - self.scheduler.config.num_train_timesteps // steps
+        timesteps = self.scheduler.timesteps if steps > 1 else torch.tensor([count - 1])
+        timesteps = timesteps.to(self.device)
+        previous = timesteps - count // steps
         final = self.scheduler.final_alpha_cumprod.to(self.device)
         alpha_bar_prev = torch.where(previous >= 0, self._alphas[previous.clamp(min=0)], final)
         return Schedule(timesteps, self._alphas[timesteps], alpha_bar_prev)
@@ -102,10 +123,10 @@ class Denoiser:
         return noise_of(output, latents, self._alphas[timesteps], self.prediction_type)
 
     def added_cond_kwargs(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
-        """SDXL's further conditioning: the pooled text, and the size of the picture.
+        """SDXL's additional conditioning: the pooled text, and six numbers about the size.
 
-        Six numbers: the original's height and width, where it was cropped (nowhere), and the
-        picture's height and width, all those of the picture itself as in diffusers' pipeline.
+        These are the original height and width, the crop's top and left (0), and the target height
+        and width; as in diffusers' pipeline, all sizes are those of the picture itself.
         """
         if text.pooled is None:
             return None
@@ -122,7 +143,12 @@ class Denoiser:
     def predict_guided_noise(
         self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass."""
+        """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass.
+
+        Up to 1 there is none, and half the work: see `SamplingSettings.guidance`.
+        """
+        if guidance <= 1:
+            return self.predict_noise(latents, timesteps, text)
         both = self.predict_noise(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
@@ -133,12 +159,12 @@ class Denoiser:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in. `unet.dtype` walks all parameters, a millisecond a step."""
+        """The network's type. (`unet.dtype` walks all parameters, which takes a millisecond.)"""
         return self.unet.conv_in.weight.dtype
 
     @property
     def vae_scale_factor(self) -> int:
-        """Pixels a side that one element of a latent stands for."""
+        """Pixels per element of a latent, along each side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def latent_shape(self, settings: SamplingSettings) -> tuple[int, int, int]:
@@ -157,6 +183,8 @@ class Denoiser:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of final latents (B, C, h, w)."""
+        height_px, width_px = (side * self.vae_scale_factor for side in latents.shape[-2:])
+        self.vae.use_tiling = self._vae_tiling or height_px * width_px > MOST_UNTILED_PX
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         with at_work(self.vae, self.device, self._is_offloaded):
             pixels = self.vae.decode(scaled).sample.float()
@@ -165,25 +193,25 @@ class Denoiser:
 
     @torch.no_grad()
     def encode(self, pictures: list[Image.Image]) -> Tensor:
-        """Latents (B, C, h, w) of pictures of one size, its sides multiples of
+        """Latents (B, C, h, w) of pictures of one size, with sides that are multiples of
         `vae_scale_factor`."""
         pixels = [torch.from_numpy(np.array(picture.convert("RGB"))) for picture in pictures]
         scaled = torch.stack(pixels).permute(0, 3, 1, 2) / 127.5 - 1
         with at_work(self.vae, self.device, self._is_offloaded):
-            given = scaled.to(self.device, self.vae.dtype)
-            latents = self.vae.encode(given).latent_dist.mode().float()
+            scaled = scaled.to(self.device, self.vae.dtype)
+            latents = self.vae.encode(scaled).latent_dist.mode().float()
         return latents * self.vae.config.scaling_factor
 
     # --- memory ---
 
     def save_memory(self, model_cpu_offload: bool, vae_tiling: bool) -> None:
-        """model_cpu_offload: the text encoders and the VAE stay on the CPU, and are on the device
-        only while they work. vae_tiling: large pictures are decoded piece by piece."""
+        """model_cpu_offload: text encoders and VAE are on the device only while they work.
+        vae_tiling: large pictures are decoded in tiles."""
         self._is_offloaded = model_cpu_offload
         self.text.offload(model_cpu_offload)
         self.vae.to("cpu" if model_cpu_offload else self.device)
-        self.vae.use_slicing = model_cpu_offload  # one picture of a batch after the other
-        self.vae.use_tiling = vae_tiling
+        self.vae.use_slicing = model_cpu_offload  # decodes one picture at a time
+        self._vae_tiling = vae_tiling
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         if on:
@@ -194,21 +222,21 @@ class Denoiser:
     # --- other LoRAs ---
 
     def fit(self, file: LoraFile) -> Fused:
-        """How a LoRA file would fit, as `with_lora` applies it. Raises ModelError."""
+        """How a LoRA file fits, without applying it. Raises ModelError."""
         return fuse.fitting(file, self.unet, self.text_encoders)
 
     @contextmanager
     def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
-        """Inside, this is the base model with a LoRA file in its weights, text encoders included,
-        and no adapter; afterwards it is what it was, to the last bit.
+        """Inside, this is the base model with a LoRA file fused into its weights, text encoders
+        included, and no adapter. Afterwards the weights are restored to the bit.
 
-        Raises ModelError for a file that is no LoRA for this model.
+        Raises ModelError unless the file is a LoRA for this model.
         """
         base_hash = self.base_hash
         with (
             self.adapters.off(),
             fuse.fused_for_now(file, strength, self.unet, self.text_encoders),
-            self.text.encoding_anew(),
+            self.text.without_cache(),
         ):
             self.adapters.base_hash = fuse.hash_with(base_hash, file.sha256, strength)
             try:

@@ -1,9 +1,8 @@
 """Models of the Hugging Face hub, by their ids: `owner/name`.
 
-This is the one place from which the studio asks anything of another machine, and only `download`
-does: it is called when the artist asked for that model. What was downloaded lies in the cache that
-other tools share, and is from then on a folder like any other. Only configurations, vocabularies
-and safetensors files are taken: no pickle, and no program.
+The studio uses the internet only here, in `download`, and only at the artist's request. Downloads
+go to the cache that other tools share, where a model is a folder like any other. Only
+configurations, vocabularies and safetensors files are fetched, no pickles and no programs.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2  # through which huggingface_hub speaks
+import httpx2  # used by huggingface_hub
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -34,25 +33,25 @@ from studio.weights import ModelError
 
 INDEX = "model_index.json"
 TEXTS = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
-PARTS = {  # of which a pipeline can consist, with what their weight files are called
+PARTS = {  # of a pipeline, with the stems of their weight files
     "text_encoder": "model",
     "text_encoder_2": "model",
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
-SPARE_BYTES = 1_000_000_000  # of the disk that a download leaves alone
-ABANDONED_S = 3600.0  # without a byte more
-SERVER_ERRORS = 500  # HTTP's numbers for them, from here on
+SPARE_BYTES = 1_000_000_000  # of free space that a download leaves
+ABANDONED_S = 3600.0  # without progress
+SERVER_ERRORS = 500  # HTTP status codes from here on
 
-Progress = Callable[[int, int], None]  # bytes there, and bytes in all
+Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
 
 def cached(repo: str) -> Path:
-    """The folder of a model that was downloaded. Raises ModelError when it is not there, whole."""
-    found = try_to_load_from_cache(repo, INDEX)
-    if not isinstance(found, str):
+    """The folder of a downloaded model. Raises ModelError if it is missing or incomplete."""
+    path = try_to_load_from_cache(repo, INDEX)
+    if not isinstance(path, str):
         raise ModelError(f"{repo} is not on this computer yet: download it on the Prompt tab.")
-    folder = Path(found).parent
+    folder = Path(path).parent
     try:
         index = weights.read_json(folder / INDEX)
         for part, stem in PARTS.items():
@@ -60,29 +59,28 @@ def cached(repo: str) -> Path:
                 weights.component_header(folder / part, stem)
     except (ModelError, FileNotFoundError) as error:
         raise ModelError(
-            f"{repo} has not come whole from the hub: download it on the Prompt tab, where it goes "
-            f"on. {error}"
+            f"The download of {repo} is incomplete: continue it on the Prompt tab. {error}"
         ) from error
     return folder
 
 
 def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -> Path:
-    """Fetch a model into the hub's cache; what is there already is not fetched again.
+    """Fetch a model into the hub's cache; existing files are not fetched again.
 
-    `inspect` is called with the folder when its configurations are there, before any weights, and
-    may raise what `progress` may raise too: nothing more is fetched then. Raises ModelError with a
-    sentence for everything that can go wrong on the way.
+    `inspect` is called with the folder once the configurations are there, before any weights.
+    `inspect` and `progress` may raise to stop the download. Raises ModelError with a sentence if
+    the download fails.
     """
     _check_environment()
     try:
         info = HfApi().model_info(repo, files_metadata=True)
-        sizes = {one.rfilename: one.size or 0 for one in info.siblings or ()}
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         if INDEX not in sizes:
             raise ModelError(
-                f"{repo} is no diffusers model: it has no {INDEX}. Download its .safetensors "
-                "checkpoint from its page, and give the path of that."
+                f"{repo} is not a diffusers model: it has no {INDEX}. Download its .safetensors "
+                "checkpoint from its page, and enter the path of that file."
             )
-        _sweep(repo)
+        _remove_abandoned(repo)
         texts, weights = wanted(repo, list(sizes))
         total = sum(sizes[name] for name in (*texts, *weights))
         folder = _fetch(repo, info.sha, texts, sizes, progress, 0, total)
@@ -93,9 +91,8 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
         return cached(repo)
     except GatedRepoError as error:
         raise ModelError(
-            f"{repo} is given only to those who have agreed to its terms. Agree to them on its "
-            f"page, {constants.ENDPOINT}/{repo}, say who you are with `hf auth login`, and try "
-            "again."
+            f"You must agree to the terms of {repo} first. Agree to them on its page, "
+            f"{constants.ENDPOINT}/{repo}, sign in with `hf auth login`, and try again."
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(_not_there(repo)) from error
@@ -107,16 +104,16 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
         TimeoutError,
     ) as error:
         raise ModelError(
-            f"The hub could not be reached, so {repo} has not come whole. Files that came whole "
-            "are kept: try again when this computer is online. Models that are here already need "
-            "no connection."
+            f"The hub could not be reached, so the download of {repo} is incomplete. Finished "
+            "files are kept: try again when this computer is online. Models that are already here "
+            "need no connection."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 404):
             raise ModelError(_not_there(repo)) from error
-        why = "is in trouble" if status >= SERVER_ERRORS else "refused"
-        raise ModelError(f"The hub {why} ({status}) when asked for {repo}: try later.") from error
+        why = "has a problem" if status >= SERVER_ERRORS else "refused the request"
+        raise ModelError(f"The hub {why} ({status}) for {repo}: try again later.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(_no_room()) from error
@@ -127,22 +124,22 @@ def download(repo: str, progress: Progress, inspect: Callable[[Path], object]) -
 
 
 def _check_environment() -> None:
-    """Raise ModelError where no client can be made with what the environment says."""
+    """Raise ModelError if the network variables of the environment are unusable."""
     try:
         httpx2.Client().close()
     except (ValueError, ImportError, OSError, httpx2.InvalidURL) as error:
         names = ", ".join(network_variables())
         raise ModelError(
-            f"The hub cannot be asked with what the environment says in {names}: {error}. Correct "
-            "it, or take it away, and start the studio again."
+            f"The hub cannot be reached with these environment variables: {names}: {error}. "
+            "Correct or remove them, and start the studio again."
         ) from error
 
 
 def wanted(repo: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """Of all files of a model, the texts and the weights that are used of it.
+    """(texts, weights): the files to fetch, of all files of a model.
 
-    Where there are weights of half the size (fp16) of every part, those. Raises ModelError where a
-    part has no safetensors file.
+    fp16 weights, of half the size, if every part has them. Raises ModelError if a part has no
+    safetensors file.
     """
     texts = sorted((name for name in names if _is_text(name)), key=lambda name: name != INDEX)
     parts = [part for part in PARTS if f"{part}/config.json" in texts]
@@ -154,14 +151,14 @@ def wanted(repo: str, names: list[str]) -> tuple[list[str], list[str]]:
     lost = [part for part in parts if not any(name.startswith(f"{part}/") for name in weights)]
     if lost:
         raise ModelError(
-            f"{repo} holds its {lost[0]} in files that can hide programs, and no .safetensors "
-            "file of it. Such files are not opened: choose another copy of the model."
+            f"{repo} has no .safetensors file of its {lost[0]}, only files that can hide programs. "
+            "Such files are not opened: choose another copy of the model."
         )
     return texts, weights
 
 
 def _weights(names: list[str], part: str, variant: str | None) -> list[str]:
-    """The file of a part, or its shards with their index."""
+    """The weight file of a part, or its shards with their index."""
     stem = f"{part}/{PARTS[part]}"
     whole = f"{stem}.{variant}{weights.SUFFIX}" if variant else f"{stem}{weights.SUFFIX}"
     if whole in names:
@@ -196,22 +193,22 @@ def _fetch(
     done: int,
     total: int,
 ) -> Path:
-    """The files one after the other; gives the folder in which they are."""
+    """Fetch files one after the other; gives their folder."""
     folder = Path()
     for name in names:
         before = done
         progress(before, total)
 
-        class Bar(tqdm):  # what huggingface_hub tells of its progress
+        class Bar(tqdm):  # huggingface_hub reports progress through tqdm
             def __init__(self, *_: Any, **options: Any) -> None:
-                self.came = options.get("initial", 0)
+                self.received = options.get("initial", 0)
                 super().__init__(disable=True)
 
             def update(self, n: float | None = 1, before: int = before) -> None:
-                self.came += n or 0
-                progress(before + int(self.came), total)
+                self.received += n or 0
+                progress(before + int(self.received), total)
 
-        # The index by the name of the branch, which makes the cache remember its commit.
+        # The index by the name of the branch, so that the cache records its commit.
         revision = None if name == INDEX else commit
         path = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=Bar))
         folder = path.parents[name.count("/")]
@@ -220,9 +217,9 @@ def _fetch(
     return folder
 
 
-def _sweep(repo: str) -> None:
-    """Take away what downloads left that were killed: huggingface_hub never goes on with it. What
-    is younger may be another tool's that is at it."""
+def _remove_abandoned(repo: str) -> None:
+    """Remove partial files of killed downloads, which huggingface_hub never resumes. Younger ones
+    may belong to another tool's running download."""
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}" / "blobs"
     for path in folder.glob("*.incomplete"):
         with contextlib.suppress(OSError):
@@ -231,20 +228,20 @@ def _sweep(repo: str) -> None:
 
 
 def _require_room(needed_bytes: int) -> None:
-    place = Path(constants.HF_HUB_CACHE)
-    place.mkdir(parents=True, exist_ok=True)
-    free = free_bytes(place)
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    free = free_bytes(cache)
     if needed_bytes + SPARE_BYTES > free:
         raise ModelError(
-            f"{_no_room()} {needed_bytes / 1e9:.1f} GB are to come, {free / 1e9:.1f} GB are "
-            f"free, and {SPARE_BYTES / 1e9:.0f} GB are kept so."
+            f"{_no_room()} {needed_bytes / 1e9:.1f} GB are missing, {free / 1e9:.1f} GB are "
+            f"free, and {SPARE_BYTES / 1e9:.0f} GB must stay free."
         )
 
 
 def _not_there(repo: str) -> str:
     return (
-        f"There is no model {repo} on the hub, or it is a private one. Check the name; for a "
-        "private one say who you are with `hf auth login` first."
+        f"There is no model {repo} on the hub, or it is private. Check the name; for a private "
+        "model sign in with `hf auth login` first."
     )
 
 

@@ -1,16 +1,15 @@
-"""What a file or folder is, told from itself, without loading its weights.
+"""Recognition of models: the family and prediction type of a file or folder, from its header.
 
-The prediction type of a single file is not written among its weights, so it is told by what can be
-known, in this order:
+The weights of a single file do not contain its prediction type. It is found in this order:
 
-1. a `.yaml` of the same name beside it with `parameterization: "v"` or `"eps"`, as the original
-   code and other tools take it: an artist can override everything with it;
+1. a `.yaml` of the same name beside it with `parameterization: "v"` or `"eps"`, as in the original
+   code and other tools: with it an artist can override everything;
 2. its header (`modelspec.prediction_type`, `modelspec.architecture`), or a tensor called `v_pred`;
-3. for SD 2 the spread of one bias near the network's end, which is twice as wide in SD 2's
-   velocity models (2.0 and 2.1 at 768 px) and what was made from them: ComfyUI tells them apart so;
-4. otherwise noise, which SD 1 and SDXL were made to predict.
+3. for SD 2 the spread of one bias near the network's end, which is twice as large in velocity
+   models (2.0 and 2.1 at 768 px) and in models made from them; ComfyUI uses the same rule;
+4. otherwise noise, as in SD 1 and SDXL.
 
-A folder says it in its scheduler's configuration.
+In a folder the scheduler's configuration has it.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from studio.families import (
 )
 from studio.maths.schedules import PredictionType
 from studio.models import hub
+from studio.paths import expanded
 from studio.settings import STARTER_PATH, is_hub_id
 from studio.weights import FLOATS, Header, ModelError
 
@@ -45,26 +45,26 @@ CAN = "Stable Diffusion 1.x, 2.x and XL can be used."
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a file or folder turned out to be, without loading its weights."""
+    """The description of a model file or folder, made without loading its weights."""
 
     path: Path
     name: str
     family: FamilyName
     prediction_type: PredictionType
-    size_px: int  # of the images it was made for
-    zero_snr: bool = False  # its last timestep is noise alone
-    vae: Path | None = None  # a file beside a checkpoint, whose VAE takes the place of its own
+    size_px: int  # of the images it was trained on
+    zero_snr: bool = False  # its last timestep is pure noise
+    vae: Path | None = None  # a file beside a checkpoint, with a VAE that replaces its own
     weights_hash: str = ""  # "": its weights were not read
-    note: str = ""  # what else the artist should know of it, in a sentence
+    note: str = ""  # a sentence for the artist
 
     @property
     def facts(self) -> Family:
-        """All that is known of its family."""
+        """Its family's entry in the table."""
         return family_of(self.family, self.prediction_type)
 
     @property
     def words(self) -> str:
-        """The family, as an artist would say it."""
+        """The family in an artist's words."""
         if self.path == STARTER_PATH:
             return "Starter"
         velocity = ", v-prediction" if self.prediction_type == "v_prediction" else ""
@@ -72,14 +72,14 @@ class ModelInfo:
 
 
 def base_path(base_model: str) -> Path:
-    """Where a model is. Raises ModelError for one of the hub's that was not downloaded."""
+    """The path of a model. Raises ModelError for a hub model that is not downloaded."""
     if is_hub_id(base_model):
         return hub.cached(base_model)
-    return STARTER_PATH if base_model == "starter" else Path(base_model).expanduser()
+    return STARTER_PATH if base_model == "starter" else expanded(base_model)
 
 
 def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:
-    """Looks at a diffusers folder or a checkpoint. Raises ModelError with what to do about it.
+    """Inspect a diffusers folder or a checkpoint. Raises ModelError that says what to do.
 
     has_weights: False for a folder that is still being downloaded.
     """
@@ -90,10 +90,10 @@ def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:
         if path.is_dir():
             info = _inspect_folder(path, has_weights)
             return replace(info, name=base_model) if is_hub_id(base_model) else info
-    except OSError as error:  # a folder that may not be looked into, or a name that cannot be
+    except OSError as error:  # a folder without permission, or an impossible name
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
     if path.suffix.lower() == ".gguf":
-        return _inspect_checkpoint(path)  # which says what it is
+        return _inspect_checkpoint(path)  # raises with its own sentence
     if path.suffix.lower() != weights.SUFFIX:
         raise ModelError(
             f"{path.name} is not a .safetensors file. Other checkpoints can hide programs and are "
@@ -104,7 +104,7 @@ def inspect(base_model: str, has_weights: bool = True) -> ModelInfo:
 
 # --- a diffusers folder --------------------------------------------------------------------------
 
-# What other pipelines are, in the words of `_refusal`.
+# Other pipelines, in the words of `_refusal`.
 OTHER_PIPELINES = (
     ("Inpaint", "an inpainting model"),
     ("StableDiffusionXLImg2Img", "the SDXL refiner"),
@@ -141,13 +141,15 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
     except FileNotFoundError as error:
         missing = Path(error.filename).relative_to(path)
         raise ModelError(
-            f"{path} is not a whole diffusers model: {missing} is missing. "
+            f"{path} is not a complete diffusers model: {missing} is missing. "
             "Choose the folder that holds model_index.json."
         ) from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ModelError(f"The description of the model in {path} is damaged.") from error
+        raise ModelError(
+            f"The configuration of the model in {path} is damaged: download it again."
+        ) from error
     if prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(f"{path.name} predicts {prediction_type}, which is not known here. {CAN}")
+        raise ModelError(f"{path.name} predicts {prediction_type}, which is not supported. {CAN}")
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
     for part, stem in hub.PARTS.items():
@@ -165,12 +167,12 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
 def _other_pipeline(path: Path, pipeline: Any) -> ModelError:
     if not isinstance(pipeline, str):
         return ModelError(
-            f"{path.name} asks for a program of its own to run it. Such programs are not run. {CAN}"
+            f"{path.name} needs a program of its own, and such programs are not run. {CAN}"
         )
     for start, what in OTHER_PIPELINES:
         if start in pipeline:
             return _refusal(path.name, what)
-    return ModelError(f"{path.name} is a {pipeline}, which is not known here. {CAN}")
+    return ModelError(f"{path.name} is a {pipeline}, which is not supported. {CAN}")
 
 
 # --- a single file -------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
     _require_plain(path.name, header)
     _require_depths(path.name, header, family)
     prediction_type = _prediction_type(path, header, family)
-    vae = _vae_beside(path)
+    vae = _companion_vae(path)
     info = ModelInfo(
         path,
         path.stem,
@@ -193,7 +195,7 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
         vae=vae,
         note=_note(path, vae),
     )
-    from studio.models.checkpoint import require_whole  # which builds on this module
+    from studio.models.checkpoint import require_whole  # imports this module
 
     require_whole(info)
     return info
@@ -205,19 +207,19 @@ _BLOCK = re.compile(
 
 
 def _require_depths(name: str, header: Header, family: FamilyName) -> None:
-    found: dict[str, set[str]] = {}
+    blocks: dict[str, set[str]] = {}
     for key in header.tensors:
         if match := _BLOCK.match(key):
-            found.setdefault(match[1], set()).add(match[2])
+            blocks.setdefault(match[1], set()).add(match[2])
     facts = family_of(family)
-    if sorted(map(len, found.values())) != sorted(facts.attention_depths):
+    if sorted(map(len, blocks.values())) != sorted(facts.attention_depths):
         raise ModelError(
-            f"{name} has not the layers of {facts.words}: shortened ones, such as SSD-1B, Vega "
-            f"and BK-SDM, cannot be tuned here. {CAN}"
+            f"{name} does not have the layers of {facts.words}: shortened models, such as SSD-1B, "
+            f"Vega and BK-SDM, cannot be tuned here. {CAN}"
         )
 
 
-# Endings of what stands beside weights that are kept in few bits, without which they mean nothing.
+# Endings of the scales of quantized weights.
 SCALES = (
     ".scale_weight",
     ".weight_scale",
@@ -231,20 +233,20 @@ SCALES = (
     ".scales",
     ".SCB",
 )
-NO_NUMBERS = ("I8", "U8", "I16", "BOOL")  # of weights, where no scale says what they stand for
-# Schedules that are known, and what names of others hold.
+NO_NUMBERS = ("I8", "U8", "I16", "BOOL")  # types of quantized weights
+# Names of marker tensors of supported schedules, and a pattern for those of others.
 MARKERS = ("v_pred", "ztsnr", "denoiser.sigmas", "denoiser.log_sigmas")
 MARKER = re.compile(r"edm|sigma|pred|snr|flow|schedul")
 
 
 def _require_plain(name: str, header: Header) -> None:
-    """Nothing is left out that changes what the rest means: it is known, or refused by its name."""
+    """Refuse quantized weights, distilled models and unknown schedules, each with its own words."""
     for key, entry in header.tensors.items():
         is_packed = key.endswith(".weight") and entry.dtype in NO_NUMBERS
         if key.endswith(SCALES) or is_packed:
             raise ModelError(
-                f"{name} keeps its weights in few bits, for drawing only (see {key[:120]}). To "
-                "learn, choose the model with plain weights, such as fp16 or fp32."
+                f"{name} is quantized, for drawing only (see {key[:120]}). To learn, choose the "
+                "model with plain weights, such as fp16 or fp32."
             )
         if key.endswith("time_embed.cond_proj.weight") or key == "time_embedding.cond_proj.weight":
             raise _refusal(name, "an LCM, made to draw in a few steps")
@@ -255,8 +257,8 @@ def _require_plain(name: str, header: Header) -> None:
         is_marker = key.count(".") < 2 and MARKER.search(key.lower())
         if is_marker and key not in MARKERS:
             raise ModelError(
-                f"{name} was taught with a schedule of noise that is not known here (see "
-                f"{key[:120]}), and cannot be tuned. {CAN}"
+                f"{name} was trained with a noise schedule that is not supported (see "
+                f"{key[:120]}). {CAN}"
             )
 
 
@@ -264,8 +266,8 @@ def _vae_name(path: Path) -> str:
     return f"{path.stem}{VAE_ENDING}"
 
 
-def _vae_beside(path: Path) -> Path | None:
-    """The VAE that is to be used with a checkpoint, as A1111 finds it; ModelError if it cannot."""
+def _companion_vae(path: Path) -> Path | None:
+    """The VAE file that belongs to a checkpoint by A1111's rule. Raises ModelError if unusable."""
     vae = path.with_name(_vae_name(path))
     if not vae.exists():
         return None
@@ -273,45 +275,44 @@ def _vae_beside(path: Path) -> Path | None:
     names = {name.removeprefix(VAE): entry.shape for name, entry in tensors.items()}
     if any(name.startswith("encoder.down_blocks.") for name in names):
         raise ModelError(
-            f"{vae.name} is a VAE in the form of diffusers. Put one in the original form beside "
-            f"{path.name}, or take it away."
+            f"{vae.name} is a VAE in the diffusers format. Put one in the original format beside "
+            f"{path.name}, or remove it."
         )
     first = names.get("decoder.conv_in.weight", ())
     if len(first) != 4 or not any(name.startswith("encoder.") for name in names):
         raise ModelError(
-            f"{vae.name} holds no whole VAE, and lies beside {path.name} as its own: take it away, "
-            "or download it again."
+            f"{vae.name}, beside {path.name}, is not a complete VAE: remove it, or download it "
+            "again."
         )
     if first[1] != 4:
         raise ModelError(
-            f"{vae.name} is the VAE of another kind of model than {path.name}, beside which it "
-            "lies: take it away."
+            f"{vae.name}, beside {path.name}, is a VAE for another kind of model: remove it."
         )
     return vae
 
 
 def _note(path: Path, vae: Path | None) -> str:
     if vae is not None:
-        return f"It is drawn with the VAE beside it, {vae.name}."
+        return f"It draws with the VAE beside it, {vae.name}."
     for ending in (".vae.pt", ".vae.ckpt"):
         pickled = path.with_name(f"{path.stem}{ending}")
         if pickled.exists():
             return (
-                f"{pickled.name} lies beside it, which can hide a program and is not opened: it is "
-                f"drawn with its own VAE. To use that one, convert it to {_vae_name(path)}."
+                f"It draws with its own VAE. {pickled.name} beside it can hide a program and is "
+                f"not opened: to use it, convert it to {_vae_name(path)}."
             )
     return ""
 
 
 def _checkpoint_family(path: Path, header: Header) -> FamilyName:
-    """From the names of the tensors; ModelError for everything that is no base model of ours."""
+    """The family by the names of the tensors. Raises ModelError for everything else."""
     keys = header.tensors.keys()
 
     def has(*starts: str) -> bool:
         return any(key.startswith(starts) for key in keys)
 
     if any(".lora_" in key or key.endswith((".hada_w1_a", ".lokr_w1")) for key in keys):
-        raise ModelError(f"{path.name} is a LoRA, not a base model: choose the model it was for.")
+        raise ModelError(f"{path.name} is a LoRA, not a base model: choose the model it is for.")
     if has(f"{UNET}joint_blocks.", "joint_blocks."):
         raise _refusal(path.name, "a Stable Diffusion 3 model")
     if has(f"{UNET}double_blocks.", "double_blocks."):
@@ -322,7 +323,7 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         raise ModelError(f"{path.name} is a textual inversion, not a base model.")
     first = header.shape(f"{UNET}input_blocks.0.0.weight")
     if len(first) != 4:
-        raise _not_whole(path, has)
+        raise _incomplete(path, has)
     if has("conditioner.embedders.0.model."):
         raise _refusal(path.name, "the SDXL refiner")
     if first[1] == 9:
@@ -331,41 +332,39 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         raise _refusal(path.name, "a model that changes pictures by instruction")
     if not has(VAE) and not path.with_name(_vae_name(path)).exists():
         raise ModelError(
-            f"{path.name} holds no VAE: choose a file that holds the whole model, or put a VAE "
-            f"beside it as {_vae_name(path)}."
+            f"{path.name} holds no VAE: choose a file with the whole model, or put a VAE beside it "
+            f"as {_vae_name(path)}."
         )
     for family in reversed(FAMILIES.values()):
         if has(family.text_encoders[-1].prefix):
             return family.name
-    raise ModelError(
-        f"{path.name} holds no text encoder: choose a file that holds the whole model."
-    )
+    raise ModelError(f"{path.name} holds no text encoder: choose a file with the whole model.")
 
 
-def _not_whole(path: Path, has: Any) -> ModelError:
+def _incomplete(path: Path, has: Any) -> ModelError:
     if has("input_blocks.0.0.", "down_blocks.0."):
-        what = "the UNet alone"
+        what = "only the UNet"
     elif has("decoder.conv_in.", "first_stage_model.decoder.conv_in."):
-        what = "a VAE alone"
+        what = "only a VAE"
     elif has("text_model.", "transformer.text_model."):
-        what = "a text encoder alone"
+        what = "only a text encoder"
     else:
         return ModelError(f"{path.name} does not hold a Stable Diffusion model. {CAN}")
-    return ModelError(f"{path.name} is {what}: choose a file that holds the whole model.")
+    return ModelError(f"{path.name} is {what}: choose a file with the whole model.")
 
 
 def _prediction_type(path: Path, header: Header, family: FamilyName) -> PredictionType:
-    beside = _parameterization(path.with_suffix(".yaml"))
-    if beside is not None:
-        return beside
-    said = header.metadata.get("modelspec.prediction_type", "").lower()
+    configured = _parameterization(path.with_suffix(".yaml"))
+    if configured is not None:
+        return configured
+    name = header.metadata.get("modelspec.prediction_type", "").lower()
     architecture = header.metadata.get("modelspec.architecture", "")
-    if said in ("v", "v_prediction", "v-prediction") or "768-v" in architecture:
+    if name in ("v", "v_prediction", "v-prediction") or "768-v" in architecture:
         return "v_prediction"
-    if said in ("epsilon", "eps"):
+    if name in ("epsilon", "eps"):
         return "epsilon"
-    if said not in ("", "none", "unknown"):
-        raise ModelError(f"{path.name} predicts {said[:40]}, which is not known here. {CAN}")
+    if name not in ("", "none", "unknown"):
+        raise ModelError(f"{path.name} predicts {name[:40]}, which is not supported. {CAN}")
     if "v_pred" in header.tensors:
         return "v_prediction"
     mark = family_of(family).velocity_mark
@@ -378,15 +377,15 @@ def _prediction_type(path: Path, header: Header, family: FamilyName) -> Predicti
 
 
 def _parameterization(path: Path) -> PredictionType | None:
-    """What a configuration in the original form says, if there is one beside the checkpoint."""
+    """The parameterization in the original configuration beside the checkpoint, if there is one."""
     try:
         if not path.is_file() or path.stat().st_size > weights.MAX_CONFIG_BYTES:
             return None
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    said = r"^[ \t]*parameterization:[ \t]*['\"]?(v|eps)['\"]?[ \t\r]*$"  # in time of its length
-    match = re.search(said, text, re.MULTILINE)
+    line = r"^[ \t]*parameterization:[ \t]*['\"]?(v|eps)['\"]?[ \t\r]*$"  # matches in linear time
+    match = re.search(line, text, re.MULTILINE)
     if match is None:
         return None
     return "v_prediction" if match[1] == "v" else "epsilon"

@@ -1,8 +1,8 @@
-"""Textual inversions: words of an artist's own, each a file of vectors for the text encoders.
+"""Textual inversions: an artist's own words, each a file of vectors for the text encoders.
 
-As in A1111, a file in a folder called `embeddings` is a word by its name, wherever it stands in a
-prompt; upper and lower case are one. In the prompt that the tokenizers see, every vector is a
-letter of its own, of those that Unicode leaves to private use.
+As in A1111, the name of a file in a folder `embeddings` is a word, anywhere in a prompt and in
+upper or lower case. In the prompt that the tokenizers read, every vector is a character of its own
+from Unicode's private use area.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from studio.weights import ModelError
 
 FOLDER = "embeddings"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-MOST_VECTORS = 75  # as many tokens as a prompt has room for
-FIRST_LETTER = 0xF0000  # the first of Unicode's private use on plane 15
+MOST_VECTORS = 75  # the tokens of a prompt
+FIRST_LETTER = 0xF0000  # the first private use character of plane 15
 XL_KEYS = ("clip_l", "clip_g")  # of the first and the second text encoder
 LETTERS = r"[^\W\d_]"
 
 
 def folders(model: Path) -> list[Path]:
-    """Where the inversions of a model can lie: beside it, or where A1111 and Forge (above the
-    folder `models` that holds it) or ComfyUI (in that folder) keep them."""
-    found = [model.parent]
-    above = list(model.parents)
-    for place, folder in enumerate(above[:-1]):
+    """The folders of a model's inversions: beside it, in the folder `models` that holds it
+    (ComfyUI), or above that one (A1111 and Forge)."""
+    candidates = [model.parent]
+    parents = list(model.parents)
+    for index, folder in enumerate(parents[:-1]):
         if folder.name.lower() == "models":
-            found += [folder, above[place + 1]]
+            candidates += [folder, parents[index + 1]]
             break
-    return [one / FOLDER for one in dict.fromkeys(found) if (one / FOLDER).is_dir()]
+    return [folder / FOLDER for folder in dict.fromkeys(candidates) if (folder / FOLDER).is_dir()]
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """A word that was read. letters: what stands for it in a marked prompt, one a vector."""
+    """A textual inversion. letters: replace its name in a marked prompt, one per vector."""
 
     name: str
     letters: str
@@ -51,7 +51,7 @@ class Inversion:
 
 
 class Inversions:
-    """The words that a model's text encoders have learned from files beside it."""
+    """The textual inversions of a model."""
 
     def __init__(
         self, model: Path, tokenizers: Sequence[Any], encoders: Sequence[torch.nn.Module]
@@ -63,68 +63,67 @@ class Inversions:
         self._next_letter = FIRST_LETTER
 
     def mark(self, prompts: Sequence[str]) -> list[tuple[str, tuple[Inversion, ...]]]:
-        """Each prompt as the tokenizers are to see it, and the words in it that are inversions.
+        """Each prompt with letters in place of the names, and its inversions.
 
-        Raises ModelError with a sentence where the file of one cannot be used.
+        Raises ModelError with a sentence if the file of an inversion cannot be used.
         """
-        named = self._files()
-        if not named:
+        files = self._files()
+        if not files:
             return [(prompt, ()) for prompt in prompts]
-        longest_first = sorted(named, key=len, reverse=True)
-        words = re.compile("|".join(map(_word, longest_first)), re.IGNORECASE)
+        longest_first = sorted(files, key=len, reverse=True)
+        words = re.compile("|".join(map(word_pattern, longest_first)), re.IGNORECASE)
         marked = []
         for prompt in prompts:
             used: dict[str, Inversion] = {}
 
             def letters(match: re.Match[str], used: dict[str, Inversion] = used) -> str:
-                one = self._read(named[match[0].lower()])
-                used[one.letters] = one
-                return one.letters
+                inversion = self._read(files[match[0].lower()])
+                used[inversion.letters] = inversion
+                return inversion.letters
 
             marked.append((words.sub(letters, prompt), tuple(used.values())))
         return marked
 
     def unmark(self, text: str) -> str:
-        """A part of a marked prompt with the names in the place of the letters."""
+        """A part of a marked prompt with names in place of the letters."""
         for letters, name in self._names.items():
             text = re.sub(f"[{letters}]+", name, text)
         return text
 
     def _files(self) -> dict[str, Path]:
-        """By names in lower case; of several files of one name, one that can be used, then the
-        first."""
-        found: dict[str, Path] = {}
+        """Files by name in lower case; of several with one name, the first safetensors file."""
+        files: dict[str, Path] = {}
         for folder in folders(self._model):
             for path in sorted(folder.rglob("*")):
                 ending, name = path.suffix.lower(), path.stem.lower()
                 if name and (ending == weights.SUFFIX or ending in PICKLES):
-                    before = found.get(name)
+                    before = files.get(name)
                     if before is None or (ending == weights.SUFFIX and _is_pickle(before)):
-                        found[name] = path
-        return found
+                        files[name] = path
+        return files
 
     def _read(self, path: Path) -> Inversion:
         if _is_pickle(path):
             raise ModelError(
                 f"The prompt names the textual inversion “{path.stem}”, whose file {path.name} can "
-                "hide a program and is not opened. Put a .safetensors file of it in its place, or "
-                "take the word out of the prompt."
+                "hide a program and is not opened. Replace it by a .safetensors file, or remove "
+                "the word from the prompt."
             )
         weights.require_plain_file(path)
         status = path.stat()
         key = (path, status.st_size, status.st_mtime_ns)
         if key not in self._known:
-            self._known[key] = self._learn(path)
+            self._known[key] = self._add(path)
         return self._known[key]
 
-    def _learn(self, path: Path) -> Inversion:
-        """Give the text encoders the vectors of a file, as tokens of their own."""
+    def _add(self, path: Path) -> Inversion:
+        """Add the vectors of a file to the text encoders, as new tokens."""
         tables = [encoder.get_input_embeddings() for encoder in self._encoders]
-        vectors = _vectors(path, [table.weight.shape[1] for table in tables])
+        vectors = read_vectors(path, [table.weight.shape[1] for table in tables])
         count = len(vectors[0])
         letters = "".join(map(chr, range(self._next_letter, self._next_letter + count)))
         for tokenizer, encoder, own in zip(self._tokenizers, self._encoders, vectors, strict=True):
-            tokenizer.add_tokens([AddedToken(one, normalized=False) for one in letters])
+            tokenizer.add_tokens([AddedToken(letter, normalized=False) for letter in letters])
             ids = tokenizer.convert_tokens_to_ids(list(letters))
             _make_room(encoder, max(ids) + 1, tokenizer.eos_token_id)
             table = encoder.get_input_embeddings().weight
@@ -134,15 +133,15 @@ class Inversions:
         return Inversion(path.stem, letters, weights.body_sha256(path)[:12])
 
 
-def _word(name: str) -> str:
-    """Matches a name where it is not a part of a longer word or number."""
+def word_pattern(name: str) -> str:
+    """A pattern for a name that is not part of a longer word or number."""
     return _edge(name[0], "<!") + re.escape(name) + _edge(name[-1], "!")
 
 
-def _edge(letter: str, way: str) -> str:
+def _edge(letter: str, lookaround: str) -> str:
     if letter.isdigit():
-        return rf"(?{way}\d)"
-    return f"(?{way}{LETTERS})" if re.match(LETTERS, letter) else ""
+        return rf"(?{lookaround}\d)"
+    return f"(?{lookaround}{LETTERS})" if re.match(LETTERS, letter) else ""
 
 
 def _is_pickle(path: Path) -> bool:
@@ -152,17 +151,17 @@ def _is_pickle(path: Path) -> bool:
 def _make_room(encoder: torch.nn.Module, tokens: int, end: int) -> None:
     if encoder.get_input_embeddings().weight.shape[0] < tokens:
         encoder.resize_token_embeddings(tokens, mean_resizing=False)
-    # Where a configuration has the end of a text wrong (2, in many of SDXL's), transformers takes
-    # the highest of the tokens for it: that was so only as long as there were none beyond it.
+    # For a wrong end token in the configuration (2, in many SDXL models), transformers takes the
+    # highest token of the text instead. That fails once there are tokens beyond the end token.
     inner = getattr(encoder, "text_model", encoder)
     if inner.eos_token_id == 2:
         inner.eos_token_id = end
 
 
-def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
-    """(vectors, width) for each text encoder, in float32; ModelError for what cannot be used.
+def read_vectors(path: Path, widths: list[int]) -> list[Tensor]:
+    """(vectors, width) for each text encoder, in float32. Raises ModelError for an unusable file.
 
-    The forms are A1111's (`emb_params`), diffusers' (one tensor by any name) and SDXL's.
+    Reads the formats of A1111 (`emb_params`), diffusers (one tensor of any name) and SDXL.
     """
     header = weights.read_header(path)
     names = sorted(header.tensors)
@@ -171,12 +170,12 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
         kind = "Stable Diffusion XL" if is_xl_file else "Stable Diffusion 1 or 2"
         raise ModelError(f"{path.name} is a textual inversion for {kind}, not for this model.")
     if not is_xl_file and len(names) != 1:
-        raise ModelError(f"{path.name} is not a textual inversion that is known here.")
-    found = []
+        raise ModelError(f"{path.name} is not a textual inversion of a supported kind.")
+    counts = []
     for name, width in zip(XL_KEYS if is_xl_file else names, widths, strict=True):
         entry = header.tensors[name]
         if entry.dtype not in weights.FLOATS or len(entry.shape) not in (1, 2):
-            raise ModelError(f"{path.name} is not a textual inversion that is known here.")
+            raise ModelError(f"{path.name} is not a textual inversion of a supported kind.")
         count = entry.shape[0] if len(entry.shape) == 2 else 1
         if entry.shape[-1] != width:
             raise ModelError(
@@ -187,11 +186,13 @@ def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
             raise ModelError(
                 f"{path.name} holds {count} vectors; a prompt has room for {MOST_VECTORS}."
             )
-        found.append((name, count))
-    if len({count for _, count in found}) != 1:
-        raise ModelError(f"{path.name} is damaged: its two parts hold unlike numbers of vectors.")
+        counts.append((name, count))
+    if len({count for _, count in counts}) != 1:
+        raise ModelError(
+            f"{path.name} is damaged: its two parts hold different numbers of vectors."
+        )
     tensors = load_file(path)
-    vectors = [tensors[name].float().reshape(count, -1) for name, count in found]
-    if not all(bool(one.isfinite().all()) for one in vectors):
+    vectors = [tensors[name].float().reshape(count, -1) for name, count in counts]
+    if not all(bool(tensor.isfinite().all()) for tensor in vectors):
         raise ModelError(f"{path.name} holds values that are not numbers: download it again.")
     return vectors

@@ -1,4 +1,4 @@
-"""The parts of a model, however it was stored."""
+"""The parts of a model, and loading them from a diffusers folder."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Parts:
     text_encoders: list[CLIPTextModel | CLIPTextModelWithProjection]
     tokenizers: list[CLIPTokenizer]
     scheduler: DDIMScheduler
-    zero_unprompted: bool  # an empty negative prompt is read as zeros, not as an empty text
+    zero_unconditional: bool  # an empty negative prompt is encoded as zeros
 
 
 def sd_scheduler(
     prediction_type: PredictionType = "epsilon", zero_snr: bool = False
 ) -> DDIMScheduler:
-    """The noise schedule that every Stable Diffusion model up to XL was trained with.
+    """The noise schedule of all Stable Diffusion models up to XL.
 
-    zero_snr: rescaled so that the last timestep is noise alone (arXiv 2305.08891).
+    zero_snr: rescaled so that the last timestep is pure noise (arXiv 2305.08891).
     """
     return DDIMScheduler(
         beta_start=0.00085,
@@ -50,8 +50,8 @@ def sd_scheduler(
 
 
 def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
-    """The parts of a diffusers folder, each as the class that it must be, whatever the folder says:
-    nothing in it is run. Raises ModelError for weights that cannot be opened."""
+    """The parts of a diffusers folder. Each is loaded as the class of its family, no matter what
+    the folder names, so that no program in it is run. Raises ModelError for unusable weights."""
     root = info.path
 
     def part(name: str, kind: type, stem: str, **options: object) -> object:
@@ -77,14 +77,14 @@ def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
         scheduler=DDIMScheduler.from_config(
             weights.read_json(root / "scheduler" / SCHEDULER_CONFIG_NAME), clip_sample=False
         ),
-        zero_unprompted=info.facts.zero_unprompted
+        zero_unconditional=info.facts.zero_unconditional
         and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
 
 @contextmanager
 def at_work(part: nn.Module, device: torch.device, is_offloaded: bool) -> Iterator[None]:
-    """Inside, a part is on the device; an offloaded one goes back to the CPU afterwards."""
+    """Inside, a part is on the device; an offloaded part returns to the CPU afterwards."""
     part.to(device)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Prompts as a model's text encoders read them."""
+"""Encoding of prompts by a model's text encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TextEncoder = CLIPTextModel | CLIPTextModelWithProjection
 class Text:
     """Encoded prompts.
 
-    states: (B, tokens, width); with two text encoders their states side by side.
+    states: (B, tokens, width); those of two text encoders are concatenated.
     pooled: (B, width) of the whole prompt, for SDXL; else None.
     """
 
@@ -43,8 +43,8 @@ class Text:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """last_hidden_state: (B, tokens, width) of the layer that is read; pooled: for SDXL."""
+class _Output:
+    """last_hidden_state: (B, tokens, width) of the chosen layer; pooled: for SDXL."""
 
     last_hidden_state: Tensor
     pooled: Tensor | None
@@ -53,15 +53,15 @@ class _Read:
 class _Reader:
     """A text encoder that gives the states of the layer that the network was trained on.
 
-    Called like the encoder itself, by compel too.
+    It has the interface of the encoder itself, which compel needs.
     """
 
     def __init__(self, encoder: TextEncoder, reads_clip_skip: bool, clip_skip: int) -> None:
         layers = encoder.config.num_hidden_layers
         if clip_skip > layers:
             raise ModelError(
-                f"The text encoder of this model has {layers} layers: clip skip can be {layers} at "
-                "most."
+                f"The text encoder of this model has {layers} layers: clip skip can be at most "
+                f"{layers}."
             )
         self._encoder, self._clip_skip = encoder, clip_skip
         self._reads_clip_skip = reads_clip_skip
@@ -71,39 +71,38 @@ class _Reader:
     def device(self) -> torch.device:
         return self._encoder.device
 
-    def __call__(self, ids: Tensor, mask: Tensor | None = None, **_: object) -> _Read:
+    def __call__(self, ids: Tensor, mask: Tensor | None = None, **_: object) -> _Output:
         output = self._encoder(ids, mask, output_hidden_states=True)
-        if not self._reads_clip_skip:  # SDXL: the states before the last layer, as they are
-            return _Read(output.hidden_states[-2], output[0])
+        if not self._reads_clip_skip:  # SDXL: the states before the last layer, without the norm
+            return _Output(output.hidden_states[-2], output[0])
         if self._clip_skip == 1:
-            return _Read(output.last_hidden_state, None)
+            return _Output(output.last_hidden_state, None)
         states = output.hidden_states[-self._clip_skip]
-        return _Read(self._encoder.final_layer_norm(states), None)
+        return _Output(self._encoder.final_layer_norm(states), None)
 
 
 class PromptEncoder:
-    """The text encoders of a model, with the textual inversions that lie beside it."""
+    """The text encoders of a model, with its textual inversions."""
 
     def __init__(
         self, parts: Parts, inversions: Inversions, device: torch.device, reads_clip_skip: bool
     ) -> None:
-        """The encoders of `parts` are on `device` already."""
+        """The encoders of `parts` must be on `device` already."""
         self.device = device
         self._encoders, self._tokenizers = parts.text_encoders, parts.tokenizers
         self._inversions = inversions
-        self._zero_unprompted = parts.zero_unprompted
+        self._zero_unconditional = parts.zero_unconditional
         self._reads_clip_skip = reads_clip_skip
         self._embeddings: dict[tuple[str, int], Text] = {}  # by marked prompt and clip skip
         self._is_offloaded = False
 
     def embed(self, prompts: list[str], clip_skip: int = 1) -> Text:
-        """The prompts encoded, one row each; each is encoded once and kept.
+        """The encoded prompts, one row each; each is encoded once and cached.
 
-        clip_skip: the text encoder's layer that is read, counted from the last, which is 1; also
-        for the negative prompt, as in A1111 (diffusers' own pipelines leave that one alone). SDXL
-        is always read before its last layers, as it was trained and as A1111 draws it.
-        Raises ModelError when the encoder has fewer layers, or when a prompt names a textual
-        inversion whose file cannot be used.
+        clip_skip: the layer of the text encoder, counted from the last, which is 1; also for the
+        negative prompt, as in A1111 (diffusers' own pipelines do not skip there). SDXL always uses
+        the layer before the last, as in its training and in A1111. Raises ModelError if the encoder
+        has fewer layers, or if the file of a named textual inversion cannot be used.
         """
         clip_skip = clip_skip if self._reads_clip_skip else 1
         marked = [text for text, _ in self._inversions.mark(prompts)]
@@ -114,13 +113,13 @@ class PromptEncoder:
 
     def embed_negative(self, prompt: str, count: int, clip_skip: int = 1) -> Text:
         """The negative prompt, `count` times, for the unconditional half of guidance."""
-        if prompt or not self._zero_unprompted:
+        if prompt or not self._zero_unconditional:
             return self.embed([prompt] * count, clip_skip)
         text = self.embed([""] * count, clip_skip)
         return Text(torch.zeros_like(text.states), torch.zeros_like(text.pooled))
 
     def unread(self, prompt: str) -> str:
-        """The end of a prompt that is longer than the text encoders read; "" if it fits."""
+        """The end of a prompt that is too long for the text encoders; "" if it fits."""
         [(marked, _)] = self._inversions.mark([prompt])
         prompt = "".join(text for text, _ in weighted(marked))
         ends = []
@@ -130,25 +129,25 @@ class PromptEncoder:
         return self._inversions.unmark(prompt[min(ends) :]).strip()
 
     def inversions(self, prompts: list[str]) -> dict[str, str]:
-        """The textual inversions that the prompts name, with their hashes, as A1111 writes them."""
-        used = {one for _, found in self._inversions.mark(prompts) for one in found}
-        named = ", ".join(sorted(f"{one.name}: {one.short_hash}" for one in used))
+        """The textual inversions in the prompts with their hashes, in A1111's format."""
+        used = {inversion for _, own in self._inversions.mark(prompts) for inversion in own}
+        named = ", ".join(sorted(f"{each.name}: {each.short_hash}" for each in used))
         return {INVERSIONS: named} if named else {}
 
     def offload(self, on: bool) -> None:
-        """Keep the encoders on the CPU, and on the device only while they work."""
+        """Keep the encoders on the CPU except while they work."""
         self._is_offloaded = on
         for encoder in self._encoders:
             encoder.to("cpu" if on else self.device)
 
     @contextmanager
-    def encoding_anew(self) -> Iterator[None]:
-        """Inside, every prompt is encoded again: the encoders' weights are others for a while."""
-        kept, self._embeddings = self._embeddings, {}
+    def without_cache(self) -> Iterator[None]:
+        """Inside, no cached encoding is used, because the encoders' weights are changed."""
+        cached, self._embeddings = self._embeddings, {}
         try:
             yield
         finally:
-            self._embeddings = kept
+            self._embeddings = cached
 
     @torch.no_grad()
     def _encode(self, prompt: str, clip_skip: int) -> Text:
@@ -172,9 +171,9 @@ class PromptEncoder:
     def _weighted_states(
         self, tokenizer: Any, reader: _Reader, parts: list[tuple[str, float]]
     ) -> Tensor:
-        """(1, tokens, width), blended by the compel library: away from the states of the empty
-        prompt for what weighs more, towards those without the part for what weighs less."""
-        # it reads in half of diffusers, which most sessions never need
+        """(1, tokens, width), blended by the compel library: a heavier part moves away from the
+        empty prompt's states, a lighter part towards the states without it."""
+        # a late import: it loads half of diffusers, which most sessions never need
         from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType
 
         provider = EmbeddingsProvider(
@@ -183,7 +182,7 @@ class PromptEncoder:
             dtype_for_device_getter=lambda _: reader.dtype,
             returned_embeddings_type=ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED,
         )
-        texts, weights = ([part[place] for part in parts] for place in range(2))
+        texts, weights = ([part[index] for part in parts] for index in range(2))
         return provider.get_embeddings_for_weighted_prompt_fragments(
             [texts], [weights], device=str(self.device)
         )

@@ -1,7 +1,7 @@
-"""CLIP's tokenizer, built from the vocabulary that is shipped (assets/clip).
+"""CLIP's tokenizer, built from the vocabulary in assets/clip.
 
-The order of the vocabulary is OpenAI's: 256 bytes, the same at the end of a word, the 48,894 merges
-and two marks: 49,408 in all.
+The order of the vocabulary is OpenAI's: 256 bytes, 256 bytes at the end of a word, 48,894 merges
+and two special tokens: 49,408 in all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _merges() -> tuple[tuple[str, str], ...]:
 
 
 def build(pad: str) -> CLIPTokenizer:
-    """`pad` is the token that fills a short prompt: the one with which the encoder was trained."""
+    """`pad` fills short prompts: the token of the encoder's training."""
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters)]
     words += ["".join(pair) for pair in _merges()]

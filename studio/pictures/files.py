@@ -1,4 +1,4 @@
-"""Pictures as files: their pixels, the text that a PNG carries, sheets, animations."""
+"""Pictures as files: their pixels, the settings that they carry, sheets, animations."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
-from studio.pictures.infotext import ParametersError
+from studio.pictures import programs
+from studio.pictures.infotext import Parameters, ParametersError
 
 MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more is not opened
 MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more
 TEXT_NAME = "parameters"  # where A1111 keeps the settings
 
+FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")  # that other programs write settings into
 OWN_FORMATS = ("PNG", "JPEG")  # of what the studio draws; Pillow opens many more, some by programs
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
@@ -79,29 +81,55 @@ def png_with_text(path: Path, text: str) -> bytes:
     return buffer.getvalue()
 
 
-def text_of_png(data: bytes) -> str:
-    """The settings that a PNG carries; its pixels are never unpacked.
+def parameters_of(data: bytes) -> Parameters:
+    """How a picture was made, as the file says; its pixels are never unpacked.
 
-    Raises ParametersError when there are none, or when the file is not what it claims to be.
+    Raises ParametersError when it does not say so, or when it is not what it claims to be.
     """
     if len(data) > MOST_BYTES:
         raise ParametersError("This file is too large to be a picture from here.")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        with Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS) as picture:
             too_large = picture.width * picture.height > MOST_PIXELS
-            text = picture.info.get(TEXT_NAME, "")
+            texts = {} if too_large else _texts(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         too_large = True
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # of any kind, as the formats have it
         raise ParametersError(
-            "This is not a PNG that can be read. Drop the file as it was saved: what went through "
-            "a messenger or another program has often lost its settings."
+            "This is not a PNG, JPEG or WebP that can be read. Drop the file as it was saved: what "
+            "went through a messenger or another program has often lost its settings."
         ) from error
     if too_large:
         raise ParametersError("This picture claims to be too large to be opened safely.")
-    if not isinstance(text, str) or not text.strip():
-        raise ParametersError("This picture does not say how it was made.")
-    return text
+    return programs.read(texts)
+
+
+def _texts(picture: Image.Image) -> dict[str, str]:
+    """What a file says beside its pixels, by name: a PNG's texts, and those in EXIF."""
+    texts = {name: text for name, text in picture.info.items() if isinstance(text, str)}
+    exif = Image.Exif()  # of what was read already: `getexif` would unpack a PNG
+    exif.load(picture.info.get("exif"))
+    for tag in (ExifTags.Base.Make, ExifTags.Base.Model):  # ComfyUI's, in a WebP: `prompt:{…}`
+        name, _, text = str(exif.get(tag, "")).partition(":")
+        if name in ("prompt", "workflow"):
+            texts.setdefault(name, text.strip("\0"))
+    comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    if isinstance(comment, bytes | str) and comment:
+        texts.setdefault(TEXT_NAME, _user_comment(comment))
+    return texts
+
+
+def _user_comment(comment: bytes | str) -> str:
+    """EXIF's way to keep a text: eight bytes that name its encoding, and mostly leave open in which
+    order the two bytes of a letter stand."""
+    if isinstance(comment, str):
+        return comment.strip("\0")
+    mark, text = comment[:8], comment[8:]
+    if mark == b"UNICODE\0":
+        is_little = text[1::2].count(0) > text[::2].count(0)  # most letters are plain ones
+        return text.decode("utf-16-le" if is_little else "utf-16-be", "replace").strip("\0\ufeff")
+    has_mark = mark in (b"ASCII\0\0\0", bytes(8))
+    return (text if has_mark else comment).decode("utf-8", "replace").strip("\0")
 
 
 # --- the story of a session ----------------------------------------------------------------------

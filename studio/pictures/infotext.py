@@ -18,7 +18,8 @@ from typing import Any
 
 MOST_CHARACTERS = 100_000  # nobody's settings are longer
 NEGATIVE = "Negative prompt:"
-LORA = re.compile(r"<lora:([^:<>]+):(-?[0-9.]+)(?::[^<>]*)?>")
+# Of a LoRA, and of what A1111 has besides: a name, and mostly a strength.
+LORA = re.compile(r"<(?:lora|lyco|hypernet):([^:<>]+)(?::(-?[0-9.]+))?(?::[^<>]*)?>")
 
 # A value is a JSON string, or anything without a comma: as A1111 itself reads them. A name has a
 # greatest length, so that the time to read a text grows as its length does, whatever it says.
@@ -34,8 +35,8 @@ class ParametersError(ValueError):
 class Parameters:
     """How a picture was made. None: the text does not say.
 
-    lora: the name of the adapter, which is drawn with at `strength`. more: everything else that the
-    text says, as it stands there.
+    loras: names of the LoRAs that it was drawn with, and their strengths. more: everything else
+    that the text says, as it stands there. unread: sentences on what is there and is not read.
     """
 
     prompt: str = ""
@@ -49,17 +50,16 @@ class Parameters:
     eta: float | None = None
     model: str = ""
     model_hash: str = ""
-    lora: str = ""
-    strength: float | None = None
+    loras: tuple[tuple[str, float], ...] = ()
     clip_skip: int | None = None  # not said where all layers were read
     more: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 def write(made: Parameters) -> str:
     """The text for a picture."""
-    lines = [made.prompt]
-    if made.lora and made.strength is not None:
-        lines[0] += f"{' ' if made.prompt else ''}<lora:{lora_name(made.lora)}:{made.strength:g}>"
+    tags = (f"<lora:{lora_name(name)}:{strength:.12g}>" for name, strength in made.loras)
+    lines = [" ".join(filter(None, (made.prompt, *tags)))]
     if made.negative_prompt:
         lines.append(f"{NEGATIVE} {made.negative_prompt}")
     size = None
@@ -88,7 +88,7 @@ def read(text: str) -> Parameters:
     """
     if len(text) > MOST_CHARACTERS:
         raise ParametersError("What this picture says of its settings is far too long to be real.")
-    text = _encodable(text)
+    text = encodable(text)
     *lines, last = text.strip().split("\n")
     found = {name.strip(): _unquoted(value.strip()) for name, value in _FIELD.findall(last)}
     if len(found) < _FEWEST_FIELDS:
@@ -105,10 +105,8 @@ def read(text: str) -> Parameters:
     if negative:
         negative[0] = negative[0].removeprefix(NEGATIVE).strip()
     words = "\n".join(prompt)
-    lora, strength = "", None
-    if named := LORA.search(words):
-        lora, strength = named[1], _float(named[2])
-        words = LORA.sub("", words)
+    loras = [(name.strip(), _float(strength or "1")) for name, strength in LORA.findall(words)]
+    words = LORA.sub("", words)
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.pop("Size", "")) or (None, None, None)
     return Parameters(
         prompt="\n".join(line.strip() for line in words.split("\n")).strip(),
@@ -123,8 +121,7 @@ def read(text: str) -> Parameters:
         clip_skip=_int(found.pop("Clip skip", None)),
         model=found.pop("Model", ""),
         model_hash=found.pop("Model hash", ""),
-        lora=lora,
-        strength=strength,
+        loras=tuple((name, 1.0 if strength is None else strength) for name, strength in loras),
         more=found,
     )
 
@@ -145,10 +142,10 @@ def _unquoted(value: str) -> str:
         read_ = json.loads(value)
     except ValueError:
         return value
-    return _encodable(read_) if isinstance(read_, str) else value
+    return encodable(read_) if isinstance(read_, str) else value
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Halves of letters, which no file or page can hold, become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -1,1 +1,1 @@
-"""What stands in a prompt: alternatives, emphasis, styles. Text in, text out."""
+"""The syntax of prompts: alternatives, emphasis, styles. Text in, text out."""

@@ -1,7 +1,7 @@
-"""Emphasis as artists write it: `(warm light)` a little more, `[clouds]` less, `(red:1.4)` so much.
+"""Emphasis in prompts: `(warm light)` adds weight, `[clouds]` reduces it, `(red:1.4)` sets it.
 
-The syntax of A1111, which most tools and shared prompts use; brackets nest, and their weights
-multiply. What is no pair of brackets is a letter like any other, and so is `\\(`.
+The syntax is A1111's, which most tools and shared prompts use. Brackets nest, and their weights
+multiply. A bracket without a partner is an ordinary character, and so is `\\(`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-MORE = 1.1  # what a pair of round brackets multiplies by; square ones divide
-MOST, LEAST = 4.0, 0.0  # beyond these a text encoder makes nothing of it
-_HUGE = 1e9  # no factor is larger while they are multiplied: 0 times infinity is no number
+MORE = 1.1  # the factor of a pair of round brackets; square brackets divide by it
+MOST, LEAST = 4.0, 0.0  # weights beyond these have no sensible effect
+_HUGE = 1e9  # the limit of products of factors, which avoids 0 times infinity
 
 _TOKEN = re.compile(
     r"\\[()\[\]\\]|[()\[\]]|:\s*(\d+(?:\.\d+)?|\.\d+)\s*\)|[^\\()\[\]:]+|.", re.DOTALL
@@ -19,12 +19,14 @@ _TOKEN = re.compile(
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
-    """The prompt as (text, weight) in order, neighbours of the same weight as one.
+    """The prompt as (text, weight) in order; neighbours of equal weight are joined.
 
-    Never raises; the weights lie between 0 and 4, and texts are not empty.
+    Never raises. Weights lie between 0 and 4, and texts are not empty.
     """
-    tokens: list[tuple[str, float | None]] = []  # a text; or a pair's start and end, and its factor
-    opened: list[tuple[str, int]] = []  # brackets that are not closed yet, and where they stand
+    tokens: list[
+        tuple[str, float | None]
+    ] = []  # a text, or the start (with factor) or end of a pair
+    opened: list[tuple[str, int]] = []  # open brackets, and their indices in `tokens`
     for token in _TOKEN.finditer(prompt):
         text = token.group()
         closes = {")": "(", "]": "["}.get(text[-1]) if len(text) == 1 or token[1] else None
@@ -37,7 +39,7 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
             tokens.append((text[1], None))
         else:
             if text in ("(", "["):
-                opened.append((text, len(tokens)))  # a letter, until it is closed
+                opened.append((text, len(tokens)))  # an ordinary character until it is closed
             tokens.append((text, None))
     letters: list[tuple[str, float]] = []
     weights = [1.0]
@@ -50,5 +52,5 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
             letters.append((text, weights[-1]))
     return [
         ("".join(text for text, _ in part), min(max(weight, LEAST), MOST))
-        for weight, part in groupby(letters, key=lambda one: round(one[1], 6))
+        for weight, part in groupby(letters, key=lambda letter: round(letter[1], 6))
     ]

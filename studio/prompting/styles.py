@@ -1,7 +1,7 @@
-"""Styles: words that are added to prompts, kept under a name in the form that A1111 keeps them in.
+"""Styles: named words that are added to prompts, in A1111's file format.
 
-`styles.csv` has the columns name, prompt and negative_prompt; `{prompt}` in a style's words is
-where the prompt goes, and without it the words come after the prompt.
+`styles.csv` has the columns name, prompt and negative_prompt. The prompt replaces `{prompt}` in a
+style's words; without it, the words follow the prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PLACE = "{prompt}"
 
 @dataclass(frozen=True)
 class Style:
-    """Words for prompts and for what should not be in the picture."""
+    """Words for prompts and for negative prompts."""
 
     name: str
     prompt: str = ""
@@ -27,19 +27,19 @@ class Style:
 
 
 def parse(text: str) -> dict[str, Style]:
-    """The styles in a styles.csv, by name; raises SettingsError when it is none.
+    """The styles of a styles.csv, by name. Raises SettingsError if it is invalid.
 
-    A line with a name alone, with which others divide theirs into groups, is no style.
+    A line with only a name, which some artists use as a separator, is no style.
     """
     try:
         rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
         if not {"name", "prompt"} <= set(rows.fieldnames or COLUMNS):
             raise SettingsError(
-                f"styles.csv is not read: its first line is not {','.join(COLUMNS)}."
+                f"styles.csv cannot be read: its first line must be {','.join(COLUMNS)}."
             )
         read = [Style(*(_one_line(row.get(name) or "") for name in COLUMNS)) for row in rows]
     except csv.Error as error:
-        raise SettingsError(f"styles.csv is not read: {error}.") from error
+        raise SettingsError(f"styles.csv cannot be read: {error}.") from error
     return {s.name: s for s in read if s.name and (s.prompt or s.negative_prompt)}
 
 
@@ -53,9 +53,9 @@ def written(styles: Iterable[Style]) -> str:
 
 
 def styled(prompt: str, words: str) -> str:
-    """The prompt with a style's words; one that has them already is left as it is."""
-    before, place, after = words.partition(PLACE)
-    if not place:
+    """The prompt with a style's words; a prompt that has them already stays as it is."""
+    before, marker, after = words.partition(PLACE)
+    if not marker:
         before, after = "", f", {words}" if prompt and words else words
     if prompt.startswith(before) and prompt.endswith(after):
         return prompt

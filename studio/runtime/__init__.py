@@ -1,1 +1,1 @@
-"""What keeps the processes going: supervisor, logs, the support report."""
+"""Running of the processes: supervisor, logs, support report."""

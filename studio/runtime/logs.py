@@ -1,4 +1,4 @@
-"""Where details go that are no use to an artist: `home/logs`, one file a process, never growing."""
+"""Log files with details for developers: `home/logs`, one file per process, of limited size."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def log_path(home: Path, process: str) -> Path:
 
 
 def set_up(home: Path, process: str) -> None:
-    """Write all that is logged in this process ("web" or "worker") to its file.
+    """Write the log of this process ("web", "worker" or "command") to its file.
 
-    Where none can be written, as in a home that may only be read, nothing is logged: what the
-    process is there for may be possible all the same, and else it says so itself.
+    If the file cannot be written, as in a read-only home, log nothing: the process may still be
+    able to do its work.
     """
     path = log_path(home, process)
     handler: logging.Handler = logging.NullHandler()
@@ -29,6 +29,6 @@ def set_up(home: Path, process: str) -> None:
             path, maxBytes=LARGEST_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
         )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.raiseExceptions = False  # a full disk must not stop what is only being logged
+    logging.raiseExceptions = False  # a failing log, on a full disk, must not stop the work
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

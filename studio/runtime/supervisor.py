@@ -1,8 +1,7 @@
-"""Keeps one worker process running for as long as the studio runs, whatever the worker dies of.
+"""The supervisor: keeps one worker process running for as long as the studio runs.
 
-The two are tied together by the worker's standard input, a pipe that nothing is ever written to:
-it closes when the studio asks the worker to end, and also when the studio is gone in any other way,
-so that no worker is left behind alone on the device.
+The worker's standard input is a pipe that is never written to. It closes when the studio asks the
+worker to end, and also when the studio itself dies, so that no worker stays behind on the device.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from typing import Self
 
 log = logging.getLogger("studio.supervisor")
 
-FIRST_DELAY_S = 0.5  # before the first restart; doubled with each death soon after a start
+FIRST_DELAY_S = 0.5  # before the first restart; doubled after each early death
 LONGEST_DELAY_S = 60.0
-STEADY_S = 60.0  # a worker that lived this long was well: the delays begin anew
+STEADY_S = 60.0  # after a life this long the delays begin anew
 LEAVE_S = 20.0  # for a worker to end by itself, before it is killed
 
 
 def worker_command(home: Path, processes: int = 1) -> list[str]:
-    """Of several processes each has a device of its own; accelerate starts and ends them."""
+    """The command line of the worker. accelerate starts several processes, one per device."""
     worker = ["-m", "studio.worker", "--home", str(home)]
     if processes == 1:
         return [sys.executable, *worker]
@@ -38,11 +37,11 @@ def worker_command(home: Path, processes: int = 1) -> list[str]:
 
 
 def when_supervisor_leaves(stop: Callable[[], object]) -> None:
-    """For the worker: call `stop`, from a thread, when the studio ends or wants the worker to."""
+    """For the worker: call `stop` from a thread when the studio ends, or asks the worker to end."""
 
     def wait() -> None:
         with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1024):  # not sys.stdin, whose lock would hang the interpreter's end
+            while os.read(0, 1024):  # the lock of sys.stdin would block the interpreter's exit
                 pass
         stop()
 
@@ -50,33 +49,38 @@ def when_supervisor_leaves(stop: Callable[[], object]) -> None:
 
 
 class Supervisor:
-    """Runs `command` (by default a worker on `home`) and starts it again when it ends.
+    """Runs `command` (by default a worker on `home`) and restarts it when it ends.
 
     Use as a context manager, or call `start` and `stop`.
     """
 
     def __init__(self, home: Path, command: Sequence[str] | None = None) -> None:
         self.command = list(command or worker_command(home))
-        self.environment = dict(os.environ)  # whatever else this process changes for itself
-        self.last_words: deque[str] = deque(maxlen=20)  # of the worker's output
+        self.environment = dict(os.environ)  # a copy, unaffected by later changes
+        self.last_lines: deque[str] = deque(maxlen=20)  # of the worker's output
         self.deaths_in_a_row = 0
-        self._leaving = threading.Event()
+        self.leaving = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()  # between starting a process and asking it to stop
         self._thread = threading.Thread(target=self._keep_running, name="supervisor", daemon=True)
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id, while there is one."""
+        """The worker's process id; None if there is no worker."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still looks after the worker, which may be dead at the moment."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the worker: it may finish what it is writing, but not take for ever."""
-        self._leaving.set()
+        """End the worker; it is killed if it takes too long to finish its work."""
+        self.leaving.set()
         with self._lock:
             process = self._process
         if process is not None and process.stdin is not None:
@@ -87,7 +91,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 log.warning("The worker did not end within %.0f s and is killed.", LEAVE_S)
                 process.kill()
-        if self._thread.is_alive():
+        if self.is_running:
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -103,21 +107,21 @@ class Supervisor:
         self.stop()
 
     def _keep_running(self) -> None:
-        while not self._leaving.is_set():
+        while not self.leaving.is_set():
             started_s = time.monotonic()
             code = self._run_once()
-            if self._leaving.is_set():
+            if self.leaving.is_set():
                 return
             if time.monotonic() - started_s > STEADY_S:
                 self.deaths_in_a_row = 0
             delay_s = min(FIRST_DELAY_S * 2.0 ** min(self.deaths_in_a_row, 20), LONGEST_DELAY_S)
             self.deaths_in_a_row += 1
-            log.warning("The worker ended (%s); it is started again in %.1f s.", code, delay_s)
-            self._leaving.wait(delay_s)
+            log.warning("The worker ended (%s); it restarts in %.1f s.", code, delay_s)
+            self.leaving.wait(delay_s)
 
     def _run_once(self) -> int | None:
         with self._lock:
-            if self._leaving.is_set():
+            if self.leaving.is_set():
                 return None
             try:
                 self._process = process = subprocess.Popen(
@@ -131,19 +135,19 @@ class Supervisor:
                     errors="replace",
                     **_own_group(),
                 )
-            except OSError:  # no memory for a process, say: as good as one that died at once
+            except OSError:  # such as no memory for a process: the same as an immediate death
                 log.exception("The worker could not be started.")
                 return None
         log.info("Worker %d started.", process.pid)
         assert process.stdout is not None
-        for line in process.stdout:  # what it says outside its own log, such as a fatal error
-            self.last_words.append(line.rstrip())
+        for line in process.stdout:  # output outside its own log, such as a fatal error
+            self.last_lines.append(line.rstrip())
             log.info("worker: %s", line.rstrip())
         return process.wait()
 
 
 def _own_group() -> dict[str, bool | int]:
-    """Ctrl+C in the terminal must reach the studio alone, which then ends its worker in order."""
+    """A process group of its own: Ctrl+C then reaches only the studio, which ends its worker."""
     if os.name == "nt":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
     return {"start_new_session": True}

@@ -1,7 +1,7 @@
-"""A report for whoever is asked for help: what went wrong last, on what, and nothing private.
+"""A report for requests for help: the last errors and the versions, without private data.
 
-Prompts and names are in no message that is logged as a warning or worse; what another program put
-into an exception, and whatever looks like a path or is in quotation marks, is left out here.
+Warnings and errors in the log never contain prompts and names. The report also omits the messages
+of exceptions, and everything that looks like a path or is in quotation marks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXCEPTION = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Faile
 
 
 def report(home: Path, device: str = "") -> str:
-    """The report as text. `device` is what the worker runs on, if that is known."""
+    """The report as text. `device`: of the worker, if known."""
     free_gb = free_bytes(home) / 1e9 if home.exists() else 0.0
     lines = [
         f"D3PO Studio {__version__}",
@@ -35,10 +35,10 @@ def report(home: Path, device: str = "") -> str:
         ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         f"Device: {device or 'not known'}; {free_gb:.0f} GB free on the disk",
         "",
-        "What went wrong last:",
+        "Last errors and warnings:",
     ]
     events = sorted(event for process in PROCESSES for event in _events(home, process))
-    lines += [text for _, text in events[-MOST_EVENTS:]] or ["nothing that was logged"]
+    lines += [text for _, text in events[-MOST_EVENTS:]] or ["none in the logs"]
     return "\n".join(lines) + "\n"
 
 
@@ -50,7 +50,7 @@ def _version(package: str) -> str:
 
 
 def _events(home: Path, process: str) -> Iterator[tuple[str, str]]:
-    """(when, what) of every warning and error of ours at the end of a log."""
+    """(time, text) of every warning and error of the studio at the end of a log."""
     try:
         with log_path(home, process).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - READ_BYTES))
@@ -63,10 +63,10 @@ def _events(home: Path, process: str) -> Iterator[tuple[str, str]]:
             if text:
                 yield when, text
             when = text = ""
-            found = EVENT.match(line)
-            if found and found[3].partition(".")[0] == "studio":
-                when = found[1]
-                text = f"{when} {process} {found[2]} {found[3]}: {without_private(found[4])}"
+            event = EVENT.match(line)
+            if event and event[3].partition(".")[0] == "studio":
+                when = event[1]
+                text = f"{when} {process} {event[2]} {event[3]}: {without_private(event[4])}"
         elif text and (frame := FRAME.match(line)):
             text += f"\n    {_short(frame[1])}:{frame[2]} {frame[3]}"
         elif text and (exception := EXCEPTION.match(line)):
@@ -76,7 +76,7 @@ def _events(home: Path, process: str) -> Iterator[tuple[str, str]]:
 
 
 def without_private(message: str) -> str:
-    """`message` up to its first path, and without what is in quotation marks."""
+    """`message` up to its first path, without quoted texts."""
     message = re.sub(r"“[^”]*”?|\"[^\"]*\"?|'[^']*'", "“…”", message)
     slash = re.search(r"[\\/]", message)
     if slash is None:
@@ -86,7 +86,7 @@ def without_private(message: str) -> str:
 
 
 def _short(path: str) -> str:
-    """A source file by its place in its package, not by where that is installed."""
+    """The path of a source file from its package on, without the folder of installation."""
     parts = re.split(r"[\\/]", path)
     for root in ("site-packages", "studio"):
         if root in parts:

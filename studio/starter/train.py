@@ -8,7 +8,7 @@
 
 Each stage keeps a checkpoint in the build folder and goes on from it when started again. Random
 numbers are drawn from (seed, update), so that a stopped run continues the sequence it would have
-had.
+had. The file is long, because all stages share their loop, checkpoints and networks.
 """
 
 from __future__ import annotations
@@ -354,18 +354,23 @@ def tokenizer_for(
     count = TOKENIZER_CAPTIONS * len(drawings.concepts)
     shown = scenes.draw_scenes(recipe, drawings, unseen, count, draw)
     captions = [draw_caption(recipe, drawings, scene, draw) for scene in shown]
-    return train_tokenizer(recipe, captions, folder)
+    return train_tokenizer(captions, folder, recipe.vocabulary, recipe.text_tokens)
 
 
-def train_tokenizer(recipe: Recipe, captions: list[str], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions."""
+def train_tokenizer(
+    captions: list[str], folder: Path, vocabulary: int, tokens: int
+) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions.
+
+    vocabulary: the most entries; tokens: of the longest prompt.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
     bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
+        vocab_size=vocabulary,
         end_of_word_suffix="</w>",
         min_frequency=1,
         show_progress=False,
@@ -378,7 +383,7 @@ def train_tokenizer(recipe: Recipe, captions: list[str], folder: Path) -> CLIPTo
     tokenizer = CLIPTokenizer(
         vocab={word: index for index, word in enumerate(words)},
         merges=merges,
-        model_max_length=recipe.text_tokens,
+        model_max_length=tokens,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -164,14 +164,14 @@ class Answers(Database):
                 )
             return question
 
-    def undone(self, undo_id: str) -> Answer:
-        """The answer that an undo withdrew."""
+    def answer_before(self, answer_id: str) -> Answer | None:
+        """The answer that an answer replaced, or that an undo withdrew; None if none held."""
         with self.reading() as connection:
-            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == undo_id))
+            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == answer_id))
             if pair_id is None:
-                raise StoreError("This undo does not exist.")
+                raise StoreError("This answer does not exist.")
             question = get_question(connection, get_pair(connection, pair_id).question_id)
-            return Answer(_picked(question, _superseded(connection, undo_id, question)))
+            return _answer_before(connection, answer_id, question)
 
     def picked_pairs(self, session_id: str) -> list[PickedPair]:
         """The pairs with the picks that hold, in the order of picking."""
@@ -256,26 +256,26 @@ def _kept(connection: sa.Connection, answer_id: str, question: Question) -> Kept
     """An answer that has been added, and the answer that held until then."""
     ids = _pick_ids(answer_id, question)
     rows = connection.execute(sa.select(picks).where(picks.c.id.in_(ids)))
-    answer = Answer(_picked(question, [read(Pick, row, picks) for row in rows]))
-    before = [one for one in _superseded(connection, answer_id, question) if one.choice is not None]
-    return KeptAnswer(answer, Answer(_picked(question, before)) if before else None)
+    answer = _answer(question, rows)
+    return KeptAnswer(answer, _answer_before(connection, answer_id, question))
 
 
-def _superseded(connection: sa.Connection, answer_id: str, question: Question) -> list[Pick]:
-    """The picks that an answer, or an undo, superseded."""
+def _answer_before(connection: sa.Connection, answer_id: str, question: Question) -> Answer | None:
+    """The answer whose picks an answer, or an undo, superseded; None if none held."""
     later = picks.alias()
     rows = connection.execute(
         sa.select(picks)
         .join(later, later.c.supersedes == picks.c.id)
-        .where(later.c.id.in_(_pick_ids(answer_id, question)))
-    )
-    return [read(Pick, row, picks) for row in rows]
+        .where(later.c.id.in_(_pick_ids(answer_id, question)), picks.c.choice.is_not(None))
+    ).all()
+    return _answer(question, rows) if rows else None
 
 
-def _picked(question: Question, its_picks: Sequence[Pick]) -> tuple[PickedPair, ...]:
-    by_pair = {pick.pair_id: pick for pick in its_picks}
-    return tuple(
-        PickedPair(pair, by_pair[pair.id]) for pair in question.pairs if pair.id in by_pair
+def _answer(question: Question, rows: Iterable[sa.Row[Any]]) -> Answer:
+    """The answer that consists of some rows of `picks`."""
+    by_pair = {row.pair_id: read(Pick, row, picks) for row in rows}
+    return Answer(
+        tuple(PickedPair(pair, by_pair[pair.id]) for pair in question.pairs if pair.id in by_pair)
     )
 
 

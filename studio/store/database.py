@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects.sqlite import insert
 
+from studio.paths import expanded
 from studio.store import schema, shapes
 from studio.store.errors import RowDamaged, StoreDamaged, StoreError, StoreFull, StoreTooNew
 from studio.store.files import full_sentence, is_full
@@ -140,7 +141,7 @@ class Database(Home):
         Raises `StoreTooNew` if a newer studio wrote it, and `StoreError` if it is damaged or cannot
         be read or written.
         """
-        home = Path(home).expanduser().absolute()
+        home = expanded(home).absolute()
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:

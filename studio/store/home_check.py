@@ -6,6 +6,8 @@ from pathlib import Path
 
 import psutil
 
+from studio.paths import expanded
+
 # Network file systems. SQLite's locks do not work on all of them, and a write may return before the
 # data is on the disk.
 # fmt: off
@@ -40,7 +42,7 @@ SYNCHRONISED_MARKS = {
 
 def warning(home: Path) -> str:
     """A sentence about the risk of a home's location, or ""."""
-    home = home.expanduser().resolve()
+    home = expanded(home).resolve()
     program = _synchronised_by(home)
     if program:
         return (

@@ -7,6 +7,7 @@ import itertools
 import shutil
 from pathlib import Path
 
+from studio.paths import expanded, typed
 from studio.store.errors import StoreError
 from studio.store.files import write_atomically
 
@@ -15,7 +16,7 @@ ENDINGS = (".json", ".png", ".safetensors")  # the LoRA last: a tool that finds 
 
 def tool_folder(written: str) -> Path:
     """The folder that the artist typed. Raises StoreError if it is not one."""
-    folder = Path(written.strip()).expanduser()
+    folder = expanded(typed(written))
     if not folder.is_absolute():
         raise StoreError(f"Write the whole path of the folder, from its drive on, not {written!r}.")
     if not folder.is_dir():

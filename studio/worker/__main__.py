@@ -28,23 +28,23 @@ from studio.worker.loop import Worker
 
 log = logging.getLogger("studio.worker")
 
-HANDOVER_S = 30.0  # how long the worker before this one may still take to end
+HANDOVER_S = 30.0  # how long the previous worker may take to end
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Work for one home until told to end; gives the exit status."""
+    """Serve one home until stopped; gives the exit status."""
     parser = argparse.ArgumentParser(prog="studio.worker", description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, required=True, help="the folder of the studio")
-    parser.add_argument("--device", help="such as cpu, cuda or mps; default: the best there is")
+    parser.add_argument("--device", help="for example cpu, cuda or mps; default: the best one")
     arguments = parser.parse_args(argv)
     device = distributed.local_device(arguments.device or models.best_device())
     try:
-        with distributed.process_group() as all_of_us:
-            if all_of_us.is_main_process:
-                _lead(arguments.home, device, all_of_us)
+        with distributed.process_group() as processes:
+            if processes.is_main_process:
+                _run_main(arguments.home, device, processes)
             else:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the leader says when to leave
-                follower.run(all_of_us, device)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the main process sends LEAVE
+                follower.run(processes, device)
     except (StoreError, Timeout, ProcessLost) as error:
         log.error("The worker ends", exc_info=error)
         print(error, file=sys.stderr)
@@ -52,20 +52,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _lead(home: Path, device: str, all_of_us: ProcessGroup) -> None:
-    """The work itself, and the only one of several processes that writes."""
+def _run_main(home: Path, device: str, processes: ProcessGroup) -> None:
+    """Run the worker: of several processes, the only one that writes to the store."""
     try:
         store = Store.open(home)
         logs.set_up(store.home, "worker")
         with FileLock(store.home / "worker.lock", timeout=HANDOVER_S), contextlib.closing(store):
-            worker = Worker(store, device, all_of_us)
+            worker = Worker(store, device, processes)
             signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
             if stat.S_ISFIFO(os.fstat(0).st_mode):  # a supervisor holds the other end
                 when_supervisor_leaves(worker.stopping.set)
             worker.run()
     finally:
         with contextlib.suppress(ProcessLost):
-            all_of_us.broadcast(follower.LEAVE)
+            processes.broadcast(follower.LEAVE)
 
 
 if __name__ == "__main__":

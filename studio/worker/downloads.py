@@ -1,4 +1,4 @@
-"""Models that the artist asked the hub for: they come while other work goes on."""
+"""Downloads of models from the hub, beside the other work."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 
 from studio import models
 from studio.store import Job, Store, StoreError
-from studio.worker.model_library import found
+from studio.worker.model_library import describe
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
-TELL_S = 0.5  # between two looks at how far it is, and whether it is still wanted
+REPORT_S = 0.5  # between two reports of progress, which also check for cancellation
 LEAVE_S = 5.0
 
 
 class Downloads:
-    """One at a time, in a thread of its own; what a worker before this one left is gone on with."""
+    """One download at a time, in its own thread; resumes what an earlier worker left."""
 
     def __init__(self, store: Store, status: StatusReporter, stopping: threading.Event) -> None:
         self._store, self._status, self._stopping = store, status, stopping
         self._thread: threading.Thread | None = None
 
-    def look(self) -> bool:
-        """Begin what was asked for, unless one is under way; never work to wait for."""
-        if self._thread is None or not self._thread.is_alive():
+    def poll(self) -> bool:
+        """Begin a waiting download unless one is under way; False, as it is no work to wait for."""
+        if not self.is_running:
             waiting = self._store.open_downloads()
             if waiting:
                 self._thread = threading.Thread(
@@ -38,40 +38,48 @@ class Downloads:
                 self._thread.start()
         return False
 
-    def leave(self) -> None:
-        """When `stopping` is set: let it put its things away."""
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until the download under way has ended, or the time is over."""
         if self._thread is not None:
-            self._thread.join(LEAVE_S)
+            self._thread.join(timeout_s)
+
+    def leave(self) -> None:
+        """Wait for the thread to end, once `stopping` is set."""
+        self.wait(LEAVE_S)
 
     def _download(self, job: Job) -> None:
-        """{"repo"} → what `inspect` tells of it, with the bytes there and in all meanwhile."""
+        """{"repo"} → the description of the model; meanwhile the message shows the bytes."""
         try:
             begun = self._store.update_job(job.id, state="running", message="Asking the hub.")
             if begun.state != "running":
-                return  # it is not wanted any more
-            result = self._fetched(job, job.payload["repo"])
+                return  # cancelled
+            result = self._fetch(job, job.payload["repo"])
             self._store.update_job(
                 job.id, state="done", progress=1.0, message="Done.", result=result
             )
         except Cancelled:
-            log.info("The download of %s is left", job.payload)
+            log.info("The download of %s is cancelled", job.payload)
         except Exception as error:
             try:
                 sentence = self._status.sentence(error)
                 self._store.update_job(job.id, state="failed", message=sentence)
             except StoreError:
-                log.warning("It could not be said that a download failed", exc_info=True)
+                log.warning("The failure of a download could not be recorded", exc_info=True)
 
-    def _fetched(self, job: Job, repo: str) -> dict[str, Any]:
-        told_at_s = 0.0
+    def _fetch(self, job: Job, repo: str) -> dict[str, Any]:
+        reported_at_s = 0.0
 
         def progress(done: int, total: int) -> None:
-            nonlocal told_at_s
+            nonlocal reported_at_s
             if self._stopping.is_set():
                 raise Cancelled
-            if time.monotonic() < told_at_s + TELL_S:
+            if time.monotonic() < reported_at_s + REPORT_S:
                 return
-            told_at_s = time.monotonic()
+            reported_at_s = time.monotonic()
             fields = {"progress": done / max(total, 1), "message": _gigabytes(done, total)}
             if self._store.update_job(job.id, **fields).state == "cancelled":
                 raise Cancelled
@@ -80,7 +88,7 @@ class Downloads:
             models.inspect(str(folder), has_weights=False)
 
         models.hub.download(repo, progress, inspect)
-        return found(self._store, repo)
+        return describe(self._store, repo)
 
 
 def _gigabytes(done: int, total: int) -> str:

@@ -1,2 +1,2 @@
 class WorkerError(Exception):
-    """Something that cannot be done; the message is a sentence for the artist."""
+    """Work that cannot be done; the message is a sentence for the artist."""

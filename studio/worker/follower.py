@@ -1,12 +1,11 @@
-"""What the processes of a crew do that do not lead: they learn and draw with the one that does.
+"""Followers: processes that train and draw under the commands of the main process.
 
-They know nothing of the store: what they need is told them, and they write nothing but their log.
+They never open the store: every command carries its data, and they write nothing but their log.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,19 +24,19 @@ LEAVE = "leave"
 
 @dataclass(frozen=True)
 class StartRound:
-    """The order to take up a round."""
+    """The command to take up a round."""
 
     base: tuple[str, StartLora | None]
     pairs: PairBatch
     settings: TrainingSettings
-    state: dict[str, Any]  # of the leader's training
+    state: dict[str, Any]  # of the main process's training
 
 
 @dataclass(frozen=True)
 class SamplePairs:
-    """The order to draw pairs, or grids. Each is drawn whole by one process, as if that were alone.
+    """The command to draw pairs, or grids. One process draws all pictures of a pair.
 
-    base_hash: of the leader's model. adapter: as `Adapters.read` gives it, or None.
+    base_hash: of the main process's model. adapter: as `Adapters.read` gives it, or None.
     """
 
     base: tuple[str, StartLora | None]
@@ -52,33 +51,29 @@ class SamplePairs:
 def start_round(
     processes: ProcessGroup, base: tuple[str, StartLora | None], training: Training
 ) -> None:
-    """For the leader: have all others take up the training where it is now.
+    """Main process: have all followers take up the training in its present state.
 
-    Raises TrainingFailed with what the first of them says that cannot.
+    Raises TrainingFailed with the first follower's error.
     """
     if processes.size == 1:
         return
     processes.broadcast(StartRound(base, training.pairs, training.settings, training.state()))
     for answer in processes.all_gather(""):
         if answer:
-            raise TrainingFailed(f"Another of the processes cannot take part. {answer}")
+            raise TrainingFailed(f"Another of the worker's processes cannot take part. {answer}")
 
 
 def sample_pairs(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
-    """For the leader: all processes draw, and it has what they drew in the order of the texts.
+    """Main process: draw on all processes; gives the trajectories in the order of the texts.
 
-    require_wanted: see `sampling.sample`; the other processes draw their shares to the end.
-    Raises ModelError with what the first of the others says that could not.
+    The followers always finish their shares. Raises ModelError with the first follower's error.
     """
     processes.broadcast(order)
     failure: Exception | None = None
     try:
-        mine = _own_share(processes, denoiser, order, require_wanted)
+        mine = _draw_share(processes, denoiser, order)
     except Exception as error:
         mine, failure = [], error
     shares = processes.all_gather(mine)
@@ -86,19 +81,16 @@ def sample_pairs(
         raise failure
     for share in shares:
         if isinstance(share, str):
-            raise models.ModelError(f"Another of the processes could not draw. {share}")
+            raise models.ModelError(f"Another of the worker's processes could not draw. {share}")
     return [
-        shares[place % processes.size][place // processes.size] for place in range(len(order.texts))
+        shares[index % processes.size][index // processes.size] for index in range(len(order.texts))
     ]
 
 
-def _own_share(
-    processes: ProcessGroup,
-    denoiser: models.Denoiser,
-    order: SamplePairs,
-    require_wanted: Callable[[], None] = sampling.always,
+def _draw_share(
+    processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
-    """What of an order this process is to draw: one after the other, each with all its pictures."""
+    """Draw this process's share of a command, one pair after another."""
     adapter = (
         denoiser.adapters.using_read(order.adapter)
         if order.adapter
@@ -111,26 +103,26 @@ def _own_share(
                 processes.shard(order.texts), processes.shard(order.seeds), strict=True
             )
             for chains in sampling.sample_groups(
-                denoiser, [text], [seed], order.sampling, order.pictures, require_wanted
+                denoiser, [text], [seed], order.sampling, order.pictures
             )
         ]
 
 
-def _loaded(base: tuple[str, StartLora | None], device: str) -> models.Denoiser:
+def _load(base: tuple[str, StartLora | None], device: str) -> models.Denoiser:
     base_model, start = base
     return models.load(base_model, device, start=start)
 
 
 def run(processes: ProcessGroup, device: str) -> None:
-    """For the others: do what the leader says, until it says to leave."""
+    """Follower: carry out the main process's commands until LEAVE."""
     denoiser, training = None, None
     while (order := processes.broadcast()) != LEAVE:
         if isinstance(order, StartRound):
             training, answer = None, ""
             try:
                 if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
-                    denoiser = None  # before there is another
-                    denoiser = _loaded(order.base, device)
+                    denoiser = None  # frees its memory before the next is loaded
+                    denoiser = _load(order.base, device)
                 training = Training(denoiser, order.pairs, order.settings, processes=processes)
                 training.load_state(order.state)
             except Exception as error:
@@ -140,20 +132,20 @@ def run(processes: ProcessGroup, device: str) -> None:
         elif isinstance(order, SamplePairs):
             try:
                 if denoiser is None or denoiser.base_hash != order.base_hash:
-                    denoiser = training = None  # before there is another
-                    denoiser = _loaded(order.base, device)
-                answer = _own_share(processes, denoiser, order)
+                    denoiser = training = None  # frees its memory before the next is loaded
+                    denoiser = _load(order.base, device)
+                answer = _draw_share(processes, denoiser, order)
             except Exception as error:
                 log.error("Nothing was drawn", exc_info=error)
                 answer = str(error)
             processes.all_gather(answer)
         elif training is None:
-            raise ProcessLost("This process is not at the round that the others are at.")
+            raise ProcessLost("This process has no round, and the other processes train one.")
         else:
             try:
                 training.step()
             except TrainingFailed as error:
-                log.warning("%s", error)  # which the leader knows, too
+                log.warning("%s", error)  # the main process knows of it, too
                 training = None
             except ProcessLost:
                 raise

@@ -1,4 +1,4 @@
-"""Jobs: what the artist asked for on a page, and waits to see."""
+"""Jobs: requests of the artist from a page, such as a comparison or an export."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from studio.lora import format as lora_format
 from studio.lora.export import export_lora, file_name
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo, StartedFrom
+from studio.paths import expanded
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
 from studio.store.rows import CHECK_PICTURE, USE_WITH
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
-from studio.worker.model_library import found, look_through
+from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
-REMARKS = 50  # that are shown of what was left out of picks that came in
-SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all the steps of a chain
+MOST_REMARKS = 50  # shown of the picks left out of an import
+SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all steps of a chain
 
 
 class Jobs:
-    """Does them in the order in which they were asked for."""
+    """Does jobs in the order of their requests."""
 
     def __init__(
         self,
@@ -59,8 +60,8 @@ class Jobs:
         self.stopping = stopping
 
     def run_next(self) -> bool:
-        """Do the oldest job; False when there is none."""
-        self.store.requeue_running()  # what a worker before this one left undone
+        """Do the oldest job; False if there is none."""
+        self.store.requeue_running()  # left by an earlier worker
         job = self.store.claim_job()
         if job is None:
             return False
@@ -82,7 +83,7 @@ class Jobs:
         except Cancelled:
             return True
         except ProcessLost:
-            raise  # the job is taken up again by the next worker
+            raise  # the next worker takes the job again
         except Exception as error:
             self.store.update_job(job.id, state="failed", message=self.status.sentence(error))
         else:
@@ -95,14 +96,14 @@ class Jobs:
     def _report(
         self, job: Job, done: int, total: int, result: dict[str, Any], did: str = "drawn"
     ) -> None:
-        """Show how far a job is, between two pictures: the moment to leave it, or draw a pair."""
+        """Show a job's progress between two pictures, and check for cancellation and the queue."""
         job = self.store.update_job(
             job.id, progress=done / total, message=f"{done} of {total} {did}.", result=result
         )
         self._stay(job)
 
     def _require_wanted(self, job: Job) -> None:
-        """Raise Cancelled when the artist has cancelled the job, or the worker ends."""
+        """Raise Cancelled if the artist has cancelled the job, or the worker ends."""
         if self.store.job(job.id).state == "cancelled":
             raise Cancelled
         if self.stopping.is_set():
@@ -110,13 +111,13 @@ class Jobs:
             raise Cancelled
 
     def _stay(self, job: Job) -> None:
-        """Raise Cancelled when the job is to be left; else see to what is more urgent."""
+        """Raise Cancelled if the job is no longer wanted; else top up the queue of pairs."""
         self._require_wanted(job)
         self.pair_queue.keep_pairs_ready()
 
     def _do_preview(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "adapter_id"} → {"image_ids", "unread"}: the fixed prompts as they are drawn
-        now, and what of all prompts the model does not read."""
+        """{"prompts", "adapter_id"} → {"image_ids", "unread"}: pictures of the fixed prompts, and
+        the end of each prompt that is too long for the text encoder."""
         shown = job.payload["prompts"]
         denoiser = self.renderer.model_of(session)
         written = (*session.settings.prompts, session.settings.sampling.negative_prompt)
@@ -133,7 +134,7 @@ class Jobs:
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
         """{"prompts", "seeds", "adapter_id", "strength", "other"} → {"cells", "fit"}, each cell
-        with base, tuned and, if there is another LoRA file, what the base draws with that."""
+        with base, tuned and, if another LoRA file is named, the base with that."""
         wanted = [
             (self.renderer.expand(prompt, seed), seed)
             for prompt in job.payload["prompts"]
@@ -143,8 +144,8 @@ class Jobs:
         result: dict[str, Any] = {"cells": []}
         other = None
         if job.payload.get("other"):
-            named = StartLora.from_dict(job.payload["other"])
-            other = lora_format.read(Path(named.path).expanduser()), named.strength
+            lora = StartLora.from_dict(job.payload["other"])
+            other = lora_format.read(expanded(lora.path)), lora.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
         for done, (prompt, seed) in enumerate(wanted, start=1):
             wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
@@ -179,29 +180,29 @@ class Jobs:
         return result
 
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"exam_id"} → {}: the pictures that it still lacks; a pair is asked once it has both."""
+        """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
-                asked = (as_begun, "exam", pair.prompt, pair.seed)
-                base = self.renderer.draw(self.renderer.image(*asked, None))
+                question = (as_begun, "exam", pair.prompt, pair.seed)
+                base = self.renderer.draw(self.renderer.image(*question, None))
                 tuned = self.renderer.draw(
-                    self.renderer.image(*asked, exam.adapter_id, exam.strength)
+                    self.renderer.image(*question, exam.adapter_id, exam.strength)
                 )
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {})
         return {}
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"adapter_id", "name", "formats", …} → {"export_id"}: LoRA files, checked."""
+        """{"adapter_id", "name", "formats", …} → {"export_id"}: checked LoRA files."""
         self.status.report("exporting", f"Exporting {job.payload['name']}.")
         adapter = self.store.adapter(job.payload["adapter_id"])
         denoiser = self.renderer.require_base(session, adapter)
         settings = session.settings.sampling
         strength = job.payload.get("strength", 1.0)
-        found = tallies(self.store.exams(session.id, adapter.id))
+        exam_tallies = tallies(self.store.exams(session.id, adapter.id))
         texts = ("trigger", "licence", "author", "notes")
         info = ExportInfo(
             family=key_of(denoiser.info.family, denoiser.prediction_type),
@@ -209,17 +210,17 @@ class Jobs:
             picks=adapter.picks,
             trained_at_s=adapter.created_at_s,
             base_hash=adapter.base_hash,
-            start=denoiser.start and StartedFrom(*denoiser.start.said),
+            start=denoiser.start and StartedFrom(*denoiser.start.identity),
             prediction_type=denoiser.prediction_type,
             width_px=settings.width_px,
             height_px=settings.height_px,
             clip_skip=settings.clip_skip,
             strength=strength,
-            exam=_exam_words(found, strength),
-            exams=tuple(_exam_numbers(at, tally) for at, tally in found.items()),
+            exam=_exam_words(exam_tallies, strength),
+            exams=tuple(_exam_numbers(at, tally) for at, tally in exam_tallies.items()),
             **{name: job.payload.get(name, "") for name in texts},
         )
-        made = Export(
+        export = Export(
             id=uuid.uuid4().hex,
             session_id=session.id,
             adapter_id=adapter.id,
@@ -247,10 +248,10 @@ class Jobs:
                 drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
 
-        folder = self.store.export_path(session.id, made.id)
+        folder = self.store.export_path(session.id, export.id)
         report = export_lora(
             folder,
-            made.name,
+            export.name,
             state,
             adapter.settings.rank,
             adapter.settings.alpha,
@@ -261,18 +262,18 @@ class Jobs:
             layers=denoiser.adapters.layer_shapes,
             verify=verify,
         )
-        # What the file draws, to be seen beside what the adapter drew: the picture of the export.
+        # The export's picture: drawn with the written file.
         checked = folder / f"{report.name}{CHECK_PICTURE}"
         write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
         files = (*(path.name for path in report.files), checked.name)
         checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
-        self.store.add_export(replace(made, files=files, checks=checks))
-        return {"export_id": made.id, "files": list(files), "checks": checks}
+        self.store.add_export(replace(export, files=files, checks=checks))
+        return {"export_id": export.id, "files": list(files), "checks": checks}
 
     def _do_give_picks(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"form"} → {"folder", "picks", "left_out"}: a new folder in the home, for others."""
+        """{"form"} → {"folder", "picks", "left_out"}: a new folder for other programs."""
         form, picked = job.payload["form"], self.store.picked_pairs(session.id)
-        sides = (side for one in picked for side in (one.pair.left, one.pair.right))
+        sides = (side for row in picked for side in (row.pair.left, row.pair.right))
         paths = {self.store.image_path(side) for side in sides}
         needed = sum(path.stat().st_size for path in paths if path.is_file())
         require_disk_space(self.store.home, needed)
@@ -285,74 +286,73 @@ class Jobs:
         return {"folder": str(folder), "picks": done, "left_out": left_out}
 
     def _do_take_picks(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → {"session_id", "name", "picks", "left_out", "remarks"}: a new session,
-        with the model and in the size of the one that it was asked for in."""
+        """{"path"} → {"session_id", "name", "picks", "left_out", "remarks"}: a new session with
+        the model and size of the present one."""
         if earlier := job.result.get("session_id"):
-            with contextlib.suppress(StoreError):  # what a worker that was killed had of it
+            with contextlib.suppress(StoreError):  # incomplete, by a worker that was killed
                 self.store.delete_session(earlier)
-        path = Path(job.payload["path"]).expanduser()
-        given = datasets.read(path)  # what it is, before a model is loaded
+        path = expanded(job.payload["path"])
+        given = datasets.read(path)  # a quick refusal, before a model is loaded
         settings = session.settings
         denoiser = self.renderer.model_of(session)
 
-        def told(made: Session, done: int) -> None:
+        def report(made: Session, done: int) -> None:
             require_disk_space(self.store.home)
-            said = f"{done} in."
-            self._stay(self.store.update_job(job.id, message=said, result={"session_id": made.id}))
+            words = f"{done} read."
+            self._stay(self.store.update_job(job.id, message=words, result={"session_id": made.id}))
 
         size_px = settings.sampling.width_px, settings.sampling.height_px
         taken = datasets.import_picks(
-            self.store, denoiser, settings.base, path.stem, given, size_px, told
+            self.store, denoiser, settings.base, path.stem, given, size_px, report
         )
         return {
             "session_id": taken.session.id,
             "name": taken.session.name,
             "picks": taken.picks,
             "left_out": taken.left_out,
-            "remarks": list(taken.remarks[:REMARKS]),
+            "remarks": list(taken.remarks[:MOST_REMARKS]),
         }
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → what kind of model it is, without loading its weights, and the name under
-        which a session takes it."""
-        self.status.report("starting", "Looking at a model.")
-        return found(self.store, job.payload["path"])
+        """{"path"} → the description of a model, without loading its weights."""
+        self.status.report("starting", "Reading a model's file.")
+        return describe(self.store, job.payload["path"])
 
     def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
-        """{} → {"models", "others", "problems"}: what there is in the artist's folders."""
+        """{} → {"models", "others", "problems"}: the models in the artist's folders."""
         self.status.report("starting", "Looking for models.")
-        return look_through(
-            self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "looked at")
+        return scan(
+            self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "read")
         )
 
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path"} → how a LoRA file fits the session's base model, which stays as it is."""
-        self.status.report("starting", "Looking at a LoRA.")
-        file = lora_format.read(Path(job.payload["path"]).expanduser())
-        found = self.renderer.model_of(session).fit(file)
-        return {"name": found.name, "words": found.words}
+        """{"path"} → how a LoRA file fits the session's base model, which is not changed."""
+        self.status.report("starting", "Reading a LoRA file.")
+        file = lora_format.read(expanded(job.payload["path"]))
+        fit = self.renderer.model_of(session).fit(file)
+        return {"name": fit.name, "words": fit.words}
 
 
-def same_picture(path: Path, found: PIL.Image.Image, expected: PIL.Image.Image) -> str:
-    """How near the picture drawn from a LoRA file is to the adapter's own, in words; LoraError
-    if it is another one."""
-    difference = PIL.ImageChops.difference(found.convert("RGB"), expected.convert("RGB"))
+def same_picture(path: Path, drawn: PIL.Image.Image, expected: PIL.Image.Image) -> str:
+    """How near the picture of a LoRA file is to the adapter's own, in words. Raises LoraError if
+    the two differ."""
+    difference = PIL.ImageChops.difference(drawn.convert("RGB"), expected.convert("RGB"))
     levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
     if levels > SAME_PICTURE_LEVELS:
         raise LoraError(
-            f"The export was not finished: {path.name} was checked, and it draws another picture "
-            f"than the adapter does ({levels:.0f} of 255 levels apart)."
+            f"The export was stopped: {path.name} does not draw the same picture as the adapter "
+            f"({levels:.0f} of 255 levels apart)."
         )
     return (
         f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
     )
 
 
-def _exam_words(found: dict[float, Tally], strength: float) -> str:
-    """What the file says of its exams: the one at the strength that is recommended comes first."""
-    order = sorted(found, key=lambda at: (at != strength, at))
-    said = [f"at strength {at:g} in {found[at]}" for at in order]
-    return f"Chosen blind over the base model: {'; '.join(said)}." if said else ""
+def _exam_words(by_strength: dict[float, Tally], strength: float) -> str:
+    """The results of the exams for the file's metadata, the recommended strength first."""
+    order = sorted(by_strength, key=lambda at: (at != strength, at))
+    results = [f"at strength {at:g} in {by_strength[at]}" for at in order]
+    return f"Chosen blind over the base model: {'; '.join(results)}." if results else ""
 
 
 def _exam_numbers(strength: float, tally: Tally) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The main loop: `Worker.run`, and `Worker.work`, the order in which work is urgent."""
+"""The main loop: `Worker.run`, and `Worker.work` with the order of work."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from studio.worker.status import StatusReporter
 
 log = logging.getLogger("studio.worker")
 
-IDLE_S = 0.15  # between two looks whether anything has changed
-RETRY_S = 5.0  # before what failed is tried again, if nothing changes until then
-SNAPSHOT_LOOK_S = 600.0  # between two looks whether the last snapshot is a day old
+IDLE_S = 0.15  # between two polls of the store's version
+RETRY_S = 5.0  # before failed work is tried again, unless the store changes earlier
+SNAPSHOT_CHECK_S = 600.0  # between two checks whether a new snapshot is due
 
 
 class Worker:
-    """Does the work of one store, piece by piece. Only one worker at a time may serve a home."""
+    """Does the work of one store, piece by piece. A home has at most one worker at a time."""
 
     def __init__(
         self, store: Store, device: str | None = None, processes: ProcessGroup = SINGLE_PROCESS
@@ -51,7 +51,7 @@ class Worker:
         self._snapshot_due_s = 0.0
 
     def run(self) -> None:
-        """Work until `stopping` is set, then leave all so that the next worker can go on."""
+        """Work until `stopping` is set, then save everything that the next worker needs."""
         try:
             for path in set_orphans_aside(self.store):
                 log.warning("Set aside, because no row names it: %s", path)
@@ -74,29 +74,29 @@ class Worker:
                 raise
             except Exception as error:
                 self.status.report("error", self.status.sentence(error))
-                version = self.store.version()  # that was no news
+                version = self.store.version()  # without the worker's own report
             self._wait_for_news(version)
         self.rounds.put_down()
         self.downloads.leave()
 
     def _keep_snapshot(self) -> None:
-        """Once a day, a copy of the database; that it fails must not keep the artist waiting."""
+        """Copy the database once a day. A failure is logged and does not stop the other work."""
         if time.monotonic() < self._snapshot_due_s:
             return
-        self._snapshot_due_s = time.monotonic() + SNAPSHOT_LOOK_S
+        self._snapshot_due_s = time.monotonic() + SNAPSHOT_CHECK_S
         try:
             take_daily_snapshot(self.store.home)
         except (OSError, StoreError):
             log.warning("No snapshot was taken", exc_info=True)
 
     def work(self) -> bool:
-        """Do one piece of the most urgent work; False when there is none.
+        """Do one piece of the most urgent work; False if there is none.
 
-        What fails does not keep the rest from being done; it is raised when nothing else is left.
+        A failing piece does not stop the others: its error is raised after all of them were tried.
         """
         failure: Exception | None = None
         for piece in (
-            self.downloads.look,
+            self.downloads.poll,
             self.jobs.run_next,
             self.rounds.go_on,
             self.pair_queue.draw_tuned_preview,
@@ -107,10 +107,10 @@ class Worker:
             try:
                 if piece():
                     return True
-            except RowDamaged as error:  # what has nothing to do with that row goes on
+            except RowDamaged as error:  # work that does not need that row goes on
                 failure = failure or error
             except (StoreError, ProcessLost):
-                raise  # a full disk, say: nothing else would fare better
+                raise  # a full disk, for example, would stop all other work too
             except Exception as error:
                 failure = failure or error
         if failure is not None:

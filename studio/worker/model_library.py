@@ -1,4 +1,4 @@
-"""Base models as the store remembers them, and the folders in which they are looked for."""
+"""The library of base models: the artist's model folders, and the models the store remembers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
+from studio.paths import expanded
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
 from studio.weights import SNAPSHOTS
 
 log = logging.getLogger("studio.worker")
 
-# Where tools keep their base models, below the folder that an artist knows them by.
-OF_TOOLS = ("models/Stable-diffusion", "models/checkpoints", "Stable-diffusion", "checkpoints")
-NO_MODELS = ("venv", "site-packages", "node_modules", "__pycache__")
-MOST_FILES = 20_000  # that are looked at in one folder: nobody has more models
-MOST_FOLDERS = 20_000  # likewise: a link can lead to the whole disk
-AT_ONCE = 50  # remembered in one go
-TOLD = 30  # of the files that are no base models
+# Where other tools keep base models, below their own folder.
+TOOL_FOLDERS = ("models/Stable-diffusion", "models/checkpoints", "Stable-diffusion", "checkpoints")
+SKIPPED_FOLDERS = ("venv", "site-packages", "node_modules", "__pycache__")
+MOST_FILES = 20_000  # per folder: nobody has more models
+MOST_FOLDERS = 20_000  # per folder: a link can lead to the whole disk
+MODELS_PER_WRITE = 50
+MOST_PROBLEMS = 30  # shown of the files that are no base models
 
 
-def known(base_model: str, info: models.ModelInfo) -> KnownModel:
-    """What is to be remembered of a model that can be used. Raises OSError when it is gone."""
+def known_model(base_model: str, info: models.ModelInfo) -> KnownModel:
+    """The store's row for a usable model. Raises OSError if the model is gone."""
     size_bytes, mtime_ns = models.stamp(info.path)
     return KnownModel(
         base_model=base_model,
@@ -42,7 +43,7 @@ def known(base_model: str, info: models.ModelInfo) -> KnownModel:
 
 
 def _preview(model: Path) -> str:
-    """The picture beside a model, by the names that A1111, Forge and ComfyUI give it."""
+    """The preview picture beside a model, by the names of A1111, Forge and ComfyUI."""
     stem = model.name if model.is_dir() else model.stem
     for ending in (".preview.png", ".png", ".preview.jpg", ".jpg", ".jpeg"):
         path = model.with_name(f"{stem}{ending}")
@@ -51,14 +52,15 @@ def _preview(model: Path) -> str:
     return ""
 
 
-def found(store: Store, asked: str) -> dict[str, Any]:
-    """What is told of a model that was asked for, and the name under which a session takes it.
+def describe(store: Store, path: str) -> dict[str, Any]:
+    """Remember a model by its path or hub id; gives its description for the page, with the name
+    that a session uses for it.
 
-    Raises ModelError when it cannot be used.
+    Raises ModelError if it cannot be used.
     """
-    info = models.inspect(asked)
-    base_model = asked if is_hub_id(asked) else str(info.path.absolute())
-    store.remember_model(known(base_model, info))
+    info = models.inspect(path)
+    base_model = path if is_hub_id(path) else str(info.path.absolute())
+    store.remember_model(known_model(base_model, info))
     return {
         "base_model": base_model,
         "name": info.name,
@@ -71,50 +73,54 @@ def found(store: Store, asked: str) -> dict[str, Any]:
 # --- the library ---------------------------------------------------------------------------------
 
 
-def look_through(store: Store, tell: Callable[[int, int], None]) -> dict[str, Any]:
-    """Look at all models in the artist's folders; those that are as they were are not opened again.
+def scan(store: Store, report: Callable[[int, int], None]) -> dict[str, Any]:
+    """Inspect all models in the artist's folders; unchanged ones are not opened again.
 
-    tell: is called with (done, total) now and then, and may raise to leave it. Gives how many can
-    be used, how many files are something else, and what the first of those are.
+    report: called with (done, total) now and then; it may raise to stop the scan. Gives the number
+    of usable models, the number of other files, and the problems of the first of those.
     """
-    places = dict.fromkeys(place for folder in store.model_folders() for place in models_in(folder))
-    before = {one.base_model: one for one in store.known_models()}
-    gone = [name for name in before if not _is_there(name)]
-    seen: list[KnownModel] = []
+    paths = dict.fromkeys(path for folder in store.model_folders() for path in models_in(folder))
+    before = {model.base_model: model for model in store.known_models()}
+    gone = [name for name in before if not _exists(name)]
+    scanned: list[KnownModel] = []
     new: list[KnownModel] = []
-    for number, place in enumerate(places):
-        one = _looked_at(place, before.get(place))
-        if one is None:
+    for number, path in enumerate(paths):
+        model = _scan_model(path, before.get(path))
+        if model is None:
             continue
-        seen.append(one)
-        if one != before.get(place):
-            new.append(one)
-        if number % AT_ONCE == 0:
+        scanned.append(model)
+        if model != before.get(path):
+            new.append(model)
+        if number % MODELS_PER_WRITE == 0:
             store.remember_models(new)
             new = []
-            tell(number, len(places))
+            report(number, len(paths))
     store.remember_models(new, gone)
-    _read_what_may_be_missed(store, seen)
-    others = [one.problem for one in seen if not one.family]
-    return {"models": len(seen) - len(others), "others": len(others), "problems": others[:TOLD]}
+    _hash_moved_models(store, scanned)
+    problems = [model.problem for model in scanned if not model.family]
+    return {
+        "models": len(scanned) - len(problems),
+        "others": len(problems),
+        "problems": problems[:MOST_PROBLEMS],
+    }
 
 
 def models_in(folder: str) -> Iterator[str]:
-    """What may be a base model below a folder, as it would stand in a session's settings.
+    """Possible base models below a folder, in the form of `SessionSettings.base_model`.
 
-    Links to other folders are followed, to each folder once: so loops of them end.
+    Links are followed, but each folder is entered only once, so that loops end.
     """
-    root = Path(folder).expanduser()
-    starts = [root / name for name in OF_TOOLS if (root / name).is_dir()] or [root]
+    root = expanded(folder)
+    starts = [root / name for name in TOOL_FOLDERS if (root / name).is_dir()] or [root]
     count = 0
-    been: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     for start in starts:
-        for place, folders, names in os.walk(start, followlinks=True):
-            here = Path(place)
-            if not _is_new(here, been):
+        for path, folders, names in os.walk(start, followlinks=True):
+            here = Path(path)
+            if not _visit(here, visited):
                 folders.clear()
                 continue
-            if len(been) > MOST_FOLDERS:
+            if len(visited) > MOST_FOLDERS:
                 log.warning("More than %d folders in %s are left out", MOST_FOLDERS, folder)
                 return
             if "model_index.json" in names:
@@ -122,7 +128,7 @@ def models_in(folder: str) -> Iterator[str]:
                 yield _hub_id(here) or str(here)
                 continue
             folders[:] = sorted(
-                name for name in folders if name not in NO_MODELS and not name.startswith(".")
+                name for name in folders if name not in SKIPPED_FOLDERS and name[0] != "."
             )
             for name in sorted(names):
                 lower = name.lower()
@@ -134,25 +140,25 @@ def models_in(folder: str) -> Iterator[str]:
                     yield str(here / name)
 
 
-def _is_new(folder: Path, been: set[tuple[int, int]]) -> bool:
-    """Whether a folder has not been met before, under whatever name; it has been, then."""
+def _visit(folder: Path, visited: set[tuple[int, int]]) -> bool:
+    """Add a folder, under any of its names, to `visited`; False if it is there already."""
     try:
         status = folder.stat()
-    except OSError:  # it has gone meanwhile
+    except OSError:  # it was deleted meanwhile
         return False
-    one = (status.st_dev, status.st_ino)
-    if one in been:
+    identity = (status.st_dev, status.st_ino)
+    if identity in visited:
         return False
-    been.add(one)
+    visited.add(identity)
     return True
 
 
 def _hub_id(snapshot: Path) -> str:
-    """The name of a model in the hub's cache, if this is the snapshot of it that is used."""
-    owned = snapshot.parent.parent.name.split("--")
-    if snapshot.parent.name != SNAPSHOTS or owned[0] != "models" or len(owned) != 3:
+    """The hub id of a model in the hub's cache, if this is the snapshot in use; else ""."""
+    parts = snapshot.parent.parent.name.split("--")
+    if snapshot.parent.name != SNAPSHOTS or parts[0] != "models" or len(parts) != 3:
         return ""
-    name = "/".join(owned[1:])
+    name = "/".join(parts[1:])
     try:
         used = models.base_path(name)
     except models.ModelError:
@@ -160,33 +166,33 @@ def _hub_id(snapshot: Path) -> str:
     return name if is_hub_id(name) and used == snapshot else ""
 
 
-def _is_there(base_model: str) -> bool:
+def _exists(base_model: str) -> bool:
     try:
         return models.base_path(base_model).exists()
     except (models.ModelError, OSError):
         return False
 
 
-def _looked_at(place: str, before: KnownModel | None) -> KnownModel | None:
-    """None for what has gone meanwhile, or whose name no text can hold."""
+def _scan_model(base_model: str, before: KnownModel | None) -> KnownModel | None:
+    """None if it was deleted meanwhile, or if its name is not valid Unicode."""
     size_bytes, mtime_ns = 0, 0
     try:
-        place.encode()
-        size_bytes, mtime_ns = models.stamp(models.base_path(place))
+        base_model.encode()
+        size_bytes, mtime_ns = models.stamp(models.base_path(base_model))
         if before is not None and (before.bytes, before.mtime_ns) == (size_bytes, mtime_ns):
-            return replace(before, preview=_preview(models.base_path(place)))
-        return known(place, models.inspect(place))
+            return replace(before, preview=_preview(models.base_path(base_model)))
+        return known_model(base_model, models.inspect(base_model))
     except models.ModelError as error:
-        path = Path(place)
-        return KnownModel(place, path.stem, "", "", 0, size_bytes, mtime_ns, problem=str(error))
+        name = Path(base_model).stem
+        return KnownModel(base_model, name, "", "", 0, size_bytes, mtime_ns, problem=str(error))
     except (OSError, UnicodeEncodeError):
         return None
 
 
-def _read_what_may_be_missed(store: Store, seen: list[KnownModel]) -> None:
-    """Read the weights of what is as large as the model of a session, and may be that, moved."""
-    sizes = {one.settings.model_bytes for one in store.sessions()} - {0}
-    for one in seen:
-        if one.family and not one.base_hash and one.bytes in sizes:
-            weights_hash = models.weights_hash(models.base_path(one.base_model))
-            store.remember_model(replace(one, base_hash=weights_hash))
+def _hash_moved_models(store: Store, scanned: list[KnownModel]) -> None:
+    """Hash the weights of models as large as a session's model: they may be that one, moved."""
+    sizes = {session.settings.model_bytes for session in store.sessions()} - {0}
+    for model in scanned:
+        if model.family and not model.base_hash and model.bytes in sizes:
+            weights_hash = models.weights_hash(models.base_path(model.base_model))
+            store.remember_model(replace(model, base_hash=weights_hash))

@@ -1,4 +1,4 @@
-"""What the artist is asked: pairs and grids kept ready, and the fixed prompts drawn."""
+"""The queue of pairs and grids for the artist, and the previews of the fixed prompts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
-from studio.worker.wanted import Cancelled, now_and_then
+from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
-READY_PAIRS = 2  # kept waiting for the artist whatever else the worker does
+READY_PAIRS = 2  # kept in the queue even while the worker does other work
 
 
 class PairQueue:
-    """Draws what the open session waits for."""
+    """Draws the pairs and previews of the open session."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class PairQueue:
         processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.store, self.renderer, self.status = store, renderer, status
-        self.processes = processes  # of which each process draws a pair
+        self.processes = processes  # each of them draws a pair
         self.stopping = stopping
 
     def add_pair(self, fewer_than: int | None = None) -> bool:
-        """Draw a pair for the open session, if fewer wait than there should; False if not.
+        """Draw a pair for the open session if its queue is short; False if it is not.
 
-        A crew draws as many at once as it has processes.
+        Several processes draw one pair each.
         """
         session = self._open_session()
         if session is None or not session.settings.prompts:
@@ -76,33 +76,32 @@ class PairQueue:
                 raise Cancelled
             now = self.store.session(session.id).settings
             if not all(_fits(prompt, settings, now) for prompt, _ in draws):
-                raise Cancelled  # the artist has changed what to draw
+                raise Cancelled  # the artist has changed the settings
 
         try:
-            questions = follower.sample_pairs(
-                self.processes, denoiser, order, now_and_then(require_wanted)
-            )
+            with self.renderer.while_wanted(require_wanted):
+                questions = follower.sample_pairs(self.processes, denoiser, order)
+                drawn = [sampling.images(denoiser, chains) for chains in questions]
             require_wanted()
         except Cancelled:
             return True
-        for text, chains in zip(texts, questions, strict=True):
-            drawn = sampling.images(denoiser, chains)
+        for text, chains, pictures_drawn in zip(texts, questions, drawn, strict=True):
             pictures = [
                 self.renderer.write(
                     self.renderer.image(session, "pair", text, chain.seed, adapter_id),
                     picture,
                     chain,
                 )
-                for chain, picture in zip(chains, drawn, strict=True)
+                for chain, picture in zip(chains, pictures_drawn, strict=True)
             ]
             self.store.add_question(session.id, text, pictures, adapter_id)
         return True
 
     def keep_pairs_ready(self) -> None:
-        """Draw a pair if hardly any wait: an errand, whose failure is not that of the main work."""
+        """Top up the queue if it is nearly empty. Failures are logged, not raised."""
         session = self._open_session()
         if session is None or session.settings.base != self.renderer.base:
-            return  # the main work needs the model that is loaded
+            return  # the main work needs the loaded model
         try:
             self.add_pair(fewer_than=READY_PAIRS)
         except (StoreError, ProcessLost):
@@ -111,14 +110,14 @@ class PairQueue:
             log.warning("No pair was drawn: %s", self.status.sentence(error))
 
     def draw_tuned_preview(self) -> bool:
-        """Draw one of the fixed prompts with the current adapter; False when all are drawn."""
+        """Draw one of the fixed prompts with the current adapter; False if all are drawn."""
         session = self._open_session()
         if session is None or session.current_adapter_id is None:
             return False
         return self._draw_missing_preview(session, session.current_adapter_id)
 
     def draw_base_preview(self) -> bool:
-        """Draw one of the fixed prompts with the base model; False when all are drawn."""
+        """Draw one of the fixed prompts with the base model; False if all are drawn."""
         session = self._open_session()
         return session is not None and self._draw_missing_preview(session, None)
 
@@ -133,7 +132,7 @@ class PairQueue:
         return False
 
     def _draw_while_open(self, session: Session, wanted: Image) -> None:
-        """Draw a preview unless the worker ends or the session is deleted meanwhile."""
+        """Draw a preview; raises Cancelled if the worker ends or the session is deleted."""
 
         def require_wanted() -> None:
             if self.stopping.is_set() or not self.store.has_session(session.id):
@@ -148,14 +147,14 @@ class PairQueue:
 
 
 def nth_draw(settings: SessionSettings, number: int) -> tuple[str, int]:
-    """Prompt and seed of a session's pair: the prompts take turns, shuffled anew for each turn."""
+    """Prompt and seed of a session's pair: every turn goes through all prompts in a new order."""
     seed = settings.sampling.seed
-    turn, place = divmod(number, len(settings.prompts))
+    turn, index = divmod(number, len(settings.prompts))
     prompts = random.Random(f"{seed} turn {turn}").sample(settings.prompts, len(settings.prompts))
-    return prompts[place], random.Random(f"{seed} pair {number}").getrandbits(31)
+    return prompts[index], random.Random(f"{seed} pair {number}").getrandbits(31)
 
 
 def _fits(prompt: str, then: SessionSettings, now: SessionSettings) -> bool:
-    """Whether a pair that was begun under other settings is still what the artist wants."""
+    """Whether a pair that was begun with earlier settings is still wanted."""
     names = ("base", "sampling", "pictures")
     return prompt in now.prompts and all(getattr(then, n) == getattr(now, n) for n in names)

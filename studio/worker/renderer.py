@@ -1,7 +1,7 @@
-"""The model that is loaded, and the pictures that are drawn with it.
+"""The loaded model, and drawing with it.
 
-One base model is held at a time. An adapter is on it only while something is drawn with it, or
-while a round trains its own.
+At most one base model is loaded at a time. It has an adapter only while a picture is drawn with
+one, or while a round trains its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.lora.format import LoraFile
 from studio.lora.fuse import hash_with
+from studio.paths import expanded
 from studio.prompting import alternatives
 from studio.settings import StartLora
 from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_atomically
 from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
-from studio.worker.model_library import known
+from studio.worker.model_library import known_model
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import now_and_then
 
@@ -37,80 +38,90 @@ Base = tuple[str, StartLora | None]  # `SessionSettings.base`
 
 
 class Renderer:
-    """Draws for one store, and puts on its disk what was drawn."""
+    """Draws pictures and writes their files into the store."""
 
     def __init__(self, store: Store, device: str, status: StatusReporter) -> None:
         self.store = store
         self.device = device
-        self.preset = memory.PRESETS[0]  # what the settings are that the memory allows
-        self.base: Base = ("", None)  # what is loaded
+        self.preset = memory.PRESETS[0]  # the one that the free memory allows
+        self.base: Base = ("", None)  # of the loaded model
         self.denoiser: models.Denoiser | None = None
         self.before_unloading: Callable[[], None] = lambda: None
-        # Raises Cancelled when what is being drawn is not wanted any more: asked between two steps.
-        self.require_wanted: Callable[[], None] = sampling.always
+        # Raises Cancelled if the work at hand is no longer wanted: see `Denoiser`.
+        self.require_wanted: Callable[[], None] = models.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
 
     # --- the model -------------------------------------------------------------------------------
 
     def load(self, base: Base) -> models.Denoiser:
-        """The base model with the LoRA that the session starts from, loaded if it is not; what was
-        is let go of. A LoRA file that has changed since is another model."""
+        """Load a session's base model and starting LoRA, replacing whatever model is loaded.
+
+        Does nothing if both are loaded and the LoRA file has not changed.
+        """
         base_model, start = base
         stamp = _stamp(start)
         if self.denoiser is None or self.base != base or stamp not in (None, self._start_stamp):
             self.before_unloading()
             if self.denoiser is not None:
                 self.denoiser = None
-                gc.collect()  # a model is a web of references; its memory is needed now
+                gc.collect()  # a model has reference cycles, and its memory is needed now
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             self._status.report("starting", f"Loading {name}.")
             self.denoiser = models.load(base_model, self.device, start=start)
+            self.denoiser.require_wanted = self._check_wanted
             self.base, self._start_stamp = base, stamp
-            self.store.remember_model(known(base_model, self.denoiser.info))
+            self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 
     def model_of(self, session: Session) -> models.Denoiser:
-        """The base model of a session, if it is the one that the session was begun with."""
+        """Load the base model of a session.
+
+        Raises WorkerError if the model's file has changed since the session began with it.
+        """
         denoiser = self.load(session.settings.base)
-        expected, found = session.settings.model_hash, denoiser.info.weights_hash
+        expected, actual = session.settings.model_hash, denoiser.info.weights_hash
         if not expected:
             size_bytes, _ = models.stamp(denoiser.info.path)
             base_model = session.settings.base_model
-            self.store.remember_model_of(session.id, base_model, found, size_bytes)
-        elif found != expected:
+            self.store.remember_model_of(session.id, base_model, actual, size_bytes)
+        elif actual != expected:
             raise WorkerError(
-                f"{denoiser.info.name} is not the model any more that this session was begun with: "
-                "its file has changed. Open Model on the Prompt tab to say how to go on."
+                f"{denoiser.info.name} is no longer the model that this session began with: "
+                "its file has changed. Open Model on the Prompt tab to choose how to go on."
             )
         return denoiser
 
     def use_preset(self, preset: memory.Preset) -> None:
-        """Fit into the memory there is, and show by what settings."""
+        """Apply a memory preset, and show it beside the device."""
         assert self.denoiser is not None
         self.preset = preset
         self.denoiser.save_memory(preset.model_cpu_offload, preset.vae_tiling)
         self._status.show_device(f"{self.device}, settings for {preset.gb} GB")
 
     def give_memory_back(self) -> None:
-        """What larger work has used and does not need any more."""
+        """Free cached memory after larger work."""
         memory.give_back(torch.device(self.device))
 
     def require_base(self, session: Session, adapter: Adapter) -> models.Denoiser:
-        """The session's model, if it is the one that the adapter was made with."""
+        """Load the session's model. Raises WorkerError if the adapter was made with another."""
         denoiser = self.model_of(session)
         if adapter.base_hash != denoiser.base_hash:
             raise WorkerError(
                 "This adapter was made with another base model, or started from another LoRA, than "
-                "the session uses now. Choose that again to use it."
+                "the session uses now. Choose that one again to use the adapter."
             )
         return denoiser
 
+    def _check_wanted(self) -> None:
+        """The model's check, which is that of the work at hand."""
+        self.require_wanted()
+
     @contextlib.contextmanager
     def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
-        """Inside, what is drawn is given up as soon as `require_wanted` raises Cancelled."""
+        """Inside, the model stops as soon as `require_wanted` raises Cancelled."""
         before, self.require_wanted = self.require_wanted, now_and_then(require_wanted)
         try:
             yield
@@ -119,21 +130,21 @@ class Renderer:
 
     @contextlib.contextmanager
     def using(self, adapter_id: str | None, strength: float = 1.0) -> Iterator[models.Denoiser]:
-        """Inside, an adapter of the store is applied, or none, whatever is being trained."""
+        """Inside, the model has an adapter of the store, or none, instead of that in training."""
         assert self.denoiser is not None
         folder = None if adapter_id is None else self.whole_adapter(adapter_id)
         with self.denoiser.adapters.using(folder, strength):
             yield self.denoiser
 
     def read_adapter(self, adapter_id: str | None) -> models.ReadAdapter | None:
-        """An adapter of the store, to be told to other processes."""
+        """An adapter of the store, in the form that is sent to followers."""
         assert self.denoiser is not None
         if adapter_id is None:
             return None
         return self.denoiser.adapters.read(self.whole_adapter(adapter_id))
 
     def whole_adapter(self, adapter_id: str) -> Path:
-        """The folder of an adapter, which is what was learned, to the last bit."""
+        """The folder of an adapter. Raises WorkerError if its files are missing or damaged."""
         adapter = self.store.adapter(adapter_id)
         folder = self.store.adapter_path(adapter)
         try:
@@ -142,8 +153,8 @@ class Renderer:
         except (OSError, StoreDamaged) as error:
             raise WorkerError(
                 f"The files of the LoRA of round {adapter.number} are missing or damaged. Use "
-                "another round on the Train tab, or train again; `python launch.py doctor` looks "
-                "at all files."
+                "another round on the Train tab, or train again; `python launch.py doctor` checks "
+                "all files."
             ) from error
         return folder
 
@@ -158,7 +169,7 @@ class Renderer:
         adapter_id: str | None,
         strength: float = 1.0,
     ) -> Image:
-        """What a picture is, before it is drawn."""
+        """The row of a picture that is not drawn yet."""
         denoiser = self.model_of(session)
         texts = [self.expand(prompt, seed), session.settings.sampling.negative_prompt]
         return Image(
@@ -178,31 +189,32 @@ class Renderer:
     def image_with(
         self, session: Session, prompt: str, seed: int, lora: LoraFile, strength: float
     ) -> Image:
-        """What the base model draws with somebody's LoRA in it: another model, by its hash."""
+        """The row of a picture that the base model draws with a LoRA file: the LoRA is part of its
+        base_hash."""
         base = self.image(session, "compare", prompt, seed, None)
         return replace(base, base_hash=hash_with(base.base_hash, lora.sha256, strength))
 
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
-        """One of the fixed prompts."""
+        """The row of a fixed prompt's picture."""
         seed = preview_seed(session.settings.sampling.seed, prompt)
         return self.image(session, "preview", prompt, seed, adapter_id)
 
     def expand(self, prompt: str, seed: int) -> str:
-        """What a prompt that leaves something open says in the picture of this seed."""
+        """The prompt with its alternatives and wildcards chosen by the seed."""
         return alternatives.expand(prompt, seed, self.store.wildcards_path)
 
     def drawn_before(self, wanted: Image) -> Image | None:
-        found = self.store.find_image(wanted)
-        return found if found is not None and self.store.image_path(found).exists() else None
+        image = self.store.find_image(wanted)
+        return image if image is not None and self.store.image_path(image).exists() else None
 
     def draw(self, wanted: Image, with_lora: tuple[LoraFile, float] | None = None) -> Image:
-        """The picture `wanted` describes: drawn, unless there is one already.
+        """Draw the picture that `wanted` describes, unless it exists already.
 
-        with_lora: what `image_with` was asked for.
+        with_lora: the LoRA file and strength of `image_with`.
         """
-        found = self.drawn_before(wanted)
-        if found is not None:
-            return found
+        image = self.drawn_before(wanted)
+        if image is not None:
+            return image
         self._status.report("rendering", f"Drawing: {wanted.prompt}")
         assert self.denoiser is not None
         using = (
@@ -215,24 +227,17 @@ class Renderer:
         return self.store.add_image(self.write(wanted, picture))
 
     def picture(self, wanted: Image) -> PIL.Image.Image:
-        """What the network, as it is switched now, draws of `wanted`."""
+        """Draw `wanted` with the model in its present state."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(
-            self.denoiser,
-            [text],
-            [wanted.seed],
-            wanted.sampling,
-            require_wanted=self.require_wanted,
-        )
-        self.require_wanted()  # large pictures take long to decode, too
+        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
         [picture] = sampling.images(self.denoiser, chains)
         return picture
 
     def write(
         self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None
     ) -> Image:
-        """Put the files of an image on the disk; gives the row for the caller to add."""
+        """Write the files of an image; gives the row with their checksums for the caller to add."""
         master, display = self.store.image_path(image), self.store.display_path(image)
         write_atomically(master, lambda path: picture.save(path, "PNG"))
         if display != master:
@@ -240,22 +245,22 @@ class Renderer:
         image = replace(image, picture_sha256=sha256(master))
         if chain is None:
             return image
-        where = self.store.trajectory_path(image)
-        write_atomically(where, lambda path: trajectory.save(path, chain))
-        return replace(image, trajectory_sha256=sha256(where))
+        stored = self.store.trajectory_path(image)
+        write_atomically(stored, lambda path: trajectory.save(path, chain))
+        return replace(image, trajectory_sha256=sha256(stored))
 
 
 def _stamp(start: StartLora | None) -> tuple[int, int] | None:
-    """By which a file is known not to have changed; None where there is none."""
+    """Modification time and size of a LoRA file; None if there is none."""
     if start is None:
         return None
     try:
-        status = Path(start.path).expanduser().stat()
+        status = expanded(start.path).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
 
 
 def preview_seed(seed: int, prompt: str) -> int:
-    """The seed a fixed prompt is always drawn with, whatever stands beside it."""
+    """The seed of a fixed prompt, independent of the other prompts."""
     return random.Random(f"{seed} preview {prompt}").getrandbits(31)

@@ -1,4 +1,4 @@
-"""What the worker lets the artist know: what it is doing, and in a sentence what went wrong."""
+"""The worker's status for the artist: its present work, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("studio.worker")
 HEARTBEAT_S = 2.0
 
 
-# Errors whose message is a sentence for the artist already.
+# Errors whose message is already a sentence for the artist.
 SENTENCES = (
     ProcessLost,
     ExchangeError,
@@ -42,37 +42,37 @@ SENTENCES = (
 
 
 class StatusReporter:
-    """The worker's status as the pages show it."""
+    """Writes the worker's status, which the pages show, to the store."""
 
     def __init__(self, store: Store, device: str) -> None:
         self._store = store
-        self._saying = threading.Lock()
+        self._publishing = threading.Lock()
         self._status = WorkerStatus(os.getpid(), "starting", "Starting.", device, 0.0)
 
     def report(self, state: WorkerState, message: str) -> None:
-        """Let the artist know what is going on."""
+        """Publish a new state and message."""
         self._status = replace(self._status, state=state, message=message)
         self._publish()
 
     def show_device(self, words: str) -> None:
-        """What it works on; seen with what is said next."""
+        """Set the device's description; the next report publishes it."""
         self._status = replace(self._status, device=words)
 
     def beat(self, stopping: threading.Event) -> None:
-        """Say the same again until `stopping` is set: what is not said any more is not true."""
+        """Publish again and again until `stopping` is set; the pages distrust a stale status."""
         while not stopping.wait(HEARTBEAT_S):
             self._publish()
 
     def sentence(self, error: Exception) -> str:
-        """What the artist is told; the traceback goes to the log."""
+        """The error as a sentence for the artist; the traceback goes to the log."""
         if isinstance(error, SENTENCES):
             sentence = str(error)
         elif is_full(error):
             sentence = full_sentence(self._store.home)
         elif memory.has_run_out(error):
             sentence = (
-                "The device ran out of memory. Smaller pictures need less; so do other programs "
-                "that are closed."
+                "The device ran out of memory. Choose smaller pictures, or close other programs "
+                "that use the device."
             )
         else:
             where = logs.log_path(self._store.home, "worker")
@@ -80,12 +80,12 @@ class StatusReporter:
                 f"Something went wrong that should not have ({type(error).__name__}). "
                 f"The details are in {where}."
             )
-        if sentence != self._status.message:  # what goes wrong again and again is logged once
+        if sentence != self._status.message:  # log a repeated error only once
             log.error("%s", sentence, exc_info=error)
         return sentence
 
     def _publish(self) -> None:
-        with self._saying:  # so that an older status never follows a newer one
+        with self._publishing:  # so that an older status never overwrites a newer one
             try:
                 self._store.set_worker_status(replace(self._status, heartbeat_at_s=time.time()))
             except StoreError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from studio.bench import faults
-from studio.bench.faults import operations, trial
+from studio.bench.faults import disks, growth, operations, trial
 from studio.bench.faults.operations import Home, make_homes
 from studio.store import Store
 
@@ -34,7 +34,7 @@ def test_a_pick_is_killed_where_it_was_meant_to_be(homes, tmp_path):
     row = trial.Row("x")
     with trial.copy_of(homes["new"], tmp_path) as copy:
         done = trial.run(copy, "a pick", "unlink:signal=SIGKILL:when=1")
-        assert (done.status, done.said) == (-signal.SIGKILL, [])
+        assert (done.status, done.acknowledged) == (-signal.SIGKILL, [])
         trial.tally(row, "unlink 1", homes["new"], copy, done)
     assert row.is_clean, row.problems
     assert row.tried == 1
@@ -111,3 +111,60 @@ def test_the_golden_store_opens(homes, tmp_path):
         assert store.waiting_count(session.id) == 5
         assert store.rounds(session.id)[0].state == "queued"
         store.close()
+
+
+def reads_as_its_square(text: str) -> None:
+    for _ in text:
+        for _ in text:
+            pass
+
+
+def reads_nothing_unforeseen(text: str) -> None:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("read", "problem"),
+    [(reads_as_its_square, "for 4 times as much"), (reads_nothing_unforeseen, "ZeroDivision")],
+)
+def test_work_that_grows_as_its_square_is_noticed(read, problem):
+    row = trial.Row("x")
+    growth.tally(row, growth.Reader("x", read, ("a",), 10), "a", 10)
+    assert (row.tried, row.torn) == (1, 1)
+    assert problem in row.problems[0]
+
+
+def test_a_text_that_takes_too_long_is_noticed(monkeypatch):
+    monkeypatch.setattr(growth, "LIMIT_S", -1.0)
+    row = trial.Row("x")
+    growth.tally(row, growth.Reader("x", len, ("a",), 10), "a", 10)
+    assert (row.tried, row.torn, row.hung) == (1, 0, 1)
+
+
+def test_every_reader_of_texts_does_work_in_time_of_their_length(homes, tmp_path):
+    rows = list(growth.rows(homes, tmp_path, True, False, lambda fault: "ComfyUI" in fault))
+    assert [(row.tried, row.is_clean) for row in rows] == [(3, True)]
+
+
+def test_a_home_that_may_not_be_written_to_is_a_sentence(homes, tmp_path, monkeypatch):
+    def careless(home: Path) -> Iterator[str]:
+        (home / "new").write_text("x")
+        yield from ()
+
+    monkeypatch.setattr(disks, "SHORT", ("a pick", "an export"))
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents[:2]:  # of pytest, for one user alone
+        folder.chmod(0o755)
+    row = disks.read_only(trial.Row("x"), homes, tmp_path)
+    assert row.tried == 6
+    assert row.is_clean, row.problems
+    monkeypatch.setitem(operations.OPERATIONS, "a pick", careless)
+    row = disks.read_only(trial.Row("x"), homes, tmp_path)
+    assert "PermissionError" in row.problems[0]
+
+
+def test_a_worker_killed_in_an_export_makes_it_again(tmp_path):
+    rows = faults.rounds.rows({}, tmp_path, True, True, lambda fault: "export" in fault)
+    [row] = rows
+    assert row.tried == faults.rounds.QUICK_STOPS
+    assert row.is_clean, row.problems

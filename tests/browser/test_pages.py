@@ -66,7 +66,7 @@ def choices(store, session) -> dict[str, str]:
 def expect_saved(page: Page, store, session, picks: int) -> None:
     """The page shows so many picks, and then the store has them."""
     expect(page.locator(".prefer-counts")).to_have_text(re.compile(rf"^{picks} picks?$"))
-    page.wait_for_function("() => !studio.unsaved()")
+    page.wait_for_function("() => !document.querySelector('#prefer [data-unsaved]')")
     assert store.pick_counts(session.id).total == picks
 
 
@@ -282,8 +282,8 @@ def test_the_starter_pack_adds_a_prompt(open_page, store, labelling):
 @pytest.mark.parametrize(
     ("field_id", "value", "sentence"),
     [
-        ("steps", "1", "Steps must be between 2 and 150."),
-        ("guidance", "99", "Guidance must be between 1 and 30."),
+        ("steps", "0", "Steps must be between 1 and 150."),
+        ("guidance", "99", "Guidance must be between 0 and 30."),
         ("seed", "-1", "The seed must be a whole number"),
         ("seed", "", "“Seed” needs a value."),
         ("queue-target", "0", "Between 1 and 64 pairs"),
@@ -373,7 +373,7 @@ def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling
     expect(page.locator("#model-card")).to_contain_text(f"In use: {path}")
     expect(card).to_have_attribute("aria-pressed", "true")
     open_fold(page, "How pictures are made")
-    expect(page.locator("#clip-skip-place")).to_be_hidden()
+    expect(page.locator("#clip-skip-row")).to_be_hidden()
     page.get_by_role("button", name="832 × 1216").click()
     expect(page.get_by_label("Height")).to_have_value("1216")
     path.unlink()
@@ -823,7 +823,7 @@ def test_a_style_is_kept_used_and_deleted(open_page, store, labelling):
     assert "Poster" not in store.styles_path.read_text("utf-8")
     store.styles_path.write_text("nothing,of,this\n1,2,3\n")
     page.locator("#use-style").click()
-    expect(page.locator("#notice-area")).to_contain_text("styles.csv is not read")
+    expect(page.locator("#notice-area")).to_contain_text("styles.csv cannot be read")
 
 
 def test_picks_are_taken_in_and_opened(open_page, store, labelling):

@@ -166,5 +166,5 @@ def test_a_report_for_help_is_copied(browser, pages, open_page, store: Store, la
     page.get_by_role("button", name="Copy a report for help").click()
     expect(page.locator("#notice-area")).to_contain_text("Copied")
     copied = page.evaluate("navigator.clipboard.readText()")
-    assert "What went wrong last" in copied
+    assert "Last errors and warnings" in copied
     assert labelling.name not in copied

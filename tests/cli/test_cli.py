@@ -342,10 +342,10 @@ def test_loras_are_blended_and_resized(tmp_path):
     assert "keeps 70.7 % of its change" in resized.stdout
     assert "already" in sentence(typed("lora", "resize", out, "--rank", 1, "--out", out))
     edit = ["lora", "edit", out, "--out", tmp_path / "e.safetensors"]
-    assert "Say what is to be changed" in sentence(typed(*edit))
+    assert "Name at least one field" in sentence(typed(*edit))
     edited = typed(*edit, "--title", "Mine", "--trigger", "bluish")
     assert "modelspec.trigger_phrase: bluish" in edited.stdout
-    assert "A1111 shows a trigger from the .json" in edited.stdout
+    assert "A1111 shows the trigger of the .json" in edited.stdout
     stripped = typed("lora", "strip", edit[-1], "--out", tmp_path / "f.safetensors")
     assert stripped.returncode == 0, stripped.stderr
     assert "bluish" not in stripped.stdout

@@ -1,4 +1,4 @@
-"""The brake: figures worked by hand, and what each kind of collapse is called."""
+"""Collapse detection: figures worked by hand, and what each kind of collapse is called."""
 
 from __future__ import annotations
 

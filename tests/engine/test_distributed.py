@@ -75,7 +75,7 @@ def fail(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
         denoiser.predict_noise = None
     with pytest.raises(TrainingFailed if processes.is_main_process else TypeError) as failure:
         training.step()
-    said = "Another of the processes could not go on" in str(failure.value)
+    said = "Another of the worker's processes could not go on" in str(failure.value)
     return {"said": torch.tensor(said)}
 
 

@@ -1,5 +1,6 @@
 """Rollouts on a real, small Stable Diffusion folder."""
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from studio import models
 from studio.engine import sampling, trajectory
+from studio.engine.training import Training
 from studio.engine.trajectory import MixedSettingsError, PairBatch, Trajectory
 from studio.models import Denoiser
-from studio.settings import SamplingSettings
+from studio.settings import OBJECTIVES, SamplingSettings
 from tests.support.factories import OTHER_SAMPLING
 
 SETTINGS = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
@@ -117,7 +119,7 @@ def test_one_rule_says_which_pictures_may_share_a_round(name: str) -> None:
     if may:
         assert len(PairBatch.of(pairs)) == 2
     else:
-        with pytest.raises(MixedSettingsError, match="one kind only"):
+        with pytest.raises(MixedSettingsError, match="only one kind"):
             PairBatch.of(pairs)
 
 
@@ -140,3 +142,88 @@ def test_the_final_latent_alone_can_be_read_and_made_a_batch(
 def test_a_trajectory_needs_one_more_latent_than_steps() -> None:
     with pytest.raises(ValueError, match="3 steps"):
         Trajectory(torch.zeros(3, 4, 8, 8), torch.tensor([9, 5, 1]), "a", 0, SETTINGS, "hash")
+
+
+# --- few steps and no guidance, as Turbo and LCM models are drawn ---
+
+
+class Asked:
+    """Counts the latents that go through a network."""
+
+    def __init__(self, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.latents = 0
+        predict = denoiser.predict_noise
+
+        def counted(latents, *others):
+            self.latents += len(latents)
+            return predict(latents, *others)
+
+        monkeypatch.setattr(denoiser, "predict_noise", counted)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_without_guidance_the_network_is_asked_once_a_step(
+    denoiser: Denoiser, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, guidance: float
+) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = Asked(denoiser, monkeypatch)
+    settings = replace(SETTINGS, eta=0.0, guidance=guidance, negative_prompt="a dog")
+    (chain,) = sampling.sample(denoiser, ["a cat"], [3], settings)
+    assert asked.latents == SETTINGS.steps
+    expected = pipeline(
+        "a cat",
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        latents=chain.latents[:1],
+        output_type="latent",
+        eta=0.0,
+    ).images
+    torch.testing.assert_close(chain.latents[-1:], expected, rtol=1e-3, atol=1e-4)
+    asked.latents = 0
+    sampling.sample(denoiser, ["a cat"], [3], replace(settings, guidance=1.01))
+    assert asked.latents == 2 * SETTINGS.steps
+
+
+def test_a_single_step_goes_all_the_way(denoiser: Denoiser) -> None:
+    """From pure noise to what the network takes it for."""
+    settings = replace(SETTINGS, steps=1, eta=0.0, guidance=1.0)
+    (chain,) = sampling.sample(denoiser, ["a cat"], [3], settings)
+    assert chain.timesteps.tolist() == [999]
+    alpha_bar = denoiser.scheduler.alphas_cumprod[999]
+    text = denoiser.text.embed(["a cat"])
+    with torch.no_grad():
+        noise = denoiser.predict_noise(chain.latents[:1], torch.tensor([999]), text)
+    clean = (chain.latents[:1] - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+    last = denoiser.scheduler.final_alpha_cumprod
+    expected = last.sqrt() * clean + (1 - last).sqrt() * noise
+    torch.testing.assert_close(chain.latents[1:], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_pictures_of_a_single_step_are_not_alike(denoiser: Denoiser) -> None:
+    settings = replace(SETTINGS, steps=1, shared_noise=True)
+    ((left, right),) = sampling.sample_pairs(denoiser, ["a cat"], [5], settings)
+    assert not torch.equal(left.latents[0], right.latents[0])
+    apart = replace(settings, shared_noise=False)
+    ((left_apart, right_apart),) = sampling.sample_pairs(denoiser, ["a cat"], [5], apart)
+    assert torch.equal(left.latents, left_apart.latents)
+    assert torch.equal(right.latents, right_apart.latents)
+
+
+@pytest.mark.parametrize("objective", ["diffusion_dpo", "d3po_balanced", "d3po"])
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (1, 3.0), (4, 0.0)])
+def test_a_round_learns_from_pictures_of_few_steps_without_guidance(
+    denoiser: Denoiser, objective: str, steps: int, guidance: float
+) -> None:
+    drawn = replace(SETTINGS, steps=steps, guidance=guidance)
+    pairs = sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], drawn)
+    settings = replace(
+        OBJECTIVES[objective], updates_base=2, updates_per_pick=0.0, micro_batch_pairs=1, rank=2
+    )
+    try:
+        metrics = list(Training(denoiser, PairBatch.of(pairs), settings))
+        assert len(metrics) == 2
+        assert all(math.isfinite(one.loss) and one.grad_norm > 0 for one in metrics)
+    finally:
+        denoiser.adapters.remove()

@@ -26,7 +26,7 @@ from studio.lora import export
 from studio.lora import format as lora_format
 from studio.lora.export import check, export_lora, file_name
 from studio.lora.format import DIFFUSERS_HEADER, FORMATS, LoraError, from_peft
-from studio.lora.metadata import ExportInfo, tensors_sha256
+from studio.lora.metadata import ExportInfo, Serialised
 from studio.lora.names import kohya_name
 from studio.models.adapters import LAYERS
 
@@ -196,7 +196,7 @@ def corrupted(path: Path, change) -> Path:
     metadata = json.loads(data[8 : 8 + header_bytes])["__metadata__"]
     tensors = safetensors.torch.load(data)
     tensors = change(tensors, metadata) or tensors
-    metadata["modelspec.hash_sha256"] = f"0x{tensors_sha256(tensors)}"
+    metadata["modelspec.hash_sha256"] = f"0x{Serialised(tensors).sha256}"
     path.write_bytes(safetensors.torch.save(tensors, metadata))
     return path
 
@@ -279,11 +279,11 @@ def a_text_more(tensors, metadata):
         (no_alpha, "has alpha 4 instead of 2"),
         (exchanged_halves, "do not fit together"),
         (half_the_rank, "has other dimensions"),
-        (transposed_halves, "changes the model in another way"),
+        (transposed_halves, "has another effect"),
         (wrong_prefix, "its layers are not the adapter's"),
         (one_layer_lost, "its layers are not the adapter's"),
         (not_finite, "not numbers"),
-        (one_number_off, "changes the model in another way"),
+        (one_number_off, "has another effect"),
         (something_more, "is a DoRA"),
         (a_text_more, "something unexpected"),
     ],

@@ -258,6 +258,10 @@ def test_alpha_and_strength_are_honoured(sd1: Made, rank: int, alpha: float, str
         ({"lora_alpha": 8, "use_rslora": True}, 4.0),
         ({"lora_alpha": 8, "alpha_pattern": {"attn1.to_q": 2}}, 0.5),
         ({"lora_alpha": 8, "alpha_pattern": {"attn2.to_q": 2}}, 2.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"q": 2, "n1.to_q": 2, LAYER: 4}}, 1.0),
+        ({"alpha_pattern": {"to_q": 2, "attn1.to_q": 4}}, 0.5),  # the first that fits
+        ({"alpha_pattern": {}}, 1.0),
+        ({"alpha_pattern": None}, 1.0),
     ],
 )
 @pytest.mark.parametrize("form", ["header", "beside"])
@@ -288,8 +292,10 @@ def test_what_fits_nothing_is_counted_and_said(sd1: Made, tmp_path: Path) -> Non
     fused, _ = in_place(sd1, path)
     assert (fused.unet_layers, fused.text_layers, len(fused.strays)) == (1, 0, 3)
     assert fused.words == (
-        "1 layer of the image network, rank 2. 3 of its 4 parts fit nothing in this model and are "
-        "left out, such as bundle_emb.x.string_to_param."
+        "1 layer of the image network, rank 2. Its embeddings are not used: “x”. For their "
+        "words, save each embedding as a file in the folder embeddings beside the model. 3 of "
+        "its 4 parts fit nothing in this model and are left out, such as "
+        "bundle_emb.x.string_to_param."
     )
 
 
@@ -337,6 +343,11 @@ def test_a_file_that_cannot_be_used_gets_a_sentence(tensors, said, sd1: Made, tm
         ("[1]", "damaged"),
         ('{"unet.alpha_pattern": {"(a+)+$": 1}}', "damaged"),  # would be searched for ever
         ('{"unet.alpha_pattern": [[1]]}', "damaged"),
+        ('{"unet.alpha_pattern": ["to_q"]}', "damaged"),
+        ('{"unet.alpha_pattern": {"to_q": {}}}', "not numbers"),
+        ("[]", "damaged"),
+        ("null", "damaged"),
+        ("{}" * 2, "damaged"),
         ('{"unet.lora_alpha": "x"}', "not numbers"),
         ('{"unet.use_dora": true}', "is a DoRA"),
     ],
@@ -356,7 +367,7 @@ def test_other_files_get_a_sentence(sd1: Made, tmp_path: Path) -> None:
         (tmp_path / "x.pt", "is not a .safetensors file"),
         (tmp_path / "y.safetensors", "a Python pickle under another name"),
         (tmp_path / "none.safetensors", "is missing from"),
-        (tmp_path / ADAPTER_FILE, "adapter_config.json, which says how strong"),
+        (tmp_path / ADAPTER_FILE, "adapter_config.json, which holds the strength"),
         (sd1.file, "is not a LoRA"),
     ):
         with pytest.raises(ModelError, match=said):

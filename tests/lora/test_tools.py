@@ -6,12 +6,15 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,8 +29,11 @@ from studio.lora import tools
 from studio.lora.export import export_lora
 from studio.lora.format import LoraError, LowRank, Precision
 from studio.lora.format import read as read_lora
-from studio.lora.fuse import fuse
-from studio.lora.metadata import ExportInfo
+from studio.lora.fuse import fuse, layers
+from studio.lora.merge import merge
+from studio.lora.metadata import ExportInfo, Serialised
+from studio.lora.names import text_spellings
+from studio.lora.restate import NEEDED_TO_LOAD, WORDS, restate, thumbnail
 from studio.lora.tools import Lora
 from studio.models import Denoiser, ModelError
 from studio.runtime.logs import log_path
@@ -56,6 +62,15 @@ class Made:
                     parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
             export_lora(root, name, self.denoiser.adapters.state(), rank, alpha, info)
         self.denoiser.adapters.remove()
+
+    @property
+    def layers(self) -> tuple[str, dict, list[dict]]:
+        """As `merge` is told of the model."""
+        texts = [
+            {name: tuple(weight.shape) for name, weight in layers(encoder)}
+            for encoder in self.denoiser.text_encoders
+        ]
+        return self.family, self.denoiser.adapters.layer_shapes, texts
 
     def lora(self, name: str, form: str = "kohya") -> Path:
         return self.root / f"{name}{'' if form == 'kohya' else '-diffusers'}.safetensors"
@@ -138,14 +153,7 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
     made: Made, form: str, kind: str, tmp_path: Path
 ) -> None:
     model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
-    count = tools.merge(
-        tools.read(made.lora("two", form)),
-        0.5,
-        model,
-        made.family,
-        made.denoiser.adapters.layer_shapes,
-        out,
-    )
+    count = merge(tools.read(made.lora("two", form)), 0.5, model, *made.layers, out)
     assert count == len(tools.read(made.lora("two")).parts)
     merged = models.load(str(out), "cpu")
     base = models.load(str(model), "cpu")
@@ -159,12 +167,43 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         assert before.keys() == after.keys()
         assert len(changed) == count
     with pytest.raises(LoraError, match="already"):
-        tools.merge(tools.read(made.lora("two")), 1.0, model, "sd1", {}, out)
+        merge(tools.read(made.lora("two")), 1.0, model, *made.layers, out)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_merged_model_is_the_model_with_the_lora_in_all_its_layers(
+    made: Made, kind: str, tmp_path: Path
+) -> None:
+    """Convolutions and text encoders too, as `fuse` puts them into the loaded model."""
+    model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
+    base = models.load(str(model), "cpu")
+    named = {f"lora_unet_{name.replace('.', '_')}": w for name, w in layers(base.unet)}
+    count = len(base.text_encoders)
+    for number, encoder in enumerate(base.text_encoders, start=1):
+        for name, weight in layers(encoder):
+            if ".layers." in name:
+                named[next(text_spellings(name, number, count))] = weight
+    draw, tensors = torch.Generator().manual_seed(0), {}
+    for name, weight in named.items():
+        up = torch.randn((weight.shape[0], 2, *[1] * (weight.ndim - 2)), generator=draw)
+        down = torch.randn((2, *weight.shape[1:]), generator=draw)
+        tensors |= {f"{name}.lora_up.weight": up / 9, f"{name}.lora_down.weight": down / 9}
+    save_file(tensors, tmp_path / "all.safetensors")
+    lora = tools.read(tmp_path / "all.safetensors")
+    assert merge(lora, 0.5, model, *made.layers, out) == len(named) > 50
+    merged = models.load(str(out), "cpu")
+    fused = fuse(read_lora(tmp_path / "all.safetensors"), 0.5, base.unet, base.text_encoders)
+    assert (fused.unet_layers + fused.text_layers, fused.strays) == (len(named), ())
+    assert fused.text_layers >= 6 * count
+    parts = [(base.unet, merged.unet), *zip(base.text_encoders, merged.text_encoders, strict=True)]
+    for expected, found in parts:
+        for key, value in found.state_dict().items():
+            torch.testing.assert_close(value, expected.state_dict()[key], rtol=1e-3, atol=1e-3)
 
 
 def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: Path) -> None:
     one = tools.read(made.lora("one"))
-    with pytest.raises(LoraError, match="of one form"):
+    with pytest.raises(LoraError, match="of one format"):
         tools.blend([one, tools.read(made.lora("one", "diffusers"))], [1, 1])
     other = replace(one, metadata={"ss_base_model_version": "another"})
     with pytest.raises(LoraError, match="different kinds of model"):
@@ -174,13 +213,12 @@ def test_what_does_not_fit_is_said_and_nothing_is_written(made: Made, tmp_path: 
     with pytest.raises(LoraError, match="different models"):
         tools.blend([one, wider], [1, 1])
     out = tmp_path / "merged.safetensors"
-    layers = made.denoiser.adapters.layer_shapes
     text = replace(one, parts={"lora_te_text_model_x": module})
-    for wrong, said in ((wider, "another kind of model"), (text, "shortcuts of the UNet")):
+    for wrong, said in ((wider, "does not fit"), (text, "no layer lora_te_text_model_x")):
         with pytest.raises(LoraError, match=said):
-            tools.merge(wrong, 1.0, made.file, made.family, layers, out)
+            merge(wrong, 1.0, made.file, *made.layers, out)
     with pytest.raises(LoraError, match="too large"):
-        tools.merge(one, 1e39, made.file, made.family, layers, out)
+        merge(one, 1e39, made.file, *made.layers, out)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -333,7 +371,7 @@ def test_words_that_break_the_format_are_named_and_cleaned(
         lambda: models.load("starter", "cpu", start=StartLora(str(path))),
     ]
     for attempt in tries:
-        with pytest.raises(ModelError, match=r"what it says of itself .* breaks the format"):
+        with pytest.raises(ModelError, match=r"metadata breaks the format"):
             attempt()
     words = ["--title", "mine"] if action == "edit" else []
     home = tmp_path / "home"
@@ -389,10 +427,10 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     source = made.lora("one", form)
     # under its own name and with nothing changed it is the export, hashes and all
     again = tmp_path / "again" / source.name
-    assert tools.restate(source, again, {}) == said_by(again) == said_by(source)
+    assert restate(source, again, {}) == said_by(again) == said_by(source)
     words = {"title": "Täglich „blau“", "trigger_phrase": "bluish", "license": "CC0-1.0"}
     out = tmp_path / "other.safetensors"
-    said = tools.restate(source, out, words | {"description": ""})
+    said = restate(source, out, words | {"description": ""})
     assert said == said_by(out)
     assert body(out) == body(source)
     assert {key: said[f"modelspec.{key}"] for key in words} == words
@@ -407,17 +445,17 @@ def test_other_words_leave_the_tensors_as_they_are(made: Made, form: str, tmp_pa
     applied = weights(made.denoiser, out)
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
     with pytest.raises(LoraError, match="already"):
-        tools.restate(source, out, words)
+        restate(source, out, words)
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path: Path) -> None:
     source, out = made.lora("one", form), tmp_path / "bare.safetensors"
-    said = tools.restate(source, out, {}, strip=True)
+    said = restate(source, out, {}, strip=True)
     assert body(out) == body(source)
     assert said["modelspec.title"] == "bare"
     own = {"modelspec.title", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
-    assert said.keys() <= {*tools.NEEDED_TO_LOAD, *own, "ss_output_name"}
+    assert said.keys() <= {*NEEDED_TO_LOAD, *own, "ss_output_name"}
     assert "made here" not in json.dumps(said)  # the name of the model
     applied = weights(made.denoiser, out)  # alpha is not the rank: a header that is lost is seen
     assert all(torch.equal(applied[k], v) for k, v in weights(made.denoiser, source).items())
@@ -425,7 +463,7 @@ def test_a_stripped_file_says_only_what_loads_it(made: Made, form: str, tmp_path
 
 @given(
     st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
-    st.dictionaries(st.sampled_from(tools.WORDS), st.text(max_size=9)),
+    st.dictionaries(st.sampled_from(WORDS), st.text(max_size=9)),
     st.booleans(),
 )
 def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> None:
@@ -433,7 +471,7 @@ def test_whatever_is_said_the_tensors_are_the_same(metadata, words, strip) -> No
         source, out = Path(folder, "x.safetensors"), Path(folder, "y.safetensors")
         tensors = {"a.hada_w1_a": torch.arange(3.0), "b": torch.arange(5, dtype=torch.int8)}
         save_file(tensors, source, metadata)
-        said = tools.restate(source, out, words, strip=strip)
+        said = restate(source, out, words, strip=strip)
         assert body(out) == body(source)
         assert said_by(out) == said
         for key, value in words.items():
@@ -445,19 +483,128 @@ def test_what_cannot_be_restated_gets_a_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     out = tmp_path / "y.safetensors"
     with pytest.raises(LoraError, match="is not a LoRA"):
-        tools.restate(tmp_path / "x.safetensors", out, {})
+        restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.safetensors").write_bytes(b"<!doctype html>")
     with pytest.raises(ModelError, match="is a web page"):
-        tools.restate(tmp_path / "x.safetensors", out, {})
+        restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(LoraError, match="is no picture"):
-        tools.thumbnail(tmp_path / "x.png")
+        thumbnail(tmp_path / "x.png")
     assert not out.exists()
 
 
 def test_a_thumbnail_is_small(tmp_path: Path) -> None:
     PIL.Image.new("RGB", (900, 600), "teal").save(tmp_path / "x.png")
-    kind, _, data = tools.thumbnail(tmp_path / "x.png").partition(",")
+    kind, _, data = thumbnail(tmp_path / "x.png").partition(",")
     assert kind == "data:image/jpeg;base64"
     with PIL.Image.open(io.BytesIO(base64.b64decode(data))) as picture:
         assert picture.size == (256, 171)
+
+
+# --- files of very many layers ---
+
+
+def of_layers(count: int, path: Path, form: str = "kohya") -> Path:
+    """A LoRA of so many tiny layers, each with an alpha of its own."""
+    tensors, alphas = {}, {}
+    for number in range(count):
+        down, up = torch.full((1, 2), 1.0 + number), torch.ones(3, 1)
+        layer = f"down_blocks.{number}.attn"
+        if form == "kohya":
+            key = f"lora_unet_{layer.replace('.', '_')}"
+            tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+            tensors[f"{key}.alpha"] = torch.tensor(0.5)
+        else:
+            tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+            alphas[layer] = 0.5
+    said = {"lora_adapter_metadata": json.dumps({"unet.alpha_pattern": alphas})} if alphas else {}
+    save_file(tensors, path, said)
+    return path
+
+
+def lines_of(work: Callable[[], object]) -> int:
+    """How many lines of Python `work` runs, whoever wrote them."""
+    lines = 0
+
+    def count(frame: object, event: str, _: object) -> Callable[..., object]:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return lines
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+@pytest.mark.parametrize("command", ["blend", "resize"])
+def test_work_grows_no_faster_than_the_layers(form: str, command: str, tmp_path: Path) -> None:
+    def work(count: int) -> int:
+        path = of_layers(count, tmp_path / f"{form}-{count}.safetensors", form)
+        out = tmp_path / f"{command}-{form}-{count}.safetensors"
+
+        def run() -> None:
+            lora = tools.read(path)
+            made = tools.blend([lora, lora], [1, 1]) if command == "blend" else None
+            tools.write(out, made or tools.resize(lora, 1)[0])
+
+        return lines_of(run)
+
+    work(10)  # what is only done once
+    some, more = work(100), work(400)
+    assert more < 4.4 * some
+
+
+def test_a_file_is_serialised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that writing does with a tensor, this takes the longest."""
+    lora = tools.read(of_layers(20, tmp_path / "many.safetensors"))
+    tensors, serialise = [], safetensors.torch.save
+
+    def counted(given: dict[str, torch.Tensor], *others: object) -> bytes:
+        tensors.extend(given)
+        return serialise(given, *others)
+
+    monkeypatch.setattr(safetensors.torch, "save", counted)
+    tools.write(tmp_path / "again.safetensors", lora)
+    assert len(tensors) == 3 * 20
+
+
+@pytest.mark.parametrize("count", [3, 9000])  # the header ends before the old hash's window, or in
+def test_a_file_is_to_the_byte_as_the_library_writes_it(count: int) -> None:
+    tensors = {f"layer {number} “é”\n": torch.full((8,), float(number)) for number in range(count)}
+    tensors["large"] = torch.arange(300_000).float()
+    made, said = Serialised(tensors), {"ss_note": 'a "word" \\ – 猫\x1f\x7f'}
+    whole = save(tensors, said)
+    assert made.content(said) == whole
+    hashes = made.sd_scripts_hashes(said | {"modelspec.title": "x"})
+    assert hashes["sshs_legacy_hash"] == hashlib.sha256(whole[0x100000:0x110000]).hexdigest()[:8]
+    body = whole[8 + int.from_bytes(whole[:8], "little") :]
+    assert hashes["sshs_model_hash"] == made.sha256 == hashlib.sha256(body).hexdigest()
+
+
+def test_an_embedding_in_a_lora_is_named_where_its_word_would_be_lost(tmp_path: Path) -> None:
+    path = of_layers(1, tmp_path / "one.safetensors")
+    save_file(load_file(path) | {"bundle_emb.my-cat.string_to_param.*": torch.ones(2, 4)}, path)
+    with pytest.raises(LoraError, match="bundles the embedding “my-cat”"):
+        tools.read(path)
+
+
+def test_small_matrices_are_taken_apart_on_one_thread(tmp_path, monkeypatch) -> None:
+    threads, svd = [], torch.linalg.svd
+
+    def seen(*args: object) -> object:
+        threads.append(torch.get_num_threads())
+        return svd(*args)
+
+    monkeypatch.setattr(torch.linalg, "svd", seen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tools.resize(tools.read(of_layers(3, tmp_path / "many.safetensors")), 1)
+        assert threads == [1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.maths.objectives import chosen_only, clipped_dpo, dpo
+from studio.maths.objectives import clipped_dpo, dpo
 
 
 def of(*values: float) -> torch.Tensor:
@@ -46,13 +46,3 @@ def test_a_clipped_step_has_no_gradient() -> None:
     chosen = of(3.0).requires_grad_()
     clipped_dpo(chosen, of(0), beta=0.1, clip_range=0.1).sum().backward()
     assert chosen.grad.item() == 0.0
-
-
-def test_fine_tuning_is_the_squared_error_of_what_was_chosen() -> None:
-    # the policy's error 0.3, the reference's 0.5: gain (0.5 - 0.3) / 2 = 0.1, loss 0.3 - 0.5
-    chosen, rejected = of(0.1).requires_grad_(), of(0.7).requires_grad_()
-    loss = chosen_only(chosen, rejected)
-    assert loss.item() == pytest.approx(-0.2)
-    loss.sum().backward()
-    assert chosen.grad.item() == -2
-    assert rejected.grad is None

@@ -1,4 +1,4 @@
-"""The optimiser that has one scale for all parameters, held against Adam and against a turn."""
+"""ScalarAdam against Adam, and against a rotation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def moved(gradients: list[list[float]], lr: float = 0.1, scale: float = 1.0) -> 
 def test_of_a_single_number_it_is_adam() -> None:
     mine = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     adams = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    optimisers = ScalarAdam([mine], lr=0.1), torch.optim.Adam([adams], lr=0.1, eps=0.0)
+    optimizers = ScalarAdam([mine], lr=0.1), torch.optim.Adam([adams], lr=0.1, eps=0.0)
     for gradient in (3.0, -1.0, 0.25, 8.0, -2.0):
-        for parameter, optimizer in zip((mine, adams), optimisers, strict=True):
+        for parameter, optimizer in zip((mine, adams), optimizers, strict=True):
             parameter.grad = torch.full((1,), gradient, dtype=torch.float64)
             optimizer.step()
         torch.testing.assert_close(mine, adams)

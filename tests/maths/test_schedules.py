@@ -80,8 +80,8 @@ def test_a_step_of_a_flow_by_hand() -> None:
     assert step.s.item() == pytest.approx(0.25)
     mean = schedules.mean_of(*hats, step).item()
     assert mean == pytest.approx(0.5 * 1.4 + math.sqrt(3) / 4 * 0.9)
-    gathered = schedules.step_mean(one, hats[1], step).item()
-    assert gathered == pytest.approx(mean)
+    mean_of_noise = schedules.step_mean(one, hats[1], step).item()
+    assert mean_of_noise == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow_prediction", "sample"])

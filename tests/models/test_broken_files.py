@@ -65,7 +65,7 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 # What a .safetensors file turns out to hold, and what the artist is told.
 CONTENTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
-    "a byte": (b"\x01", "only a part of one"),
+    "a byte": (b"\x01", "only part of one"),
     "text": (b"buy milk, and bread\n" * 9, "is a text"),
     "web page": (b"<!DOCTYPE html><html>404</html>", "is a web page"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs"),
@@ -73,8 +73,8 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "pickle": (pickle.dumps(Trap()), "a Python pickle under another name"),
     "torch file": (b"PK\x03\x04" + b"\0" * 100, "a PyTorch file under another name"),
     "gguf": (b"GGUF\x03\0\0\0" + b"\0" * 100, "a GGUF file"),
-    "header too long": (with_header({}, length=2**62), "only a part of one"),
-    "header longer than file": (with_header({}, length=1000), "only a part of one"),
+    "header too long": (with_header({}, length=2**62), "only part of one"),
+    "header longer than file": (with_header({}, length=1000), "only part of one"),
     "header is no json": (struct.pack("<Q", 4) + b"{{{{", "header of .* is damaged"),
     "header is a list": (with_header([1, 2]), "header of .* is damaged"),
     "deep header": (struct.pack("<Q", 200_000) + b"[" * 200_000, "header of .* is damaged"),
@@ -88,7 +88,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
         "header of .* is damaged",
     ),
     "negative offsets": (with_header({"a": entry([2], -8, 0)}), "header of .* is damaged"),
-    "unknown numbers": (with_header({"a": entry([2], 0, 8, "Q4")}, b"\0" * 8), "not known"),
+    "unknown numbers": (with_header({"a": entry([2], 0, 8, "Q4")}, b"\0" * 8), "unsupported type"),
     "numbers of no type": (
         with_header({"a": entry([2], 0, 8, ["F32"])}),
         "header of .* is damaged",
@@ -117,8 +117,8 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "lora": (keyed("lora_unet_down_blocks_0.lora_down.weight"), "is a LoRA"),
     "loha": (keyed("lora_unet_down_blocks_0.hada_w1_a"), "is a LoRA"),
     "textual inversion": (keyed("emb_params"), "is a textual inversion"),
-    "vae": (keyed("first_stage_model.decoder.conv_in.weight"), "a VAE alone"),
-    "unet": (keyed("input_blocks.0.0.weight"), "the UNet alone"),
+    "vae": (keyed("first_stage_model.decoder.conv_in.weight"), "only a VAE"),
+    "unet": (keyed("input_blocks.0.0.weight"), "only the UNet"),
     "something else": (keyed("fc.weight"), "does not hold a Stable Diffusion model"),
     "controlnet": (keyed("control_model.time_embed.0.weight"), "a ControlNet"),
     "sd3": (keyed("model.diffusion_model.joint_blocks.0.x"), "a Stable Diffusion 3 model"),
@@ -238,7 +238,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "ckpt": (ckpt, "convert it to .safetensors"),
     "weights missing": (
         checkpoint(lambda tensors: tensors.pop("first_stage_model.decoder.conv_in.bias")),
-        "is not whole: the weights of",
+        "is incomplete: the weights of",
     ),
     "text encoder missing": (
         checkpoint(
@@ -263,7 +263,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         configuration("scheduler/scheduler_config.json", prediction_type="flow"),
         "predicts flow",
     ),
-    "folder weights missing": (folder(lambda root: (root / UNET).unlink()), "not whole"),
+    "folder weights missing": (folder(lambda root: (root / UNET).unlink()), "incomplete"),
     "folder weights empty": (
         folder(lambda root: (root / UNET).write_bytes(b"")),
         "diffusion_pytorch_model.safetensors is empty",
@@ -277,8 +277,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shards absolute": (folder(shards("/etc/passwd")), "outside of its folder"),
     "shards empty": (folder(shards("zero.safetensors")), "zero.safetensors is empty"),
     "shards missing": (folder(shards("gone.safetensors")), "gone.safetensors is missing"),
-    "program of its own": (folder(custom_code), "Such programs are not run"),
-    "part of its own": (folder(custom_part), "not whole"),
+    "program of its own": (folder(custom_code), "such programs are not run"),
+    "part of its own": (folder(custom_part), "incomplete"),
     "inpainting": (configuration("unet/config.json", in_channels=9), "an inpainting model"),
     "refiner": (
         configuration("model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline"),
@@ -289,7 +289,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         "a Stable Diffusion 3 model",
     ),
     "flux": (configuration("model_index.json", _class_name="FluxPipeline"), "a FLUX model"),
-    "unknown": (configuration("model_index.json", _class_name="Other"), "not known here"),
+    "unknown": (configuration("model_index.json", _class_name="Other"), "not supported"),
 }
 
 
@@ -414,7 +414,7 @@ def test_a_header_longer_than_real_ones_is_not_read(tmp_path: Path) -> None:
         if taken:
             assert list(weights.read_header(path).tensors) == ["a"]
         else:
-            with pytest.raises(ModelError, match="far too much about itself"):
+            with pytest.raises(ModelError, match="far too long"):
                 weights.read_header(path)
 
 

@@ -244,7 +244,7 @@ def test_a_last_timestep_without_signal_is_no_division_by_nothing(sd2_file, tmp_
 def test_weights_that_do_not_fit_are_a_sentence(sd2_file, tmp_path) -> None:
     key = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
     path = changed(sd2_file, tmp_path / "odd.safetensors", {key: torch.zeros(3, 3)})
-    with pytest.raises(ModelError, match="do not fit together as those of Stable Diffusion 2"):
+    with pytest.raises(ModelError, match="do not fit together like those of Stable Diffusion 2"):
         models.load(path, "cpu")
 
 

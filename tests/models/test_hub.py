@@ -46,18 +46,18 @@ def here(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def fetch(inspect=lambda folder: None) -> tuple[Path, list[tuple[int, int]]]:
-    told: list[tuple[int, int]] = []
-    return hub.download(REPO, lambda done, total: told.append((done, total)), inspect), told
+    progress: list[tuple[int, int]] = []
+    return hub.download(REPO, lambda done, total: progress.append((done, total)), inspect), progress
 
 
 def test_a_model_comes_with_progress_and_draws_as_its_folder_does(
     here: Hub, tiny_model: Path, tmp_path: Path
 ) -> None:
     seen = []
-    folder, told = fetch(lambda folder: seen.append(here.fetched()))
+    folder, progress = fetch(lambda folder: seen.append(here.fetched()))
     assert folder == tmp_path / "cache" / "models--someone--tiny-model" / "snapshots" / COMMIT
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] > 0
+    assert progress == sorted(progress)
+    assert progress[-1][0] == progress[-1][1] > 0
     # configurations first, looked at before any weights; no pickle, program or second copy at all
     assert not any(name.endswith(".safetensors") for name in seen[0])
     fetched = here.fetched()
@@ -102,7 +102,7 @@ def test_what_came_whole_is_kept_when_it_is_left(here: Hub) -> None:
 
     with pytest.raises(Left):
         hub.download(REPO, leave, lambda folder: None)
-    with pytest.raises(ModelError, match="has not come whole"):
+    with pytest.raises(ModelError, match="is incomplete"):
         models.inspect(REPO)
     before = set(here.fetched()) - {UNET}
     here.asked.clear()
@@ -149,20 +149,20 @@ def test_what_killed_downloads_left_is_swept_away(here: Hub, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda hub: setattr(hub, "gated", True), "agreed to its terms"),
+        (lambda hub: setattr(hub, "gated", True), "agree to the terms"),
         (lambda hub: setattr(hub, "status", 401), "There is no model someone/tiny-model"),
-        (lambda hub: setattr(hub, "status", 403), r"refused \(403\)"),
+        (lambda hub: setattr(hub, "status", 403), r"refused the request \(403\)"),
         (lambda hub: setattr(hub, "status", 404), "There is no model someone/tiny-model"),
-        (lambda hub: setattr(hub, "status", 500), r"in trouble \(500\)"),
-        (lambda hub: (hub.folder / UNET).unlink(), "holds its unet in files that can hide"),
-        (lambda hub: (hub.folder / "model_index.json").unlink(), "no diffusers model"),
+        (lambda hub: setattr(hub, "status", 500), r"has a problem \(500\)"),
+        (lambda hub: (hub.folder / UNET).unlink(), "no .safetensors file of its unet"),
+        (lambda hub: (hub.folder / "model_index.json").unlink(), "not a diffusers model"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(here: Hub, change, words: str) -> None:
     change(here)
     with pytest.raises(ModelError, match=words):
         fetch()
-    with pytest.raises(ModelError, match=r"is not on this computer yet|has not come whole"):
+    with pytest.raises(ModelError, match=r"is not on this computer yet|is incomplete"):
         models.load(REPO, "cpu")
 
 
@@ -221,7 +221,7 @@ def test_the_worker_downloads_beside_its_other_work(
     while worker.work():
         pass
     assert store.waiting_count(session.id) == 2  # drawn meanwhile, whichever was done first
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     done = store.job(job.id)
     assert (done.state, done.progress) == ("done", 1.0)
     assert done.result["base_model"] == REPO
@@ -239,19 +239,19 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
     store.update_job(job.id, state="running")
     here.status = 500
     worker = Worker(store, "cpu")
-    worker.downloads.look()
-    worker.downloads._thread.join()
+    worker.downloads.poll()
+    worker.downloads.wait()
     assert store.job(job.id).state == "failed"
-    assert "in trouble (500)" in store.job(job.id).message
+    assert "has a problem (500)" in store.job(job.id).message
     here.status = 200
     left = store.add_job(session.id, "download", {"repo": REPO})
     store.cancel_job(left.id)
-    worker.downloads.look()
-    assert not worker.downloads._thread.is_alive()
+    worker.downloads.poll()
+    assert not worker.downloads.is_running
     stopped = store.add_job(session.id, "download", {"repo": REPO})
     worker.stopping.set()
-    worker.downloads.look()
-    worker.downloads._thread.join()
+    worker.downloads.poll()
+    worker.downloads.wait()
     assert store.job(stopped.id).state == "running"  # for the worker after this one
 
 
@@ -265,5 +265,5 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
 )
 def test_what_the_environment_says_wrongly_of_the_network_is_named(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ModelError, match=f"environment says in .*{name}"):
+    with pytest.raises(ModelError, match=f"environment variables: .*{name}"):
         hub.download("nobody/x", lambda *_: None, lambda _: None)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from studio.pictures import infotext
-from studio.pictures.files import png_with_text, text_of_png
+from studio.pictures.files import parameters_of, png_with_text
 from studio.pictures.infotext import Parameters, ParametersError, lora_name, read, write
 
 # As A1111 1.10 wrote it, shortened: line breaks in both prompts, a value with commas and colons.
@@ -46,8 +46,7 @@ def test_what_a1111_wrote_is_read():
         eta=0.3,
         model="v1-5-pruned",
         model_hash="6ce0161689",
-        lora="add_detail",
-        strength=0.65,
+        loras=(("add_detail", 0.65), ("other", 1.0)),
         clip_skip=2,
         more={
             "VAE": "vae-ft.pt",
@@ -57,6 +56,21 @@ def test_what_a1111_wrote_is_read():
             "Version": "v1.10.1",
         },
     )
+
+
+@pytest.mark.parametrize(
+    ("tag", "lora"),
+    [
+        ("<lora:ink>", ("ink", 1.0)),
+        ("<lora:ink:0.5:0.7>", ("ink", 0.5)),
+        ("<lora:ink:-1:lbw=OUTD>", ("ink", -1.0)),
+        ("<lyco:ink:.5.>", ("ink", 1.0)),
+        ("<hypernet:ink:2>", ("ink", 2.0)),
+    ],
+)
+def test_every_tag_of_a_lora_is_read(tag, lora):
+    found = read(f"a cat {tag}\nSteps: 3, Seed: 4, Size: 64x64")
+    assert (found.prompt, found.loras) == ("a cat", (lora,))
 
 
 def test_a_prompt_alone_is_read_when_it_says_that_it_is_one():
@@ -109,10 +123,14 @@ MADE = st.builds(
 )
 
 
-@given(MADE, st.none() | st.tuples(WORDS.map(lora_name), st.integers(0, 40).map(lambda n: n / 20)))
-def test_what_is_written_is_read_back(made, lora):
-    if lora is not None:
-        made = Parameters(**vars(made) | {"lora": lora[0], "strength": lora[1]})
+LORAS = st.lists(
+    st.tuples(WORDS.map(lora_name), st.integers(-40, 40).map(lambda n: n / 20)), max_size=3
+)
+
+
+@given(MADE, LORAS.map(tuple))
+def test_what_is_written_is_read_back(made, loras):
+    made = replace(made, loras=loras)
     assert read(write(made)) == made
 
 
@@ -142,10 +160,13 @@ def path(tmp_path):
     return tmp_path / "picture.png"
 
 
-@pytest.mark.parametrize("text", ["a cat\nSteps: 1", "naïve café", "猫 ☕ 🐈"])
+@pytest.mark.parametrize(
+    "text", ["a cat\nSteps: 1, Seed: 2, CFG scale: 0", "naïve café", "猫 ☕ 🐈"]
+)
 def test_a_picture_carries_its_text_and_keeps_its_pixels(path, text):
     data = png_with_text(path, text)
-    assert text_of_png(data) == text
+    if text.startswith("a cat"):
+        assert parameters_of(data) == read(text)
     with Image.open(io.BytesIO(data)) as after, Image.open(path) as before:
         assert after.tobytes() == before.tobytes()
         assert after.text["parameters"] == text
@@ -165,32 +186,30 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 def test_a_bomb_is_refused_before_it_is_unpacked(width, height):
     said = chunk(b"tEXt", b"parameters\x00" + FROM_A1111.encode())
     with pytest.raises(ParametersError, match="too large to be opened safely"):
-        text_of_png(png(width, height, said, chunk(b"IDAT", zlib.compress(b""))))
+        parameters_of(png(width, height, said, chunk(b"IDAT", zlib.compress(b""))))
 
 
 def test_a_bomb_of_text_is_refused():
     packed = zlib.compress(b"a" * 50_000_000)
     data = png(8, 8, chunk(b"zTXt", b"parameters\x00\x00" + packed), chunk(b"IDAT", b""))
     with pytest.raises(ParametersError):
-        text_of_png(data)
+        parameters_of(data)
 
 
 def test_a_picture_without_settings_and_what_is_no_picture_are_sentences(path):
     with pytest.raises(ParametersError, match="does not say how"):
-        text_of_png(path.read_bytes())
-    jpeg = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(jpeg, "JPEG")
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("parameters", "a cat")
-    for data in (b"", b"hello", jpeg.getvalue(), path.read_bytes()[:20]):
-        with pytest.raises(ParametersError, match="not a PNG"):
-            text_of_png(data)
+        parameters_of(path.read_bytes())
+    gif = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(gif, "GIF")
+    for data in (b"", b"hello", gif.getvalue(), path.read_bytes()[:20]):
+        with pytest.raises(ParametersError, match="not a PNG, JPEG or WebP"):
+            parameters_of(data)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_harm(data):
     with pytest.raises(ParametersError):
-        text_of_png(b"\x89PNG\r\n\x1a\n" + data)
+        parameters_of(b"\x89PNG\r\n\x1a\n" + data)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from studio.prompting.styles import Style, parse, styled, written
 from studio.settings import SessionSettings, SettingsError
-from studio.ui.tabs.prompt import with_style
+from studio.ui.tabs.prompt.styles import with_style
 
 # As A1111 writes it: a mark at the start, a group's name, quoted words, a column nobody filled in.
 OTHERS = (
@@ -41,7 +41,7 @@ def test_what_is_written_is_read_again(found):
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", 'name,prompt\nx,"never closed\n'])
 def test_another_file_is_a_sentence(text):
-    with pytest.raises(SettingsError, match=r"styles\.csv is not read"):
+    with pytest.raises(SettingsError, match=r"styles\.csv cannot be read"):
         parse(text)
 
 

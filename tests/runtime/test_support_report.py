@@ -39,7 +39,7 @@ def test_what_went_wrong_without_what_is_private(store, home, log):
     log.info("my secret prompt")
     logging.getLogger("transformers").warning("my secret prompt was cut")
     go_wrong(log)
-    log.warning("The worker ended (-9); it is started again in 1.0 s.")
+    log.warning("The worker ended (-9); it restarts in 1.0 s.")
     said = report(home, "cpu")
     assert f"D3PO Studio {__version__}" in said
     assert "Device: cpu" in said
@@ -61,7 +61,7 @@ def test_only_the_last_events(store, home, log):
 
 
 def test_nothing_went_wrong_and_nothing_is_there(home):
-    assert "nothing that was logged" in report(home)
+    assert "none in the logs" in report(home)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def page(whole) -> Page:
 def shown(page: Page, store: Store) -> str:
     """All that the page shows of a store; the page says of no part of it that it went wrong."""
     page.store = store
-    answer = page._changed("", {})
+    answer = page.changed("", {})
     said = answer.get(page.notice)
     assert said is None or not said["text"], said
     return repr(list(answer.values()))
@@ -234,7 +234,7 @@ def test_the_archive_that_locked_the_artist_out(whole, page, tmp_path, capsys):
         assert len(other.picked_pairs(made.id)) == len(store.picked_pairs(session.id))
         assert other.exports(made.id) == []
     assert main(["doctor", "--home", str(tmp_path / "home")]) == 0
-    assert "mended: 1" in capsys.readouterr().out
+    assert "repaired: 1" in capsys.readouterr().out
     with contextlib.closing(Store.open(tmp_path / "home")) as other:
         [export] = other.exports(made.id)
         assert export.checks == {}

@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.engine import sampling, trajectory
+from studio.engine import training as training_module
 from studio.files import ADAPTER_FILE
 from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
+from studio.models import denoiser as denoiser_module
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Session, Store, StoreError, StoreFull
 from studio.worker import wanted as wanted_module
@@ -31,6 +33,7 @@ from studio.worker.jobs import same_picture
 from studio.worker.loop import Worker
 from studio.worker.pair_queue import nth_draw
 from studio.worker.renderer import preview_seed
+from studio.worker.wanted import Cancelled
 from tests.support.factories import discard
 
 PROMPTS = ("a cat", "a dog", "a fish")
@@ -446,7 +449,7 @@ class TestRounds:
     def test_weights_that_are_no_numbers_never_become_an_adapter(
         self, store, session, worker, monkeypatch
     ):
-        """As an optimiser leaves them whose last update overflows: no loss shows it any more."""
+        """Weights after a last update that overflows, which no later loss shows."""
         step = ScalarAdam.step
 
         def overflows(optimizer, *arguments, **options):
@@ -555,7 +558,7 @@ def on_starter(store: Store) -> Session:
     return session
 
 
-class TestBrake:
+class TestCollapse:
     def test_a_ruined_adapter_is_not_used_and_a_gentle_one_is(self, store, on_starter):
         """A learning rate a hundred times too large, and no reach that would hold it; the round
         after it is as it should be."""
@@ -602,13 +605,13 @@ class TestBrake:
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker.rounds._draw_reference_images
+        expand = worker.renderer.expand  # called for each picture that judges the round
 
         def ended(*arguments):
             worker.stopping.set()
-            return look(*arguments)
+            return expand(*arguments)
 
-        monkeypatch.setattr(worker.rounds, "_draw_reference_images", ended)
+        monkeypatch.setattr(worker.renderer, "expand", ended)
         work_until(worker, worker.stopping.is_set)
         worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"
@@ -954,9 +957,9 @@ def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
     )
     finish_all(worker)
     pairs = store.waiting_pairs(session.id, 10)
-    told = {pair.prompt: pair.left.companions for pair in pairs}
-    assert told["a cat"] == {}
-    assert told[prompts[1]]["TI hashes"].startswith("mine: ")
+    companions = {pair.prompt: pair.left.companions for pair in pairs}
+    assert companions["a cat"] == {}
+    assert companions[prompts[1]]["TI hashes"].startswith("mine: ")
     pick_all(store, session)
     save_file({"emb_params": torch.zeros(2, 16)}, folder / "mine.safetensors")
     round_ = store.request_round(session.id)
@@ -996,7 +999,7 @@ def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
     """Grows by one with each denoising step; the store is looked at before each of them."""
-    monkeypatch.setattr(wanted_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
     done: list[int] = []
     predict = Denoiser.predict_guided_noise
 
@@ -1054,3 +1057,102 @@ def test_a_cancelled_job_is_left_between_two_steps(worker, store, session, monke
     assert worker.jobs.run_next()
     assert len(steps) <= 4
     assert store.job(job.id).state == "cancelled"
+
+
+@pytest.mark.usefixtures("picked")
+class TestRoundsThatAreLeft:
+    """A round is left in the middle of whatever it does, and ends as if it had not been."""
+
+    @pytest.fixture
+    def expected(self, store, session, home) -> bytes:
+        """The adapter of a round that nobody disturbs."""
+        copy = Path(f"{home}-copy")
+        store.close()
+        shutil.copytree(home, copy)
+        other = Store.open(copy)
+        other.request_round(session.id)
+        finish_all(Worker(other, "cpu"))
+        adapter = adapter_bytes(other, session)
+        other.close()
+        return adapter
+
+    @pytest.mark.parametrize(
+        ("module", "name"),
+        [
+            (training_module, "velocity_shift"),
+            (training_module, "held_out_agreement"),
+            (training_module.optimizers, "step"),
+            (sampling, "sample"),
+            (sampling, "images"),
+        ],
+        ids=["measuring", "held-out picks", "an update", "judging", "decoding"],
+    )
+    def test_it_is_left_between_two_blocks_and_taken_up_again(
+        self, store, session, worker, monkeypatch, expected, module, name
+    ):
+        monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
+        round_ = store.request_round(session.id)
+        work, passes = getattr(module, name), []
+
+        def disturbed(*args, **kwargs):
+            if worker.rounds.active is not None and not passes:
+                passes.append("begun")
+                worker.stopping.set()
+                block = worker.renderer.denoiser.unet.down_blocks[0]
+                block.register_forward_hook(lambda *_: passes.append("a block"))
+            return work(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, disturbed)
+            work_until(worker, lambda: bool(passes))
+            worker.rounds.put_down()  # as the worker does when it ends
+        assert passes == ["begun"]
+        assert store.round(round_.id).state == "queued"
+        assert not store.adapters(session.id)
+        worker.stopping.clear()
+        finish_all(worker)
+        assert store.round(round_.id).state == "done"
+        assert adapter_bytes(store, session) == expected
+
+    def test_stopped_while_it_is_measured_it_leaves_no_adapter(
+        self, store, session, worker, monkeypatch
+    ):
+        monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
+        round_ = store.request_round(session.id)
+        measure = training_module.velocity_shift
+
+        def stopped(*args):
+            store.stop_round(round_.id)
+            return measure(*args)
+
+        monkeypatch.setattr(training_module, "velocity_shift", stopped)
+        finish_all(worker)
+        assert store.round(round_.id).state == "stopped"
+        assert not store.adapters(session.id)
+        assert worker.rounds.active is None
+
+
+def test_a_large_picture_is_decoded_in_tiles_and_left_between_two_of_them(
+    worker, store, session, monkeypatch
+):
+    monkeypatch.setattr(denoiser_module, "MOST_UNTILED_PX", 128 * 128)
+    denoiser = worker.renderer.model_of(session)
+    denoiser.vae.tile_latent_min_size, denoiser.vae.tile_sample_min_size = 8, 64
+    tiles = []
+    denoiser.vae.decoder.register_forward_hook(lambda *_: tiles.append(1))
+    small, large = torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 24, 16)
+    assert denoiser.decode(small)[0].size == (128, 128)
+    assert len(tiles) == 1
+    tiles.clear()
+    assert denoiser.decode(large)[0].size == (128, 192)
+    assert len(tiles) > 4
+    tiles.clear()
+
+    def require_wanted() -> None:
+        if len(tiles) == 2:
+            raise Cancelled
+
+    monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
+    with worker.renderer.while_wanted(require_wanted), pytest.raises(Cancelled):
+        denoiser.decode(large)
+    assert len(tiles) == 2

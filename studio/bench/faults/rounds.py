@@ -1,4 +1,4 @@
-"""The real worker, killed while it learns: the round that goes on ends in the same adapter."""
+"""The real worker, killed while it trains or exports: it must end in the same files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studio.bench.faults.operations import Home, things
 from studio.bench.faults.trial import Row
 from studio.files import ADAPTER_FILE, sha256
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
-from studio.store import Store
+from studio.store import Store, examine_files
 from studio.worker import rounds as training_rounds
 from studio.worker.__main__ import main as work
 from studio.worker.loop import Worker
@@ -24,57 +24,76 @@ from studio.worker.pair_queue import READY_PAIRS
 
 QUICK_STOPS, STOPS = 2, 100
 LIMIT_S = 600.0
-SAVED_EVERY_S = 0.2  # as a round of minutes has many moments to go on from, one of seconds has too
+SAVED_EVERY_S = 0.2  # so that a round of seconds has as many checkpoints as one of minutes
 
 
 def rows(
     homes: dict[str, Home],
-    place: Path,
+    folder: Path,
     quick: bool,
     with_strace: bool,
     wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
-    row = Row("the worker killed in a round that goes on")
-    if not wanted(row.fault):
-        return
     usual = training_rounds.SLICE_S, training_rounds.CHECKPOINT_S
-    # In the workers that are forked from here.
+    # applies to the workers that are forked from here
     training_rounds.SLICE_S = training_rounds.CHECKPOINT_S = SAVED_EVERY_S
+    stops = QUICK_STOPS if quick else STOPS
     try:
-        home, session_id = _prepare(place)
-        started_s = time.monotonic()
-        expected = _learned(home, place / "whole", session_id)
-        whole_s = time.monotonic() - started_s
-        dice = random.Random(0)
-        for number in range(QUICK_STOPS if quick else STOPS):
-            after_s = dice.uniform(0, whole_s)
-            try:
-                found = _learned(home, place / "stopped", session_id, after_s)
-            except TimeoutError:
-                row.tried += 1
-                row.hung += 1
-                continue
-            except KeyboardInterrupt:  # this takes the longest: what was tried so far counts
-                break
-            row.tried += 1
-            if found != expected:
-                row.torn += 1
-                row.problems.append(f"stop {number}, after {after_s:.2f} s: {found}")
+        row = Row("the worker killed in a round that goes on")
+        if wanted(row.fault):
+            home, session_id = _prepare(folder)
+            yield _killed(row, home, folder, session_id, _adapter, stops)
+        row = Row("the worker killed in an export that is made again")
+        if wanted(row.fault):
+            home, session_id = _prepare(folder)
+            _work(home, folder / "learned", session_id, _adapter)
+            with contextlib.closing(Store.open(folder / "learned")) as store:
+                _request_export(store, session_id)
+            yield _killed(row, folder / "learned", folder, session_id, _export, stops)
     finally:
         training_rounds.SLICE_S, training_rounds.CHECKPOINT_S = usual
-    yield row
 
 
-def _prepare(place: Path) -> tuple[Path, str]:
-    """A home with four picks on pictures of the starter model, and a round that is asked for."""
-    home = place / "rounds"
+def _killed(
+    row: Row,
+    home: Path,
+    folder: Path,
+    session_id: str,
+    result_of: Callable[[Store, str], str | None],
+    stops: int,
+) -> Row:
+    """Compare the results of a home's work, done without a break and killed at random moments."""
+    started_s = time.monotonic()
+    expected = _work(home, folder / "whole", session_id, result_of)
+    whole_s = time.monotonic() - started_s
+    dice = random.Random(0)
+    for number in range(stops):
+        after_s = dice.uniform(0, whole_s)
+        try:
+            result = _work(home, folder / "stopped", session_id, result_of, after_s)
+        except TimeoutError:
+            row.tried += 1
+            row.hung += 1
+            continue
+        except KeyboardInterrupt:  # the slowest part: keep the trials so far
+            break
+        row.tried += 1
+        if result != expected:
+            row.torn += 1
+            row.problems.append(f"stop {number}, after {after_s:.2f} s: {result}")
+    return row
+
+
+def _prepare(folder: Path) -> tuple[Path, str]:
+    """A home with four picks on pictures of the starter model, and a requested round."""
+    home = folder / "rounds"
     with contextlib.closing(Store.open(home)) as store:
         training = TrainingSettings(
             rank=2,
             updates_base=12,
             updates_per_pick=0,
             held_out_fraction=0,
-            target_shift=0.05,  # not so far that the brake would hold it back
+            target_shift=0.05,  # small enough to pass collapse detection
             batch_pairs=1,
             micro_batch_pairs=1,
         )
@@ -86,52 +105,89 @@ def _prepare(place: Path) -> tuple[Path, str]:
         )
         session = store.create_session("Learning", settings)
         store.set_last_session(session.id)
-        draws = Worker(store, "cpu").pair_queue
+        queue = Worker(store, "cpu").pair_queue
         while store.waiting_count(session.id) < 4 + READY_PAIRS:
-            draws.add_pair()
+            queue.add_pair()
         for number, pair in enumerate(store.waiting_pairs(session.id, 4)):
             store.add_answer(f"pick{number}", pair.id, "left" if number % 2 else "right")
-        # Nothing else is to be done than to learn.
+        # so that the worker has nothing else to do
         store.update_settings(session.id, replace(settings, queue_target=1))
         store.request_round(session.id)
     return home, session.id
 
 
-def _learned(home: Path, copy: Path, session_id: str, killed_after_s: float | None = None) -> str:
-    """The checksum of the adapter that the round comes to, in one go or killed on the way."""
+def _request_export(store: Store, session_id: str) -> None:
+    [adapter] = store.adapters(session_id)
+    payload = {
+        "adapter_id": adapter.id,
+        "name": "Blue",
+        "formats": ["kohya", "diffusers"],
+        "strength": 1.0,
+    }
+    store.add_job(session_id, "export", payload)
+
+
+def _work(
+    home: Path,
+    copy: Path,
+    session_id: str,
+    result_of: Callable[[Store, str], str | None],
+    killed_after_s: float | None = None,
+) -> str:
+    """The result of the worker on a copy of a home, without a break or killed and restarted."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(home, copy)
     if killed_after_s is not None:
         with _worker(copy):
             time.sleep(killed_after_s)
     with contextlib.closing(Store.open(home)) as store:
-        picks = things(store, session_id)
+        before = things(store, session_id)
     with _worker(copy) as pid, contextlib.closing(Store.open(copy)) as store:
         until_s = time.monotonic() + LIMIT_S
-        while (learned := store.rounds(session_id)[0]).state != "done":
-            if learned.state not in ("queued", "running"):
-                raise RuntimeError(f"The round is {learned.state}: {learned.message}")
+        while (result := result_of(store, session_id)) is None:
             ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended or time.monotonic() > until_s:
                 raise TimeoutError
             time.sleep(0.02)
-        if not picks <= things(store, session_id):
-            return "picks were lost"
-        [adapter] = store.adapters(session_id)
-        return sha256(store.adapter_path(adapter) / ADAPTER_FILE)
+        return result if before <= things(store, session_id) else "something was lost"
+
+
+def _adapter(store: Store, session_id: str) -> str | None:
+    """The checksum of the round's adapter; None while it trains."""
+    round_ = store.rounds(session_id)[0]
+    if round_.state in ("queued", "running"):
+        return None
+    if round_.state != "done":
+        raise RuntimeError(f"The round is {round_.state}: {round_.message}")
+    [adapter] = store.adapters(session_id)
+    return sha256(store.adapter_path(adapter) / ADAPTER_FILE)
+
+
+def _export(store: Store, session_id: str) -> str | None:
+    """The checksums of the only export, and all missing or damaged files; None while it is made."""
+    [job] = store.jobs(session_id, kind="export")
+    if job.state in ("queued", "running"):
+        return None
+    if job.state != "done":
+        raise RuntimeError(f"The export is {job.state}: {job.message}")
+    [made] = store.exports(session_id)
+    folder = store.export_path(session_id, made.id)
+    report = examine_files(store)
+    sums = [f"{name} {sha256(folder / name)}" for name in sorted(made.files)]
+    return "\n".join([*sums, *report.missing, *report.damaged])
 
 
 @contextlib.contextmanager
 def _worker(home: Path) -> Iterator[int]:
-    """A process that runs the worker's `main`, killed at the end; forked, as imports take longer
-    than the round does."""
+    """A process that runs the worker's `main` and is killed at the end. It is forked, because
+    imports take longer than the round."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            nothing = os.open(os.devnull, os.O_RDWR)
+            null = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
-                os.dup2(nothing, stream)
+                os.dup2(null, stream)
             status = work(["--home", str(home), "--device", "cpu"])
         finally:
             os._exit(status)

@@ -1,0 +1,233 @@
+"""Trains the crisp starter model in resumable stages.
+
+    codes      principal components of 32 x 32 pixel patches: the latents of all pictures
+    diffusion  U-Net and CLIP text encoder together on the stored latents, v-prediction, EMA
+    decoder    AutoencoderKL's decoder, from latents as wrong as the U-Net's to crisp pictures
+
+Every picture is one of a few thousand combinations (`crisp_data.Pictures`), so its latent is
+computed once, and an update of the U-Net touches no pixel. Each stage keeps a checkpoint in the
+folder and goes on from it when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from studio.starter import crisp_data
+from studio.starter.crisp_data import ALL_GROUNDS, SIZE_PX, SOURCES, Pictures
+from studio.starter.train import (
+    EMPTY_CAPTION_SHARE,
+    NAMED_GROUND_SHARE,
+    NAMED_STYLE_SHARE,
+    generator,
+    new_scheduler,
+    run_updates,
+    train_tokenizer,
+)
+
+PATCH_PX = 32
+CHANNELS = 32
+PLACES = SIZE_PX // PATCH_PX
+UNET_WIDTHS = (128, 240)
+TEXT_WIDTH, TEXT_LAYERS, TEXT_TOKENS, VOCABULARY = 192, 2, 24, 1400
+BATCH = 32
+UPDATES = 40_000
+PEAK = 1.2e-3
+
+
+# --- codes ---------------------------------------------------------------------------------------
+
+
+def patches(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, SIZE_PX, SIZE_PX) -> (B, PLACES * PLACES, 3 * PATCH_PX * PATCH_PX)."""
+    return F.unfold(images, PATCH_PX, stride=PATCH_PX).transpose(1, 2)
+
+
+def fit_codes(pictures: Pictures, seed: int = 0, count: int = 800) -> dict[str, torch.Tensor]:
+    """Mean, basis (patch, CHANNELS) and the scale of each component, from `count` pictures.
+
+    A component is divided by the root of its spread: wholly whitened, edges would weigh as much as
+    shapes; as they are, nothing but the mean colour of a patch would weigh.
+    """
+    chosen = np.random.default_rng(seed).choice(pictures.count, count, replace=False)
+    size = 3 * PATCH_PX**2
+    total, squares = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size)
+    for some in np.array_split(chosen, max(1, count // 50)):
+        rows = patches(pictures.drawn(some)).flatten(0, 1)
+        total += rows.sum(0)
+        squares += rows.T @ rows
+    places = count * PLACES**2
+    mean = (total / places).float()
+    covariance = squares / places - torch.outer(mean, mean)
+    values, vectors = torch.linalg.eigh(covariance)
+    basis, spread = vectors.flip(1)[:, :CHANNELS], values.flip(0)[:CHANNELS].clamp(min=0).sqrt()
+    scale = spread.sqrt()
+    scale *= (spread / scale).square().mean().sqrt()  # the latents' own spread is 1
+    return {"mean": mean, "basis": basis.contiguous(), "scale": scale}
+
+
+def encode(codes: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """(B, CHANNELS, PLACES, PLACES)."""
+    found = (patches(images) - codes["mean"]) @ codes["basis"] / codes["scale"]
+    return found.transpose(1, 2).unflatten(2, (PLACES, PLACES))
+
+
+def linear_decode(codes: dict[str, torch.Tensor], latents: torch.Tensor) -> torch.Tensor:
+    """The pictures that the components alone make, (B, 3, SIZE_PX, SIZE_PX)."""
+    rows = latents.flatten(2).transpose(1, 2) * codes["scale"]
+    images = rows @ codes["basis"].T + codes["mean"]
+    return F.fold(images.transpose(1, 2), SIZE_PX, PATCH_PX, stride=PATCH_PX)
+
+
+def stored_latents(pictures: Pictures, folder: Path) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """The codes, and the latents of all pictures (count, CHANNELS, PLACES, PLACES) in float16."""
+    path, values = folder / "codes.pt", folder / "latents.npy"
+    if not path.exists() or not values.exists():
+        codes = fit_codes(pictures)
+        found = np.empty((pictures.count, CHANNELS, PLACES, PLACES), np.float16)
+        errors = []
+        for some in np.array_split(np.arange(pictures.count), pictures.count // 64):
+            images = pictures.drawn(some)
+            latents = encode(codes, images)
+            found[some] = latents.numpy()
+            errors.append((linear_decode(codes, latents) - images).square().mean())
+        np.save(values, found)
+        torch.save(codes, path)
+        print(f"codes: {10 * torch.log10(4 / torch.stack(errors).mean()):.1f} dB", flush=True)
+    return torch.load(path, weights_only=True), np.load(values)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def words(concept: str, style: str | None, ground: str | None, form: int) -> str:
+    """A prompt for one picture: "octopus, ink style, blue background"; two forms."""
+    if form == 0:
+        parts = [concept, style and f"{style} style", ground and f"{ground} background"]
+        return ", ".join(part for part in parts if part)
+    article = "an" if (style or concept)[0] in "aeiou" else "a"
+    text = f"{article} {style} {concept}" if style else f"{article} {concept}"
+    return f"{text} on a {ground} background" if ground else text
+
+
+def draw_caption(pictures: Pictures, number: int, draw: random.Random) -> str:
+    """Words for a picture in training: not all of it is named, and sometimes nothing."""
+    if draw.random() < EMPTY_CAPTION_SHARE:
+        return ""
+    concept, style, ground = (int(part) for part in pictures.parts(np.array(number)))
+    return words(
+        pictures.concepts[concept],
+        list(SOURCES)[style] if draw.random() < NAMED_STYLE_SHARE else None,
+        ALL_GROUNDS[ground] if draw.random() < NAMED_GROUND_SHARE else None,
+        draw.randrange(2),
+    )
+
+
+def tokenizer_for(pictures: Pictures, folder: Path) -> CLIPTokenizer:
+    if (folder / "tokenizer").exists():
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    draw = random.Random("tokenizer")
+    captions = [draw_caption(pictures, draw.randrange(pictures.count), draw) for _ in range(8000)]
+    return train_tokenizer(captions, folder / "tokenizer", VOCABULARY, TEXT_TOKENS)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=TEXT_LAYERS,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+# --- diffusion -----------------------------------------------------------------------------------
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Most of its weights stand at 4 x 4 places, where a step of it costs least."""
+    return UNet2DConditionModel(
+        sample_size=PLACES,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=UNET_WIDTHS,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # in a UNet2DConditionModel this is the number of heads
+        # The prompt, pooled, beside the timestep: cross-attention alone learns what to draw slowly.
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        norm_num_groups=16,
+    )
+
+
+def train_diffusion(pictures: Pictures, folder: Path, seed: int, deadline_s: float) -> bool:
+    _, latents = stored_latents(pictures, folder)
+    tokenizer = tokenizer_for(pictures, folder)
+    torch.manual_seed(seed)
+    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    print(f"{sum(p.numel() for p in parameters) / 1e6:.1f} million parameters", flush=True)
+    optimiser = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    ema = EMAModel(parameters, decay=0.9995, use_ema_warmup=True, power=0.75, foreach=True)
+    alphas = new_scheduler().alphas_cumprod
+
+    def loss_of(update: int) -> torch.Tensor:
+        draw = generator(seed + 1, update)
+        chance = random.Random(draw.initial_seed())
+        numbers = torch.randint(pictures.count, (BATCH,), generator=draw)
+        captions = [draw_caption(pictures, number, chance) for number in numbers.tolist()]
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        clean = torch.from_numpy(latents[numbers.numpy()]).float()
+        noise = torch.randn(clean.shape, generator=draw)
+        # spread evenly over a batch, so that no update happens to see little noise alone
+        even = (torch.arange(BATCH) + torch.rand(BATCH, generator=draw)) / BATCH
+        timesteps = (even * len(alphas)).long()
+        alpha_bar = alphas[timesteps][:, None, None, None]
+        noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+        predicted = unet(noisy, timesteps, text_encoder(ids.input_ids)[0]).sample
+        snr = (alpha_bar / (1 - alpha_bar)).flatten()
+        weight = (5 / (snr + 1)).clamp(max=1)
+        error = F.mse_loss(predicted, velocity, reduction="none").mean((1, 2, 3))
+        return (weight * error).mean()
+
+    parts = {"unet": unet, "text_encoder": text_encoder, "optimiser": optimiser, "ema": ema}
+    return run_updates(folder / "diffusion.pt", parts, loss_of, UPDATES, PEAK, deadline_s)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("codes", "diffusion"))
+    parser.add_argument("--folder", type=Path, default=crisp_data.BUILD_PATH)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    args = parser.parse_args(argv)
+    pictures = crisp_data.load(args.folder)
+    deadline_s = time.monotonic() + 60 * args.minutes
+    stored_latents(pictures, args.folder)
+    if args.stage == "diffusion":
+        train_diffusion(pictures, args.folder, args.seed, deadline_s)
+
+
+if __name__ == "__main__":
+    main()
