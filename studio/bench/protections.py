@@ -215,7 +215,6 @@ PROTECTIONS = (
         "a repeated request for a pick counts once",
         "studio/store/answers.py",
         "            if known is not None:\n",
-        '            if known is not None:\n                answer_id += "again"\n'
         "            if False:\n",
         "tests/store/test_strength.py::test_sent_twice_is_kept_once_with_its_first_strength",
     ),
