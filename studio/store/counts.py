@@ -273,8 +273,9 @@ class Counts(Database):
             yield connection
 
     def _tally(self, connection: sa.Connection, session_id: str) -> Tally:
-        tally = self._tallies.setdefault(session_id, Tally(session_id))
+        tally = self._tallies.pop(session_id, None) or Tally(session_id)
         tally.update(connection)
+        self._tallies[session_id] = tally  # not one that an error left half updated
         return tally
 
 

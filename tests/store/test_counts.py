@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -223,6 +224,26 @@ def test_what_is_rolled_back_is_not_counted(store, session, add_pairs):
     assert store.pick_counts(session.id).total == 0
     store.add_answer("y", pair.id, "tie")
     assert store.pick_counts(session.id) == PickCounts(total=1, ties=1)
+
+
+def test_an_error_while_reading_loses_no_count(store, session):
+    """SQLite is interrupted after so many of its instructions, at the next look it is not."""
+    for total, most in enumerate(range(1, 400, 7), start=1):
+        store.add_answer(f"p{most}", make_pair(store, session.id).id, "left")
+        steps = 0
+
+        def interrupt(most: int = most) -> bool:
+            nonlocal steps
+            steps += 1
+            return steps > most
+
+        for connection in connections(store):
+            connection.set_progress_handler(interrupt, 1)
+        with contextlib.suppress(sa.exc.OperationalError):
+            store.pick_counts(session.id)
+        for connection in connections(store):
+            connection.set_progress_handler(None, 0)
+        assert store.pick_counts(session.id).new == total
 
 
 def test_an_answer_costs_the_same_after_many_as_after_few(store, session):
