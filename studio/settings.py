@@ -32,6 +32,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
+FEWEST_PICKS = 4  # of left or right, that a round can learn from
 MOST_CLIP_SKIP = 12  # more layers of a text encoder are never worth skipping
 UNBOUNDED = 256  # noise draws per pair: more than a round uses, so that none is repeated
 PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
@@ -179,11 +180,16 @@ class SamplingSettings(_Stored):
     # Settings that may differ between the pictures of a round.
     _of_each_picture: ClassVar[tuple[str, ...]] = ("seed", "shared_noise")
 
+    @property
+    def of_a_round(self) -> SamplingSettings:
+        """The settings that the pictures of a round share: all but seed and shared noise."""
+        usual = SamplingSettings()
+        each = {name: getattr(usual, name) for name in self._of_each_picture}
+        return dataclasses.replace(self, **each)
+
     def may_share_a_round_with(self, other: SamplingSettings) -> bool:
-        """Whether one round may learn from pictures of both: all but seed and shared noise must be
-        equal."""
-        own = {name: getattr(other, name) for name in self._of_each_picture}
-        return dataclasses.replace(self, **own) == other
+        """Whether one round may learn from pictures of both."""
+        return self.of_a_round == other.of_a_round
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studio import datasets, models
-from studio.datasets import ExchangeError, Given
+from studio.datasets import ExchangeError, ForeignPick
 from studio.pictures import files as picture_files
 from studio.pictures import infotext
 from studio.settings import OBJECTIVES, TrainingSettings
@@ -52,7 +53,7 @@ def picked(store: Store, session: Session, add_pairs: Callable) -> list:
         for place, side in enumerate((pair.left, pair.right)):
             content = png(2 * number + place)
             write_atomically(store.image_path(side), lambda path, c=content: path.write_bytes(c))
-        store.add_pick(f"pick{number}", pair.id, choice, **more)
+        store.add_answer(f"pick{number}", pair.id, choice, **more)
     [first, *rest] = store.picked_pairs(session.id)
     again = replace(first, pair=replace(first.pair, id="again", repeat_of=first.pair.id))
     return [first, *rest, again]
@@ -91,7 +92,7 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
 def test_what_went_out_comes_in_again(store, picked, tmp_path):
     datasets.write(tmp_path / "picks", "pickapic", picked, store.image_path)
     expected = [
-        Given("a red apple", png(2 * n), png(2 * n + 1), choice, **more)
+        ForeignPick("a red apple", png(2 * n), png(2 * n + 1), choice, **more)
         for n, (choice, more) in enumerate(SAID)
     ]
     assert list(datasets.read(tmp_path / "picks")) == expected
@@ -208,7 +209,7 @@ def test_what_is_left_out_of_own_pairs_is_named_with_the_reason(store, tiny_mode
     (rejected / "m.png").write_bytes(png(11))
     (chosen / "m.txt").write_bytes(b"\0" * 40)
     denoiser = models.load(str(tiny_model), "cpu")
-    taken = datasets.take_in(
+    taken = datasets.import_picks(
         store, denoiser, (str(tiny_model), None), "Mine", datasets.read(folder), (64, 64)
     )
     assert (taken.picks, taken.left_out) == (4, 9)
@@ -233,14 +234,17 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
     denoiser = models.load(str(tiny_model), "cpu")
     base = (str(tiny_model), None)
     pairs = [*datasets.read(own_pairs(tmp_path / "own"))] * 2
-    pairs += [Given("no picture", b"", png(1), "left"), Given(" ", png(0), png(1), "left")]
+    pairs += [
+        ForeignPick("no picture", b"", png(1), "left"),
+        ForeignPick(" ", png(0), png(1), "left"),
+    ]
     told: list[int] = []
 
     def tell(made, done):
         assert store.session(made.id).name == "Mine"
         told.append(done)
 
-    taken = datasets.take_in(store, denoiser, base, "Mine", pairs, (64, 64), tell)
+    taken = datasets.import_picks(store, denoiser, base, "Mine", pairs, (64, 64), tell)
     assert (taken.picks, taken.left_out, told) == (6, 2, [0, 1, 2, 3, 4, 5, 6])
     session = taken.session
     assert session.settings.prompts == ("a cat", "a café", "a fish")
@@ -288,12 +292,15 @@ def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
     denoiser = models.load(str(tiny_model), "cpu")
 
     def breaks():
-        yield Given("a cat", png(0), png(1), "left")
+        yield ForeignPick("a cat", png(0), png(1), "left")
         raise ExchangeError("It ends in the middle.")
 
-    for pairs, said in (([Given("", b"", b"", "left")], "None of these"), (breaks(), "middle")):
+    for pairs, said in (
+        ([ForeignPick("", b"", b"", "left")], "None of these"),
+        (breaks(), "middle"),
+    ):
         with pytest.raises(ExchangeError, match=said):
-            datasets.take_in(store, denoiser, (str(tiny_model), None), "Mine", pairs, (64, 64))
+            datasets.import_picks(store, denoiser, (str(tiny_model), None), "Mine", pairs, (64, 64))
         assert store.sessions() == []
 
 
@@ -307,6 +314,9 @@ def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
         ({"prompt.json": b'["a"]', "s.json": b"[[1, 0], [1]]"}, "fewer prompts"),
         ({"prompt.json": b'["a", "b"]', "s.json": b"[[1, 0], [1]]"}, "not rows of as many numbers"),
         ({"prompt.json": b'["a"]', "s.json": b"[[1, NaN]]"}, "not rows"),
+        ({"prompt.json": b'["a"]', "s.json": b"[[1, 1%s]]" % (b"0" * 400)}, "not rows"),
+        ({"prompt.json": b'["a"]', "s.json": b"[[1, 1%s]]" % (b"0" * 9000)}, "as JSON"),
+        ({"prompt.json": b'["a"]', "s.json": b'[[1, "1%s"]]' % (b"0" * 9000)}, "not rows"),
         ({"prompt.json": b'["a"]', "s.json": b'[[1, "x"]]'}, "not rows"),
         ({"prompt.json": b'["a"]', "s.json": b'{"a": 1}'}, "does not hold a list"),
         ({"prompt.json": b'["a"]', "s.json": b"[" * 100_000}, "cannot be read as JSON"),
@@ -348,6 +358,52 @@ def test_columns_that_are_missing_are_named(tmp_path):
     pq.write_table(pa.table({"caption": ["a"], "jpg_0": [b""]}), tmp_path / "t.parquet")
     with pytest.raises(ExchangeError, match="jpg_1, label_0, label_1 is missing"):
         list(datasets.read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "said"),
+    [
+        ([1.0], ["best"], "must hold numbers"),
+        (["1"], ["0"], "must hold numbers"),
+        ([[1]], [0], "must hold numbers"),
+        ([float("inf")], [0.0], "must hold numbers"),
+        ([None], ["best"], "must hold numbers"),
+    ],
+)
+def test_labels_that_are_no_numbers_get_a_sentence(left, right, said, tmp_path):
+    columns = {"caption": ["a"], "jpg_0": [b""], "jpg_1": [b""], "label_0": left, "label_1": right}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(ExchangeError, match=said):
+        list(datasets.read(tmp_path))
+
+
+def test_labels_of_two_kinds_of_number_are_compared(tmp_path):
+    columns = {
+        "caption": ["a"] * 4,
+        "jpg_0": [b""] * 4,
+        "jpg_1": [b""] * 4,
+        "label_0": [1, 0, 2, None],
+        "label_1": [Decimal("0.5"), Decimal("0.5"), Decimal("2"), Decimal("1")],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    assert [one.choice for one in datasets.read(tmp_path)] == ["left", "right", "tie"]
+
+
+def test_half_a_character_gets_a_sentence(store, tiny_model):
+    denoiser = models.load(str(tiny_model), "cpu")
+    base = (str(tiny_model), None)
+    pairs = [
+        ForeignPick("a \ud800 cat", png(0), png(1), "left"),
+        ForeignPick("", b"", b"", "tie", name="chosen/\udcff.avif", problem="it is no PNG"),
+        ForeignPick("a cat", png(0), png(1), "left", remark="chosen/\udcff.txt was read as UTF-16"),
+    ]
+    found = datasets.import_picks(store, denoiser, base, "Mine", pairs, (64, 64))
+    assert (found.picks, found.left_out) == (1, 2)
+    assert found.remarks == (
+        "Row 1 was left out: its prompt contains half of a character (a lone surrogate).",
+        "chosen/?.avif was left out: it is no PNG.",
+        "chosen/?.txt was read as UTF-16.",
+    )
 
 
 anything = st.recursive(

@@ -9,6 +9,9 @@ each real size are added to the queue of the same session. The browser is a head
 Each time runs from the input event's own timestamp to the second animation frame after the pictures
 were swapped, when they have been painted. The floor, measured between the picks, is the same time
 for an event of the same kind that only changes a colour.
+
+The server's answer to a pick is measured as well, in a session of many picks against one of few:
+see `studio.bench.answer_growth`.
 """
 
 from __future__ import annotations
@@ -17,38 +20,32 @@ import argparse
 import random
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageFilter
 
-from studio.bench import timing
+from studio.bench import answer_growth, timing
+from studio.bench.served import PATIENCE_S, PROMPTS, BenchError, studio, wait_for
 from studio.settings import STARTER_SIZE_PX, SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Image, Pair, Session, Store, write_atomically
-from studio.store.labelling import LOSSLESS_UP_TO_PX
+from studio.store.paths import LOSSLESS_UP_TO_PX
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-PROMPTS = ("a red apple", "a lion", "a sailboat", "a teapot")
 SIZES_PX = (512, 1024)
 INPUTS = ("key", "pointer")
 PICKS_TO_LEARN_FROM = 8
 SPARE_PAIRS = 4
 ENDLESS = 100_000  # updates: more than any measurement takes
 PICTURES = 6  # distinct pictures of each size; every pair has its own files
-PATIENCE_S = 600.0
 CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
-
-Result = TypeVar("Result")
 
 # Measures one event at a time: the promises resolve to the milliseconds until it was painted.
 PROBE = """
@@ -82,42 +79,7 @@ PROBE = """
 SHOWN_PX = "() => document.querySelector('.choice img').naturalWidth"
 
 
-class BenchError(Exception):
-    """The measurement cannot be made; the message says why."""
-
-
 # --- the studio and its pictures -----------------------------------------------------------------
-
-
-@contextmanager
-def studio(home: Path) -> Iterator[str]:
-    """Run a complete studio with its worker; gives its address."""
-    command = [sys.executable, "-u", "-m", "studio", "--home", str(home), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--no-browser"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            if "open at" in line:
-                break
-        else:
-            raise BenchError("The studio did not start. Its output:\n" + "".join(lines))
-        yield lines[-1].split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_for(poll: Callable[[], Result | None], what: str) -> Result:
-    """Poll until there is a result."""
-    until_s = time.monotonic() + PATIENCE_S
-    while (result := poll()) is None:
-        if time.monotonic() > until_s:
-            raise BenchError(f"Waited {PATIENCE_S:.0f} s in vain for {what}.")
-        time.sleep(0.2)
-    return result
 
 
 def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
@@ -139,14 +101,14 @@ def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
         return waiting if len(waiting) == PICKS_TO_LEARN_FROM else None
 
     for pair in wait_for(drawn, "pairs"):
-        store.add_pick(uuid.uuid4().hex, pair.id, random.choice(("left", "right")))
+        store.add_answer(uuid.uuid4().hex, pair.id, random.choice(("left", "right")))
     # A few more than are picked, so that the worker need not draw any.
     for size_px, more in zip(sizes_px, [0] * (len(sizes_px) - 1) + [SPARE_PAIRS], strict=True):
         add_pairs(store, session, size_px, number + more)
     # Pairs that the worker drew meanwhile are not measured.
     for pair in store.waiting_pairs(session.id, limit=number * len(sizes_px)):
         if pair.left.sampling == settings.sampling:
-            store.add_pick(uuid.uuid4().hex, pair.id, "skip")
+            store.add_answer(uuid.uuid4().hex, pair.id, "skip")
     return store.request_round(session.id).id
 
 
@@ -311,6 +273,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--picks", type=int, default=30, help="by key, and the same by pointer")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES_PX, metavar="PX")
     parser.add_argument("--pause", type=float, default=0.7, metavar="S", help="between two picks")
+    parser.add_argument(
+        "--history",
+        type=int,
+        nargs=2,
+        default=(50, 5000),
+        metavar=("FEW", "MANY"),
+        help="picks in the two sessions whose answers are compared",
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     try:
@@ -322,5 +292,8 @@ def main(argv: list[str] | None = None) -> int:
         ) from None
     figures = measure(arguments.picks, arguments.sizes, arguments.pause, find_chromium())
     print(report(figures))
+    few, many = arguments.history
+    figures["answer"] = answer_growth.measure(few, many, arguments.picks)
+    print(answer_growth.report(figures["answer"]))
     timing.write(arguments.json, figures)
     return 0

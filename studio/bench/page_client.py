@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from studio.bench.clicks_latency import BenchError
+from studio.bench.served import BenchError
 
 PATIENCE_S = 60.0
 

@@ -213,9 +213,9 @@ PROTECTIONS = (
     ),
     Protection(
         "a repeated request for a pick counts once",
-        "studio/store/labelling.py",
-        "            if known is not None:\n                return read(Pick, known, picks)\n",
-        '            if known is not None:\n                pick_id += "again"\n',
+        "studio/store/answers.py",
+        "            if known is not None:\n",
+        "            if False:\n",
         "tests/store/test_strength.py::test_sent_twice_is_kept_once_with_its_first_strength",
     ),
     Protection(
@@ -258,9 +258,9 @@ PROTECTIONS = (
     ),
     Protection(
         "an undone pick is no longer learned from",
-        "studio/store/labelling.py",
-        "_not_superseded = ~sa.exists().where(_later.c.supersedes == picks.c.id)\n",
-        "_not_superseded = sa.true()\n",
+        "studio/store/waiting.py",
+        "is_last_pick = ~sa.exists().where(_later.c.supersedes == picks.c.id)\n",
+        "is_last_pick = sa.true()\n",
         "tests/worker/test_worker.py::TestRepeating::test_a_pick_taken_back_is_out_of_the_weights",
     ),
     Protection(
@@ -300,8 +300,8 @@ PROTECTIONS = (
     ),
     Protection(
         "an archive writes only the files of its rows",
-        "studio/store/archive.py",
-        "        if not _is_plain(name):\n",
+        "studio/store/archive/reading.py",
+        "        if not is_plain(name):\n",
         "        if False:\n",
         "tests/store/test_archive.py::test_a_hostile_archive_is_a_sentence_and_leaves_nothing",
     ),
@@ -314,8 +314,8 @@ PROTECTIONS = (
     ),
     Protection(
         "an archive starts no round",
-        "studio/store/rounds.py",
-        "    if came is None:\n",
+        "studio/store/counts.py",
+        "    if mark is None:\n",
         "    if True:\n",
         "tests/store/test_damaged_rows.py::TestWhatAnArchiveSaysStartsNothing",
     ),

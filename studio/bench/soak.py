@@ -33,8 +33,8 @@ from typing import Any
 import psutil
 
 from studio.bench import timing
-from studio.bench.clicks_latency import PROMPTS, studio, wait_for
 from studio.bench.page_client import Tab
+from studio.bench.served import PROMPTS, studio, wait_for
 from studio.files import TEMPORARY_PREFIX
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store, database_complaints, examine_files
@@ -91,7 +91,7 @@ class Artist:
                 self.tab.get(f"/images/{side.id}")
             pick_id = uuid.uuid4().hex
             choice = self.dice.choice(("left", "left", "left", "right", "right", "tie", "skip"))
-            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice, "is_grid": False}
+            about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice}
             self.tab.call("prefer", "pick", **about, much_better=False, reason=None)
             self.acknowledged[pick_id] = choice
             self.done["picks"] += 1

@@ -30,7 +30,7 @@ def _import(arguments: argparse.Namespace, store: Store) -> tuple[int, int]:
     given = datasets.read(path)  # a quick refusal, before a model is loaded
     native_px = models.inspect(arguments.model).size_px
     denoiser = models.load(arguments.model, arguments.device)
-    taken = datasets.take_in(
+    taken = datasets.import_picks(
         store,
         denoiser,
         (arguments.model, None),

@@ -1,22 +1,24 @@
-"""Everything the studio keeps: rows in SQLite, files beside them. The only place with SQL.
+"""Everything the studio stores: rows in SQLite, and files. The only package with SQL.
 
     store = Store.open(home)
     session = store.create_session("Blue things", SessionSettings(prompts=("a cat",)))
 
-`Store` may be used by any number of threads and processes at once; each of its methods is one
-transaction. It is put together from one file a subject: `sessions`, `labelling` (images, pairs,
-picks), `rounds` (with metrics and adapters), `jobs` (with exports and the worker's status),
-`exams` and `library` (base models), on `database` (transactions, migrations). What it returns is in
-`rows`.
+Any number of threads and processes may use a `Store` at once; each of its methods is one
+transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
+grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
+status), `exports`, `exams` and `library` (base models). Each is a class on `database`
+(transactions, migrations), and none knows another. Its return values are in `rows`.
 """
 
+from studio.store.answers import Answers
 from studio.store.archive import (
     ArchiveError,
     export_session,
     import_session,
     outgoing_archive,
 )
-from studio.store.doctor import FileReport, examine_files, restore
+from studio.store.counts import Counts
+from studio.store.doctor import FileReport, examine_files, restore, set_orphans_aside
 from studio.store.errors import (
     RowDamaged,
     StoreDamaged,
@@ -25,20 +27,27 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
+from studio.store.exams import Exams
+from studio.store.exports import Exports
 from studio.store.files import write_atomically
+from studio.store.home_check import warning as home_warning
+from studio.store.images import Images
+from studio.store.jobs import Jobs
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.mending import RowReport, mend_rows
-from studio.store.place import warning as home_warning
+from studio.store.questions import Questions
+from studio.store.rounds import Rounds
 from studio.store.rows import (
     Adapter,
     Answer,
+    Consistency,
     Exam,
     ExamPair,
     Export,
-    Habits,
     Image,
     Job,
+    KeptAnswer,
     KnownModel,
     Metric,
     Pair,
@@ -50,6 +59,7 @@ from studio.store.rows import (
     Session,
     WorkerStatus,
 )
+from studio.store.sessions import Sessions
 from studio.store.snapshots import (
     Snapshot,
     database_complaints,
@@ -60,7 +70,7 @@ from studio.store.snapshots import (
 )
 
 
-class Store(Library):
+class Store(Sessions, Images, Questions, Answers, Counts, Rounds, Jobs, Exports, Exams, Library):
     """The store of one home; see `Store.open`."""
 
 
@@ -68,13 +78,14 @@ __all__ = [
     "Adapter",
     "Answer",
     "ArchiveError",
+    "Consistency",
     "Exam",
     "ExamPair",
     "Export",
     "FileReport",
-    "Habits",
     "Image",
     "Job",
+    "KeptAnswer",
     "KnownModel",
     "Metric",
     "Pair",
@@ -104,6 +115,7 @@ __all__ = [
     "mend_rows",
     "outgoing_archive",
     "restore",
+    "set_orphans_aside",
     "snapshots",
     "take_daily_snapshot",
     "take_snapshot",

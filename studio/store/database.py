@@ -1,4 +1,4 @@
-"""The SQLite file: connections, transactions, migrations, and errors turned into sentences."""
+"""The SQLite file: connections, transactions, migrations, and its errors as sentences."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from studio.paths import expanded
 from studio.store import schema, shapes
 from studio.store.errors import RowDamaged, StoreDamaged, StoreError, StoreFull, StoreTooNew
 from studio.store.files import full_sentence, is_full
+from studio.store.paths import Home
 from studio.store.snapshots import take_snapshot
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -34,7 +35,7 @@ Row = TypeVar("Row")
 def read(kind: type[Row], row: sa.Row[Any], table: sa.FromClause, **given: Any) -> Row:
     """Make a dataclass of `rows` from the columns of `table` in `row`; `given` fills the rest.
 
-    Raises `RowDamaged` when one of them holds what the studio could not have written.
+    Raises `RowDamaged` if a column holds a value that the studio could not have written.
     """
     names = (f.name for f in dataclasses.fields(kind) if f.name not in given)  # type: ignore[arg-type]
     values = {name: row._mapping[table.c[name]] for name in names}
@@ -67,7 +68,7 @@ def _damaged(row: sa.Row[Any], table: sa.FromClause, column: str) -> RowDamaged:
 def read_all(
     connection: sa.Connection, found: Iterable[sa.Row[Any]], make: Callable[[sa.Row[Any]], Row]
 ) -> list[Row]:
-    """What `make` makes of the rows that were found; damaged ones are left out and remembered."""
+    """Apply `make` to all rows; damaged ones are left out and remembered."""
     readable = []
     for row in found:
         try:
@@ -80,7 +81,7 @@ def read_all(
 def first_readable(
     connection: sa.Connection, found: Iterable[sa.Row[Any]], make: Callable[[sa.Row[Any]], Row]
 ) -> Row | None:
-    """As `read_all`, up to the first that is not damaged."""
+    """Apply `make` to the first row that is not damaged; None if there is none."""
     for row in found:
         for made in read_all(connection, (row,), make):
             return made
@@ -88,7 +89,7 @@ def first_readable(
 
 
 def remember_damage(connection: sa.Connection, error: RowDamaged) -> None:
-    """For `Database.damaged_rows`, and once for the log."""
+    """Remember a damaged row for `Database.damaged_rows`, and log it once."""
     damaged: set[tuple[str, str]] = connection.get_execution_options()["damaged"]
     if (error.table, error.id) not in damaged:
         damaged.add((error.table, error.id))
@@ -96,7 +97,7 @@ def remember_damage(connection: sa.Connection, error: RowDamaged) -> None:
 
 
 def get_value(connection: sa.Connection, name: str) -> Any:
-    """A single value of the whole store, or None; so it is when what is kept makes no sense."""
+    """A single value of the whole store; None if there is none, or if it is damaged."""
     found = connection.scalar(sa.select(schema.state.c.value).where(schema.state.c.name == name))
     if found is None:
         return None
@@ -108,20 +109,20 @@ def get_value(connection: sa.Connection, name: str) -> Any:
 
 
 def set_value(connection: sa.Connection, name: str, value: Any) -> None:
-    """Keep a single value of the whole store."""
+    """Set a single value of the whole store."""
     statement = insert(schema.state).values(name=name, value=value)
     connection.execute(statement.on_conflict_do_update(["name"], set_={"value": value}))
 
 
-class Database:
-    """Transactions on the store of one home. `Store` adds what they are for.
+class Database(Home):
+    """Transactions on the database of one home.
 
     Any number of threads and processes may use the same home: a transaction that writes takes the
     write lock when it begins, and waits for it up to `BUSY_TIMEOUT_S`.
     """
 
     def __init__(self, home: Path) -> None:
-        self.home = home
+        super().__init__(home)
         self.path = home / "studio.sqlite"
         self._damaged_rows: set[tuple[str, str]] = set()
         self._engine = sa.create_engine(
@@ -135,10 +136,10 @@ class Database:
 
     @classmethod
     def open(cls, home: Path | str) -> Self:
-        """Open the store of `home`, making or migrating it first.
+        """Open the store of `home`; it is created or migrated first if need be.
 
-        Raises `StoreTooNew` when a newer studio wrote it, and `StoreError` when it is damaged or
-        cannot be read or written.
+        Raises `StoreTooNew` if a newer studio wrote it, and `StoreError` if it is damaged or cannot
+        be read or written.
         """
         home = expanded(home).absolute()
         try:
@@ -161,28 +162,31 @@ class Database:
         self._engine.dispose()
 
     def version(self) -> int:
-        """A number that is different after any change by any thread or process.
+        """A number that differs after any change by any thread or process.
 
-        The one exception is a heartbeat that says nothing new: whoever waits for changes would
-        else be woken every few seconds.
+        The exception is a heartbeat without news: it would wake up all who wait for changes every
+        few seconds.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             return get_value(connection, "changes")
 
     def damaged_rows(self) -> list[tuple[str, str]]:
-        """(table, id) of the rows that were left out so far, because they make no sense."""
+        """(table, id) of the damaged rows that were left out so far."""
         return sorted(self._damaged_rows)
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the store."""
         with self._sentences(), self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN")
             yield connection
 
     @contextmanager
-    def _writing(self, *, counts: bool = True) -> Iterator[sa.Connection]:
-        """A transaction that is on the disk when it ends, or leaves nothing when it raises."""
+    def writing(self, *, counts: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that is on the disk when it ends, or leaves no trace if it raises.
+
+        `counts`: whether a change also changes `version`.
+        """
         with self._sentences(), self._engine.connect() as connection:
             # Taking the write lock first rules out the deadlock of two readers that both want it.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -193,7 +197,7 @@ class Database:
             connection.commit()
 
     def _check(self) -> None:
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
             raise StoreDamaged(self._damaged())
@@ -203,7 +207,7 @@ class Database:
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         scripts = ScriptDirectory.from_config(config)
         newest = scripts.get_current_head()
-        with self._reading() as connection:
+        with self.reading() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
         if revision == newest:
             return
@@ -215,7 +219,7 @@ class Database:
             )
         if revision is not None:
             take_snapshot(self.home, f"before-{newest}")
-        with self._writing(counts=False) as connection:
+        with self.writing(counts=False) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             set_value(connection, "changes", (get_value(connection, "changes") or 0) + 1)
@@ -223,13 +227,13 @@ class Database:
     def _damaged(self) -> str:
         return (
             f"{self.path} is damaged and was left as it is. Close the studio and run "
-            "`python launch.py doctor`: it shows the daily snapshots, and puts one back with all "
-            "that can still be read."
+            "`python launch.py doctor`: it lists the daily snapshots, and restores one, with all "
+            "rows that can still be read."
         )
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
-        """Turn what SQLite says into what an artist can act on."""
+        """Turn SQLite's errors into sentences that an artist can act on."""
         try:
             yield
         except sa.exc.DBAPIError as error:
@@ -255,12 +259,12 @@ class Database:
 
 
 def _rows_changed(connection: sa.Connection) -> int:
-    """How many rows this connection has changed since it was opened."""
+    """The number of rows that this connection has changed since it was opened."""
     return connection.connection.driver_connection.total_changes  # type: ignore[union-attr]
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where the code says so
+    connection.isolation_level = None  # transactions begin explicitly
     # Several connections can corrupt a WAL before SQLite 3.51.3.
     journal = "WAL" if sqlite3.sqlite_version_info >= (3, 51, 3) else "DELETE"
     for pragma in (
@@ -272,7 +276,7 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def changed(values: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    """`values` for an update, after checking that only `allowed` columns are named."""
+    """`values` for an update. Raises TypeError if a column is not among the `allowed` ones."""
     unknown = sorted(set(values) - allowed)
     if unknown:
         raise TypeError(f"cannot update {', '.join(unknown)}")

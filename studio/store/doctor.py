@@ -1,4 +1,4 @@
-"""Looks at everything in a home, and puts right what can be put right. Nothing is ever deleted."""
+"""Checks everything in a home and repairs what it can. It never deletes a file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TEMPORARY_PREFIX
 from studio.store import schema
 from studio.store.checked import checked_row
-from studio.store.database import read, read_all
+from studio.store.database import Database, read, read_all
 from studio.store.errors import StoreDamaged, StoreError
 from studio.store.files import require_whole, set_aside, write_atomically
-from studio.store.jobs import Jobs
 from studio.store.rows import Adapter, Export, Image
+from studio.store.shapes import IMPORTED
 from studio.store.snapshots import database_complaints
 
 ADAPTER_FILES = ((ADAPTER_FILE, "sha256"), (ADAPTER_CONFIG_FILE, "config_sha256"))
@@ -30,7 +30,7 @@ JOURNALS = ("-journal", "-wal", "-shm")
 
 @dataclass(frozen=True)
 class FileReport:
-    """What looking at the files of a home found; the damaged and the orphaned were set aside."""
+    """The result of checking the files of a home; damaged and orphaned ones were set aside."""
 
     looked_at: int
     without_checksum: int
@@ -39,8 +39,8 @@ class FileReport:
     orphaned: list[str]
 
 
-def examine_files(store: Jobs) -> FileReport:
-    """Compare every file of the home with what its row says; nothing else may use the home."""
+def examine_files(store: Database) -> FileReport:
+    """Compare every file of the home with its row; nothing else may use the home meanwhile."""
     looked_at, without = 0, 0
     missing: list[str] = []
     damaged: list[str] = []
@@ -57,7 +57,7 @@ def examine_files(store: Jobs) -> FileReport:
         except (OSError, StoreDamaged):
             damaged.append(shown)
             set_aside(store.home, path)
-    orphaned = store.set_orphans_aside()
+    orphaned = set_orphans_aside(store)
     for folder in ("imports", "snapshots"):
         for draft in (store.home / folder).glob(f"{TEMPORARY_PREFIX}*"):
             set_aside(store.home, draft)
@@ -67,14 +67,14 @@ def examine_files(store: Jobs) -> FileReport:
     )
 
 
-def _expected_files(store: Jobs) -> list[tuple[Path, str]]:
-    """Every file that a row of a live session names, with its checksum as far as it is known."""
+def _expected_files(store: Database) -> list[tuple[Path, str]]:
+    """Every file that a row of a live session names, with its checksum, or "" if unknown."""
     found: list[tuple[Path, str]] = []
-    with store._reading() as connection:
+    with store.reading() as connection:
 
         def rows(kind: type, table: sa.Table) -> list[Any]:
             live = sa.select(schema.sessions.c.id).where(schema.sessions.c.deleted_at_s.is_(None))
-            query = sa.select(table).where(table.c.session_id.in_(live)).order_by(table.c.place)
+            query = sa.select(table).where(table.c.session_id.in_(live)).order_by(table.c.seq)
             found = connection.execute(query)
             return read_all(connection, found, lambda row: read(kind, row, table))
 
@@ -96,12 +96,50 @@ def _expected_files(store: Jobs) -> list[tuple[Path, str]]:
     return found
 
 
-def restore(home: Path, snapshot: Path) -> int:
-    """Put a snapshot in the place of the database, which is kept in `home/aside`.
+def set_orphans_aside(store: Database) -> list[Path]:
+    """Move files that no row names to `home/aside`, and the folders of deleted sessions.
 
-    What can still be read in the old one and is newer than the snapshot is carried over; returns
-    how many rows that are. Nothing else may use the home. Raises `StoreError` when the snapshot is
-    not sound.
+    The worker calls it when it starts. Only an import may write files at that time, and it moves
+    them into place within the transaction of its rows. Returns the paths that were moved.
+    """
+    with store.writing(counts=False) as connection:
+        live = set(
+            connection.scalars(
+                sa.select(schema.sessions.c.id).where(schema.sessions.c.deleted_at_s.is_(None))
+            )
+        )
+        named = {
+            id_
+            for table in (schema.images, schema.adapters, schema.exports, schema.rounds)
+            for id_ in connection.scalars(sa.select(table.c.id))
+        }
+        moved: list[Path] = []
+        for session in _entries(store.home / "sessions"):
+            if session.name not in live:
+                candidates = [session]
+            else:
+                candidates = [
+                    entry
+                    for folder in _entries(session)
+                    if folder.is_dir()
+                    for entry in _entries(folder)
+                    if entry.name.startswith(TEMPORARY_PREFIX) or entry.stem not in named
+                ]
+            for path in candidates:
+                set_aside(store.home, path)
+                moved.append(path)
+    return moved
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def restore(home: Path, snapshot: Path) -> int:
+    """Replace the database by a snapshot, and keep the old one in `home/aside`.
+
+    Rows of the old database that the snapshot lacks and that can be read are carried over; returns
+    their number. Nothing else may use the home. Raises `StoreError` if the snapshot is damaged.
     """
     if not snapshot.is_file():
         raise StoreError(f"There is no snapshot at {snapshot}.")
@@ -129,15 +167,15 @@ def restore(home: Path, snapshot: Path) -> int:
 
 
 def _carry_over(old: Path, new: Path) -> int:
-    """Copy the rows that `new` lacks and that can be read in `old`, and make sense."""
+    """Copy those rows from `old` that `new` lacks and that are valid; returns their number."""
     with (
         contextlib.closing(sqlite3.connect(old)) as source,
         contextlib.closing(sqlite3.connect(new, isolation_level=None)) as target,
     ):
-        source.text_factory = bytes  # what is damaged need not be text
+        source.text_factory = bytes  # damaged text may be no UTF-8
         target.execute("BEGIN")
         carried = 0
-        for table in (t for t in schema.metadata.tables.values() if t is not schema.state):
+        for table in schema.metadata.tables.values():
             # The snapshot may be from before the last migration; what both know is carried over.
             names = sorted(_columns(source, table.name) & _columns(target, table.name))
             if not names:
@@ -147,8 +185,12 @@ def _carry_over(old: Path, new: Path) -> int:
             for found in _readable_rows(source, f"SELECT {columns} FROM {table.name}"):
                 try:
                     values = [v.decode() if isinstance(v, bytes) else v for v in found]
-                    checked_row(table, dict(zip(names, values, strict=True)), stored=True)
+                    row = dict(zip(names, values, strict=True))
+                    checked_row(table, row, stored=True)
                 except (StoreError, UnicodeDecodeError):
+                    continue
+                # Of single values, only the marks of imported sessions: they start no round.
+                if table is schema.state and not row["name"].startswith(IMPORTED):
                     continue
                 carried += target.execute(
                     f"INSERT OR IGNORE INTO {table.name} ({columns}) VALUES ({marks})", values
@@ -170,7 +212,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _readable_rows(source: sqlite3.Connection, query: str) -> list[tuple]:
-    """The rows up to the first that cannot be read, and from the last one back to such a one."""
+    """The rows before the first unreadable one, and those after the last."""
     found: dict[tuple, None] = {}
     for order in ("", " ORDER BY rowid DESC"):
         try:

@@ -1,8 +1,8 @@
-"""What can go wrong with the store. Every message is a sentence the artist can act on."""
+"""The store's errors. Every message is a sentence that the artist can act on."""
 
 
 class StoreError(Exception):
-    """The store could not do what was asked, and nothing of it was done."""
+    """The store refused or failed, and nothing was changed."""
 
 
 class StoreTooNew(StoreError):
@@ -14,17 +14,17 @@ class StoreFull(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """What was read is not what was written."""
+    """Something was not read as it was written."""
 
 
 class RowDamaged(StoreDamaged):
-    """One row does not say what the studio could have written; all others are as they were."""
+    """One row holds a value that the studio could not have written."""
 
     def __init__(self, table: str, id_: str, column: str) -> None:
         self.table, self.id = table, id_
         super().__init__(
-            f"A row of {table} ({id_}) is damaged: its {column} makes no sense. Close the studio "
-            "and run `python launch.py doctor`, which mends it or sets it aside."
+            f"A row of {table} ({id_}) is damaged: its {column} is invalid. Close the studio "
+            "and run `python launch.py doctor`, which repairs it or sets it aside."
         )
 
 

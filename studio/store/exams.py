@@ -1,4 +1,4 @@
-"""Blind exams: base against tuned, which is which unknown until the last answer."""
+"""Blind exams: base against tuned, and the sides are revealed after the last answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from studio.store.database import read, read_all, remember_damage
+from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
-from studio.store.jobs import Jobs, insert_job
+from studio.store.jobs import insert_job
 from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job, Round
 from studio.store.schema import (
     adapters,
@@ -30,12 +30,12 @@ MOST_PAIRS = 200
 
 _later = exam_answers.alias("later")
 _newest = ~sa.exists().where(
-    _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.place > exam_answers.c.place
+    _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.seq > exam_answers.c.seq
 )
 
 
-class Exams(Jobs):
-    """Exams are made whole, answered one pair at a time, and then never change again."""
+class Exams(Database):
+    """Exams are created with all pairs, answered one pair at a time, and then final."""
 
     def add_exam(
         self,
@@ -46,15 +46,15 @@ class Exams(Jobs):
     ) -> Exam:
         """Begin an exam of (prompt, seed) pairs, in that order, and have its pictures drawn.
 
-        In half of the pairs the tuned picture is on the left, so that a habit of one side is no
-        advantage to either. Raises StoreError when another exam of the session is open.
+        In half of the pairs the tuned picture is on the left: a lean to one side then favours
+        neither model. Raises StoreError if another exam of the session is open.
         """
         if not 1 <= len(questions) <= MOST_PAIRS:
             raise StoreError(f"An exam has between 1 and {MOST_PAIRS} pairs.")
-        sides = [("left", "right")[place % 2] for place in range(len(questions))]
+        sides = [("left", "right")[number % 2] for number in range(len(questions))]
         random.SystemRandom().shuffle(sides)
         now_s, exam_id = time.time(), uuid.uuid4().hex
-        with self._writing() as connection:
+        with self.writing() as connection:
             session = read_session(connection, session_id)
             owner = sa.select(adapters.c.session_id).where(adapters.c.id == adapter_id)
             if connection.scalar(owner) != session_id:
@@ -87,7 +87,7 @@ class Exams(Jobs):
 
     def exam(self, exam_id: str) -> Exam:
         """One exam."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _exam(connection, exam_id)
 
     def exams(self, session_id: str, adapter_id: str | None = None) -> list[Exam]:
@@ -95,20 +95,20 @@ class Exams(Jobs):
         where = [exams.c.session_id == session_id]
         if adapter_id is not None:
             where.append(exams.c.adapter_id == adapter_id)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _exams(connection, *where)
 
     def draw_exam(self, exam_id: str) -> Job | None:
-        """Ask for the pictures of an open exam that are still missing, unless that is asked."""
-        with self._writing() as connection:
+        """Request the missing pictures of an open exam, unless a job for them is open."""
+        with self.writing() as connection:
             exam = _exam(connection, exam_id)
             if not exam.is_open or _open_jobs(connection, exam):
                 return None
             return insert_job(connection, exam.session_id, "exam", {"exam_id": exam_id})
 
     def set_exam_pictures(self, pair_id: str, base_image_id: str, tuned_image_id: str) -> None:
-        """The two pictures of a pair are in the store, and it can be asked."""
-        with self._writing() as connection:
+        """Set the two pictures of a pair, which can then be asked."""
+        with self.writing() as connection:
             connection.execute(
                 sa.update(exam_pairs)
                 .where(exam_pairs.c.id == pair_id)
@@ -116,14 +116,14 @@ class Exams(Jobs):
             )
 
     def answer_exam(self, answer_id: str, pair_id: str, choice: ExamChoice) -> Exam:
-        """Keep which side of a pair was chosen, without a word about which one that was.
+        """Add the answer to a pair. It does not reveal which side is the tuned one.
 
-        Doing it again with the same `answer_id` changes nothing. The last answer ends the exam,
-        and from then on none is taken.
+        A second call with the same `answer_id` changes nothing. The last answer ends the exam;
+        no answer is accepted after it.
         """
         if choice not in EXAM_CHOICES:
             raise StoreError(f"An answer is one of {', '.join(EXAM_CHOICES)}.")
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = connection.execute(
                 sa.select(exam_pairs).where(exam_pairs.c.id == pair_id)
             ).first()
@@ -152,11 +152,11 @@ class Exams(Jobs):
             return connection.scalar(before)
 
     def take_back_answer(self, undo_id: str, exam_id: str) -> Exam:
-        """Take back the newest answer that holds; its pair is asked next.
+        """Withdraw the newest answer that holds; its pair is asked next.
 
-        Doing it again with the same `undo_id` changes nothing. An exam that is over stays as it is.
+        A second call with the same `undo_id` changes nothing. Answers of an ended exam are final.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             exam = _exam(connection, exam_id)
             if _is_known(connection, undo_id):
                 return exam
@@ -165,7 +165,7 @@ class Exams(Jobs):
                 sa.select(exam_answers.c.exam_pair_id)
                 .join(exam_pairs, exam_pairs.c.id == exam_answers.c.exam_pair_id)
                 .where(exam_pairs.c.exam_id == exam_id, _newest, exam_answers.c.choice.is_not(None))
-                .order_by(exam_answers.c.place.desc())
+                .order_by(exam_answers.c.seq.desc())
                 .limit(1)
             )
             if last is not None:
@@ -173,8 +173,8 @@ class Exams(Jobs):
             return _exam(connection, exam_id)
 
     def leave_exam(self, exam_id: str) -> Exam:
-        """Leave an exam before its end: its answers are kept, and never counted."""
-        with self._writing() as connection:
+        """Leave an exam before its end: its answers are kept but never counted."""
+        with self.writing() as connection:
             exam = _exam(connection, exam_id)
             if exam.is_open:
                 now_s = time.time()
@@ -190,7 +190,7 @@ class Exams(Jobs):
 
     def trained_prompts(self, adapter_id: str) -> frozenset[str]:
         """The prompts of the pairs that an adapter, or a round before it, was trained on."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             adapter = connection.execute(
                 sa.select(adapters).where(adapters.c.id == adapter_id)
             ).first()
@@ -231,9 +231,9 @@ def _exams(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Ex
         .join(exams, exams.c.id == exam_pairs.c.exam_id)
         .outerjoin(answers, answers.c.exam_pair_id == exam_pairs.c.id)
         .where(*where)
-        .order_by(exam_pairs.c.place)
+        .order_by(exam_pairs.c.seq)
     )
-    torn: set[str] = set()  # without one of its pairs an exam would have another result
+    torn: set[str] = set()  # exams with a damaged pair: without it the result would differ
     for row in found:
         try:
             pair = _read_exam_pair(row, answers.c.choice)
@@ -242,7 +242,7 @@ def _exams(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Ex
             remember_damage(connection, error)
             torn.add(row.exam_id)
     where = [*where, exams.c.id.not_in(torn)]
-    found = connection.execute(sa.select(exams).where(*where).order_by(exams.c.place.desc()))
+    found = connection.execute(sa.select(exams).where(*where).order_by(exams.c.seq.desc()))
     return read_all(
         connection, found, lambda row: read(Exam, row, exams, pairs=tuple(asked.get(row.id, ())))
     )
@@ -256,7 +256,7 @@ def _read_exam_pair(row: sa.Row[Any], choice: sa.ColumnElement[Any]) -> ExamPair
 
 
 def _open_jobs(connection: sa.Connection, exam: Exam) -> list[str]:
-    """The ids of the jobs that draw it."""
+    """The ids of the open jobs that draw an exam."""
     found = connection.execute(
         sa.select(jobs).where(
             jobs.c.session_id == exam.session_id,

@@ -1,4 +1,4 @@
-"""Files of the home: on the disk before any row names them, checked by their checksums."""
+"""Files of the home: written before their rows, and checked by their checksums."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from studio.store.errors import StoreDamaged, StoreError, StoreFull
 def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
     """As `studio.files.write_atomically`, with the store's errors.
 
-    Raises `StoreFull` when the disk is full, whatever the library that was writing made of it, and
-    `StoreError` when the place cannot be written to.
+    Raises `StoreFull` if the disk is full, even if a library has hidden that error behind its own,
+    and `StoreError` if `path` cannot be written.
     """
     try:
         files.write_atomically(path, writer)
@@ -29,40 +29,40 @@ def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 def require_whole(path: Path, expected: str) -> None:
-    """Raise `StoreDamaged` when the file's checksum is not `expected`; "" is not known, and passes.
+    """Raise `StoreDamaged` if the file's checksum is not `expected`; "" accepts any file.
 
-    Raises OSError when it cannot be read.
+    Raises OSError if it cannot be read.
     """
     if expected and files.sha256(path) != expected:
-        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+        raise StoreDamaged(f"{path} is damaged: it has changed since it was written.")
 
 
 def write_sealed(path: Path, content: bytes) -> None:
-    """For a file that no row describes: write `content` behind its own checksum."""
+    """Write `content` after its own checksum, for a file without a row."""
     write_atomically(
         path, lambda draft: draft.write_bytes(hashlib.sha256(content).digest() + content)
     )
 
 
 def read_sealed(path: Path) -> bytes:
-    """What `write_sealed` wrote. Raises `StoreDamaged` when it is anything else."""
+    """Read the content of a file by `write_sealed`. Raises `StoreDamaged` if it has changed."""
     sealed = path.read_bytes()
     size = hashlib.sha256().digest_size
     seal, content = sealed[:size], sealed[size:]
     if hashlib.sha256(content).digest() != seal:
-        raise StoreDamaged(f"{path} is damaged: it is not what was written.")
+        raise StoreDamaged(f"{path} is damaged: it has changed since it was written.")
     return content
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether `error` comes from a full disk."""
+    """Whether a full disk caused `error`."""
     return isinstance(error, StoreFull) or files.is_full(error)
 
 
-def full_sentence(place: Path) -> str:
-    """What the artist is told when the disk that holds `place` is full."""
+def full_sentence(path: Path) -> str:
+    """The message that the disk with `path` is full."""
     return (
-        f"The disk that holds {place} is full. Make some room and go on: "
+        f"The disk that holds {path} is full. Make some room and go on: "
         "everything up to here is kept."
     )
 

@@ -1,4 +1,4 @@
-"""One studio for a home at a time, kept by a lock of the operating system."""
+"""One studio per home at a time, ensured by a lock of the operating system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from studio.store.errors import StoreError, StoreLocked
 
 
 class StudioLock:
-    """Held by the process that serves `home`; the kernel frees it however that process ends.
+    """Held by the process that serves `home`; the kernel releases it however that process ends.
 
     Use as a context manager, or call `acquire` and `release`.
     """
@@ -36,7 +36,7 @@ class StudioLock:
         return self
 
     def release(self) -> None:
-        """Give the lock back; harmless when it is not held."""
+        """Release the lock; harmless if it is not held."""
         self._lock.release()
 
     def __enter__(self) -> Self:

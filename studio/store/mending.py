@@ -1,6 +1,6 @@
-"""Rows that make no sense: put right where that is no guess, and else set aside.
+"""Damaged rows: repaired where the right value is known, and set aside otherwise.
 
-The database as it was is kept first, as a snapshot that stays for ever: nothing is lost.
+A snapshot of the database is taken first and kept for ever, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from studio.settings import SessionSettings, SettingsError
 from studio.store import schema
 from studio.store.checked import odd_columns
+from studio.store.shapes import IMPORTED
 from studio.store.snapshots import take_snapshot
 
 Stored = dict[str, Any]  # a row as it is in the database
@@ -27,19 +28,19 @@ Stored = dict[str, Any]  # a row as it is in the database
 
 @dataclass(frozen=True)
 class RowReport:
-    """What was done about rows; each is named by its table and its id."""
+    """What was done to damaged rows; each is named by its table and its id."""
 
     looked_at: int
     mended: list[str]
     set_aside: list[str]
-    kept_in: Path | None  # the database as it was before; None: nothing was to be done
+    kept_in: Path | None  # the snapshot from before; None if no row was damaged
 
 
 def mend_rows(home: Path) -> RowReport:
-    """Look at every row of a sound database; nothing else may use the home meanwhile."""
+    """Check every row of a sound database; nothing else may use the home meanwhile."""
     database = home / "studio.sqlite"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        # What is no text is looked at as well, and is found to be none.
+        # Text that is not UTF-8 is read too, and found to be damaged.
         connection.text_factory = lambda found: found.decode("utf-8", "surrogateescape")
         odd = {table: list(_odd_rows(connection, table)) for table in schema.metadata.sorted_tables}
         looked_at = sum(
@@ -52,22 +53,24 @@ def mend_rows(home: Path) -> RowReport:
         connection.execute("BEGIN IMMEDIATE")
         for table, rows in odd.items():
             for rowid, row, columns in rows:
+                if table is schema.picks:
+                    _ask_again(connection, row)
                 shown = f"{table.name}: {_name(table, row)} ({', '.join(columns)})"
                 if _mend(connection, table, rowid, row, columns):
                     mended.append(shown)
                 else:
                     connection.execute(f"DELETE FROM {table.name} WHERE rowid = ?", (rowid,))
                     aside.append(shown)
-        aside += _without_what_is_gone(connection)
+        aside += _without_dangling_rows(connection)
         connection.execute("COMMIT")
-    take_snapshot(home, "mended")  # from here on, rows are compared with this one
+    take_snapshot(home, "mended")  # later checks compare rows with this one
     return RowReport(looked_at, mended, aside, kept_in)
 
 
 def _odd_rows(
     connection: sqlite3.Connection, table: sa.Table
 ) -> list[tuple[int, Stored, list[str]]]:
-    """(rowid, row, names of the columns that make no sense) of every such row."""
+    """(rowid, row, names of the damaged columns) of every damaged row."""
     columns = ", ".join(f'"{name}"' for name in _names(table))
     found = []
     for rowid, *values in connection.execute(f"SELECT rowid, {columns} FROM {table.name}"):
@@ -95,7 +98,7 @@ def _keys(table: sa.Table) -> list[str]:
 def _mend(
     connection: sqlite3.Connection, table: sa.Table, rowid: int, row: Stored, odd: list[str]
 ) -> bool:
-    """Put the odd columns right; False when one of them cannot be."""
+    """Repair the damaged columns; returns False if one of them cannot be repaired."""
     changes: Stored = {}
     for name in odd:
         neutral = NEUTRAL.get((table.name, name), NEUTRAL.get(("", name)))
@@ -111,8 +114,15 @@ def _mend(
     return True
 
 
+def _ask_again(connection: sqlite3.Connection, pick: Stored) -> None:
+    """Put the pair of a damaged pick back into the queue."""
+    connection.execute(
+        "UPDATE pairs SET stale_at_s = NULL WHERE id = ?", (str(pick.get("pair_id")),)
+    )
+
+
 def _settings(_: sqlite3.Connection, row: Stored) -> str:
-    """Of a session's settings, all that can be used; the rest is as in a new session."""
+    """Those settings of a session that are valid; the others as in a new session."""
     try:
         written = json.loads(row["settings"])
     except (TypeError, ValueError, RecursionError):
@@ -159,6 +169,13 @@ def _state(_: sqlite3.Connection, row: Stored) -> str:
     return "stopped" if row["adapter_id"] is None else "done"
 
 
+def _import_mark(connection: sqlite3.Connection, row: Stored) -> Any:
+    """The mark of an imported session: no pick up to now starts a round. None for other values."""
+    if not str(row["name"]).startswith(IMPORTED):
+        return None
+    return connection.execute("SELECT coalesce(max(place), 0) FROM picks").fetchone()[0]
+
+
 def _is(value: Any) -> Callable[[sqlite3.Connection, Stored], Any]:
     return lambda connection, row: value
 
@@ -167,8 +184,8 @@ def _now(_: sqlite3.Connection, row: Stored) -> float:
     return time.time()
 
 
-# What a column can be when nobody knows what it was, by table and name; "": in any table. Where a
-# column is not named here, another value would be a lie, and its row is set aside.
+# A neutral value for a damaged column, by table and name; "" stands for any table. Columns that are
+# not listed have none: any other value would be false, so the row is set aside.
 NEUTRAL: dict[tuple[str, str], Callable[[sqlite3.Connection, Stored], Any]] = {
     ("", "created_at_s"): _now,
     ("", "message"): _is(""),
@@ -206,9 +223,10 @@ NEUTRAL: dict[tuple[str, str], Callable[[sqlite3.Connection, Stored], Any]] = {
     ("exports", "name"): _is("Mended export"),
     ("exports", "files"): _is("[]"),
     ("exams", "left_at_s"): _now,
+    ("state", "value"): _import_mark,
 }
 
-# References that a row can do without; one that has lost another goes where that one went.
+# References that may be empty. A row that has lost any other reference is set aside too.
 OPTIONAL = {
     ("sessions", "current_adapter_id"),
     ("rounds", "adapter_id"),
@@ -217,8 +235,8 @@ OPTIONAL = {
 }
 
 
-def _without_what_is_gone(connection: sqlite3.Connection) -> list[str]:
-    """Set aside what refers to rows that are not there, until there is no such row."""
+def _without_dangling_rows(connection: sqlite3.Connection) -> list[str]:
+    """Set aside rows that refer to missing rows, until none is left."""
     aside: list[str] = []
     while lost := connection.execute("PRAGMA foreign_key_check").fetchall():
         for table, rowid, _, number in lost:

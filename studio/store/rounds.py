@@ -1,47 +1,38 @@
-"""Rounds, what they measured, and the adapters they made."""
+"""Rounds, their metrics and their adapters."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.store.database import (
-    changed,
-    first_readable,
-    get_value,
-    read,
-    read_all,
-    remember_damage,
-)
-from studio.store.errors import RowDamaged, StoreError
-from studio.store.labelling import Labelling, count_picks, learnable_pick_ids, read_picked_pairs
+from studio.settings import FEWEST_PICKS
+from studio.store.answers import learnable_pick_ids, read_picked_pairs
+from studio.store.database import Database, changed, first_readable, read, read_all
+from studio.store.errors import StoreError
 from studio.store.rows import OPEN_ROUND_STATES, Adapter, Metric, PickedPair, Round
-from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds, sessions
+from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds
 from studio.store.sessions import read_session, use_adapter
-from studio.store.shapes import IMPORTED
 
-FEWEST_PICKS = 4
-MOST_ATTEMPTS = 3  # times a round is taken up without getting further, before it is given up
+MOST_ATTEMPTS = 3  # times a round is resumed without progress before it fails
 
 _open = rounds.c.state.in_(OPEN_ROUND_STATES)
 
 
-class Rounds(Labelling):
-    """From picks to adapters."""
+class Rounds(Database):
+    """The rounds and adapters of all sessions."""
 
     def request_round(self, session_id: str) -> Round:
-        """Ask for a round over the picks there are now, or return the one that is still open.
+        """Request a round over the present picks, or return the round that is still open.
 
-        Only picks that can be learned from together take part: those on pictures made by the same
-        base model and settings as the newest one. A pick that was held out of training once is
-        held out for ever, and one that was trained on is never held out later.
+        It learns from the picks that may share a round with the newest one, by base model and
+        settings. A pick that was once held out is never trained on, and one that was trained on is
+        never held out.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             session = read_session(connection, session_id)
             earlier = _rounds_of(connection, session_id)
             for round_ in earlier:
@@ -77,40 +68,17 @@ class Rounds(Labelling):
             connection.execute(sa.insert(rounds).values(**vars(made), attempts=0))
         return made
 
-    def due_session(self) -> str | None:
-        """The id of a session that is live and has picks enough for its next round, or None."""
-        with self._reading() as connection:
-            candidates = connection.scalars(
-                sa.select(sessions.c.id)
-                .where(
-                    sessions.c.deleted_at_s.is_(None),
-                    ~sa.exists().where(rounds.c.session_id == sessions.c.id, _open),
-                )
-                .order_by(sessions.c.updated_at_s.desc())
-            ).all()
-            for session_id in candidates:
-                try:
-                    settings = read_session(connection, session_id).settings
-                except RowDamaged as error:
-                    remember_damage(connection, error)
-                    continue
-                if settings.live and _has_been_picked_here(connection, session_id):
-                    counts = count_picks(connection, session_id)
-                    if counts.new >= max(settings.round_every, FEWEST_PICKS):
-                        return session_id
-        return None
-
     def claim_round(self) -> Round | None:
-        """Take up the oldest round that is queued or was left behind by a worker that died.
+        """Start or resume the oldest round that is queued, or whose worker died.
 
-        A round at which the worker died several times without getting any further is given up.
-        One in state "stopping" is handed out too, so that somebody finishes stopping it.
+        A round at which the worker died several times without progress fails. A round in state
+        "stopping" is returned too, so that the worker ends it.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             waiting = connection.execute(
                 sa.select(rounds)
                 .where(rounds.c.state.in_(("queued", "running", "stopping")))
-                .order_by(rounds.c.place)
+                .order_by(rounds.c.seq)
             ).all()
             first = first_readable(connection, waiting, lambda row: read(Round, row, rounds))
             if first is None:
@@ -133,32 +101,39 @@ class Rounds(Labelling):
             return _update_round(connection, found.id, **values)
 
     def update_round(self, round_id: str, **fields: Any) -> Round:
-        """Change state, message or the updates. A finished round does not change any more."""
+        """Change state, message or the updates. A finished round stays as it is."""
         allowed = frozenset({"state", "message", "updates_done", "updates_total"})
         fields = changed(fields, allowed)
-        with self._writing() as connection:
+        with self.writing() as connection:
             return _update_round(connection, round_id, **fields)
 
     def rounds(self, session_id: str) -> list[Round]:
         """The rounds of a session, the oldest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _rounds_of(connection, session_id)
+
+    def newest_round(self, session_id: str) -> Round | None:
+        """The newest round of a session, or None."""
+        query = sa.select(rounds).where(rounds.c.session_id == session_id)
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(rounds.c.number.desc()))
+            return first_readable(connection, rows, lambda row: read(Round, row, rounds))
 
     def round(self, round_id: str) -> Round:
         """One round."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return _round(connection, round_id)
 
     def pause_round(self, round_id: str) -> Round:
-        """Ask the worker to leave a round where it is."""
+        """Ask the worker to pause a round."""
         return self._request(round_id, {"queued": "paused", "running": "paused"}, "Paused.")
 
     def resume_round(self, round_id: str) -> Round:
-        """Ask the worker to go on with a paused round."""
+        """Ask the worker to resume a paused round."""
         return self._request(round_id, {"paused": "queued"}, "Waiting for the worker.")
 
     def release_round(self, round_id: str) -> Round:
-        """For the worker: leave a round in good order, to be taken up again later."""
+        """For the worker: put a round back into the queue, to be resumed later."""
         return self._request(round_id, {"running": "queued"}, "Waiting for the worker.")
 
     def stop_round(self, round_id: str) -> Round:
@@ -170,11 +145,11 @@ class Rounds(Labelling):
         )
 
     def add_metric(self, round_id: str, update: int, values: dict[str, float]) -> None:
-        """Keep what one update measured; it also says that the round has come this far.
+        """Store the metrics of an update, and that the round has reached it.
 
-        The same update may be kept again, by a round that goes on from its last checkpoint.
+        A round that resumes from its last checkpoint stores some updates a second time.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             round_ = _round(connection, round_id)
             statement = insert(metrics).values(
                 {"round_id": round_id, "update": update, "values": values}
@@ -188,8 +163,8 @@ class Rounds(Labelling):
                 _update_round(connection, round_id, updates_done=update, attempts=1)
 
     def metrics(self, round_id: str) -> list[Metric]:
-        """What the updates of a round measured, in order."""
-        with self._reading() as connection:
+        """The metrics of a round, update by update."""
+        with self.reading() as connection:
             found = connection.execute(
                 sa.select(metrics)
                 .where(metrics.c.round_id == round_id)
@@ -200,13 +175,13 @@ class Rounds(Labelling):
     def finish_round(
         self, round_id: str, adapter: Adapter, message: str = "Done.", *, held_back: bool = False
     ) -> Round:
-        """Keep the adapter of a round, whose files are already written, and use it from now on.
+        """Add the adapter of a round, whose files are already written, and make it current.
 
-        All but the next few waiting pairs are sampled anew, from this adapter. Refused when the
-        round has been stopped in the meantime. A round that is held back keeps its adapter, and the
-        one from before it stays in use.
+        If it draws the pairs, all waiting ones but the next few are discarded. The adapter of a
+        round that is held back does not become current. Raises StoreError if the round has been
+        stopped in the meantime.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             if _round(connection, round_id).state not in ("queued", "running", "paused"):
                 raise StoreError("This round was ended before its adapter was ready.")
             connection.execute(sa.insert(adapters).values(vars(adapter)))
@@ -222,9 +197,9 @@ class Rounds(Labelling):
         return done
 
     def withdrawn(self, round_: Round) -> int:
-        """How many of the picks that a round learned from were taken back or changed since."""
+        """How many picks that a round learned from were withdrawn or changed since."""
         later = picks.alias()
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.scalar(
                 sa.select(sa.func.count()).where(
                     picks.c.id.in_(round_.train_pick_ids),
@@ -234,17 +209,17 @@ class Rounds(Labelling):
 
     def adapters(self, session_id: str) -> list[Adapter]:
         """The adapters of a session, the oldest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(
                 sa.select(adapters)
                 .where(adapters.c.session_id == session_id)
-                .order_by(adapters.c.place)
+                .order_by(adapters.c.seq)
             )
             return read_all(connection, found, lambda row: read(Adapter, row, adapters))
 
     def adapter(self, adapter_id: str) -> Adapter:
         """One adapter."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(
                 sa.select(adapters).where(adapters.c.id == adapter_id)
             ).first()
@@ -252,16 +227,8 @@ class Rounds(Labelling):
             raise StoreError("This adapter does not exist.")
         return read(Adapter, found, adapters)
 
-    def adapter_path(self, adapter: Adapter) -> Path:
-        """The folder that holds an adapter's files."""
-        return self.session_path(adapter.session_id) / "adapters" / adapter.id
-
-    def checkpoint_path(self, round_: Round) -> Path:
-        """Where an unfinished round keeps what it needs to go on."""
-        return self.session_path(round_.session_id) / "checkpoints" / f"{round_.id}.pt"
-
     def _request(self, round_id: str, moves: dict[str, str], message: str) -> Round:
-        with self._writing() as connection:
+        with self.writing() as connection:
             round_ = _round(connection, round_id)
             if round_.state not in moves:
                 return round_
@@ -270,20 +237,9 @@ class Rounds(Labelling):
             )
 
 
-def _has_been_picked_here(connection: sa.Connection, session_id: str) -> bool:
-    """Whether the artist has said anything about a pair since the session came from an archive, if
-    it did: the picks that came with it begin no round by themselves."""
-    came = get_value(connection, f"{IMPORTED}{session_id}")
-    if came is None:
-        return True
-    here = sa.select(picks.c.id).join(pairs, picks.c.pair_id == pairs.c.id)
-    here = here.where(pairs.c.session_id == session_id, picks.c.place > came)
-    return connection.scalar(here.limit(1)) is not None
-
-
 def _rounds_of(connection: sa.Connection, session_id: str) -> list[Round]:
     found = connection.execute(
-        sa.select(rounds).where(rounds.c.session_id == session_id).order_by(rounds.c.place)
+        sa.select(rounds).where(rounds.c.session_id == session_id).order_by(rounds.c.seq)
     )
     return read_all(connection, found, lambda row: read(Round, row, rounds))
 
@@ -306,10 +262,10 @@ def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Ro
 def _split(
     connection: sa.Connection, usable: list[PickedPair], earlier: list[Round], fraction: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the picks to train on and of those to hold out, in order of picking.
+    """Ids of the picks to train on and of those to hold out, in the order of picking.
 
-    A grid is split as one. Of a grid that is held out one pick is asked about and none is learned
-    from: its pairs share their pictures, and would count the same opinion several times.
+    A grid is on one side as a whole. Of a grid that is held out only one pick is used: its pairs
+    share their pictures, and would count the same opinion several times.
     """
 
     def questions_of(pick_ids: set[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What the store hands out: one frozen dataclass a table, plus what is counted or joined."""
+"""The store's return values: a frozen dataclass for each table, and for counts and joins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
 JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
-BESIDE_OTHERS: tuple[JobKind, ...] = ("download",)  # which other work does not wait for
+BACKGROUND_JOBS: tuple[JobKind, ...] = ("download",)  # they run while other work goes on
 EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
@@ -50,7 +50,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Image:
-    """One rendered picture; `Store.image_path` and its neighbours say where it lies."""
+    """One rendered picture; `Store.image_path` and its neighbours are its files."""
 
     id: str
     session_id: str
@@ -65,8 +65,8 @@ class Image:
     favourite: bool = False
     picture_sha256: str = ""  # of the lossless picture, in hexadecimal; "": not known
     trajectory_sha256: str = ""  # likewise; "" also where no trajectory is kept
-    # What else than the model drew it, in A1111's words: the VAE beside it, textual inversions.
-    beside: dict[str, str] = field(default_factory=dict)
+    # Files that took part besides the model, in A1111's words: its own VAE, textual inversions.
+    companions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,18 @@ class Pair:
     adapter_id: str | None
     created_at_s: float
     repeat_of: str | None = None  # the pair that this one asks again, with its sides swapped
-    note: str = ""  # what the artist wrote about it
-    grid_id: str | None = None  # the first pair of the grid that it is one of
+    note: str = ""  # by the artist
+    grid_id: str | None = None  # the first pair of its grid, if it belongs to one
 
     @property
     def question_id(self) -> str:
-        """Pairs of the same question are asked at once."""
+        """Equal for pairs that are asked at once."""
         return self.grid_id or self.id
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the artist is asked at once: a pair; or a grid, which is all pairs of its pictures."""
+    """A pair, or all pairs of a grid: the artist is asked about them at once."""
 
     pairs: tuple[Pair, ...]
 
@@ -102,15 +102,15 @@ class Question:
 
     @property
     def images(self) -> tuple[Image, ...]:
-        """As they are shown."""
+        """Each picture once, in the order on the screen."""
         return tuple({i.id: i for pair in self.pairs for i in (pair.left, pair.right)}.values())
 
 
 @dataclass(frozen=True)
 class Pick:
-    """What the artist said about a pair. A choice of None withdraws the pick it supersedes.
+    """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
-    `much_better` and `reason` go with a choice of left or right. They are kept and shown; rounds
+    `much_better` and `reason` go with a choice of left or right. They are stored and shown; rounds
     learn from the choice alone.
     """
 
@@ -125,20 +125,20 @@ class Pick:
 
 @dataclass(frozen=True)
 class PickedPair:
-    """A pair and a pick of it, in most places the one that holds."""
+    """A pair and one of its picks, usually the one that holds."""
 
     pair: Pair
     pick: Pick
 
     @property
     def chosen(self) -> Image:
-        """The better picture, of a pick of left or right."""
+        """The better picture, if the choice is left or right."""
         return self.pair.left if self.pick.choice == "left" else self.pair.right
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said at once: the picks of all pairs of a question."""
+    """The answer to a question: a pick for each of its pairs."""
 
     picked: tuple[PickedPair, ...]
 
@@ -147,13 +147,18 @@ class Answer:
         return self.picked[0].pick.id
 
     @property
+    def pick(self) -> Pick:
+        """Of a pair the only pick, of a grid the first."""
+        return self.picked[0].pick
+
+    @property
     def question(self) -> Question:
         return Question(tuple(one.pair for one in self.picked))
 
     @property
     def ranking(self) -> tuple[str, ...]:
-        """Ids of the pictures that are better than others, the best first. Those it does not name
-        are worse than all it names."""
+        """Ids of the pictures that are better than others, the best first. All other pictures are
+        worse than these."""
         better = [one for one in self.picked if one.pick.choice in ("left", "right")]
         wins = Counter(one.chosen.id for one in better)
         ranking = tuple(image_id for image_id, _ in wins.most_common())
@@ -163,12 +168,21 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class PickCounts:
-    """How many answers hold. `total`, `ties`, `both_bad` and `skipped` count questions answered,
-    the others pairs: `usable` are left or right, on pairs that were not asked before.
+class KeptAnswer:
+    """An answer that was added, and the answer it replaced, if one held until then."""
 
-    `new` are those that the next round would learn from and the newest one, however it ended, has
-    not: when they reach the session's `round_every`, a live session begins a round.
+    answer: Answer
+    replaced: Answer | None
+
+
+@dataclass(frozen=True)
+class PickCounts:
+    """How many answers hold.
+
+    `total`, `ties`, `both_bad` and `skipped` count questions; a question counts as a tie (both bad,
+    skipped) if all of its pairs do. `usable` counts picks of left or right, without pairs that are
+    asked again. `new` are those that the next round would use and the newest one, in whatever
+    state, does not: when they reach the session's `round_every`, a live session starts a round.
     """
 
     total: int = 0
@@ -180,16 +194,16 @@ class PickCounts:
 
 
 @dataclass(frozen=True)
-class Habits:
-    """What the picks say about the picking: both are counts of picks of left or right.
+class Consistency:
+    """How consistent the picks of left and right are: test and retest, and a lean to one side.
 
-    asked_again: pairs that were shown a second time, sides swapped; same_again: those of them in
-    which the same picture was chosen both times. picked, left: all such picks on pairs that stood
-    alone, and those of left.
+    repeated: pairs that were shown a second time, sides swapped, and decided both times. agreed:
+    those in which the same picture was chosen both times. picked: picks on pairs, without those of
+    grids. left: picks of the left picture among them.
     """
 
-    asked_again: int
-    same_again: int
+    repeated: int
+    agreed: int
     picked: int
     left: int
 
@@ -207,13 +221,13 @@ class Adapter:
     picks: int
     sha256: str  # of the weights
     created_at_s: float
-    checks: dict[str, Any] = field(default_factory=dict)  # what its pictures showed: see `brake`
-    config_sha256: str = ""  # of the file that says how the weights are used; "": not known
+    checks: dict[str, Any] = field(default_factory=dict)  # see `studio.engine.collapse`
+    config_sha256: str = ""  # of adapter_config.json; "": not known
 
 
 @dataclass(frozen=True)
 class Round:
-    """One training run over the picks there were when it was asked for."""
+    """One training run over the picks at the time of its request."""
 
     id: str
     session_id: str
@@ -233,7 +247,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Metric:
-    """What one optimiser update of a round measured."""
+    """The metrics of one optimizer update."""
 
     round_id: str
     update: int
@@ -242,7 +256,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Job:
-    """Something the web process asks the worker to do."""
+    """Work that the web process requests from the worker."""
 
     id: str
     session_id: str
@@ -256,13 +270,13 @@ class Job:
     finished_at_s: float | None
 
 
-CHECK_PICTURE = "-check.png"  # how the name of what a LoRA file was seen to draw ends
-USE_WITH = "use together with"  # among the checks of an export that another LoRA belongs to
+CHECK_PICTURE = "-check.png"  # the ending of the picture that a LoRA file was checked with
+USE_WITH = "use together with"  # the key, in an export's checks, of a LoRA that it needs
 
 
 @dataclass(frozen=True)
 class Export:
-    """Files made from an adapter for other programs, and what checking them found."""
+    """Files made from an adapter for other programs, and the results of checking them."""
 
     id: str
     session_id: str
@@ -275,18 +289,18 @@ class Export:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """What the worker found when it looked at a base model."""
+    """The facts about a base model that the worker has inspected."""
 
     base_model: str  # as it stands in a session's settings
     name: str
     family: str  # "sd1", "sd2" or "sdxl"; "": it cannot be used
-    words: str  # the family, as an artist would say it
-    size_px: int  # of the pictures that it was made for
-    bytes: int  # of its weight files; where these two are others now, it was changed since
+    words: str  # the family, in an artist's words
+    size_px: int  # its native picture size
+    bytes: int  # of its weight files; if this or mtime_ns differs now, it has changed
     mtime_ns: int
-    base_hash: str = ""  # of its weights; "": they were not read yet
-    problem: str = ""  # why it cannot be used, in a sentence
-    preview: str = ""  # the path of a picture of it, as other tools keep it
+    base_hash: str = ""  # of its weights; "": not read yet
+    problem: str = ""  # a sentence: why it cannot be used
+    preview: str = ""  # the path of its preview picture, as other tools place it
 
 
 @dataclass(frozen=True)
@@ -321,8 +335,8 @@ class Exam:
     session_id: str
     adapter_id: str
     strength: float
-    sampling: SamplingSettings  # how all of its pictures are made
-    left_at_s: float | None  # set: not taken to its end, and never counted
+    sampling: SamplingSettings  # of all its pictures
+    left_at_s: float | None  # set: abandoned, and never counted
     created_at_s: float
     pairs: tuple[ExamPair, ...]  # in the order in which they are asked
 
@@ -353,7 +367,7 @@ class Exam:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What the worker last said of itself."""
+    """The worker's last report about itself."""
 
     pid: int
     state: WorkerState

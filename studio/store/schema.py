@@ -1,13 +1,15 @@
-"""The tables as they are now; `migrations` holds how they came to be.
+"""The tables in their present form; `migrations` holds the steps that led to it.
 
-`place` counts up in the order of insertion and is never reused, so that order does not depend on a
-clock. Columns bear the names of the fields in `rows`.
+`seq` counts up in the order of insertion and is never reused, so that order does not depend on a
+clock. Columns have the names of the fields in `rows`. Two are stored under older names: `seq` as
+`place`, and `companions` of images as `beside`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -47,18 +49,19 @@ metadata = MetaData()
 
 
 class Json(TypeDecorator[Any]):
-    """A value of some shape, kept as JSON.
+    """A value of some shape, stored as JSON.
 
-    What is not of the shape is read as the `Unreadable` that says why, and raises nothing: one bad
-    row must not keep the others of a query from being read. `database.read` looks for it.
+    A value of another shape is read as an `Unreadable`, which is returned and not raised: one bad
+    row must not prevent a query from returning the others. `database.read` checks for it.
     """
 
     impl = JSON
     cache_ok = True
 
-    def __init__(self, shape: TypeAdapter[Any]) -> None:
+    def __init__(self, shape: TypeAdapter[Any], *, frozen: bool = False) -> None:
         super().__init__()
         self.shape = shape
+        self.frozen = frozen  # values of this shape cannot change, so equal texts may share one
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         return value.to_dict() if hasattr(value, "to_dict") else value
@@ -73,21 +76,31 @@ class Json(TypeDecorator[Any]):
         return process
 
     def read(self, text: Any) -> Any:
-        """What was meant by the text in the database; raises `Unreadable`."""
-        try:
-            # SQLite keeps the text of a number as a number.
-            value = text if isinstance(text, int | float) else json.loads(text)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise Unreadable(str(error)) from error
-        return require(self.shape, value)
+        """The value of a text in the database. Raises `Unreadable`."""
+        if self.frozen and isinstance(text, str):
+            return _read_frozen(self.shape, text)
+        return _read(self.shape, text)
+
+
+def _read(shape: TypeAdapter[Any], text: Any) -> Any:
+    try:
+        # SQLite stores the text of a number as a number.
+        value = text if isinstance(text, int | float) else json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
+    return require(shape, value)
+
+
+# Nearly all pictures have the same settings, and the picks of a round are read for every page.
+_read_frozen = lru_cache(maxsize=64)(_read)
 
 
 def _entity(name: str, *columns: Any, **options: Any) -> Table:
-    """A table of things that have an id and are kept for ever."""
+    """A table of entities with ids; their rows are never deleted."""
     return Table(
         name,
         metadata,
-        Column("place", Integer, primary_key=True, autoincrement=True),
+        Column("place", Integer, primary_key=True, autoincrement=True, key="seq"),
         Column("id", String, nullable=False, unique=True),
         *columns,
         Column("created_at_s", Float, nullable=False),
@@ -103,7 +116,7 @@ def _session() -> Column[Any]:
 sessions = _entity(
     "sessions",
     Column("name", String, nullable=False),
-    Column("settings", Json(settings_of(SessionSettings)), nullable=False),
+    Column("settings", Json(settings_of(SessionSettings), frozen=True), nullable=False),
     Column("current_adapter_id", ForeignKey("adapters.id", use_alter=True)),
     Column("updated_at_s", Float, nullable=False),
     Column("deleted_at_s", Float),
@@ -117,12 +130,12 @@ images = _entity(
     Column("seed", BigInteger, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("strength", Float, nullable=False),
-    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
+    Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("favourite", Boolean, nullable=False),
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
-    Column("beside", Json(TEXTS), nullable=False),
+    Column("beside", Json(TEXTS), nullable=False, key="companions"),
 )
 
 pairs = _entity(
@@ -132,13 +145,14 @@ pairs = _entity(
     Column("left_image_id", ForeignKey("images.id"), nullable=False),
     Column("right_image_id", ForeignKey("images.id"), nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
-    Column("stale_at_s", Float),  # set: kept, but not shown any more
-    Column("repeat_of", ForeignKey("pairs.id")),  # set: that pair asked again, sides swapped
+    Column("stale_at_s", Float),  # set: no longer in the queue, as it was answered or discarded
+    Column("repeat_of", ForeignKey("pairs.id")),  # set: this pair repeats that one, sides swapped
     Column("note", String, nullable=False),
-    # Set: one of the pairs of a grid, all of which are asked at once; the first of them names it.
+    # Set: a pair of a grid, whose id is that of its first pair.
     Column("grid_id", ForeignKey("pairs.id"), index=True),
 )
-question_id = func.coalesce(pairs.c.grid_id, pairs.c.id)  # what is asked at once: a pair or a grid
+Index("ix_pairs_waiting", pairs.c.session_id, sqlite_where=pairs.c.stale_at_s.is_(None))
+question_id = func.coalesce(pairs.c.grid_id, pairs.c.id)  # of a pair or a grid
 
 # The picks of a pair form one chain: a single first one, and each superseded at most once.
 picks = _entity(
@@ -156,7 +170,7 @@ adapters = _entity(
     _session(),
     Column("round_id", ForeignKey("rounds.id", use_alter=True), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings), frozen=True), nullable=False),
     Column("base_hash", String, nullable=False),
     Column("picks", Integer, nullable=False),
     Column("sha256", String, nullable=False),
@@ -169,14 +183,14 @@ rounds = _entity(
     _session(),
     Column("number", Integer, nullable=False),
     Column("state", String, nullable=False, index=True),
-    Column("settings", Json(settings_of(TrainingSettings)), nullable=False),
-    Column("train_pick_ids", Json(NAMES), nullable=False),
-    Column("held_out_pick_ids", Json(NAMES), nullable=False),
+    Column("settings", Json(settings_of(TrainingSettings), frozen=True), nullable=False),
+    Column("train_pick_ids", Json(NAMES, frozen=True), nullable=False),
+    Column("held_out_pick_ids", Json(NAMES, frozen=True), nullable=False),
     Column("updates_done", Integer, nullable=False),
     Column("updates_total", Integer, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("message", String, nullable=False),
-    Column("attempts", Integer, nullable=False),  # times taken up without getting any further
+    Column("attempts", Integer, nullable=False),  # times resumed without progress
     Column("started_at_s", Float),
     Column("finished_at_s", Float),
     UniqueConstraint("session_id", "number"),
@@ -208,7 +222,7 @@ exports = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False),
     Column("name", String, nullable=False),
-    Column("files", Json(NAMES), nullable=False),
+    Column("files", Json(NAMES, frozen=True), nullable=False),
     Column("checks", Json(TEXTS), nullable=False),
 )
 
@@ -217,8 +231,8 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
-    Column("sampling", Json(settings_of(SamplingSettings)), nullable=False),
-    Column("left_at_s", Float),  # set: not taken to its end, and never counted
+    Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
+    Column("left_at_s", Float),  # set: abandoned, and never counted
 )
 
 exam_pairs = _entity(
@@ -231,14 +245,14 @@ exam_pairs = _entity(
     Column("tuned_image_id", ForeignKey("images.id")),
 )
 
-# The newest answer to a pair holds; a choice of None takes back the one before.
+# The newest answer to a pair holds; a choice of None withdraws the one before.
 exam_answers = _entity(
     "exam_answers",
     Column("exam_pair_id", ForeignKey("exam_pairs.id"), nullable=False, index=True),
     Column("choice", String),
 )
 
-# What the worker found when it looked at base models; nothing refers to them.
+# Facts about base models that the worker has inspected; no other table refers to them.
 models = Table(
     "models",
     metadata,
@@ -254,7 +268,7 @@ models = Table(
     Column("preview", String, nullable=False),
 )
 
-# Single values of the whole store: "changes", "last_session_id", "worker".
+# Single values of the whole store; `shapes.VALUES` names them.
 state = Table(
     "state",
     metadata,

@@ -1,4 +1,4 @@
-"""Copies of an export in the folder where another tool looks for its LoRAs."""
+"""Copies an export into the folder where another tool looks for its LoRAs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from studio.paths import expanded, typed
 from studio.store.errors import StoreError
 from studio.store.files import write_atomically
 
-ENDINGS = (".json", ".png", ".safetensors")  # the LoRA last: what a tool finds is whole
+ENDINGS = (".json", ".png", ".safetensors")  # the LoRA last: a tool that finds it finds all
 
 
 def tool_folder(written: str) -> Path:
-    """The folder that the artist wrote; raises StoreError with a sentence if it is none."""
+    """The folder that the artist typed. Raises StoreError if it is not one."""
     folder = expanded(typed(written))
     if not folder.is_absolute():
         raise StoreError(f"Write the whole path of the folder, from its drive on, not {written!r}.")
@@ -28,10 +28,10 @@ def tool_folder(written: str) -> Path:
 
 
 def send(export: Path, name: str, folder: Path) -> Path:
-    """Copy the files `name`.safetensors, .json and .png of an export, and say where the LoRA lies.
+    """Copy the files `name`.safetensors, .json and .png of an export; returns the LoRA's path.
 
-    Nothing in `folder` is written over: files of the same names and other content keep theirs, and
-    the new ones get a number. What is there already is not copied again.
+    No file in `folder` is overwritten: if the names are taken by other files, the new ones get a
+    number. Identical files are not copied again.
     """
     files = [export / f"{name}{ending}" for ending in ENDINGS]
     if not files[-1].is_file():
@@ -53,5 +53,5 @@ def send(export: Path, name: str, folder: Path) -> Path:
 
 
 def _is_free_for(file: Path, to: Path) -> bool:
-    """Whether nothing is at `to`, or the same already."""
+    """Whether `to` does not exist, or has the same content already."""
     return not to.exists() or (to.is_file() and filecmp.cmp(file, to, shallow=False))

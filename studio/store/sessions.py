@@ -1,4 +1,4 @@
-"""Sessions: made, opened, renamed, duplicated and set aside."""
+"""Sessions: created, opened, renamed, duplicated and deleted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -15,10 +14,11 @@ from studio.store.database import Database, first_readable, get_value, read, rea
 from studio.store.errors import StoreError
 from studio.store.files import set_aside
 from studio.store.rows import OPEN_JOB_STATES, OPEN_ROUND_STATES, Session
-from studio.store.schema import adapters, jobs, pairs, picks, question_id, rounds, sessions
+from studio.store.schema import adapters, jobs, rounds, sessions
+from studio.store.waiting import discard_waiting
 
 MAX_NAME_CHARACTERS = 200
-READY_PAIRS_KEPT = 2  # by a new adapter: the artist goes on while fresh pairs are being sampled
+READY_PAIRS_KEPT = 2  # by a new adapter: the artist goes on while it draws pairs of its own
 
 
 def read_session(connection: sa.Connection, session_id: str) -> Session:
@@ -31,43 +31,8 @@ def read_session(connection: sa.Connection, session_id: str) -> Session:
     return read(Session, found, sessions)
 
 
-def waiting_ids(session_id: str) -> sa.Select[tuple[str]]:
-    """The ids of the questions that wait for an answer: those withdrawn last come first, then by
-    age."""
-    later = picks.alias()
-    tip = (
-        sa.select(picks.c.pair_id, picks.c.place, picks.c.choice)
-        .where(~sa.exists().where(later.c.supersedes == picks.c.id))
-        .subquery()
-    )
-    return (
-        sa.select(question_id)
-        .select_from(pairs)
-        .outerjoin(tip, tip.c.pair_id == pairs.c.id)
-        .where(
-            pairs.c.session_id == session_id,
-            pairs.c.stale_at_s.is_(None),
-            tip.c.choice.is_(None),
-        )
-        .group_by(question_id)
-        .order_by(sa.func.max(tip.c.place).desc().nulls_last(), sa.func.min(pairs.c.place))
-    )
-
-
-def discard_waiting(
-    connection: sa.Connection, session_id: str, *, keep: int = 0, unless_prompt_in: tuple = ()
-) -> None:
-    """Mark what waits as stale, except for the first `keep` and those of the prompts given."""
-    ids = connection.scalars(waiting_ids(session_id)).all()[keep:]
-    connection.execute(
-        sa.update(pairs)
-        .where(question_id.in_(ids), pairs.c.prompt.not_in(unless_prompt_in))
-        .values(stale_at_s=time.time())
-    )
-
-
 def use_adapter(connection: sa.Connection, session_id: str, adapter_id: str | None) -> None:
-    """Make an adapter current; where it draws the pairs, it draws all but the next few anew."""
+    """Make an adapter current. If it draws the pairs, all but the next few are discarded."""
     connection.execute(
         sa.update(sessions)
         .where(sessions.c.id == session_id)
@@ -81,7 +46,7 @@ class Sessions(Database):
     """The sessions of a store."""
 
     def create_session(self, name: str, settings: SessionSettings) -> Session:
-        """Begin a session."""
+        """Create a session."""
         now_s = time.time()
         made = Session(
             id=uuid.uuid4().hex,
@@ -91,28 +56,28 @@ class Sessions(Database):
             created_at_s=now_s,
             updated_at_s=now_s,
         )
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(sa.insert(sessions).values(vars(made)))
         return made
 
     def sessions(self) -> list[Session]:
         """All sessions, the newest first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(
                 sa.select(sessions)
                 .where(sessions.c.deleted_at_s.is_(None))
-                .order_by(sessions.c.place.desc())
+                .order_by(sessions.c.seq.desc())
             )
             return read_all(connection, found, lambda row: read(Session, row, sessions))
 
     def session(self, session_id: str) -> Session:
         """One session."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return read_session(connection, session_id)
 
     def has_session(self, session_id: str) -> bool:
-        """Whether there is such a session that has not been deleted."""
-        with self._reading() as connection:
+        """Whether the session exists and has not been deleted."""
+        with self.reading() as connection:
             there = sa.select(sessions.c.id).where(
                 sessions.c.id == session_id, sessions.c.deleted_at_s.is_(None)
             )
@@ -123,16 +88,16 @@ class Sessions(Database):
         return self._update_session(session_id, name=_named(name))
 
     def duplicate_session(self, session_id: str, name: str) -> Session:
-        """Begin a session with the settings and prompts of another.
+        """Create a session with the settings and prompts of another.
 
-        Picks, pictures and adapters are not copied: they belong to the session they were made in.
+        Picks, pictures and adapters stay with the original.
         """
         return self.create_session(name, self.session(session_id).settings)
 
     def delete_session(self, session_id: str) -> None:
-        """Take a session out of sight. Its rows stay, and its folder moves to `home/aside`."""
+        """Hide a session for good. Its rows stay, and its folder moves to `home/aside`."""
         now_s = time.time()
-        with self._writing() as connection:
+        with self.writing() as connection:
             read_session(connection, session_id)
             connection.execute(
                 sa.update(sessions).where(sessions.c.id == session_id).values(deleted_at_s=now_s)
@@ -149,22 +114,22 @@ class Sessions(Database):
         self._set_session_aside(session_id)
 
     def update_settings(self, session_id: str, settings: SessionSettings) -> Session:
-        """Keep new settings, whatever they were before; otherwise as `change_settings`."""
+        """Replace all settings; see `change_settings`."""
         return self.change_settings(session_id, lambda _: settings)
 
     def change_settings(
         self, session_id: str, change: Callable[[SessionSettings], SessionSettings]
     ) -> Session:
-        """Keep what `change` makes of the settings. Waiting pairs that no longer fit are not shown.
+        """Replace the settings by `change(settings)`, and discard waiting pairs that no longer fit.
 
-        They are read and written as one: two fields that are saved at the same moment are both
-        kept. Another base model, or LoRA to start from, also puts the session back to that base,
-        and stops its round: what was learned fits the old one.
+        Both happen in one transaction, so that two fields saved at the same moment are both kept.
+        A change of the base model, or of the LoRA to start from, also deselects the adapter and
+        stops the round: both belong to the old base.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             before = read_session(connection, session_id)
             settings = change(before.settings)
-            if settings.base_model == before.settings.base_model:  # only `library` changes this
+            if settings.base_model == before.settings.base_model:  # only `Library` changes the hash
                 known = before.settings
                 settings = replace(
                     settings, model_hash=known.model_hash, model_bytes=known.model_bytes
@@ -193,8 +158,8 @@ class Sessions(Database):
         return after
 
     def set_current_adapter(self, session_id: str, adapter_id: str | None) -> Session:
-        """Use an adapter of the session from now on, or the base model (None)."""
-        with self._writing() as connection:
+        """Use an adapter of the session from now on, or with None the base model."""
+        with self.writing() as connection:
             read_session(connection, session_id)
             if adapter_id is not None:
                 owner = sa.select(adapters.c.session_id).where(adapters.c.id == adapter_id)
@@ -204,36 +169,22 @@ class Sessions(Database):
             return read_session(connection, session_id)
 
     def last_session_id(self) -> str | None:
-        """The session that was open last, or the newest one when that is gone, or None."""
-        with self._reading() as connection:
+        """The session that was opened last; if it was deleted, the newest one; or None."""
+        with self.reading() as connection:
             last = get_value(connection, "last_session_id")
             found = connection.execute(
                 sa.select(sessions)
                 .where(sessions.c.deleted_at_s.is_(None))
-                .order_by((sessions.c.id == last).desc(), sessions.c.place.desc())
+                .order_by((sessions.c.id == last).desc(), sessions.c.seq.desc())
             )
             first = first_readable(connection, found, lambda row: read(Session, row, sessions))
             return first and first.id
 
     def set_last_session(self, session_id: str) -> None:
-        """Remember which session is open: the worker keeps pairs ready for it."""
-        with self._writing() as connection:
+        """Remember which session is open: the worker draws pairs for it."""
+        with self.writing() as connection:
             read_session(connection, session_id)
             set_value(connection, "last_session_id", session_id)
-
-    def session_path(self, session_id: str) -> Path:
-        """The folder of a session's files."""
-        return self.home / "sessions" / session_id
-
-    @property
-    def wildcards_path(self) -> Path:
-        """The folder of the artist's own lists, that `__names__` in prompts stand for."""
-        return self.home / "wildcards"
-
-    @property
-    def styles_path(self) -> Path:
-        """The file of the artist's styles; there is none until one is saved."""
-        return self.home / "styles.csv"
 
     def _set_session_aside(self, session_id: str) -> None:
         folder = self.session_path(session_id)
@@ -244,7 +195,7 @@ class Sessions(Database):
             pass  # a file of it is still open somewhere; `set_orphans_aside` tries again
 
     def _update_session(self, session_id: str, **values: object) -> Session:
-        with self._writing() as connection:
+        with self.writing() as connection:
             read_session(connection, session_id)
             connection.execute(
                 sa.update(sessions)
@@ -255,7 +206,7 @@ class Sessions(Database):
 
 
 def stop_rounds(connection: sa.Connection, session_id: str) -> None:
-    """Those that are open: the base model is another one."""
+    """Stop the open rounds of a session whose base model has changed."""
     for states, values in (
         (("queued", "paused"), {"state": "stopped", "finished_at_s": time.time()}),
         (("running",), {"state": "stopping"}),  # its worker ends it

@@ -1,8 +1,8 @@
-"""What each column can hold: a pydantic shape for every one of them.
+"""The valid values of each column: a pydantic shape for every one.
 
-The same shapes are asked on every way in and out: of an archive's rows, of rows that are read for a
-page or the worker, and of rows that the doctor looks at or carries over. `schema` gives every JSON
-column its shape; those of all other columns follow from their types, names and words here.
+The same shapes apply everywhere: to an archive's rows, to rows that are read for a page or the
+worker, and to rows that the doctor checks or restores. `schema` gives every JSON column its shape;
+those of the other columns follow from their types and names here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LONGEST_TEXT = 100_000
 LONGEST_LIST = 100_000
 STRICT = ConfigDict(strict=True, extra="forbid")
 
-Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # half a surrogate pair is none for pydantic
+Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # pydantic rejects lone surrogates
 Texts = dict[Text, Text]
 TextList = Annotated[list[Text], Field(max_length=LONGEST_LIST)]
 Finite = Annotated[float, Field(ge=-1e300, le=1e300, allow_inf_nan=False)]
@@ -37,14 +37,14 @@ Duration = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Unreadable(ValueError):
-    """A column does not hold what the studio could have written into it."""
+    """A column holds a value that the studio could not have written."""
 
 
 # --- JSON columns --------------------------------------------------------------------------------
 
 
 def _measured(values: dict[str, float]) -> dict[str, float]:
-    """A loss may be no number; what is counted with may not."""
+    """A loss may be NaN; values that are calculated with may not."""
     _share.validate_python(values.get("held_out_agreement", 0.0))
     _duration.validate_python(values.get("seconds", 0.0))
     return values
@@ -56,7 +56,7 @@ def _other_lora(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Cell(TypedDict):
-    """Of a comparison: the ids of what base and tuned drew, and perhaps another LoRA."""
+    """Part of a comparison: the ids of the pictures by base, tuned and perhaps another LoRA."""
 
     __pydantic_config__ = STRICT
     prompt: Text
@@ -67,7 +67,7 @@ class Cell(TypedDict):
 
 
 class Payload(TypedDict, total=False):
-    """What the worker is asked; which of these a kind of job has, its method says."""
+    """The input of a job. The worker's method for its kind documents which keys it has."""
 
     __pydantic_config__ = STRICT
     prompts: TextList
@@ -92,7 +92,7 @@ class Payload(TypedDict, total=False):
 
 
 class Result(TypedDict, total=False):
-    """What came of it so far."""
+    """The output of a job so far."""
 
     __pydantic_config__ = STRICT
     image_ids: TextList
@@ -115,11 +115,11 @@ class Result(TypedDict, total=False):
     models: Count
     others: Count
     problems: TextList
-    remarks: TextList  # of files that were left out
+    remarks: TextList  # about files that were left out
 
 
 class Worker(TypedDict):
-    """What the worker says of itself."""
+    """The worker's report about itself."""
 
     __pydantic_config__ = STRICT
     pid: Count
@@ -129,7 +129,7 @@ class Worker(TypedDict):
     heartbeat_at_s: Moment
 
 
-# What a page shows of a job, by kind: of one that was asked, and of one that is done.
+# Keys that the pages need, by kind of job: of its payload, and of its result when it is done.
 ASKED = {"grid": {"prompts", "seeds", "adapter_ids", "strengths"}, "fit": {"path"}}
 DONE = {
     "fit": {"name", "words"},
@@ -148,7 +148,7 @@ NUMBERS = TypeAdapter(dict[Text, float], config=STRICT)
 MEASURED = TypeAdapter(Annotated[dict[Text, float], AfterValidator(_measured)], config=STRICT)
 PAYLOAD = TypeAdapter(Payload)
 RESULT = TypeAdapter(Result)
-ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)  # its own shape is asked where its name is known
+ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)  # a single value has a shape by its name
 # Single values of the whole store.
 VALUES: dict[str, TypeAdapter[Any]] = {
     "changes": TypeAdapter(Count, config=STRICT),
@@ -160,14 +160,14 @@ VALUES: dict[str, TypeAdapter[Any]] = {
 
 
 def settings_of(kind: type) -> TypeAdapter[Any]:
-    """A settings dataclass, kept as the dictionary that it makes of itself."""
+    """The shape of a settings dataclass, stored as its dictionary."""
     return TypeAdapter(
         Annotated[dict[str, Any], AfterValidator(kind.from_dict)],  # type: ignore[attr-defined]
         config=STRICT,
     )
 
 
-IMPORTED = "imported "  # and a session's id: the place of the last pick that came with it
+IMPORTED = "imported "  # and a session's id: the `seq` of the last pick from its archive
 
 
 def value_shape(name: str) -> TypeAdapter[Any]:
@@ -175,8 +175,18 @@ def value_shape(name: str) -> TypeAdapter[Any]:
     return VALUES["changes" if name.startswith(IMPORTED) else name]
 
 
+def _is_value(name: str, value: Any) -> bool:
+    try:
+        require(value_shape(name), value)
+    except KeyError:  # another version's
+        return True
+    except Unreadable:
+        return False
+    return True
+
+
 def require(shape: TypeAdapter[Any], value: Any) -> Any:
-    """The value as it is used; raises `Unreadable` when it is not of the shape."""
+    """The value as Python uses it. Raises `Unreadable` if it does not have the shape."""
     try:
         return shape.validate_python(value)
     except (ValidationError, RecursionError, OverflowError) as error:
@@ -210,7 +220,7 @@ FLOATS: dict[str, Any] = {"progress": Share, "strength": Strength}
 
 @cache
 def of(column: sa.Column[Any]) -> TypeAdapter[Any]:
-    """The shape of a column's value as Python sees it: of one that is no JSON."""
+    """The shape of a column that is not JSON."""
     words = WORDS.get((column.table.name, column.name))
     kind: Any
     if words is not None:
@@ -227,7 +237,9 @@ def of(column: sa.Column[Any]) -> TypeAdapter[Any]:
 
 
 def odd_column(table: str, values: dict[str, Any]) -> str | None:
-    """The name of a column that is right by itself and does not fit the rest of its row."""
+    """The name of a column that is valid by itself but does not fit the rest of its row."""
+    if table == "state" and {"name", "value"} <= set(values):
+        return None if _is_value(values["name"], values["value"]) else "value"
     if table != "jobs" or not {"kind", "payload", "state", "result"} <= set(values):
         return None
     kind, is_done = values["kind"], values["state"] == "done"

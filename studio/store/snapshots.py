@@ -1,4 +1,4 @@
-"""Copies of the database: one a day, and one before each migration, in `home/snapshots`."""
+"""Copies of the database in `home/snapshots`: one a day, and one before each migration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from studio.store.errors import StoreDamaged, StoreError
 from studio.store.files import write_atomically
 
-DAILY_KEPT = 10  # those from before a migration are kept for ever
+DAILY_KEPT = 10  # snapshots from before a migration are kept for ever
 DAY_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of the database as it was at a time."""
+    """A copy of the database at a time."""
 
     path: Path
     taken_at_s: float
@@ -25,9 +25,8 @@ class Snapshot:
 
 
 def take_snapshot(home: Path, name: str = "") -> Path:
-    """Copy the database while it may be in use. A copy that is not sound is not kept.
-
-    Raises `StoreDamaged` then, and `StoreFull` or `StoreError` when it cannot be written.
+    """Copy the database, which may be in use. Raises `StoreDamaged` if the copy is damaged, and
+    `StoreFull` or `StoreError` if it cannot be written; no copy is kept then.
     """
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     path = home / "snapshots" / f"{stamp}{name and f'-{name}'}.sqlite"
@@ -52,9 +51,9 @@ def take_snapshot(home: Path, name: str = "") -> Path:
 
 
 def take_daily_snapshot(home: Path) -> Path | None:
-    """A snapshot if the last one is a day old, and the oldest ones make way; None if it is not."""
+    """Take a snapshot if the last one is a day old, and delete the oldest ones; else None."""
     daily = sorted(_daily(home), key=lambda path: path.stat().st_mtime)
-    # A clock that was set back must not put an end to them.
+    # A clock that was set back must not stop them.
     if daily and abs(time.time() - daily[-1].stat().st_mtime) < DAY_S:
         return None
     made = take_snapshot(home)
@@ -64,7 +63,7 @@ def take_daily_snapshot(home: Path) -> Path | None:
 
 
 def snapshots(home: Path) -> list[Snapshot]:
-    """The snapshots that are sound, the newest first."""
+    """The undamaged snapshots, the newest first."""
     found = []
     for path in (home / "snapshots").glob("*.sqlite"):
         if path.name.startswith(".") or database_complaints(path):
@@ -72,14 +71,14 @@ def snapshots(home: Path) -> list[Snapshot]:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             try:
                 [picks] = connection.execute("SELECT count(*) FROM picks").fetchone()
-            except sqlite3.DatabaseError:  # some other program's
+            except sqlite3.DatabaseError:  # another program's file
                 continue
         found.append(Snapshot(path, path.stat().st_mtime, picks))
     return sorted(found, key=lambda one: one.taken_at_s, reverse=True)
 
 
 def database_complaints(path: Path, most: int = 20) -> list[str]:
-    """What SQLite finds wrong with a database, or dangling references; nothing if it is sound."""
+    """SQLite's complaints about a database, and its dangling references; empty if it is sound."""
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             found = [row[0] for row in connection.execute(f"PRAGMA integrity_check({most})")]
@@ -93,7 +92,7 @@ def database_complaints(path: Path, most: int = 20) -> list[str]:
     return found
 
 
-# What a row of these says is never changed, but for the columns named.
+# Tables whose rows never change, except for the columns named.
 KEPT_FOR_EVER: dict[str, set[str]] = {
     "images": set(),
     "pairs": {"stale_at_s"},
@@ -104,10 +103,9 @@ KEPT_FOR_EVER: dict[str, set[str]] = {
 
 
 def differing_rows(database: Path, snapshot: Path) -> list[str]:
-    """Rows of a snapshot that are not in the database, or say something else there.
+    """Rows of a snapshot that the database lacks, or that differ there.
 
-    SQLite keeps no checksums: a changed letter in a row is as sound to it as any other, and shows
-    only in comparison.
+    SQLite has no checksums: only a comparison reveals a changed letter in a row.
     """
     found = []
     contents = []

@@ -210,7 +210,9 @@ def made_with(store: Store, image: Image) -> Parameters:
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
         loras=loras,
-        more=start_lora(store, image) | image.beside | {"Version": f"D3PO Studio {__version__}"},
+        more=start_lora(store, image)
+        | image.companions
+        | {"Version": f"D3PO Studio {__version__}"},
     )
 
 

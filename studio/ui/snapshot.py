@@ -9,8 +9,8 @@ from studio.store import Store
 from studio.store.rows import (
     OPEN_ROUND_STATES,
     Adapter,
+    Consistency,
     Export,
-    Habits,
     Job,
     KnownModel,
     Metric,
@@ -47,8 +47,8 @@ class StoreSnapshot:
         return self.store.pick_counts(self.session.id)
 
     @cached_property
-    def habits(self) -> Habits:
-        return self.store.habits(self.session.id)
+    def consistency(self) -> Consistency:
+        return self.store.consistency(self.session.id)
 
     @cached_property
     def withdrawn(self) -> int:
@@ -67,20 +67,25 @@ class StoreSnapshot:
         return sorted(self.store.rounds(self.session.id), key=lambda r: r.number)
 
     @cached_property
+    def newest_round(self) -> Round | None:
+        return self.store.newest_round(self.session.id)
+
+    @property
     def open_round(self) -> Round | None:
-        return next((r for r in reversed(self.rounds) if r.state in OPEN_ROUND_STATES), None)
+        newest = self.newest_round
+        return newest if newest is not None and newest.state in OPEN_ROUND_STATES else None
 
     @cached_property
     def metrics(self) -> list[Metric]:
         """Those of the newest round."""
-        return list(self.store.metrics(self.rounds[-1].id)) if self.rounds else []
+        return list(self.store.metrics(self.newest_round.id)) if self.newest_round else []
 
     @property
     def agreement(self) -> tuple[int, int] | None:
         """(right, asked): how many held-out picks the newest round predicts, and of how many."""
         name = "held_out_agreement"
         shares = [m.values[name] for m in self.metrics if name in m.values]
-        asked = len(self.rounds[-1].held_out_pick_ids) if self.rounds else 0
+        asked = len(self.newest_round.held_out_pick_ids) if self.newest_round else 0
         return (round(shares[-1] * asked), asked) if shares else None
 
     @cached_property

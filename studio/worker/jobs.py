@@ -302,7 +302,7 @@ class Jobs:
             self._stay(self.store.update_job(job.id, message=words, result={"session_id": made.id}))
 
         size_px = settings.sampling.width_px, settings.sampling.height_px
-        taken = datasets.take_in(
+        taken = datasets.import_picks(
             self.store, denoiser, settings.base, path.stem, given, size_px, report
         )
         return {

@@ -8,7 +8,14 @@ import time
 
 from studio import models
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
-from studio.store import RowDamaged, Store, StoreError, StoreFull, take_daily_snapshot
+from studio.store import (
+    RowDamaged,
+    Store,
+    StoreError,
+    StoreFull,
+    set_orphans_aside,
+    take_daily_snapshot,
+)
 from studio.worker.disk_space import require_disk_space
 from studio.worker.downloads import Downloads
 from studio.worker.jobs import Jobs
@@ -46,7 +53,7 @@ class Worker:
     def run(self) -> None:
         """Work until `stopping` is set, then save everything that the next worker needs."""
         try:
-            for path in self.store.set_orphans_aside():
+            for path in set_orphans_aside(self.store):
                 log.warning("Set aside, because no row names it: %s", path)
         except OSError:
             log.warning("Files that no row names could not be set aside", exc_info=True)

@@ -183,7 +183,7 @@ class Renderer:
             sampling=session.settings.sampling,
             base_hash=denoiser.base_hash,
             created_at_s=time.time(),
-            beside=denoiser.companions(texts),
+            companions=denoiser.companions(texts),
         )
 
     def image_with(

@@ -380,7 +380,7 @@ def _has_same_inversions(denoiser: models.Denoiser, picked: PickedPair) -> bool:
     """Whether the prompts of a pick still name the textual inversions that drew its pictures."""
     for image in (picked.pair.left, picked.pair.right):
         now = denoiser.companions([image.prompt, image.sampling.negative_prompt])
-        if now.get(INVERSIONS, "") != image.beside.get(INVERSIONS, ""):
+        if now.get(INVERSIONS, "") != image.companions.get(INVERSIONS, ""):
             log.warning("Pick %s is left out: a textual inversion has changed", picked.pick.id)
             return False
     return True

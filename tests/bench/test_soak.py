@@ -25,8 +25,8 @@ def test_growth_is_told_by_the_hour_of_the_artist():
 
 def test_what_should_not_have_been_is_noticed(store, session, add_pairs, home):
     [first, second] = add_pairs(2)
-    store.add_pick("kept", first.id, "left")
-    store.add_pick("changed", second.id, "left")
+    store.add_answer("kept", first.id, "left")
+    store.add_answer("changed", second.id, "left")
     (home / "sessions" / session.id / "images").mkdir(parents=True)
     (home / "sessions" / session.id / "images" / "stray.png").write_bytes(b"x")
     said = {"kept": "left", "changed": "right", "lost": "left"}

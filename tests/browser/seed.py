@@ -76,7 +76,7 @@ def add_grids(store: Store, session: Session, number: int, size: int = 4) -> lis
 def pick_all(store: Store, session: Session) -> None:
     """A pick on every pair that waits."""
     for place, pair in enumerate(store.waiting_pairs(session.id, limit=1000)):
-        store.add_pick(uuid.uuid4().hex, pair.id, ("left", "right")[place % 2])
+        store.add_answer(uuid.uuid4().hex, pair.id, ("left", "right")[place % 2])
 
 
 def learn(

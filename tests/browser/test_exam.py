@@ -145,7 +145,7 @@ def test_a_lost_answer_counts_once(open_page, store, exam):
         answer(page, pair, pair.tuned_side)
     expect(page.locator("#exam")).to_contain_text("in 6 of 6, 100% (61–100)")
     assert lost == [200, 200]
-    with store._reading() as connection:
+    with store.reading() as connection:
         rows = connection.exec_driver_sql("SELECT count(*) FROM exam_answers").scalar()
     assert rows == 6
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from studio.bench import clicks_latency
+from studio.bench.served import ROOT
 from studio.settings import SessionSettings
 
 pytestmark = pytest.mark.browser
@@ -49,16 +50,37 @@ def test_a_whole_run(browser, tmp_path):
     """Two picks each way, of small pictures, beside a round that really learns."""
     # In a process of its own: this one has a playwright already.
     path = tmp_path / "figures.json"
-    options = ["--picks", "2", "--sizes", "128", "--pause", "0.2", "--json", str(path)]
-    command = [sys.executable, "-m", "studio", "bench", "clicks-latency", *options]
-    run = subprocess.run(
-        command, cwd=clicks_latency.ROOT, capture_output=True, text=True, check=False
-    )
+    options = [
+        "--picks",
+        "2",
+        "--sizes",
+        "128",
+        "--pause",
+        "0.2",
+        "--history",
+        "4",
+        "9",
+        "--json",
+        str(path),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "studio",
+        "bench",
+        "clicks-latency",
+        *options,
+        "--json",
+        str(path),
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "while a round learns" in run.stdout
     figures = json.loads(path.read_text(encoding="utf-8"))
     assert figures["picks"] == 4
     assert figures["updates_per_s"] > 0
+    assert figures["answer"]["ratio"] > 0
+    assert "in a session of 4 picks" in run.stdout
     for one in (figures, figures["key_128_px"], figures["pointer_128_px"]):
         assert 0 < one["p50_ms"] <= one["p95_ms"]
         assert 0 < one["floor_p50_ms"] <= one["floor_p95_ms"]

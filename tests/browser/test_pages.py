@@ -120,7 +120,7 @@ def test_a_pair_asked_again_counts_as_a_pick_and_not_towards_a_round(open_page, 
     page.keyboard.press("1")
     expect_saved(page, store, labelling, 11)
     expect(page.locator(".prefer-round")).to_contain_text("6 to the next round")
-    assert store.habits(labelling.id).asked_again == 1
+    assert store.consistency(labelling.id).repeated == 1
 
 
 def test_undo_goes_back_pair_by_pair_with_its_answer(open_page, store, labelling):
@@ -459,7 +459,7 @@ def test_deleting_can_be_left(open_page, store, labelling):
 
 
 def test_a_session_is_saved_as_a_file_and_opened_from_one(open_page, store, labelling, tmp_path):
-    store.add_pick("one", store.waiting_pairs(labelling.id)[0].id, "left")
+    store.add_answer("one", store.waiting_pairs(labelling.id)[0].id, "left")
     page = open_page("prompt")
     page.locator(".session-open").focus()
     page.keyboard.press("Enter")
@@ -479,7 +479,7 @@ def test_a_session_is_saved_as_a_file_and_opened_from_one(open_page, store, labe
         choosing.value.set_files(file)
 
     open_file(b"not a session", "holiday.zip")
-    expect(page.locator("#notice-area")).to_contain_text("no archive of a session")
+    expect(page.locator("#notice-area")).to_contain_text("not an archive of a session")
     open_file((tmp_path / "taste.zip").read_bytes(), "taste.zip")
     expect(page.locator(".session-name")).to_have_text("Blue things")
     expect(page.locator("#notice-area")).to_contain_text("“Blue things” is here, and open.")
@@ -571,7 +571,7 @@ def test_what_is_known_is_said_in_words(open_page, store, labelling):
     seed.add_pairs(store, labelling, 4)
     seed.pick_all(store, labelling)
     again = store.ask_again(labelling.id)
-    store.add_pick("again", again.id, "left")
+    store.add_answer("again", again.id, "left")
     seed.learn(store, labelling)
     page = open_page("train")
     known = page.locator("#evidence")

@@ -29,7 +29,7 @@ def held(store: Store, session) -> list[tuple]:
 
 
 def rows_of_picks(store: Store) -> int:
-    with store._reading() as connection:
+    with store.reading() as connection:
         return connection.exec_driver_sql("SELECT count(*) FROM picks").scalar()
 
 
@@ -291,7 +291,7 @@ def test_what_is_known_is_said_in_one_line(open_page, store, labelling):
     store.update_settings(labelling.id, replace(labelling.settings, round_every=16))
     seed.pick_all(store, labelling)
     again = store.ask_again(labelling.id)
-    store.add_pick("again", again.id, "left")
+    store.add_answer("again", again.id, "left")
     seed.learn(store, labelling)
     page = open_page("prefer")
     line = page.locator(".prefer-round")

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.browser import seed
 from tests.browser.test_exam import draw, expect_asked
 from tests.browser.test_pages import expect_pair, expect_saved, wait_for
+from tests.support.factories import discard
 
 pytestmark = pytest.mark.browser
 
@@ -78,7 +79,7 @@ def test_it_moves_on_by_itself_in_the_end(open_page, store, labelling):
     first, second, *_ = store.waiting_pairs(labelling.id)
     page = open_page("prefer")
     expect_pair(page, first)
-    store.add_pick("elsewhere", first.id, "left")
+    store.add_answer("elsewhere", first.id, "left")
     expect_pair(page, second)
 
 
@@ -86,7 +87,7 @@ def test_what_only_went_out_of_the_queue_stays_on_the_screen(open_page, store, l
     first = store.waiting_pairs(labelling.id)[0]
     page = open_page("prefer")
     expect_pair(page, first)
-    store.discard_waiting_pairs(labelling.id)
+    discard(store, labelling.id)
     [new] = seed.add_pairs(store, labelling, 1)
     with page.expect_response(re.compile("component_server")):
         page.evaluate("() => dispatchEvent(new Event('focus'))")
@@ -122,11 +123,11 @@ def test_an_answer_of_a_grid_says_so_too(open_page, store, labelling):
     ids = [image.id for image in asked.images]
     for pair in store.waiting_pairs(labelling.id):
         if pair.grid_id is None:
-            store.add_pick(f"before-{pair.id}", pair.id, "skip")
+            store.add_answer(f"before-{pair.id}", pair.id, "skip")
     page = open_page("prefer")
     expect(page.locator(".prefer-pair > .side")).to_have_count(4)
     page.context.set_offline(True)
-    store.add_ranking("elsewhere", asked.id, [ids[3]])
+    store.add_answer("elsewhere", asked.id, "ranked", ranking=[ids[3]])
     page.keyboard.press("2")
     page.context.set_offline(False)
     expect_notice(

@@ -265,7 +265,7 @@ def picked(home: Path, tiny_model: Path) -> Session:
         with Supervisor(home):
             wait_until(lambda: store.waiting_count(session.id) >= 6, within_s=240)
         for number, pair in enumerate(store.waiting_pairs(session.id, 6)):
-            store.add_pick(f"{number:032x}", pair.id, "left" if number % 2 else "right")
+            store.add_answer(f"{number:032x}", pair.id, "left" if number % 2 else "right")
     return session
 
 

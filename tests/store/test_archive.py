@@ -52,7 +52,7 @@ def fill(store: Store, session: Session) -> None:
             sides.append(replace(image, **sums))
         pair = store.add_pair(session.id, "a lion", *sides, None)
         if number < 5:
-            store.add_pick(f"pick{number}", pair.id, "left" if number % 2 else "right")
+            store.add_answer(f"pick{number}", pair.id, "left" if number % 2 else "right")
     store.undo_pick("undo", session.id)
     round_ = store.request_round(session.id)
     store.claim_round()
@@ -76,7 +76,7 @@ def fill(store: Store, session: Session) -> None:
     store.add_job(session.id, "preview", {})
     store.add_export(Export("e", session.id, adapter.id, "My LoRA", ("My LoRA.png",), {}, 1.0))
     write(store.export_path(session.id, "e") / "My LoRA.png", b"png")
-    store.add_pick("again", pair.id, "tie")
+    store.add_answer("again", pair.id, "tie")
     store.request_round(session.id)
 
 
@@ -102,7 +102,7 @@ def shape(store: Store, session: Session) -> dict[str, Any]:
         "picks": [(one.pick.choice, one.pair.prompt) for one in store.picked_pairs(session.id)],
         "waiting": store.waiting_count(session.id),
         "counts": store.pick_counts(session.id),
-        "habits": store.habits(session.id),
+        "consistency": store.consistency(session.id),
         "rounds": [(one.number, len(one.train_pick_ids)) for one in store.rounds(session.id)],
         "adapters": [(one.number, one.sha256) for one in store.adapters(session.id)],
         "exports": [(one.name, one.files) for one in store.exports(session.id)],
@@ -129,7 +129,7 @@ def test_everything_goes_on_elsewhere(store, session, archive, other):
     assert set(left.train_pick_ids + left.held_out_pick_ids) & picked
     [job] = other.jobs(made.id)  # what was not done yet was not taken along
     assert other.image(job.result["cells"][0]["base"]).adapter_id == made.current_adapter_id
-    other.add_pick("goes on", other.waiting_pairs(made.id)[0].id, "left")
+    other.add_answer("goes on", other.waiting_pairs(made.id)[0].id, "left")
 
 
 def test_it_can_be_taken_in_twice_and_beside_itself(store, session, archive):
@@ -155,7 +155,7 @@ def test_an_archive_is_never_written_over(store, session, archive):
 def test_an_archive_for_which_there_is_no_room_is_not_begun(
     store, session, archive, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("studio.store.archive.free_bytes", lambda folder: 100_000_000)
+    monkeypatch.setattr("studio.store.archive.writing.free_bytes", lambda folder: 100_000_000)
     with pytest.raises(StoreFull, match="has room for 100 MB"):
         export_session(store, session.id, tmp_path / "second.zip")
     assert not (tmp_path / "second.zip").exists()
@@ -234,39 +234,67 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a line break": (with_file("images/x\n.png"), "outside of itself"),
     "a file of nobody": (with_file("images/unknown.png"), "of no picture"),
     "a pickle of nobody": (with_file("checkpoints/x.pt"), "of no picture"),
-    "another format": (lambda d, f: d.update(format="other"), "no archive of a session"),
+    "another format": (lambda d, f: d.update(format="other"), "not an archive of a session"),
     "rows that are none": (
         lambda d, f: d.update(version=1) or d["tables"].update(pairs=[1, "a"]),
         "not a set of named values",
     ),
     "no texts beside": (
         lambda d, f: d["tables"]["images"][0].update(beside={"VAE": 3}),
-        "makes no sense",
+        "invalid",
     ),
     "another version": (lambda d, f: d.update(version=99), "another version"),
-    "no tables": (lambda d, f: d.pop("tables"), "not whole"),
+    "no tables": (lambda d, f: d.pop("tables"), "incomplete"),
     "a table that is none": (lambda d, f: d["tables"].update(evil=[]), "other tables"),
-    "a table that is no list": (lambda d, f: d["tables"].update(jobs=7), "not whole"),
+    "a table that is no list": (lambda d, f: d["tables"].update(jobs=7), "incomplete"),
     "two sessions": (lambda d, f: d["tables"].update(sessions=[{}, {}]), "one session"),
     "a column too many": (in_row("picks", evil=1), "other columns"),
-    "a wrong type": (in_row("images", seed="7"), "seed that makes no sense"),
-    "a number that is none": (in_row("images", strength=float("nan")), "strength that makes no"),
-    "an unknown word": (in_row("picks", choice="evil"), "choice that makes no sense"),
-    "a setting that is none": (in_row("sessions", settings={"evil": 1}), "makes no sense"),
+    "a wrong type": (in_row("images", seed="7"), "invalid seed"),
+    "a number that is none": (in_row("images", strength=float("nan")), "invalid strength"),
+    "an unknown word": (in_row("picks", choice="evil"), "invalid choice"),
+    "a setting that is none": (in_row("sessions", settings={"evil": 1}), "invalid"),
     "a setting of a wrong type": (
         in_row("rounds", settings={"rank": "8"}),
-        "makes no sense",
+        "invalid",
     ),
-    "steps of a wrong type": (in_row("images", sampling={"steps": 4.5}), "makes no sense"),
-    "half a character": (in_row("images", prompt="\ud800"), "prompt that makes no sense"),
-    "an id that is a path": (in_row("images", id="../../evil"), "id that cannot be"),
-    "an id twice": (double, "id that cannot be"),
-    "an export that is a path": (in_row("exports", files=["../evil"]), "strange name"),
+    "steps of a wrong type": (in_row("images", sampling={"steps": 4.5}), "invalid"),
+    "half a character": (in_row("images", prompt="\ud800"), "invalid prompt"),
+    "an id that is a path": (in_row("images", id="../../evil"), "invalid id"),
+    "an id twice": (double, "invalid id"),
+    "an export that is a path": (in_row("exports", files=["../evil"]), "invalid name"),
     "a reference to nowhere": (in_row("pairs", left_image_id="gone"), "not there"),
     "another content": (swap_content, "is damaged"),
     "another size": (lie_about_size, "another size"),
     "no pairs for its picks": (drop("pairs"), "not there"),
 }
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        (r"\\server\share\models\mine.safetensors", "mine.safetensors"),
+        ("//server/share/mine.safetensors", "mine.safetensors"),
+        (r"\/server\share", "share"),
+        (r"\\?\UNC\server\share\mine.ckpt", "mine.ckpt"),
+        ("  //server/share ", "share"),
+        ("smb://server/share/mine.safetensors", "mine.safetensors"),
+        ("file://server/share/mine.safetensors", "mine.safetensors"),
+        ("//", "missing"),
+        (r"C:\models\mine.safetensors", r"C:\models\mine.safetensors"),
+        ("/models/mine.safetensors", "/models/mine.safetensors"),
+        ("owner/name", "owner/name"),
+    ],
+)
+def test_no_path_of_another_machine_comes_in(archive, other, path, left):
+    """Looking for a file of a Windows share already sends the artist's credentials there."""
+
+    def change(document: dict[str, Any], files: dict[str, bytes]) -> None:
+        settings = document["tables"]["sessions"][0]["settings"]
+        settings |= {"base_model": path, "start": {"path": path, "strength": 0.5}}
+
+    made = import_session(other, rewritten(archive, change))
+    assert (made.settings.base_model, made.settings.start.path) == (left, left)
+    assert made.settings.start.strength == 0.5
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -282,7 +310,7 @@ def test_an_archive_of_an_older_version_knows_less(archive, other, version):
                 del row["grid_id"]
 
     made = import_session(other, rewritten(archive, made_older))
-    assert all(one.pair.left.beside == {} for one in other.picked_pairs(made.id))
+    assert all(one.pair.left.companions == {} for one in other.picked_pairs(made.id))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -322,13 +350,13 @@ def test_a_link_is_refused(archive, other):
         link = zipfile.ZipInfo("images/x.png")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         new.writestr(link, "/etc/passwd")
-    with pytest.raises(ArchiveError, match="no file"):
+    with pytest.raises(ArchiveError, match="other than a file"):
         import_session(other, path)
 
 
 def test_a_bomb_is_refused_before_it_goes_off(archive, other):
     bomb = rewritten(archive, with_file("images/x.png", bytes(10_000_000)), zipfile.ZIP_DEFLATED)
-    with pytest.raises(ArchiveError, match="blows up"):
+    with pytest.raises(ArchiveError, match="grows too much"):
         import_session(other, bomb)
     assert everything(other.home) == []
 
@@ -355,7 +383,7 @@ def test_what_is_no_archive_at_all(other, tmp_path):
     path = tmp_path / "file.zip"
     for content in (b"", b"PK\x03\x04", b"x" * 5000):
         path.write_bytes(content)
-        with pytest.raises(ArchiveError, match="damaged, or no archive"):
+        with pytest.raises(ArchiveError, match="damaged, or is not an archive"):
             import_session(other, path)
     with pytest.raises(ArchiveError, match="There is no archive"):
         import_session(other, tmp_path)

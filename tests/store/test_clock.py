@@ -28,7 +28,7 @@ def test_picks_keep_their_order_when_the_clock_runs_backwards(backwards, store, 
     for number in range(4):
         waiting = store.waiting_pairs(session.id)[0]
         assert waiting.id == pairs[number].id
-        store.add_pick(f"pick{number}", waiting.id, "left")
+        store.add_answer(f"pick{number}", waiting.id, "left")
     assert [one.pick.id for one in store.picked_pairs(session.id)] == [
         "pick0",
         "pick1",
@@ -37,7 +37,7 @@ def test_picks_keep_their_order_when_the_clock_runs_backwards(backwards, store, 
     ]
     assert store.undo_pick("undo", session.id).id == pairs[3].id
     assert store.waiting_pairs(session.id)[0].id == pairs[3].id
-    assert store.add_pick("again", pairs[3].id, "right").choice == "right"
+    assert store.add_answer("again", pairs[3].id, "right").answer.pick.choice == "right"
     assert store.picked_pairs(session.id)[-1].pick.choice == "right"
 
 

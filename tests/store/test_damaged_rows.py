@@ -30,7 +30,9 @@ from studio.store import (
     export_session,
     import_session,
     mend_rows,
+    restore,
     schema,
+    take_snapshot,
 )
 from studio.store.archive import TABLES
 from studio.store.checked import odd_columns
@@ -219,7 +221,7 @@ def test_the_archive_that_locked_the_artist_out(whole, page, tmp_path, capsys):
     archive = Path(shutil.copy(archive, tmp_path))
     hostile = rewritten(archive, lambda d, f: d["tables"]["exports"][0].update(checks=[]))
     with contextlib.closing(Store.open(tmp_path / "home")) as other:
-        with pytest.raises(StoreError, match="exports has a checks that makes no sense"):
+        with pytest.raises(StoreError, match="exports has an invalid checks"):
             import_session(other, hostile)
         made = import_session(other, archive)
         other.set_last_session(made.id)
@@ -256,7 +258,7 @@ def test_what_can_be_used_of_a_sessions_settings_is_kept(store, session, home):
 class TestWhatAnArchiveSaysStartsNothing:
     def archive(self, store: Store, session: Session, path: Path) -> Path:
         for number in range(6):
-            store.add_pick(f"p{number}", make_pair(store, session.id).id, "left")
+            store.add_answer(f"p{number}", make_pair(store, session.id).id, "left")
         make_pair(store, session.id)
         store.add_job(session.id, "inspect", {"path": "/x"})
         assert store.due_session() == session.id
@@ -270,9 +272,38 @@ class TestWhatAnArchiveSaysStartsNothing:
             assert other.pick_counts(made.id).new == 6
             assert other.due_session() is None
             [pair] = other.waiting_pairs(made.id)
-            other.add_pick("here", pair.id, "right")
+            other.add_answer("here", pair.id, "right")
             assert other.due_session() == made.id
             assert other.session(made.id).settings == session.settings
+
+    def test_nor_after_a_snapshot_from_before_was_restored(self, store, session, home, tmp_path):
+        path = self.archive(store, session, tmp_path / "a.zip")
+        store.set_last_session(session.id)
+        store.stop_round(store.request_round(session.id).id)
+        snapshot = take_snapshot(home)
+        made = import_session(store, path)
+        store.close()
+        restore(home, snapshot)
+        with contextlib.closing(Store.open(home)) as again:
+            assert again.pick_counts(made.id).new == 6  # carried over
+            assert again.due_session() is None
+            again.add_answer("here", again.waiting_pairs(made.id)[0].id, "right")
+            assert again.due_session() == made.id
+
+    @pytest.mark.parametrize("value", ["'\"x\"'", "'{'", "'-1'", "'null'", "'true'"])
+    def test_nor_where_its_mark_is_damaged(self, store, session, home, tmp_path, value):
+        path = self.archive(store, session, tmp_path / "a.zip")
+        with contextlib.closing(Store.open(tmp_path / "other")) as other:
+            made = import_session(other, path)
+            with contextlib.closing(sqlite3.connect(other.path)) as connection, connection:
+                connection.execute(f"UPDATE state SET value = {value} WHERE name LIKE 'imported %'")
+            assert other.due_session() is None
+            assert [table for table, _ in other.damaged_rows()] == ["state"]
+            report = mend_rows(tmp_path / "other")
+            assert (len(report.mended), report.set_aside) == (1, [])
+            assert other.due_session() is None
+            other.add_answer("here", other.waiting_pairs(made.id)[0].id, "right")
+            assert other.due_session() == made.id
 
     def test_no_job_of_it_is_done(self, store, session, tmp_path):
         path = self.archive(store, session, tmp_path / "a.zip")
@@ -305,7 +336,7 @@ class TestWhatAnArchiveSaysStartsNothing:
         def large(document: dict[str, Any], files: dict[str, bytes]) -> None:
             document["tables"]["sessions"][0]["settings"]["training"]["updates_base"] = 10**9
 
-        with pytest.raises(StoreError, match="settings that makes no sense"):
+        with pytest.raises(StoreError, match="invalid settings"):
             import_session(store, rewritten(path, large))
 
 
@@ -314,7 +345,7 @@ def test_a_damaged_row_does_not_stop_the_worker(store, session, add_pairs):
     first, second = (store.add_job(session.id, "preview", {}) for _ in range(2))
     other = store.create_session("Other", replace(session.settings, live=False))
     for number, pair in enumerate(add_pairs(4)):
-        store.add_pick(f"p{number}", pair.id, "left")
+        store.add_answer(f"p{number}", pair.id, "left")
     with contextlib.closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("UPDATE jobs SET payload = '[]' WHERE id = ?", (first.id,))
         connection.execute("UPDATE sessions SET settings = '7' WHERE id = ?", (other.id,))

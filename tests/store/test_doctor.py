@@ -129,9 +129,9 @@ class TestSnapshots:
 class TestRestore:
     def test_what_is_newer_and_can_be_read_is_carried_over(self, store, session, add_pairs, home):
         first, second = add_pairs(2)
-        store.add_pick("before", first.id, "left")
+        store.add_answer("before", first.id, "left")
         snapshot = take_daily_snapshot(home)
-        store.add_pick("after", second.id, "right")
+        store.add_answer("after", second.id, "right")
         store.close()
         database = home / "studio.sqlite"
         # The page that says what tables there are is sound; that of the jobs is not.

@@ -34,7 +34,7 @@ import sys, uuid
 from studio.store import Store
 store = Store.open(sys.argv[1])
 for pair_id in sys.argv[2:]:
-    pick = store.add_pick(uuid.uuid4().hex, pair_id, "left")
+    pick = store.add_answer(uuid.uuid4().hex, pair_id, "left").answer.pick
     print(pick.id, flush=True)
 """
 
@@ -52,7 +52,7 @@ def test_a_kill_loses_no_acknowledged_pick(store, session, add_pairs, home, ackn
     kept = [one.pick.id for one in again.picked_pairs(session.id)]
     assert kept[: len(seen)] == seen
     assert len(kept) <= len(seen) + 1  # at most the one that was not acknowledged yet
-    again.add_pick("after", pairs[-1].id, "right")
+    again.add_answer("after", pairs[-1].id, "right")
     again.close()
 
 
@@ -60,7 +60,7 @@ def crowd(home: Path, session_id: str, pair_ids: list[str], name: str) -> None:
     """Pick, undo and read as fast as one process can."""
     store = Store.open(home)
     for number, pair_id in enumerate(random.Random(name).sample(pair_ids, len(pair_ids))):
-        store.add_pick(f"{name}{number}", pair_id, "left")
+        store.add_answer(f"{name}{number}", pair_id, "left")
         if number % 5 == 4:
             store.undo_pick(f"{name}undo{number}", session_id)
         store.waiting_pairs(session_id)
@@ -126,17 +126,17 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(small_disk):
     store = Store.open(small_disk)
     session = store.create_session("A", SessionSettings())
     pairs = [make_pair(store, session.id) for _ in range(3)]
-    store.add_pick("kept", pairs[0].id, "left")
+    store.add_answer("kept", pairs[0].id, "left")
     ballast = fill(small_disk)
     with pytest.raises(StoreFull, match=r"full\. Make some room"):
-        store.add_pick("lost", pairs[1].id, "right")
+        store.add_answer("lost", pairs[1].id, "right")
     picture = small_disk / "sessions" / "picture.png"
     with pytest.raises(StoreFull):
         write_atomically(picture, lambda path: path.write_bytes(b"x" * 100_000))
     assert not list(small_disk.glob("sessions/*"))
     ballast.unlink()
     assert [one.pick.id for one in store.picked_pairs(session.id)] == ["kept"]
-    store.add_pick("after", pairs[2].id, "left")
+    store.add_answer("after", pairs[2].id, "left")
     store.close()
     again = Store.open(small_disk)
     assert [one.pick.id for one in again.picked_pairs(session.id)] == ["kept", "after"]

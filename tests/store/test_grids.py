@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from studio.settings import SessionSettings, SettingsError
 from studio.store import PickCounts, Store, StoreError, export_session, import_session
-from tests.support.factories import make_grid, make_pair
+from tests.support.factories import discard, make_grid, make_pair
 
 
 def ids(asked):
     return [image.id for image in asked.images]
 
 
-def order(store, asked, *places, answer_id="a", **options):
-    """Answer a grid: the pictures at `places`, the best first."""
+def order(store, asked, *places, answer_id="a", otherwise="skip", **options):
+    """Answer a grid: the pictures at `places`, the best first; without any, `otherwise`."""
     ranking = [ids(asked)[place] for place in places]
-    store.add_ranking(answer_id, asked.id, ranking, **options)
+    choice = "ranked" if ranking else otherwise
+    store.add_answer(answer_id, asked.id, choice, ranking=ranking, **options)
     return ranking
 
 
@@ -117,9 +118,9 @@ def test_sent_twice_is_kept_once_and_a_new_answer_replaces_the_old(store, sessio
 
 def test_undo_takes_all_of_it_back_once(store, session):
     pair, asked = make_pair(store, session.id), make_grid(store, session.id, 4)
-    store.add_pick("p", pair.id, "left")
+    store.add_answer("p", pair.id, "left")
     order(store, asked, 1, 0)
-    store.discard_waiting_pairs(session.id)
+    discard(store, session.id)
     for _ in range(2):
         assert store.undo_pick("u", session.id).id == asked.id
     assert store.pick_counts(session.id).total == 1
@@ -134,9 +135,12 @@ def test_undo_takes_all_of_it_back_once(store, session):
     [
         (["nobody"], {}, "names pictures of its grid"),
         ([0, 0], {}, "each of them once"),
-        ([], {"otherwise": "left"}, "skipped, just as good"),
-        ([], {"reason": "colour"}, "for what is better"),
+        ([], {}, "names pictures of its grid"),
+        ([], {"choice": "left"}, "A grid is ranked"),
+        ([0], {"choice": "tie"}, "A grid is ranked"),
+        ([], {"choice": "tie", "reason": "colour"}, "for what is better"),
         ([0], {"reason": "fun"}, "A reason is one of"),
+        ([0], {"much_better": True}, "Only the better picture of a pair"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(
@@ -145,15 +149,15 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     asked = make_grid(store, session.id, 3)
     named = [ids(asked)[one] if isinstance(one, int) else one for one in ranking]
     with pytest.raises(StoreError, match=sentence):
-        store.add_ranking("a", asked.id, named, **options)
+        store.add_answer("a", asked.id, **{"choice": "ranked", "ranking": named} | options)
     with pytest.raises(StoreError, match="answered together"):
-        store.add_pick("p", asked.pairs[1].id, "left")
+        store.add_answer("p", asked.pairs[1].id, "left")
     assert store.waiting(session.id) == [asked]
 
 
 def test_stale_and_kept_as_a_whole(store, session):
     first, _ = make_grid(store, session.id, 3), make_grid(store, session.id, 3)
-    store.discard_waiting_pairs(session.id, keep=1)
+    discard(store, session.id, keep=1)
     assert store.waiting(session.id) == [first]
     store.update_settings(session.id, replace(session.settings, pictures=4))
     assert store.waiting(session.id) == []
@@ -191,11 +195,11 @@ def test_a_grid_counts_once_for_what_is_asked_again(store, session):
         again = store.ask_again(session.id)
         assert (again is None) == (number < 9)
     assert again.grid_id is None
-    habits = store.habits(session.id)
-    assert (habits.picked, habits.left) == (0, 0)  # where a picture stands in a grid is no side
-    store.add_pick("p", again.id, "right")  # sides are swapped: the same one
-    habits = store.habits(session.id)
-    assert (habits.asked_again, habits.same_again, habits.picked) == (1, 1, 1)
+    found = store.consistency(session.id)
+    assert (found.picked, found.left) == (0, 0)  # where a picture stands in a grid is no side
+    store.add_answer("p", again.id, "right")  # sides are swapped: the same one
+    found = store.consistency(session.id)
+    assert (found.repeated, found.agreed, found.picked) == (1, 1, 1)
 
 
 def test_favourites_of_any_place_are_found(store, session):

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from studio.settings import CHOICES, SessionSettings
 from studio.store import PickCounts, Store
-from tests.support.factories import make_pair
+from tests.support.factories import discard, make_pair
 
 
 class Picking(RuleBasedStateMachine):
@@ -25,7 +25,7 @@ class Picking(RuleBasedStateMachine):
         self.session_id = self.store.create_session("A", SessionSettings()).id
         self.other_id = self.store.create_session("B", SessionSettings()).id
         other = make_pair(self.store, self.other_id)
-        self.store.add_pick("other", other.id, "left")
+        self.store.add_answer("other", other.id, "left")
         self.pairs: list[str] = []
         self.stale: set[str] = set()
         self.answers: list[tuple[str, str, str | None]] = []  # id, pair, choice
@@ -66,7 +66,7 @@ class Picking(RuleBasedStateMachine):
 
     def _pick(self, pair: str, choice: str) -> None:
         id_ = f"pick{len(self.answers)}"
-        assert self.store.add_pick(id_, pair, choice).choice == choice
+        assert self.store.add_answer(id_, pair, choice).answer.pick.choice == choice
         self.answers.append((id_, pair, choice))
 
     @precondition(lambda self: self.answers)
@@ -76,7 +76,7 @@ class Picking(RuleBasedStateMachine):
         if choice is None:
             assert self.store.undo_pick(id_, self.session_id).id == pair
         else:
-            assert self.store.add_pick(id_, pair, choice).id == id_
+            assert self.store.add_answer(id_, pair, choice).answer.id == id_
 
     @rule()
     def undo(self) -> None:
@@ -94,7 +94,7 @@ class Picking(RuleBasedStateMachine):
     @rule(keep=st.integers(0, 2))
     def discard(self, keep: int) -> None:
         self.stale |= set(self.waiting()[keep:])
-        self.store.discard_waiting_pairs(self.session_id, keep=keep)
+        discard(self.store, self.session_id, keep=keep)
 
     @rule()
     def restart(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from studio.statistics import leans, wilson
 from studio.store import Store, StoreError
-from studio.store.labelling import ASK_AGAIN_EVERY
+from studio.store.questions import ASK_AGAIN_EVERY
 from tests.store.test_store import finish, pick
 from tests.support.factories import open_at
 
@@ -18,7 +18,7 @@ def pick_all(store, pairs, choices="lr"):
     """Left and right in turn."""
     words = {"l": "left", "r": "right"}
     for place, pair in enumerate(pairs):
-        store.add_pick(f"pick-{pair.id}", pair.id, words[choices[place % len(choices)]])
+        store.add_answer(f"pick-{pair.id}", pair.id, words[choices[place % len(choices)]])
 
 
 def chosen(pair, choice):
@@ -54,7 +54,7 @@ def test_what_is_asked_again_is_not_learned_from(store, session, add_pairs):
     pick_all(store, add_pairs(ASK_AGAIN_EVERY))
     before = store.pick_counts(session.id)
     again = store.ask_again(session.id)
-    store.add_pick("again", again.id, "left")
+    store.add_answer("again", again.id, "left")
     after = store.pick_counts(session.id)
     assert (after.total, after.usable, after.new) == (before.total + 1, before.usable, before.new)
     round_ = store.request_round(session.id)
@@ -66,25 +66,25 @@ def test_the_same_picture_chosen_again_is_counted(store, session, add_pairs, cho
     pairs = add_pairs(ASK_AGAIN_EVERY)
     pick(store, pairs)  # the left one, every time
     again = store.ask_again(session.id)
-    assert store.habits(session.id).asked_again == 0
-    store.add_pick("again", again.id, choice)
-    habits = store.habits(session.id)
+    assert store.consistency(session.id).repeated == 0
+    store.add_answer("again", again.id, choice)
+    found = store.consistency(session.id)
     was_chosen = chosen(pairs[ASK_AGAIN_EVERY // 2], "left")
     assert (was_chosen == chosen(again, choice)) == bool(same)
-    assert (habits.asked_again, habits.same_again) == (1, same)
-    assert (habits.picked, habits.left) == (11, 10 + (choice == "left"))
+    assert (found.repeated, found.agreed) == (1, same)
+    assert (found.picked, found.left) == (11, 10 + (choice == "left"))
 
 
 def test_no_answer_about_a_pair_asked_again_is_no_evidence(store, session, add_pairs):
     pairs = add_pairs(ASK_AGAIN_EVERY)
     pick(store, pairs)
     again = store.ask_again(session.id)
-    store.add_pick("again", again.id, "tie")
-    assert store.habits(session.id).asked_again == 0
-    store.add_pick("surely", again.id, "left")
-    assert store.habits(session.id).asked_again == 1
-    store.add_pick("changed", pairs[ASK_AGAIN_EVERY // 2].id, "skip")  # the first answer
-    assert store.habits(session.id).asked_again == 0
+    store.add_answer("again", again.id, "tie")
+    assert store.consistency(session.id).repeated == 0
+    store.add_answer("surely", again.id, "left")
+    assert store.consistency(session.id).repeated == 1
+    store.add_answer("changed", pairs[ASK_AGAIN_EVERY // 2].id, "skip")  # the first answer
+    assert store.consistency(session.id).repeated == 0
 
 
 def test_a_round_that_is_held_back_is_kept_and_not_used(store, session, add_pairs):
@@ -111,7 +111,7 @@ def test_picks_taken_back_after_a_round_are_known(store, session, add_pairs):
     held_out = len(round_.held_out_pick_ids)
     assert store.withdrawn(round_) == 0
     store.undo_pick("undo", session.id)
-    store.add_pick("changed", pairs[0].id, "right")
+    store.add_answer("changed", pairs[0].id, "right")
     later = store.request_round(session.id)
     gone = set(round_.train_pick_ids) - set(later.train_pick_ids)
     assert store.withdrawn(round_) == len(gone)
@@ -141,7 +141,7 @@ def test_a_store_of_the_first_schema_opens(home):
     store = Store.open(home)
     assert store.adapter("a").checks == {}
     assert store.session("s").name == "Old"
-    assert store.habits("s").picked == 0
+    assert store.consistency("s").picked == 0
     with pytest.raises(StoreError):
         store.request_round("s")
     store.close()

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
-from studio.store import Adapter, Export, Store, StoreError, WorkerStatus
+from studio.store import Adapter, Export, Store, StoreError, WorkerStatus, set_orphans_aside
 from studio.store.schema import metadata
 from tests.support.factories import OTHER_SAMPLING, make_image, make_pair
 
@@ -45,11 +45,11 @@ def finish(store, session_id, round_, **changes):
 
 
 def pick(store, pairs, choice="left", prefix="pick"):
-    return [store.add_pick(f"{prefix}-{pair.id}", pair.id, choice) for pair in pairs]
+    return [store.add_answer(f"{prefix}-{p.id}", p.id, choice).answer.pick for p in pairs]
 
 
 def test_the_migrations_make_the_schema_the_code_speaks(store):
-    with store._reading() as connection:
+    with store.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 
@@ -57,7 +57,7 @@ def test_the_migrations_make_the_schema_the_code_speaks(store):
 def test_everything_is_still_there_after_reopening(store, home):
     session = store.create_session("Ünïcode", UNUSUAL)
     pair = make_pair(store, session.id, prompt=UNUSUAL.prompts[1], sampling=UNUSUAL.sampling)
-    picked = store.add_pick("p", pair.id, "tie")
+    picked = store.add_answer("p", pair.id, "tie").answer.pick
     store.close()
     again = Store.open(home)
     assert again.session(session.id) == session
@@ -118,7 +118,7 @@ class TestSessions:
         settings = replace(session.settings, prompts=("a lion", "a fox"))
         store.update_settings(session.id, settings)
         assert store.waiting_pairs(session.id) == [lion]
-        store.add_pick("late", apple.id, "left")  # it was on the screen already
+        store.add_answer("late", apple.id, "left")  # it was on the screen already
         assert store.pick_counts(session.id).total == 1
 
     def test_two_who_change_settings_at_once_are_both_kept(self, store, session):
@@ -190,7 +190,9 @@ class TestRounds:
         for number in range(1, 6):
             pairs = add_pairs(7)
             pick(store, pairs, prefix=f"r{number}")
-            store.add_pick(f"again{number}", pairs[0].id, "right")  # moves to the end of the order
+            store.add_answer(
+                f"again{number}", pairs[0].id, "right"
+            )  # moves to the end of the order
             store.undo_pick(f"undo{number}", session.id)
             if number == 3:  # the artist changes the share; what was decided stays
                 training = replace(session.settings.training, held_out_fraction=0.5)
@@ -375,12 +377,12 @@ def test_files_without_a_row_are_set_aside(store, session, add_pairs, home):
     for path in (kept, *orphans):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    assert len(store.set_orphans_aside()) == 4
+    assert len(set_orphans_aside(store)) == 4
     assert kept.exists()
     for path in orphans:
         assert not path.exists()
         assert (home / "aside" / path.relative_to(home)).read_bytes() == b"x"
-    assert store.set_orphans_aside() == []
+    assert set_orphans_aside(store) == []
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(SamplingSettings)])
@@ -390,5 +392,5 @@ def test_a_round_is_of_pictures_that_may_share_one(store, session, name):
     other = replace(SamplingSettings(), **{name: OTHER_SAMPLING[name]})
     newest = make_pair(store, session.id, sampling=other)
     for pair in (*before, newest):
-        store.add_pick(pair.id, pair.id, "left")
+        store.add_answer(pair.id, pair.id, "left")
     assert store.pick_counts(session.id).new == (3 if name in ("seed", "shared_noise") else 1)

@@ -19,8 +19,8 @@ def holding(store, session):
 def test_strength_and_reason_are_kept_with_the_pick(store, session, add_pairs, home):
     pairs = add_pairs(len(REASONS) + 1)
     for pair, reason in zip(pairs, REASONS, strict=False):
-        store.add_pick(f"p-{pair.id}", pair.id, "left", much_better=True, reason=reason)
-    store.add_pick("plain", pairs[-1].id, "right")
+        store.add_answer(f"p-{pair.id}", pair.id, "left", much_better=True, reason=reason)
+    store.add_answer("plain", pairs[-1].id, "right")
     store.close()
     again = Store.open(home)
     found = again.picked_pairs(session.id)
@@ -31,15 +31,15 @@ def test_strength_and_reason_are_kept_with_the_pick(store, session, add_pairs, h
 
 def test_sent_twice_is_kept_once_with_its_first_strength(store, session, add_pairs):
     [pair] = add_pairs(1)
-    first = store.add_pick("p", pair.id, "left", much_better=True, reason="detail")
-    assert store.add_pick("p", pair.id, "left") == first
+    first = store.add_answer("p", pair.id, "left", much_better=True, reason="detail").answer.pick
+    assert store.add_answer("p", pair.id, "left").answer.pick == first
     assert holding(store, session) == {pair.id: first}
 
 
 def test_a_changed_pick_says_all_anew(store, session, add_pairs):
     [pair] = add_pairs(1)
-    store.add_pick("p", pair.id, "left", much_better=True, reason="colour")
-    changed = store.add_pick("q", pair.id, "right")
+    store.add_answer("p", pair.id, "left", much_better=True, reason="colour")
+    changed = store.add_answer("q", pair.id, "right").answer.pick
     assert (changed.supersedes, changed.much_better, changed.reason) == ("p", False, None)
     assert holding(store, session) == {pair.id: changed}
     for _ in range(2):
@@ -50,13 +50,13 @@ def test_a_changed_pick_says_all_anew(store, session, add_pairs):
 
 def test_an_answer_knows_the_one_that_it_replaced(store, session, add_pairs):
     [pair] = add_pairs(1)
-    first = store.add_pick("p", pair.id, "left")
+    first = store.add_answer("p", pair.id, "left").answer.pick
     assert store.answer_before("p") is None
     for _ in range(2):  # lost on the way, and sent again
-        store.add_pick("q", pair.id, "right")
+        store.add_answer("q", pair.id, "right")
         assert [one.pick for one in store.answer_before("q").picked] == [first]
     store.undo_pick("u", session.id)
-    store.add_pick("r", pair.id, "tie")  # after an undo none holds
+    store.add_answer("r", pair.id, "tie")  # after an undo none holds
     assert store.answer_before("r") is None
     with pytest.raises(StoreError, match="does not exist"):
         store.answer_before("nobody's")
@@ -71,13 +71,13 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
 ):
     [pair] = add_pairs(1)
     with pytest.raises(StoreError):
-        store.add_pick("p", pair.id, choice, **options)
+        store.add_answer("p", pair.id, choice, **options)
     assert holding(store, session) == {}
 
 
 def test_rounds_learn_the_same_whatever_the_strength(store, session, add_pairs):
     for number, pair in enumerate(add_pairs(8)):
-        store.add_pick(f"p{number}", pair.id, "left", much_better=number % 2 == 0)
+        store.add_answer(f"p{number}", pair.id, "left", much_better=number % 2 == 0)
     assert store.pick_counts(session.id).new == 8
     assert len(store.request_round(session.id).train_pick_ids) == 7
 
@@ -87,19 +87,19 @@ def test_changing_an_old_pick_leaves_the_newest_pictures_to_learn_from(store, se
     [old] = add_pairs(1, sampling=SamplingSettings(steps=7))
     new = add_pairs(2)
     for pair in (old, *new):
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "left")
     assert store.pick_counts(session.id).new == 2
-    store.add_pick("changed", old.id, "right")
+    store.add_answer("changed", old.id, "right")
     assert store.pick_counts(session.id).new == 2
 
 
 def test_the_filmstrip_pages_from_the_newest_pick(store, session, add_pairs):
     pairs = add_pairs(7)
     for pair in pairs:
-        store.add_pick(f"p-{pair.id}", pair.id, "tie")
-    store.add_pick("changed", pairs[2].id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "tie")
+    store.add_answer("changed", pairs[2].id, "left")
     store.undo_pick("undo", session.id)
-    store.add_pick("again", pairs[2].id, "right")
+    store.add_answer("again", pairs[2].id, "right")
     expected = [pairs[n].id for n in (2, 6, 5, 4, 3, 1, 0)]
     seen, before = [], None
     while page := store.recent_answers(session.id, before=before, limit=3):
@@ -114,7 +114,7 @@ def test_the_filmstrip_pages_from_the_newest_pick(store, session, add_pairs):
 def test_favourites_are_pictures_and_can_be_looked_through(store, session, add_pairs):
     first, second, _ = pairs = add_pairs(3)
     for pair in pairs:
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "left")
     for pair, image in ((first, first.right), (second, second.left)):
         for _ in range(2):
             store.set_favourite(image.id, True)
@@ -140,7 +140,7 @@ def test_a_note_is_kept_and_replaced(store, session, add_pairs):
 
 def test_a_pair_asked_again_does_not_remind_of_its_note(store, session, add_pairs):
     for pair in add_pairs(10):
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "left")
         store.set_note(pair.id, "the left one")
     assert store.ask_again(session.id).note == ""
 
@@ -170,6 +170,6 @@ def test_a_store_of_the_second_schema_opens(home):
     [one] = store.picked_pairs("s")
     assert (one.pick.choice, one.pick.much_better, one.pick.reason) == ("left", False, None)
     assert (one.pair.note, one.pair.left.favourite) == ("", False)
-    store.add_pick("q", "pair", "right", much_better=True)
+    store.add_answer("q", "pair", "right", much_better=True)
     assert store.recent_answers("s")[0].picked[0].pick.much_better
     store.close()

@@ -11,6 +11,7 @@ from alembic.config import Config
 from studio.settings import SamplingSettings
 from studio.store import Image, Pair, Question, Store
 from studio.store.database import MIGRATIONS
+from studio.store.waiting import discard_waiting
 
 # Another value of every field of the sampling settings than make_image has.
 OTHER_SAMPLING = {
@@ -55,13 +56,19 @@ def make_pair(store: Store, session_id: str, **changes: object) -> Pair:
     return store.add_pair(session_id, left.prompt, left, right, left.adapter_id)
 
 
+def discard(store: Store, session_id: str, keep: int = 0) -> None:
+    """Discard the waiting questions of a session, except the first `keep`."""
+    with store.writing() as connection:
+        discard_waiting(connection, session_id, keep=keep)
+
+
 def open_at(home: Path, revision: str) -> None:
     """A store as an earlier studio left it, with nothing in it."""
     home.mkdir()
     old = Store(home)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with old._writing(counts=False) as connection:
+    with old.writing(counts=False) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     old.close()

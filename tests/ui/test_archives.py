@@ -25,7 +25,7 @@ def rest(home: Path) -> list[Path]:
 
 def test_a_session_is_saved_and_taken_in(client, store, session):
     seed.add_pairs(store, session, 3)
-    store.add_pick("one", store.waiting_pairs(session.id)[0].id, "left")
+    store.add_answer("one", store.waiting_pairs(session.id)[0].id, "left")
     store.rename_session(session.id, "Blau / 猫 “x”")
     answer = client.get(f"/sessions/{session.id}.zip")
     assert answer.status_code == 200
@@ -43,7 +43,10 @@ def test_a_session_is_saved_and_taken_in(client, store, session):
 def test_what_is_no_session_is_a_sentence_and_leaves_nothing(client, store, session):
     before = store.last_session_id()
     answer = client.post("/sessions", content=b"PK\x03\x04 and so on").json()
-    assert answer == {"ok": False, "sentence": "This file is damaged, or no archive of a session."}
+    assert answer == {
+        "ok": False,
+        "sentence": "This file is damaged, or is not an archive of a session.",
+    }
     assert store.last_session_id() == before
     assert [one.id for one in store.sessions()] == [session.id]
     assert rest(store.home) == []

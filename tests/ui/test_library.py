@@ -245,7 +245,7 @@ def test_a_round_is_not_begun_with_a_changed_model(
         pass
     settings = store.session(session.id).settings
     assert settings.model_hash
-    with store._writing() as connection:  # as if its file had been another then
+    with store.writing() as connection:  # as if its file had been another then
         from studio.store.library import _write
 
         _write(connection, session.id, replace(settings, model_hash="0" * 64))

@@ -44,7 +44,7 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         while worker.work():
             pass
         for number, pair in enumerate(store.waiting_pairs(session.id, 100)):
-            store.add_pick(f"pick{number}", pair.id, "left" if number % 3 else "right")
+            store.add_answer(f"pick{number}", pair.id, "left" if number % 3 else "right")
     return home
 
 

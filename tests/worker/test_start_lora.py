@@ -81,7 +81,7 @@ def start(store: Store, session: Session, wanted: StartLora | None) -> Session:
 
 def pick_all(store: Store, session: Session) -> None:
     for pair in store.waiting_pairs(session.id):
-        store.add_pick(uuid.uuid4().hex, pair.id, "left")
+        store.add_answer(uuid.uuid4().hex, pair.id, "left")
 
 
 def hashes(store: Store, session: Session) -> list[str]:

@@ -34,6 +34,7 @@ from studio.worker.loop import Worker
 from studio.worker.pair_queue import nth_draw
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
+from tests.support.factories import discard
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -89,7 +90,7 @@ def pick_all(store: Store, session: Session) -> None:
     """Say something about every waiting pair, the same for the same pairs."""
     before = store.pick_counts(session.id).total
     for number, pair in enumerate(store.waiting_pairs(session.id, 100), start=before):
-        store.add_pick(f"pick{number}", pair.id, ("left", "right", "left")[number % 3])
+        store.add_answer(f"pick{number}", pair.id, ("left", "right", "left")[number % 3])
 
 
 def work_until(worker: Worker, reached: Callable[[], bool]) -> None:
@@ -194,7 +195,7 @@ class TestPairs:
         assert all(torch.equal(one.latents[0], chains[0].latents[0]) for one in chains)
         ends = {one.latents[-1].numpy().tobytes() for one in chains}
         assert len(ends) == 4
-        store.add_ranking("a", asked.id, [image.id for image in asked.images])
+        store.add_answer("a", asked.id, "ranked", ranking=[i.id for i in asked.images])
         round_ = store.request_round(session.id)
         work_until(worker, lambda: worker.rounds.active is not None)
         learned = worker.rounds.active.training.pairs
@@ -386,7 +387,7 @@ class TestRounds:
         work_until(worker, lambda: bool(store.adapters(session.id)))
         [good] = store.adapters(session.id)
         before = adapter_bytes(store, session)
-        store.add_pick("another", store.picked_pairs(session.id)[0].pair.id, "right")
+        store.add_answer("another", store.picked_pairs(session.id)[0].pair.id, "right")
         place, name = {
             "forward": (models.Denoiser, "predict_noise"),
             "backward": (torch.Tensor, "backward"),
@@ -516,7 +517,7 @@ class TestRounds:
         store.request_round(session.id)
         work_until(worker, lambda: bool(store.adapters(session.id)))
         [adapter] = store.adapters(session.id)
-        store.discard_waiting_pairs(session.id)
+        discard(store, session.id)
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             path = store.adapter_path(adapter) / name
             content = path.read_bytes()
@@ -956,7 +957,7 @@ def test_a_pick_whose_inversion_is_another_now_is_left_out_of_a_round(
     )
     finish_all(worker)
     pairs = store.waiting_pairs(session.id, 10)
-    companions = {pair.prompt: pair.left.beside for pair in pairs}
+    companions = {pair.prompt: pair.left.companions for pair in pairs}
     assert companions["a cat"] == {}
     assert companions[prompts[1]]["TI hashes"].startswith("mine: ")
     pick_all(store, session)

@@ -69,7 +69,7 @@ def make_homes(folder: Path) -> dict[str, Home]:
         for number in range(10):
             pair_id = _draw_pair(store, session, number)
             if number < 8:
-                store.add_pick(f"pick{number}", pair_id, "left" if number % 3 else "right")
+                store.add_answer(f"pick{number}", pair_id, "left" if number % 3 else "right")
         adapter = _learn(store, session)
         _export(store, session, adapter)
         store.request_round(session.id)
@@ -203,7 +203,7 @@ def _checkpoint(store: Store, session: Session, number: int) -> None:
 def pick(home: Path) -> Iterator[str]:
     with contextlib.closing(Store.open(home)) as store:
         pair = store.waiting_pairs(_session(store).id)[0]
-        yield f"pick new {store.add_pick('new', pair.id, 'right').choice}"
+        yield f"pick new {store.add_answer('new', pair.id, 'right').answer.pick.choice}"
 
 
 def undo(home: Path) -> Iterator[str]:
@@ -212,7 +212,7 @@ def undo(home: Path) -> Iterator[str]:
         session = _session(store)
         yield f"pair {store.undo_pick('undo', session.id).id}"
         pair = store.waiting_pairs(session.id)[0]
-        yield f"pick again {store.add_pick('again', pair.id, 'tie').choice}"
+        yield f"pick again {store.add_answer('again', pair.id, 'tie').answer.pick.choice}"
 
 
 def rollout(home: Path) -> Iterator[str]:
@@ -276,7 +276,7 @@ def script(home: Path) -> Iterator[str]:
         for number in range(1000):
             yield f"pair {_draw_pair(store, session, number)}"
             for pair in store.waiting_pairs(session.id)[:1]:
-                pick = store.add_pick(uuid.uuid4().hex, pair.id, "left")
+                pick = store.add_answer(uuid.uuid4().hex, pair.id, "left").answer.pick
                 yield f"pick {pick.id} {pick.choice}"
             _checkpoint(store, session, number % 200)
             if number % 5 == 4:

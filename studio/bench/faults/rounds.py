@@ -109,7 +109,7 @@ def _prepare(folder: Path) -> tuple[Path, str]:
         while store.waiting_count(session.id) < 4 + READY_PAIRS:
             queue.add_pair()
         for number, pair in enumerate(store.waiting_pairs(session.id, 4)):
-            store.add_pick(f"pick{number}", pair.id, "left" if number % 2 else "right")
+            store.add_answer(f"pick{number}", pair.id, "left" if number % 2 else "right")
         # so that the worker has nothing else to do
         store.update_settings(session.id, replace(settings, queue_target=1))
         store.request_round(session.id)

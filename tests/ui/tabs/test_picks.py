@@ -11,7 +11,7 @@ import pytest
 
 from studio import datasets
 from studio.settings import SamplingSettings, SessionSettings, StartLora
-from studio.store import Job, Session, Store, StoreFull
+from studio.store import Job, Session, Store, StoreFull, set_orphans_aside
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.export import picks
 from studio.worker import jobs
@@ -58,7 +58,7 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
     while worker.work():
         pass
     for pair in store.waiting_pairs(session.id):
-        store.add_pick(uuid.uuid4().hex, pair.id, "right")
+        store.add_answer(uuid.uuid4().hex, pair.id, "right")
     folders = []
     for _ in range(2):  # the second beside the first
         job = do(store, worker, session, "give_picks", form=form)
@@ -71,7 +71,7 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
     assert f"2 picks in <code>{folders[1]}</code>" in said
     assert "Show folder" in said
     assert "Show folder" not in picks.given_picks(job, is_local=False)
-    store.set_orphans_aside()
+    set_orphans_aside(store)
     taken = do(store, worker, session, "take_picks", path=str(folders[0]))
     assert taken.state == "done", taken.message
     made = store.session(taken.result["session_id"])

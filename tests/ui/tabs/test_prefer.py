@@ -47,15 +47,15 @@ def test_nobody_is_faster_than_the_painter_before_the_first_pick(store: Store):
     store.set_last_session(session.id)
     store.set_worker_status(a_status("sampling"))
     assert "faster" not in page_state(StoreSnapshot(store))["empty"]["text"]
-    store.add_pick("p1", make_pair(store, session.id).id, "left")
+    store.add_answer("p1", make_pair(store, session.id).id, "left")
     assert "faster" in page_state(StoreSnapshot(store))["empty"]["text"]
 
 
 def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
     store.set_last_session(session.id)
     pairs = [make_pair(store, session.id) for _ in range(3)]
-    store.add_pick("p1", pairs[0].id, "left")
-    store.add_pick("p2", pairs[1].id, "tie")
+    store.add_answer("p1", pairs[0].id, "left")
+    store.add_answer("p2", pairs[1].id, "tie")
     shown = page_state(StoreSnapshot(store))
     assert [pair["id"] for pair in shown["waiting"]] == [pairs[2].id]
     assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
@@ -66,10 +66,10 @@ def test_prefer_says_what_is_known_as_train_does(store: Store, session: Session)
     store.set_last_session(session.id)
     pairs = [make_pair(store, session.id) for _ in range(10)]
     for pair in pairs:
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
+        store.add_answer(f"p-{pair.id}", pair.id, "left")
     assert page_state(StoreSnapshot(store))["known"] == ""
     again = store.ask_again(session.id)
-    store.add_pick("again", again.id, "right")  # the same picture: the sides are swapped
+    store.add_answer("again", again.id, "right")  # the same picture: the sides are swapped
     round_ = store.request_round(session.id)
     store.claim_round()
     store.add_metric(round_.id, 1, {"held_out_agreement": 0.5})

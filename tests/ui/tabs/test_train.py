@@ -12,7 +12,7 @@ from studio.settings import (
     TrainingSettings,
 )
 from studio.store import (
-    Habits,
+    Consistency,
     Session,
     Store,
 )
@@ -58,7 +58,7 @@ def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session:
     store.set_last_session(session.id)
     for _ in range(6):
         pair = make_pair(store, session.id)
-        store.add_pick(f"pick{pair.id}", pair.id, "left")
+        store.add_answer(f"pick{pair.id}", pair.id, "left")
     round_ = store.request_round(session.id)
     store.claim_round()
     store.update_round(round_.id, state="failed", message="It <broke>.")
@@ -73,7 +73,7 @@ def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_d
     store: Store, session: Session, add_pairs
 ):
     for number, pair in enumerate(add_pairs(4)):
-        store.add_pick(f"pick{number}", pair.id, "left")
+        store.add_answer(f"pick{number}", pair.id, "left")
     round_ = store.request_round(session.id)
     store.claim_round()
     note = "The memory ran out at update 2."
@@ -84,10 +84,10 @@ def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_d
     assert "Done." not in round_card.round_card(StoreSnapshot(store))
 
 
-def test_habits_are_said_with_what_they_mean():
-    said = dict(evidence.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
+def test_the_consistency_of_picks_is_explained():
+    said = dict(evidence.consistency_lines(Consistency(repeated=4, agreed=3, picked=24, left=20)))
     assert "You chose the same again in 3 of 4 pairs shown twice" in said
     assert "look at the left one first?" in said["You chose the left picture in 83 % of 24 picks"]
-    even = dict(evidence.habit_lines(Habits(asked_again=0, same_again=0, picked=24, left=11)))
+    even = dict(evidence.consistency_lines(Consistency(repeated=0, agreed=0, picked=24, left=11)))
     assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
-    assert evidence.habit_lines(Habits(0, 0, 5, 5)) == []
+    assert evidence.consistency_lines(Consistency(0, 0, 5, 5)) == []

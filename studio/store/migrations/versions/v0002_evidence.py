@@ -1,4 +1,4 @@
-"""Pairs that are asked again, and what looking at an adapter's pictures found."""
+"""Pairs that are asked again, and checks of an adapter's pictures."""
 
 import sqlalchemy as sa
 from alembic import op

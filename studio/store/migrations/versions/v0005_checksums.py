@@ -1,4 +1,4 @@
-"""Checksums of every file that is kept; those of adapters' weights were there from the first."""
+"""Checksums of all files; those of adapters' weights are older."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Several pictures of one prompt, put in order: a grid, which is all pairs of its pictures."""
+"""Grids: several pictures of one prompt, stored as all pairs of them."""
 
 from alembic import op
 

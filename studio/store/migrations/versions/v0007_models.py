@@ -1,4 +1,4 @@
-"""What is known of base models that were looked at."""
+"""Facts about inspected base models."""
 
 import sqlalchemy as sa
 from alembic import op

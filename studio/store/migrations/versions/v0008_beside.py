@@ -1,4 +1,4 @@
-"""What else than the model drew a picture: the VAE beside it, and textual inversions."""
+"""Files that took part in drawing a picture besides the model: its VAE, textual inversions."""
 
 import sqlalchemy as sa
 from alembic import op

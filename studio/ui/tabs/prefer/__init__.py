@@ -21,17 +21,17 @@ def build(page: Page) -> None:
     store = page.store
 
     def pick(payload: dict[str, Any]) -> dict[str, Any]:
-        id_, choice, reason = payload["pick_id"], payload["choice"], payload["reason"]
-        if payload["is_grid"]:
-            otherwise = "skip" if choice == "ranked" else choice
-            ranking = payload["ranking"]
-            store.add_ranking(id_, payload["pair_id"], ranking, otherwise, reason=reason)
-        else:
-            much_better = payload["much_better"]
-            store.add_pick(id_, payload["pair_id"], choice, much_better=much_better, reason=reason)
-        replaced = store.answer_before(id_)
+        is_ranked = payload["choice"] == "ranked"
+        kept = store.add_answer(
+            payload["pick_id"],
+            payload["pair_id"],
+            payload["choice"],
+            ranking=payload["ranking"] if is_ranked else (),
+            much_better=payload["much_better"],
+            reason=payload["reason"],
+        )
         return {
-            "replaced": replaced and answer_value(replaced),
+            "replaced": kept.replaced and answer_value(kept.replaced),
             "state": page_state(StoreSnapshot(store)),
         }
 

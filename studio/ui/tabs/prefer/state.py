@@ -83,8 +83,8 @@ def known_line(snapshot: StoreSnapshot) -> str:
     if snapshot.agreement is not None:
         right, asked = snapshot.agreement
         parts.append(f"it guesses {right} of {asked}")
-    if snapshot.habits.asked_again:
-        parts.append(f"you repeat {snapshot.habits.same_again} of {snapshot.habits.asked_again}")
+    if snapshot.consistency.repeated:
+        parts.append(f"you repeat {snapshot.consistency.agreed} of {snapshot.consistency.repeated}")
     return ", ".join(parts)
 
 

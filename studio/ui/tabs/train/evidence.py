@@ -7,7 +7,7 @@ from html import escape
 import gradio as gr
 
 from studio.statistics import leans, wilson
-from studio.store.rows import Habits
+from studio.store.rows import Consistency
 from studio.ui import words
 from studio.ui.page import Page
 from studio.ui.snapshot import StoreSnapshot
@@ -22,7 +22,7 @@ def build(page: Page) -> None:
 
 def evidence(snapshot: StoreSnapshot) -> str:
     """All lines for which there are enough picks."""
-    lines = [*agreement_lines(snapshot.agreement), *habit_lines(snapshot.habits)]
+    lines = [*agreement_lines(snapshot.agreement), *consistency_lines(snapshot.consistency)]
     if not lines:
         return ""
     items = "".join(
@@ -51,27 +51,30 @@ def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
     ]
 
 
-def habit_lines(habits: Habits) -> list[tuple[str, str]]:
+def consistency_lines(consistency: Consistency) -> list[tuple[str, str]]:
     """How consistent the artist is, and whether one side is favoured."""
     lines = []
-    if habits.asked_again:
+    if consistency.repeated:
         lines.append(
             (
-                f"You chose the same again in {habits.same_again} of "
-                f"{words.count(habits.asked_again, 'pair')} shown twice",
+                f"You chose the same again in {consistency.agreed} of "
+                f"{words.count(consistency.repeated, 'pair')} shown twice",
                 "Now and then a pair comes back with its sides swapped. Where you choose "
                 "otherwise, the two were close; no painter can agree with you more often than "
                 "you do.",
             )
         )
-    if habits.picked >= MIN_PICKS_FOR_SIDES:
-        left, side = habits.left, "left" if 2 * habits.left >= habits.picked else "right"
-        share = words.per_cent(max(left, habits.picked - left) / habits.picked)
+    if consistency.picked >= MIN_PICKS_FOR_SIDES:
+        left, side = (
+            consistency.left,
+            "left" if 2 * consistency.left >= consistency.picked else "right",
+        )
+        share = words.per_cent(max(left, consistency.picked - left) / consistency.picked)
         lines.append(
             (
-                f"You chose the {side} picture in {share} of {habits.picked} picks",
+                f"You chose the {side} picture in {share} of {consistency.picked} picks",
                 f"More often than chance would: do you look at the {side} one first?"
-                if leans(left, habits.picked)
+                if leans(left, consistency.picked)
                 else "The sides are drawn by lot, so about half is right: you do not favour one.",
             )
         )

@@ -7,7 +7,7 @@ from html import escape
 
 import gradio as gr
 
-from studio.store.rounds import FEWEST_PICKS
+from studio.settings import FEWEST_PICKS
 from studio.store.rows import Round, Session
 from studio.ui import words
 from studio.ui.page import Page, Values

@@ -1,4 +1,4 @@
-"""Where a home lies, as far as that can harm it: network drives and synchronised folders."""
+"""Warns of homes on network drives and in synchronised folders, where they may be damaged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import psutil
 
 from studio.paths import expanded
 
-# File systems that another machine serves. SQLite's locks do not hold on all of them, and "written"
-# can mean that it is on its way.
+# Network file systems. SQLite's locks do not work on all of them, and a write may return before the
+# data is on the disk.
 # fmt: off
 NETWORK_SYSTEMS = frozenset((
     "9p", "afpfs", "afs", "ceph", "cifs", "davfs", "fuse.davfs2", "fuse.glusterfs", "fuse.rclone",
@@ -17,7 +17,7 @@ NETWORK_SYSTEMS = frozenset((
     "smbfs", "webdav",
 ))
 # fmt: on
-# What synchronising programs call their folders, or begin to call them; in lower case.
+# Names of synchronised folders, or how they begin; in lower case.
 SYNCHRONISED_NAMES = {
     "dropbox": "Dropbox",
     "onedrive": "OneDrive",
@@ -29,7 +29,7 @@ SYNCHRONISED_NAMES = {
     "nextcloud": "Nextcloud",
     "owncloud": "ownCloud",
 }
-# What they leave in the folder that they synchronise.
+# Files in a synchronised folder that belong to the program.
 SYNCHRONISED_MARKS = {
     ".dropbox": "Dropbox",
     ".dropbox.cache": "Dropbox",
@@ -41,13 +41,13 @@ SYNCHRONISED_MARKS = {
 
 
 def warning(home: Path) -> str:
-    """A sentence about what can go wrong with a home where it lies, or nothing."""
+    """A sentence about the risk of a home's location, or ""."""
     home = expanded(home).resolve()
     program = _synchronised_by(home)
     if program:
         return (
             f"{home} seems to be synchronised by {program}, which copies files while they are "
-            "being written: a copy can be broken, and what comes back from elsewhere can harm the "
+            "being written: a copy may be broken, and a copy from another machine may damage the "
             "original. Keep the studio in a folder that is not synchronised (--home FOLDER)."
         )
     system = _network_system(home)
@@ -61,13 +61,13 @@ def warning(home: Path) -> str:
 
 
 def _network_system(home: Path) -> str:
-    """The kind of network file system that holds `home`, or nothing."""
+    """The network file system that holds `home`, or ""."""
     if str(home).startswith("\\\\"):  # a Windows share by its name
         return "a Windows share"
     holding, system = "", ""
     for disk in psutil.disk_partitions(all=True):
         holds = home.is_relative_to(disk.mountpoint) and len(disk.mountpoint) >= len(holding)
-        if holds:  # of two on one place, the later one hides the earlier
+        if holds:  # of two at one mount point, the later one hides the earlier
             remote = "remote" in disk.opts.split(",") or disk.fstype.lower() in NETWORK_SYSTEMS
             holding, system = disk.mountpoint, (disk.fstype or "remote") if remote else ""
     return system
@@ -83,7 +83,7 @@ def _synchronised_by(home: Path) -> str:
         for mark, program in SYNCHRONISED_MARKS.items():
             try:
                 found = next(folder.glob(mark), None)
-            except OSError:  # a folder that may not be looked into
+            except OSError:  # no permission to read this folder
                 continue
             if found is not None:
                 return program
