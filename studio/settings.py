@@ -1,8 +1,8 @@
-"""What an artist can choose, as frozen values that are checked when they are made.
+"""Settings: the artist's choices, as frozen dataclasses that are checked when they are made.
 
-Nothing here imports torch, gradio or anything of ours: both processes share it. Every class has
-`to_dict` / `from_dict`, the form in which the store keeps it; unknown keys are refused, so that a
-store from a newer version is never half understood.
+Both processes share this module, so it imports no torch, no gradio and nothing else of the studio.
+Every class has `to_dict` and `from_dict` for the store. Unknown keys are refused, so that a store
+from a newer version is never half understood.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
-STARTER_SIZE_PX = 64  # of the pictures the embedded model draws
+STARTER_SIZE_PX = 64  # of the starter model's pictures
 RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
 
-# The id of a model on the Hugging Face hub; a path on this computer goes before it.
+# The id of a model on the Hugging Face hub; an existing local path has precedence.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
 
-# Why one picture is better, when the artist says so.
+# The artist's reason for a pick.
 Reason = Literal["composition", "detail", "colour", "subject"]
 REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
-MOST_CLIP_SKIP = 12  # no text encoder that is skipped in has more layers that are worth reading
-UNBOUNDED = 256  # looks at a pair: more than a round has, so that none comes twice
-PREVIEW_PROMPTS = 6  # how many prompts are redrawn after every round
+MOST_CLIP_SKIP = 12  # more layers of a text encoder are never worth skipping
+UNBOUNDED = 256  # noise draws per pair: more than a round uses, so that none is repeated
+PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
 MAX_PROMPTS = 1000
 MAX_PATH_CHARACTERS = 4096
-LARGEST_INTEGER = 2**63 - 1  # that the database can keep
+LARGEST_INTEGER = 2**63 - 1  # of the database
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used; the message is a sentence for the artist."""
+    """An invalid setting; the message is a sentence for the artist."""
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -48,12 +48,12 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _within(default: float | None, least: float, most: float, sentence: str) -> Any:
-    """A number from `least` to `most`, both of them included; `sentence` says so to the artist."""
+    """A field for a number from `least` to `most`, inclusive; `sentence` is the error message."""
     return field(default=default, metadata={"within": (least, most, sentence)})
 
 
 def _positive(default: float | None, most: float, sentence: str) -> Any:
-    """A number greater than 0, and at most `most`."""
+    """A field for a number greater than 0, and at most `most`."""
     return _within(default, math.ulp(0.0), most, sentence)
 
 
@@ -64,7 +64,7 @@ def _is_number(value: Any, *, whole: bool) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Half a surrogate pair, which JSON can write, is no text and cannot be stored."""
+    """Whether it is a text that can be stored: JSON can contain lone surrogates."""
     if not isinstance(value, str):
         return False
     try:
@@ -75,36 +75,35 @@ def _is_text(value: Any) -> bool:
 
 
 def is_hub_id(base_model: str) -> bool:
-    """Whether it is `owner/name`, and no file or folder here."""
+    """Whether it is `owner/name`, and not a local file or folder."""
     return bool(HUB_ID.fullmatch(base_model)) and not Path(base_model).exists()
 
 
 class _Stored:
-    """`to_dict` and `from_dict` for frozen dataclasses whose nested settings are of known types."""
+    """`to_dict` and `from_dict` for frozen dataclasses; `_nested`: the types of inner settings."""
 
     _nested: ClassVar[dict[str, type]] = {}
-    # What fields that came later were before they came. They are read so where they are not
-    # written, and written only where they differ: the store compares what was written then with
-    # what is written now.
+    # Values of later fields in settings from before these fields. Missing keys are read with these
+    # values, and equal values are not written, so that old and new dictionaries compare equal.
     _before: ClassVar[dict[str, Any]] = {}
-    # Names that fields had in older stores and archives, with the names they have now.
+    # Old names of fields in stores and archives, with their present names.
     _renamed: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
-        """Every value is of its field's kind, and every number within its field's bounds.
+        """Check the type of every value and the bounds of every number.
 
-        Whoever makes settings comes by here: a form, the command line, the store or an archive.
+        This covers all sources of settings: forms, the command line, the store and archives.
         """
-        for one in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, one.name)
-            kind, _, optional = str(one.type).partition(" | ")
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            kind, _, optional = str(each.type).partition(" | ")
             if value is None and optional:
                 continue
-            fits, sentence = True, f"The setting {one.name} makes no sense."
-            if one.name in self._nested:
-                fits = isinstance(value, self._nested[one.name])
+            fits, sentence = True, f"The setting {each.name} is invalid."
+            if each.name in self._nested:
+                fits = isinstance(value, self._nested[each.name])
             elif kind in ("int", "float"):
-                least, most, sentence = one.metadata["within"]
+                least, most, sentence = each.metadata["within"]
                 fits = _is_number(value, whole=kind == "int") and least <= value <= most
             elif kind == "bool":
                 fits = isinstance(value, bool)
@@ -116,15 +115,15 @@ class _Stored:
 
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for one in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, one.name)
-            if one.name not in self._before or value != self._before[one.name]:
-                values[one.name] = value.to_dict() if isinstance(value, _Stored) else value
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if each.name not in self._before or value != self._before[each.name]:
+                values[each.name] = value.to_dict() if isinstance(value, _Stored) else value
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        _require(isinstance(values, dict), "Settings are values by name.")
+        _require(isinstance(values, dict), "Settings must be values by name.")
         names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         values = {cls._renamed.get(name, name): value for name, value in values.items()}
         unknown = sorted(map(str, set(values) - names))
@@ -147,7 +146,7 @@ class _Stored:
 
 @dataclass(frozen=True)
 class SamplingSettings(_Stored):
-    """How an image is made. Stored with every trajectory; training reads it from there."""
+    """How an image is drawn. Stored with every trajectory, from where training reads it."""
 
     steps: int = _within(20, 2, 150, "Steps must be between 2 and 150.")
     guidance: float = _within(3.0, 1.0, 30.0, "Guidance must be between 1 and 30.")
@@ -161,17 +160,18 @@ class SamplingSettings(_Stored):
     negative_prompt: str = ""
     eta: float = _within(1.0, 0.0, 1.0, "Eta must be between 0 and 1.")
     shared_noise: bool = True  # both images of a pair start from the same noise
-    # Of the text encoder's layers, which is read last: 1 the last, 2 the one before; as in A1111.
+    # The text encoder's layer in use, counted from the last, which is 1; as in A1111.
     clip_skip: int = _within(
         1, 1, MOST_CLIP_SKIP, f"Clip skip must be between 1 and {MOST_CLIP_SKIP}."
     )
 
     _before: ClassVar[dict[str, Any]] = {"clip_skip": 1}
-    # What two pictures of one round may differ in.
+    # Settings that may differ between the pictures of a round.
     _of_each_picture: ClassVar[tuple[str, ...]] = ("seed", "shared_noise")
 
     def may_share_a_round_with(self, other: SamplingSettings) -> bool:
-        """Whether a round may learn from pictures of both: equal but for seed and shared noise."""
+        """Whether one round may learn from pictures of both: all but seed and shared noise must be
+        equal."""
         own = {name: getattr(other, name) for name in self._of_each_picture}
         return dataclasses.replace(self, **own) == other
 
@@ -187,42 +187,76 @@ class SamplingSettings(_Stored):
         )
 
 
+# Forms of the preference loss, by their names in `studio.maths.objectives`.
+Form = Literal[
+    "dpo",
+    "ipo",
+    "hinge",
+    "linear",
+    "smoothed",
+    "robust",
+    "capped",
+    "jensen_shannon",
+    "forward_kl",
+    "half_alpha",
+    "anchored",
+    "asymmetric",
+    "nca",
+    "sppo",
+    "kto",
+    "bco",
+]
+FORMS: tuple[str, ...] = get_args(Form)
+
+# The training settings of the first version, before the fields existed.
+_FIRST_VERSION: dict[str, Any] = {
+    "optimizer": "adamw",
+    "timestep_fraction": 1.0,
+    "layers": "attention",
+    "shortcut_rate": 1.0,
+    "target_shift": None,
+    "noise_draws_per_pair": UNBOUNDED,
+}
+
+
 @dataclass(frozen=True)
 class TrainingSettings(_Stored):
     """How a round learns. `OBJECTIVES` holds the presets; `studio.engine` explains each term.
 
+    form: the function from the gains of a pair to its loss (`studio.maths.objectives.FORMS`).
     reduction: how a step's squared errors over the latent's elements become one number:
-        "sum" (the paper's likelihood), "mean" (the published code), or "noise" (mean over the
-        elements of the error in predicted noise, weighed so that a change of the network's output
-        moves the log-ratio of every step alike).
+        "sum" (the paper's likelihood), "mean" (the published code), or "noise" (the mean error of
+        the predicted noise, weighted so that a change of the network's output moves the log-ratio
+        of every step alike).
     beta: temperature of the preference; for D3PO in units of the reduction, for Diffusion-DPO for
         mean squared errors of velocity.
-    clip_range: the ratio policy / reference is kept within 1 ± clip_range; None leaves it free.
-    optimizer: "scalar_adam" (`studio.maths.scalar_adam`), which goes where the gradient points;
-        or "adamw". They want different learning rates.
-    timestep_fraction: of the timesteps that finished pictures are noised to, the share with most
-        noise, from which they are drawn. D3PO looks at steps of the drawing, and does not use it.
-    noise_draws_per_pair: how many draws of timestep and noise a pair's finished pictures have in
-        a round. They take turns, and the reference's errors of each draw are computed once.
-        UNBOUNDED is more than a round uses. D3PO has its steps instead.
-    layers: of the UNet, those that the LoRA changes: its attention alone, or beside it the
-        shortcuts that lead past the convolutions of a residual block where its width changes. With
-        these, more is learned from few picks (studio/bench/LOG.md).
-    shortcut_rate: the shortcuts' learning rate, as a share of the attention's. Their gradients are
-        larger, and with the whole of it they would decide nearly alone.
-    target_shift: the radius of a round, which its finished adapter is scaled to: the root mean
-        square change of the guided velocity, in units of latents (whose deviation is about 1).
-        None leaves the adapter as the updates made it.
+    clip_range: the ratio policy / reference is clipped to 1 ± clip_range; None: no clipping.
+    optimizer: "scalar_adam" (`studio.maths.scalar_adam`), which follows the gradient's direction;
+        or "adamw". They need different learning rates.
+    timestep_fraction: finished pictures are noised to the noisiest fraction of the timesteps. D3PO
+        uses the steps of the drawing instead.
+    noise_draws_per_pair: the number of draws of timestep and noise for a pair's finished pictures
+        in a round. Draws take turns, and the reference's error of each is computed once. UNBOUNDED
+        is more than a round uses. D3PO uses its steps instead.
+    layers: the layers of the UNet with LoRA: the attention layers only, or also the shortcuts past
+        the convolutions of residual blocks whose width changes. With the shortcuts, a round learns
+        more from few picks (studio/bench/LOG.md).
+    shortcut_rate: the shortcuts' learning rate, as a fraction of the attention's. Their gradients
+        are larger, and at the full rate they would dominate.
+    target_shift: the trust-region radius of a round, called its reach on the pages. The finished
+        adapter is scaled to this root mean square change of the guided velocity, in units of
+        latents (whose standard deviation is about 1). None leaves the adapter unscaled.
     """
 
     objective: str = "diffusion_dpo"
-    loss: Literal["d3po", "diffusion_dpo", "finetune"] = "diffusion_dpo"
+    loss: Literal["d3po", "diffusion_dpo"] = "diffusion_dpo"
+    form: Form = "dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
     beta: float = _positive(80.0, 1e9, "Beta must be greater than 0, and at most 1e9.")
     clip_range: float | None = _positive(
         None, 1.0 - 1e-9, "The clip range must lie between 0 and 1, or be left out."
     )
-    guided: bool = False  # train through classifier-free guidance, or the prompted half alone
+    guided: bool = False  # train with classifier-free guidance, or with the prompt only
     optimizer: Literal["scalar_adam", "adamw"] = "scalar_adam"
     learning_rate: float = _positive(3e-4, 1.0, "The learning rate must lie between 0 and 1.")
     timestep_fraction: float = _positive(0.25, 1.0, "The noisiest share must lie between 0 and 1.")
@@ -241,13 +275,13 @@ class TrainingSettings(_Stored):
     batch_pairs: int = _within(  # pairs, or grids, in one update
         16, 1, 4096, "Between 1 and 4096 pairs can be in one update."
     )
-    # Steps of each pair, drawn at random; a grid's finished pictures are looked at with fewer, so
-    # that an update costs as much. 0: all of the chain (D3PO).
+    # Random steps, or draws, of each pair in an update; a grid has fewer draws, so that an update
+    # costs about the same. 0: all steps of the chain (D3PO).
     steps_per_pair: int = _within(2, 0, 150, "The steps of a pair must be between 0 and 150.")
     noise_draws_per_pair: int = _within(
-        16, 1, UNBOUNDED, f"A pair is looked at in 1 to {UNBOUNDED} ways."
+        16, 1, UNBOUNDED, f"A pair has between 1 and {UNBOUNDED} noise draws."
     )
-    # Of the batch in one forward pass; smaller needs less memory.
+    # Pairs per forward pass; fewer need less memory.
     micro_batch_pairs: int = _within(16, 1, 4096, "The micro-batch must fit the batch.")
     max_grad_norm: float = _positive(
         1.0, 1e9, "The largest gradient must be greater than 0, and at most 1e9."
@@ -266,24 +300,25 @@ class TrainingSettings(_Stored):
         "looks_per_pair": "noise_draws_per_pair",
         "reach": "target_shift",
     }
-    _before: ClassVar[dict[str, Any]] = {
-        "optimizer": "adamw",
-        "timestep_fraction": 1.0,
-        "layers": "attention",
-        "shortcut_rate": 1.0,
-        "target_shift": None,
-        "noise_draws_per_pair": UNBOUNDED,
-    }
+    _before: ClassVar[dict[str, Any]] = _FIRST_VERSION
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Older versions also had a fine-tuning baseline here; it opens as the default loss."""
+        if isinstance(values, dict) and values.get("loss") == "finetune":
+            values = {**values, "objective": "diffusion_dpo", "loss": "diffusion_dpo"}
+        return super().from_dict(values)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
-        _require(self.loss in ("d3po", "diffusion_dpo", "finetune"), f"Unknown loss: {self.loss}.")
+        _require(self.loss in ("d3po", "diffusion_dpo"), f"Unknown loss: {self.loss}.")
+        _require(self.form in FORMS, f"Unknown form of the loss: {self.form}.")
         _require(
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
         )
         _require(
-            self.optimizer in ("scalar_adam", "adamw"), f"Unknown optimiser: {self.optimizer}."
+            self.optimizer in ("scalar_adam", "adamw"), f"Unknown optimizer: {self.optimizer}."
         )
         _require(
             self.layers in ("attention", "attention_and_shortcuts"),
@@ -292,29 +327,24 @@ class TrainingSettings(_Stored):
         _require(self.micro_batch_pairs <= self.batch_pairs, "The micro-batch must fit the batch.")
 
     def updates(self, picks: int) -> int:
-        """How many updates a round over so many picks, of pairs or grids, takes (at least 1)."""
+        """The number of updates of a round over `picks` picks of pairs or grids (at least 1)."""
         return max(1, round(self.updates_base + self.updates_per_pick * picks))
 
 
-OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po", "finetune")
+OBJECTIVE_NAMES = ("diffusion_dpo", "d3po_balanced", "d3po")
 
-# What each objective is when it is chosen by name, the default first; d3po is arXiv 2311.13231 as
-# its code was published. Betas of different objectives are in different units.
+# The preset of each objective, the default first; d3po is arXiv 2311.13231 as in its published
+# code. Betas of different objectives have different units.
 OBJECTIVES: dict[str, TrainingSettings] = {
     "diffusion_dpo": TrainingSettings(),
     "d3po_balanced": TrainingSettings(
         objective="d3po_balanced",
         loss="d3po",
         beta=100.0,
-        optimizer="adamw",
         learning_rate=1e-3,
-        timestep_fraction=1.0,
-        layers="attention",
-        shortcut_rate=1.0,
-        target_shift=None,
-        noise_draws_per_pair=UNBOUNDED,
         updates_per_pick=2.0,
         steps_per_pair=1,
+        **_FIRST_VERSION,
     ),
     "d3po": TrainingSettings(
         objective="d3po",
@@ -323,36 +353,13 @@ OBJECTIVES: dict[str, TrainingSettings] = {
         beta=0.1,
         clip_range=0.1,
         guided=True,
-        optimizer="adamw",
         learning_rate=3e-5,
-        timestep_fraction=1.0,
-        layers="attention",
-        shortcut_rate=1.0,
-        target_shift=None,
-        noise_draws_per_pair=UNBOUNDED,
         updates_base=0,
         updates_per_pick=1.0,
         batch_pairs=1,
         steps_per_pair=0,
         micro_batch_pairs=1,
-    ),
-}
-
-
-# What artists do today, to measure against: a LoRA fine-tuned on the chosen pictures alone, with
-# AdamW and all timesteps. The studio does not offer it.
-BASELINES: dict[str, TrainingSettings] = {
-    "finetune": TrainingSettings(
-        objective="finetune",
-        loss="finetune",
-        optimizer="adamw",
-        learning_rate=7e-4,
-        timestep_fraction=1.0,
-        layers="attention",
-        shortcut_rate=1.0,
-        target_shift=None,
-        noise_draws_per_pair=UNBOUNDED,
-        updates_per_pick=2.0,
+        **_FIRST_VERSION,
     ),
 }
 
@@ -362,7 +369,7 @@ _STRENGTH_SENTENCE = "The strength of a LoRA file lies between -2 and 2, and is 
 
 @dataclass(frozen=True)
 class StartLora(_Stored):
-    """Somebody's LoRA file, which is put into the base model before a session begins with it."""
+    """A LoRA file that is fused into the base model of a session."""
 
     path: str
     strength: float = _within(1.0, -2.0, 2.0, _STRENGTH_SENTENCE)
@@ -379,7 +386,7 @@ class StartLora(_Stored):
 
 @dataclass(frozen=True)
 class SessionSettings(_Stored):
-    """Everything a session remembers of what the artist chose."""
+    """All settings of a session."""
 
     # "starter", the path of a diffusers folder or checkpoint, or the hub's owner/name
     base_model: str = "starter"
@@ -397,11 +404,11 @@ class SessionSettings(_Stored):
     pictures: int = _within(  # of one prompt, asked about at once; more than two are a grid
         2, 2, 9, "Between 2 and 9 pictures can be compared at once."
     )
-    # Whose pictures are asked about: the base model's say most of a taste (studio/bench/LOG.md);
-    # the newest LoRA's show what was learned so far, and more of what is rare.
+    # The model that draws the pairs. Pairs of the base model reveal most about a taste
+    # (studio/bench/LOG.md); pairs of the newest LoRA show its progress, and more of rare features.
     pairs_by: Literal["base", "newest"] = "base"
-    start: StartLora | None = None  # a part of the base model, for policy and reference alike
-    # Of the base model's weights, as they were when the session first used it; "" until then.
+    start: StartLora | None = None  # a part of the base model, of policy and reference alike
+    # Of the base model's weights at the session's first use; "" until then.
     model_hash: str = ""
     model_bytes: int = _within(
         0, 0, LARGEST_INTEGER, "The size of a model is a whole number from 0 upwards."
@@ -442,10 +449,10 @@ class SessionSettings(_Stored):
 
     @property
     def base(self) -> tuple[str, StartLora | None]:
-        """All that the weights of the reference are made of."""
+        """The base model and the LoRA in it: together the weights of the reference."""
         return self.base_model, self.start
 
     @property
     def shown_prompts(self) -> tuple[str, ...]:
-        """The fixed prompts that are drawn with the base model and again after every round."""
+        """The fixed prompts, drawn with the base model and again after every round."""
         return (self.preview_prompts or self.prompts)[:PREVIEW_PROMPTS]

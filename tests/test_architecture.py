@@ -12,25 +12,6 @@ import pytest
 
 STUDIO = Path(__file__).resolve().parents[1] / "studio"
 
-EVERYTHING_BUT_UI = {
-    "bench",
-    "datasets",
-    "engine",
-    "families",
-    "files",
-    "lora",
-    "maths",
-    "models",
-    "pictures",
-    "prompting",
-    "runtime",
-    "settings",
-    "starter",
-    "statistics",
-    "store",
-    "weights",
-}
-
 # Part of the studio: the parts that it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
@@ -42,12 +23,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": set(),
     "runtime": {"files"},
     "maths": set(),
-    "store": {"engine", "files", "settings"},
+    "store": {"files", "settings"},
     "models": {"families", "files", "lora", "maths", "prompting", "runtime", "settings", "weights"},
     "engine": {"maths", "settings"},  # is handed a denoiser
     "lora": {"families", "files", "pictures", "weights"},  # models put one into their weights
     "datasets": {"engine", "files", "pictures", "prompting", "settings", "store"},
-    "worker": EVERYTHING_BUT_UI - {"bench", "starter"},
+    "worker": {  # whatever the studio does with a device
+        "datasets",
+        "engine",
+        "families",
+        "files",
+        "lora",
+        "models",
+        "prompting",
+        "runtime",
+        "settings",
+        "statistics",
+        "store",
+        "weights",
+    },
     "ui": {
         "families",
         "files",
@@ -58,7 +52,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         "statistics",
         "store",
     },
-    "bench": EVERYTHING_BUT_UI | {"worker"},  # measures all there is
+    "bench": {  # measures all there is
+        "engine",
+        "families",
+        "files",
+        "lora",
+        "maths",
+        "models",
+        "pictures",
+        "prompting",
+        "settings",
+        "starter",
+        "statistics",
+        "store",
+        "weights",
+        "worker",
+    },
     "starter": {"engine", "models", "settings"},  # the recipe: what it made is drawn with
     "cli": {
         "datasets",
@@ -82,7 +91,7 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"store"},
     "sqlite3": {"store"},
     "diffusers": {"models", "starter", "bench"},
-    "peft": {"lora", "models", "starter", "bench"},
+    "peft": {"lora", "models"},
 }
 
 
@@ -107,14 +116,23 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{node.module}.{alias.name}"
 
 
+def tab_of(names: list[str]) -> str:
+    """`train` for ui.tabs.train and what is in it, nothing for all else."""
+    return names[2].removesuffix(".py") if names[:2] == ["ui", "tabs"] and len(names) > 2 else ""
+
+
 def complaints(path: Path) -> Iterator[str]:
     part = part_of(path)
+    tab = tab_of(list(path.relative_to(STUDIO).parts))
     for line, module in imports(path):
         library, *rest = module.split(".")
         if library == "studio":
             # `from studio import __version__` and the like are open to all.
             if rest and rest[0] in MAY_IMPORT and rest[0] not in MAY_IMPORT[part] | {part}:
                 yield f"{path.relative_to(STUDIO.parent)}:{line}: {part} imports {rest[0]}"
+            # What two tabs share stands in studio/ui.
+            if tab and tab_of(rest) not in ("", tab):
+                yield f"{path.relative_to(STUDIO.parent)}:{line}: {tab} imports {tab_of(rest)}"
         elif part not in ONLY_IN.get(library, {part}):
             yield f"{path.relative_to(STUDIO.parent)}:{line}: {part} imports {library}"
 
@@ -131,6 +149,18 @@ def test_no_import_goes_against_the_map():
     assert not found, "\n".join(found)
 
 
+def test_nothing_is_granted_that_nobody_uses():
+    used = {
+        (part_of(path), library if library != "studio" else rest.partition(".")[0])
+        for path in SOURCES
+        for _, module in imports(path)
+        for library, _, rest in [module.partition(".")]
+    }
+    granted = {(part, other) for part, others in MAY_IMPORT.items() for other in others}
+    granted |= {(part, library) for library, parts in ONLY_IN.items() for part in parts}
+    assert not granted - used
+
+
 @pytest.mark.parametrize(
     ("name", "source", "complaint"),
     [
@@ -141,6 +171,9 @@ def test_no_import_goes_against_the_map():
         ("worker/x.py", "from sqlalchemy import text", "worker imports sqlalchemy"),
         ("engine/x.py", "from peft import LoraConfig", "engine imports peft"),
         ("engine/x.py", "from studio.models import load", "engine imports models"),
+        ("ui/tabs/exam/x.py", "from studio.ui.tabs import prefer", "exam imports prefer"),
+        ("ui/tabs/exam/x.py", "from studio.ui.tabs.prefer.state import y", "exam imports prefer"),
+        ("ui/tabs/exam/x.py", "import studio.ui.tabs.train", "exam imports train"),
     ],
 )
 def test_such_an_import_would_be_noticed(name, source, complaint, tmp_path, monkeypatch):
@@ -149,6 +182,100 @@ def test_such_an_import_would_be_noticed(name, source, complaint, tmp_path, monk
     path.parent.mkdir(parents=True)
     path.write_text(source)
     assert [found.split(": ")[1] for found in complaints(path)] == [complaint]
+
+
+def test_a_tab_may_import_itself_and_what_tabs_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "STUDIO", tmp_path / "studio")
+    path = tmp_path / "studio" / "ui" / "tabs" / "exam" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("from studio.ui.tabs.exam import state\nfrom studio.ui import words\n")
+    assert list(complaints(path)) == []
+
+
+# Names with an underscore that libraries have for lack of public ones.
+OF_LIBRARIES = {
+    "_exit": "os",
+    "_mapping": "a row of sqlalchemy",
+    "_data": "an event of gradio",
+    "_id": "a component of gradio",
+    "_actions": "a parser of argparse",
+    "_SubParsersAction": "argparse",
+    "_get_submodule": "a patcher of ComfyUI's",
+}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_in(tree: ast.Module) -> set[str]:
+    """Every name that a file gives to something of its own."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return names
+
+
+def pokes(path: Path) -> Iterator[str]:
+    """Every use of a private name of another file of ours."""
+    tree = ast.parse(path.read_text("utf-8"))
+    own = defined_in(tree) | set(OF_LIBRARIES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("studio", "tests"):
+            names = {alias.name for alias in node.names if is_private(alias.name)}
+        elif isinstance(node, ast.Attribute) and is_private(node.attr):
+            of_itself = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            names = set() if of_itself else {node.attr} - own
+        else:
+            continue
+        yield from (f"{path.name}:{node.lineno}: {name}" for name in sorted(names))
+
+
+@pytest.mark.parametrize("folder", ["studio", "tests"])
+def test_what_is_private_is_used_by_its_own_file_alone(folder):
+    found = [poke for path in (STUDIO.parent / folder).rglob("*.py") for poke in pokes(path)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("from studio.store import _rows", "x.py:1: _rows"),
+        ("def f(store):\n    store._writing()", "x.py:2: _writing"),
+        ("class A:\n    def _f(self): self._g()\ndef g(a): a._f()", None),
+    ],
+)
+def test_such_a_use_would_be_noticed(source, complaint, tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text(source)
+    assert list(pokes(path)) == ([complaint] if complaint else [])
+
+
+MOST_LINES, MOST_METHODS = 410, 20
+
+
+def test_no_file_is_long_without_saying_why():
+    long = [
+        str(path.relative_to(STUDIO))
+        for path in SOURCES
+        if len(path.read_text("utf-8").splitlines()) > MOST_LINES
+        and "long" not in (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "")
+    ]
+    assert not long
+
+
+def test_no_class_has_many_methods():
+    many = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+                if len(methods) > MOST_METHODS:
+                    many.append(f"{path.relative_to(STUDIO)}: {node.name}, {len(methods)}")
+    assert not many
 
 
 def imported_by(statement: str) -> set[str]:

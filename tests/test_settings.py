@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 import pytest
 
 from studio.settings import (
-    BASELINES,
     OBJECTIVES,
     UNBOUNDED,
     SamplingSettings,
@@ -18,9 +17,8 @@ from studio.settings import (
     StartLora,
     TrainingSettings,
 )
-from studio.ui.tabs.train import REACHES, strength_of, with_strength
+from studio.ui.tabs.train.learning import SHIFTS, strength_of, with_strength
 
-PRESETS = [*OBJECTIVES.values(), *BASELINES.values()]
 # The default of the versions that had no choice of an optimizer.
 WITH_ADAMW = TrainingSettings(
     beta=60.0,
@@ -35,9 +33,16 @@ WITH_ADAMW = TrainingSettings(
 )
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.objective)
+@pytest.mark.parametrize("preset", OBJECTIVES.values(), ids=lambda preset: preset.objective)
 def test_every_preset_is_read_as_it_was_written(preset: TrainingSettings) -> None:
     assert TrainingSettings.from_dict(preset.to_dict()) == preset
+
+
+def test_settings_of_the_old_fine_tuning_baseline_still_open() -> None:
+    written = {**WITH_ADAMW.to_dict(), "objective": "finetune", "loss": "finetune"}
+    assert TrainingSettings.from_dict(written) == WITH_ADAMW
+    with pytest.raises(SettingsError, match="Unknown loss"):
+        TrainingSettings(loss="finetune")
 
 
 def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_was() -> None:
@@ -52,7 +57,7 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
 
 
 @pytest.mark.parametrize("training", [*OBJECTIVES.values(), WITH_ADAMW])
-@pytest.mark.parametrize("name", REACHES)
+@pytest.mark.parametrize("name", SHIFTS)
 def test_the_dial_says_what_it_was_set_to(training: TrainingSettings, name: str) -> None:
     session = with_strength(SessionSettings(training=training), name)
     assert strength_of(session.training) == name

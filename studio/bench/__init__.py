@@ -1,1 +1,1 @@
-"""Every figure that the project claims, one command each: `python launch.py bench NAME`."""
+"""One command for every figure that the project claims: `python launch.py bench NAME`."""

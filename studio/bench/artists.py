@@ -1,12 +1,13 @@
 """Simulated artists: functions (image, prompt) -> score, higher is better.
 
-`bench clicks --artist` takes any such function from any file; these are the ones it comes with,
-from a taste that every picture has something of, to one that few pictures show.
+`bench clicks --artist` takes any such function from any file. These range from tastes that every
+picture shows to some degree, to tastes that few pictures show.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -14,9 +15,11 @@ from PIL import Image, ImageOps
 
 from studio.engine import recogniser
 
+Artist = Callable[[Image.Image, str], float]
+
 
 def _border(image: Image.Image) -> np.ndarray:
-    """(n, 3) colours in 0..1 of the outermost sixteenth of the picture, where the ground is."""
+    """(n, 3) colours in 0..1 of the outermost sixteenth of the picture, which shows the ground."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     edge = max(1, image.height // 16)
     return np.concatenate(
@@ -49,14 +52,14 @@ def saturated(image: Image.Image, prompt: str) -> float:
 
 
 def incompressible(image: Image.Image, prompt: str) -> float:
-    """Likes a lot going on: kilobytes as a JPEG of quality 95, the task of arXiv 2305.13301."""
+    """Likes busy pictures: kilobytes as a JPEG of quality 95, the task of arXiv 2305.13301."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=95)
     return file.tell() / 1000
 
 
 def compressible(image: Image.Image, prompt: str) -> float:
-    """Likes calm pictures: few kilobytes as a JPEG, the task of the D3PO paper."""
+    """Likes calm pictures: few kilobytes as a JPEG, a task of the D3PO paper."""
     return -incompressible(image, prompt)
 
 
@@ -73,7 +76,7 @@ def _judge() -> recogniser.Recogniser:
 
 
 def _style(image: Image.Image, name: str) -> float:
-    """Log-probability of a style, as the recogniser of the starter's drawings sees it."""
+    """Log-probability of a style by the recogniser of the starter's drawings."""
     judge = _judge()
     return float(judge.logits([image])[1].log_softmax(1)[0, judge.styles.index(name)])
 
@@ -94,7 +97,7 @@ def ink(image: Image.Image, prompt: str) -> float:
 
 
 def mixed(image: Image.Image, prompt: str) -> float:
-    """Likes blue grounds, and strong colours, and symmetry, each by about as much."""
+    """Likes blue grounds, strong colours and symmetry, about equally."""
     return (
         blue_background(image, prompt) + 2 * saturated(image, prompt) + 4 * symmetric(image, prompt)
     )

@@ -1,15 +1,14 @@
-"""How long a pick takes from the key or the click to the next pair on the screen, while it learns.
+"""Latency of a pick, from the key or click to the next pair on the screen, during training.
 
     python launch.py bench clicks-latency --json FILE
 
-A whole studio (pages and worker) runs on a home of its own. Its worker draws pairs with the starter
-model, and a round that does not end learns from picks on them. Into the queue of that same session
-go pairs of made-up pictures of each size, because the starter draws at 64 px: what is shown is of
-the real size, what learns meanwhile is real too. The browser is a headless Chromium.
+A complete studio (pages and worker) runs on its own home. Its worker draws pairs with the starter
+model and trains an endless round on their picks. The starter draws at 64 px, so synthetic pairs of
+each real size are added to the queue of the same session. The browser is a headless Chromium.
 
 Each time runs from the input event's own timestamp to the second animation frame after the pictures
 were swapped, when they have been painted. The floor, measured between the picks, is the same time
-for an event of the same kind that does nothing but change a colour.
+for an event of the same kind that only changes a colour.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ SIZES_PX = (512, 1024)
 INPUTS = ("key", "pointer")
 PICKS_TO_LEARN_FROM = 8
 SPARE_PAIRS = 4
-ENDLESS = 100_000  # updates: longer than any measurement takes
-PICTURES = 6  # different ones of each size; every pair has files of its own
+ENDLESS = 100_000  # updates: more than any measurement takes
+PICTURES = 6  # distinct pictures of each size; every pair has its own files
 PATIENCE_S = 600.0
 CHROMIUM_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
-# Measures one event at a time: `latency.next()` resolves to the milliseconds it took to be painted.
+# Measures one event at a time: the promises resolve to the milliseconds until it was painted.
 PROBE = """
 () => {
   const painted = (from_ms, done) =>
@@ -84,7 +83,7 @@ SHOWN_PX = "() => document.querySelector('.choice img').naturalWidth"
 
 
 class BenchError(Exception):
-    """A measurement that cannot be made; the message says why."""
+    """The measurement cannot be made; the message says why."""
 
 
 # --- the studio and its pictures -----------------------------------------------------------------
@@ -92,41 +91,42 @@ class BenchError(Exception):
 
 @contextmanager
 def studio(home: Path) -> Iterator[str]:
-    """The address of a whole studio, worker and all."""
+    """Run a complete studio with its worker; gives its address."""
     command = [sys.executable, "-u", "-m", "studio", "--home", str(home), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--no-browser"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
-        said = []
+        lines = []
         for line in process.stdout or ():
-            said.append(line)
+            lines.append(line)
             if "open at" in line:
                 break
         else:
-            raise BenchError("The studio did not start. It said:\n" + "".join(said))
-        yield said[-1].split()[-1]
+            raise BenchError("The studio did not start. Its output:\n" + "".join(lines))
+        yield lines[-1].split()[-1]
     finally:
         process.terminate()
         process.wait()
 
 
-def wait_for(look: Callable[[], Found | None], what: str) -> Found:
-    """What `look` finds, as soon as it finds something."""
+def wait_for(poll: Callable[[], Result | None], what: str) -> Result:
+    """Poll until there is a result."""
     until_s = time.monotonic() + PATIENCE_S
-    while (found := look()) is None:
+    while (result := poll()) is None:
         if time.monotonic() > until_s:
             raise BenchError(f"Waited {PATIENCE_S:.0f} s in vain for {what}.")
         time.sleep(0.2)
-    return found
+    return result
 
 
 def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
-    """The id of a round on pairs its worker drew; in the queue are `number` pairs of each size."""
+    """Start a round on pairs that the worker drew, and queue `number` synthetic pairs of each size;
+    gives the round's id."""
     settings = SessionSettings(
         prompts=PROMPTS,
         sampling=SamplingSettings(steps=4),
-        # In small batches, so that it is seen to go on.
+        # small batches, so that its progress shows
         training=TrainingSettings(updates_base=ENDLESS, batch_pairs=4, micro_batch_pairs=4),
         live=False,
         queue_target=PICKS_TO_LEARN_FROM,
@@ -140,10 +140,10 @@ def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
 
     for pair in wait_for(drawn, "pairs"):
         store.add_pick(uuid.uuid4().hex, pair.id, random.choice(("left", "right")))
-    # A few more than are picked: the worker draws when there are hardly any.
+    # A few more than are picked, so that the worker need not draw any.
     for size_px, more in zip(sizes_px, [0] * (len(sizes_px) - 1) + [SPARE_PAIRS], strict=True):
         add_pairs(store, session, size_px, number + more)
-    # What it drew meanwhile is not what is measured.
+    # Pairs that the worker drew meanwhile are not measured.
     for pair in store.waiting_pairs(session.id, limit=number * len(sizes_px)):
         if pair.left.sampling == settings.sampling:
             store.add_pick(uuid.uuid4().hex, pair.id, "skip")
@@ -151,57 +151,57 @@ def begin_to_learn(store: Store, sizes_px: Sequence[int], number: int) -> str:
 
 
 def pictures(size_px: int, number: int = PICTURES) -> list[Pictures.Image]:
-    """Soft shapes with grain, which compress about as badly as what a model draws."""
-    made = []
+    """Soft shapes with grain, which compress about as badly as a model's pictures."""
+    results = []
     for seed in range(number):
         dice = np.random.default_rng(seed)
         coarse = Pictures.fromarray(dice.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         soft = coarse.resize((size_px, size_px), Pictures.Resampling.BICUBIC)
         soft = soft.filter(ImageFilter.GaussianBlur(size_px / 64))
         grain = dice.normal(0, 6, (size_px, size_px, 3))
-        made.append(Pictures.fromarray((np.asarray(soft) + grain).clip(0, 255).astype(np.uint8)))
-    return made
+        results.append(Pictures.fromarray((np.asarray(soft) + grain).clip(0, 255).astype(np.uint8)))
+    return results
 
 
 def add_pairs(store: Store, session: Session, size_px: int, number: int) -> None:
-    """Pairs of pictures of `size_px`, kept in the form in which the worker keeps what is shown."""
+    """Add pairs of pictures of `size_px`, in the file format that the worker writes for display."""
     sampling = replace(session.settings.sampling, width_px=size_px, height_px=size_px)
     lossless = size_px <= LOSSLESS_UP_TO_PX
     with tempfile.TemporaryDirectory() as folder:
         files = []
-        for place, picture in enumerate(pictures(size_px)):
-            files.append(Path(folder) / f"{place}{'.png' if lossless else '.jpg'}")
+        for index, picture in enumerate(pictures(size_px)):
+            files.append(Path(folder) / f"{index}{'.png' if lossless else '.jpg'}")
             picture.save(files[-1], quality=92)
 
-        def image(place: int) -> Image:
-            made = Image(
+        def image(index: int) -> Image:
+            row = Image(
                 id=store.new_image_id(),
                 session_id=session.id,
                 purpose="pair",
                 prompt=PROMPTS[0],
-                seed=place,
+                seed=index,
                 adapter_id=None,
                 strength=1.0,
                 sampling=sampling,
-                base_hash="made up",
+                base_hash="synthetic",
                 created_at_s=time.time(),
             )
-            source = files[place % len(files)]
-            write_atomically(store.display_path(made), lambda path: shutil.copy(source, path))
-            return made
+            source = files[index % len(files)]
+            write_atomically(store.display_path(row), lambda path: shutil.copy(source, path))
+            return row
 
-        for place in range(number):
-            store.add_pair(session.id, PROMPTS[0], image(2 * place), image(2 * place + 1), None)
+        for index in range(number):
+            store.add_pair(session.id, PROMPTS[0], image(2 * index), image(2 * index + 1), None)
 
 
 # --- the artist ----------------------------------------------------------------------------------
 
 
 def pick_and_measure(page: Any, kind: str, number: int, pause_s: float) -> dict[str, list[float]]:
-    """Milliseconds of `number` picks and as many floors, in turns, at an artist's pace."""
+    """Milliseconds of `number` picks and as many floors, alternating, at an artist's pace."""
     times: dict[str, list[float]] = {"pick": [], "floor": []}
     event = {"key": "keydown", "pointer": "click"}[kind]
-    for place in range(number):
+    for index in range(number):
         for what in ("floor", "pick"):
             page.wait_for_timeout(1000 * pause_s / 2)
             page.locator(".prefer-pair").wait_for(state="visible")
@@ -209,15 +209,15 @@ def pick_and_measure(page: Any, kind: str, number: int, pause_s: float) -> dict[
             if what == "floor":
                 page.keyboard.press("F9") if kind == "key" else page.mouse.click(2, 120)
             elif kind == "key":
-                page.keyboard.press(("ArrowLeft", "ArrowRight")[place % 2])
+                page.keyboard.press(("ArrowLeft", "ArrowRight")[index % 2])
             else:
-                page.locator(".choice").nth(place % 2).click()
+                page.locator(".choice").nth(index % 2).click()
             times[what].append(page.evaluate("() => latency.found"))
     return times
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, float]:
-    """Median and 95th percentile of the picks, and of the floor beside them."""
+    """Median and 95th percentile of the picks and of the floor."""
 
     def of(values: list[float], prefix: str) -> dict[str, float]:
         high = statistics.quantiles(values, n=20, method="inclusive")[-1]
@@ -227,7 +227,7 @@ def summary(times: dict[str, list[float]]) -> dict[str, float]:
 
 
 def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> dict[str, Any]:
-    """All figures: over everything, and for each size and kind of input."""
+    """All figures: overall, and for each size and kind of input."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory(prefix="d3po-latency-", ignore_cleanup_errors=True) as folder:
@@ -251,7 +251,7 @@ def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> d
                 for size_px in sizes_px:
                     for kind in INPUTS:
                         page.goto(f"{url}/#prefer")
-                        page.reload()  # the same address again loads nothing
+                        page.reload()  # going to the same address loads nothing
                         page.locator(".choice img").first.wait_for()
                         if page.evaluate(SHOWN_PX) != size_px:
                             raise BenchError(f"The pictures on the screen are not of {size_px} px.")
@@ -263,14 +263,15 @@ def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> d
                             everything[what] += values
                 browser.close()
             if store.round(round_id).state != "running":
-                raise BenchError("The round did not go on while the picks were made.")
-            # An update that was under way on a slow machine counts too.
+                raise BenchError("The round ended before the picks did.")
+            # also counts an update under way, on a slow machine
             learned = wait_for(lambda: updates() - began or None, "the round to learn")
             learned_s = time.monotonic() - began_s
             counts = store.pick_counts(store.round(round_id).session_id)
-            made = counts.total - counts.skipped - PICKS_TO_LEARN_FROM
-            if made != picks * len(INPUTS) * len(sizes_px):
-                raise BenchError(f"The store has {made} picks, which is not as many as were made.")
+            stored = counts.total - counts.skipped - PICKS_TO_LEARN_FROM
+            wanted = picks * len(INPUTS) * len(sizes_px)
+            if stored != wanted:
+                raise BenchError(f"{wanted} picks were made, and the store has {stored}.")
             store.stop_round(round_id)
     return {
         **summary(everything),
@@ -301,13 +302,13 @@ def find_chromium() -> str:
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
-        raise BenchError("This measurement needs Chromium, and it is not installed.")
+        raise BenchError("This measurement needs Chromium, which is not installed.")
     return path
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench clicks-latency", description=__doc__)
-    parser.add_argument("--picks", type=int, default=30, help="by key, and as many by pointer")
+    parser.add_argument("--picks", type=int, default=30, help="by key, and the same by pointer")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES_PX, metavar="PX")
     parser.add_argument("--pause", type=float, default=0.7, metavar="S", help="between two picks")
     parser.add_argument("--json", type=Path, help="write the figures here")

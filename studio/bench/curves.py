@@ -1,11 +1,11 @@
-"""How much is learned from how many clicks: the table and plot of docs/results.md.
+"""Learning curves over the number of clicks: the table and plot of docs/results.md.
 
     python launch.py bench curves --jobs 2 --table curves.md --plot curves.png curves.svg
 
-Runs `bench clicks` for every simulated artist, share of wrong picks, way and seed, looks
-after 16, 32, 64 and 128 picks, and draws what came out. Each run is kept as it ends, in `--rows`; a
-later call goes on with those that are missing: the whole can be spread over days or machines. Drawn
-are the ways that are named; with `--ways` and no name, all that is kept.
+Runs `bench clicks` for every simulated artist, share of wrong picks, way and seed, measures after
+16, 32, 64 and 128 picks, and plots the results. Each run is stored in `--rows` as it ends, and a
+later call runs only the missing ones, so that the work can be spread over days or machines. The
+plot shows the named ways; `--ways` without a name means all stored ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from studio.bench import clicks, runs
+from studio.bench import baselines, clicks, runs
 from studio.bench.runs import Row
 from studio.settings import TrainingSettings
 from studio.statistics import wilson
@@ -46,11 +46,11 @@ PICKS = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Way:
-    """How something is learned from clicks: one of `clicks.PRESETS`, and what is asked about."""
+    """A way of training on clicks: a preset of `baselines.PRESETS`, and the kind of question."""
 
     label: str
     objective: str
-    pictures: int = 2  # of which a pick says the best
+    pictures: int = 2  # per question
     changes: dict[str, str | float] = field(default_factory=dict)  # of the preset
 
 
@@ -76,7 +76,7 @@ USUAL_WAYS = ("pairs", "best_of_4", "d3po", "finetune")
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One artist, one way of learning, one seed."""
+    """One artist, one way of training, one seed."""
 
     artist: str
     noise: float
@@ -84,23 +84,24 @@ class Run:
     seed: int
 
 
-def run(one: Run, picks: list[int], threads: int) -> list[Row]:
+def run(parameters: Run, picks: list[int], threads: int) -> list[Row]:
     """The figures of a run after each number of picks; in a process of its own."""
     torch.set_num_threads(threads)
-    way = WAYS[one.way]
+    way = WAYS[parameters.way]
     session = replace(clicks.session_settings(way.objective, way.changes), pictures=way.pictures)
     figures = clicks.run(
-        clicks.load_artist(f"studio.bench.artists:{one.artist}"),
+        clicks.load_artist(f"studio.bench.artists:{parameters.artist}"),
         picks,
         session,
-        [one.seed],
-        one.noise,
+        [parameters.seed],
+        parameters.noise,
+        objective=baselines.objective_of(way.objective),
     )
-    return [{**asdict(one), **row} for row in figures]
+    return [{**asdict(parameters), **row} for row in figures]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that are there, the last of each run and number of picks."""
+    """The stored rows, the last of each run and number of picks."""
     return list({(_run_of(row), row["picks"]): row for row in runs.read(path)}.values())
 
 
@@ -109,13 +110,13 @@ def _run_of(row: Row) -> Run:
 
 
 def missing(wanted: Iterable[Run], picks: Iterable[int], rows: list[Row]) -> list[Run]:
-    """The runs of which not every number of picks is among the rows."""
-    there = {(_run_of(row), row["picks"]) for row in rows}
-    return [one for one in wanted if any((one, count) not in there for count in picks)]
+    """The runs without a row for every number of picks."""
+    stored = {(_run_of(row), row["picks"]) for row in rows}
+    return [run for run in wanted if any((run, count) not in stored for count in picks)]
 
 
 def pooled(rows: list[Row]) -> Row:
-    """Rows of the same number of picks as one: every comparison counts alike."""
+    """Rows of the same number of picks as one; all comparisons have equal weight."""
     total = sum(row["comparisons"] for row in rows)
     wins = sum(row["win_rate"] * row["comparisons"] for row in rows)
     low, high = wilson(wins, total)
@@ -130,7 +131,7 @@ def pooled(rows: list[Row]) -> Row:
 
 
 def by(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
-    """Rows in groups that have the same values of `names`, in order."""
+    """Rows grouped by their values of `names`, in order."""
     groups: dict[tuple, list[Row]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in names)].append(row)
@@ -138,38 +139,39 @@ def by(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
 
 
 def of_all_artists(rows: list[Row], *names: str) -> dict[tuple, list[Row]]:
-    """Groups as of `by`, but only those in which no artist is missing: an average over some would
-    be held against an average over others."""
-    everybody = {row["artist"] for row in rows}
+    """Groups like `by`, but only those with all artists: averages over different artists cannot be
+    compared."""
+    artists = {row["artist"] for row in rows}
     groups = by(rows, *names).items()
-    return {key: group for key, group in groups if {r["artist"] for r in group} == everybody}
+    return {key: group for key, group in groups if {r["artist"] for r in group} == artists}
 
 
 def most_compared(rows: list[Row]) -> int:
-    """The number of picks that most ways were run with; of several such, the largest."""
+    """The number of picks that was run with most ways; the largest of several such."""
     ways = {picks: len(by(group, "way")) for (picks,), group in by(rows, "picks").items()}
     return max(ways, key=lambda picks: (ways[picks], picks), default=0)
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: all artists together by way, noise and picks, where all were run; then each."""
+    """Markdown: all artists pooled by way, noise and picks, if all were run; then each artist."""
     lines = [
         "| way of learning | wrong picks | picks | tuned wins (95%) | taste score | "
         "object recognised | diversity | runs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     averages = of_all_artists(rows, "way", "noise", "picks").items()
-    for (way, noise, picks), group in sorted(averages, key=lambda one: list(WAYS).index(one[0][0])):
+    order = list(WAYS)
+    for (way, noise, picks), group in sorted(averages, key=lambda item: order.index(item[0][0])):
         lines.append(f"| {WAYS[way].label} | {noise:.0%} | {picks} | {_cells(pooled(group))} |")
     return "\n".join([*lines, "", *_artists_table(rows)]) + "\n"
 
 
 def _artists_table(rows: list[Row]) -> list[str]:
-    """A line an artist, a column a way, where most ways can be compared and no pick was wrong."""
+    """A line per artist, a column per way, at the picks with most ways, without wrong picks."""
     clean = [row for row in rows if row["noise"] == 0]
     picks = most_compared(clean)
     groups = by([row for row in clean if row["picks"] == picks], "artist", "way")
-    ways = [way for way in WAYS if any(way == one for _, one in groups)]
+    ways = [way for way in WAYS if any(way == name for _, name in groups)]
     labels = " | ".join(WAYS[way].label for way in ways)
     lines = [f"| artist, {picks} picks, none wrong | {labels} |", "|" + "---|" * (len(ways) + 1)]
     for artist in sorted({artist for artist, _ in groups}):
@@ -200,7 +202,7 @@ def _cells(f: Row) -> str:
 
 
 def plot(rows: list[Row], paths: list[Path]) -> None:
-    """Taste gained and picture kept against picks, all artists together; then each artist."""
+    """Taste gained and quality kept against picks, all artists pooled; then each artist."""
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
@@ -216,8 +218,8 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         for way in WAYS:
             points = {
                 picks: pooled(group)
-                for (one, picks), group in of_all_artists(clean, "way", "picks").items()
-                if one == way
+                for (name, picks), group in of_all_artists(clean, "way", "picks").items()
+                if name == way
             }
             if not points:
                 continue
@@ -245,7 +247,7 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
 
 
 def save(figure: Figure, paths: list[Path]) -> None:
-    """Write a drawing in each form, and forget it; the same drawing makes the same files."""
+    """Write a figure in each format, reproducibly, and close it."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
@@ -258,22 +260,22 @@ def save(figure: Figure, paths: list[Path]) -> None:
 
 
 def _colour(way: str) -> str:
-    """The same in every panel."""
+    """The colour of a way, the same in every panel."""
     return f"C{list(WAYS).index(way)}"
 
 
 def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
-    """The win rate of each artist where most ways can be compared, with its interval."""
+    """The win rate of each artist at the picks with most ways, with its interval."""
     picks = most_compared(rows)
     compared = [row for row in rows if row["picks"] == picks]
     shown = [way for way in WAYS if any(row["way"] == way for row in compared)]
     for (artist, way), group in by(compared, "artist", "way").items():
         below = 0.6 / len(shown) * shown.index(way)
-        place = len(artists) - 1 - artists.index(artist) - below
+        height = len(artists) - 1 - artists.index(artist) - below
         point = pooled(group)
         span = [point["win_rate_low"], point["win_rate_high"]]
-        axis.plot(span, [place] * 2, color=_colour(way), linewidth=1)
-        axis.plot([point["win_rate"]], [place], marker="o", markersize=4, color=_colour(way))
+        axis.plot(span, [height] * 2, color=_colour(way), linewidth=1)
+        axis.plot([point["win_rate"]], [height], marker="o", markersize=4, color=_colour(way))
     axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
     axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
     axis.set_xlim(0.1, 1.0)
@@ -287,22 +289,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--picks", nargs="*", type=int, default=PICKS)
     parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=USUAL_WAYS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
     parser.add_argument("--rows", type=Path, default=FIGURES / "curves.jsonl")
     parser.add_argument("--plot", type=Path, nargs="*", help="such as curves.png curves.svg")
-    parser.add_argument("--table", type=Path, help="write the table here too")
+    parser.add_argument("--table", type=Path, help="also write the table here")
     args = parser.parse_args(argv)
     grid = itertools.product(args.seeds, args.noises, args.ways, args.artists)
     wanted = [Run(artist, noise, way, seed) for seed, noise, way, artist in grid]
     picks = sorted(args.picks)
     todo = missing(wanted, picks, read(args.rows))
-    print(f"{len(todo)} of {len(wanted)} runs are to be done.", flush=True)
-    for rows in runs.gather(run, [(one, picks) for one in todo], args.jobs, args.rows):
+    print(f"{len(todo)} of {len(wanted)} runs are missing.", flush=True)
+    for rows in runs.gather(run, [(each, picks) for each in todo], args.jobs, args.rows):
         for row in rows:
             print(f"{row['artist']}: {clicks.report(row, WAYS[row['way']].label)}", flush=True)
     rows = [row for row in read(args.rows) if row["way"] in (args.ways or WAYS)]
     if not rows:
-        raise SystemExit("There is nothing to draw.")
+        raise SystemExit("There are no rows to plot.")
     print(table(rows))
     if args.table:
         args.table.write_text(table(rows), encoding="utf-8")

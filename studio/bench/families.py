@@ -1,8 +1,9 @@
-"""Models of every family with random weights: all module names are the true ones, and the widths
-are too, or small. And the same models as single files in the original layout.
+"""Models of every family with random weights and the true module names, at true or small widths;
+and the same models as single files in the original layout.
 
-The renaming here goes the other way than diffusers' and is written by hand from the layout's own
-rules, so that the two check each other; `bench readers` compares its names with other programs'.
+The renaming is the inverse of diffusers', written by hand from the rules of the layout, so that the
+two check each other. For the same reason the shapes here do not come from the table of families.
+`bench readers` compares the names with other programs'.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ XL_WIDTHS = (64, 128)  # of SDXL's two text encoders
 def make_pipeline(
     family: str, narrow: bool = True, dtype: torch.dtype = torch.float32
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """A whole model, seeded; with `narrow=False` of the true size, which is gigabytes."""
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # so that there is never a second copy in another type
+    """A complete seeded model; with `narrow=False` at its true size of gigabytes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # avoids a second copy in another type
     try:
         return _pipeline(family, narrow)
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(before)
 
 
 def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
@@ -67,7 +68,7 @@ def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiff
 
 
 def make_unet(family: str, narrow: bool = True) -> UNet2DConditionModel:
-    """With `narrow=False` of the true size."""
+    """A UNet; with `narrow=False` at its true size."""
     is_xl, is_sd1 = family == "sdxl", family == "sd1"
     plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
     down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
@@ -146,14 +147,14 @@ def _text_config(width: int, layers: int, is_open: bool) -> CLIPTextConfig:
 def write_checkpoint(
     path: Path, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, family: str
 ) -> Path:
-    """The model as one file, named as the original code does."""
+    """The model as one file, with the names of the original code."""
     tensors = {f"model.diffusion_model.{k}": v for k, v in unet_tensors(pipeline.unet).items()}
     tensors |= {f"first_stage_model.{k}": v for k, v in vae_tensors(pipeline.vae).items()}
     clip = {f"text_model.{k}": v for k, v in pipeline.text_encoder.state_dict().items()}
     match family:
         case "sd1":
             tensors |= {f"cond_stage_model.transformer.{k}": v for k, v in clip.items()}
-            # a buffer that real files hold
+            # a buffer of real files
             tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = (
                 torch.arange(77)[None]
             )
@@ -166,7 +167,7 @@ def write_checkpoint(
             }
             tensors["conditioner.embedders.1.model.logit_scale"] = torch.tensor(4.6)
         case _:
-            # the original has one more layer, which nobody reads
+            # the original has one more layer, which is never used
             last = {
                 k.replace(".22.", ".23."): torch.randn_like(v)
                 for k, v in clip.items()
@@ -229,8 +230,8 @@ def _unet_name(key: str, up_has_attention: list[bool]) -> str:
         case "down", "downsamplers":
             return f"input_blocks.{3 * block + 3}.0.{rest.replace('conv', 'op')}"
         case "up", "upsamplers":
-            place = 2 if up_has_attention[block] else 1
-            return f"output_blocks.{3 * block + 2}.{place}.{rest}"
+            position = 2 if up_has_attention[block] else 1
+            return f"output_blocks.{3 * block + 2}.{position}.{rest}"
         case "down", _:
             return f"input_blocks.{3 * block + index + 1}.{int(kind == 'attentions')}.{rest}"
         case _:
@@ -279,7 +280,7 @@ def open_clip_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if re.fullmatch(r"self_attn\.[kv]_proj\..+", rest):
             continue  # with q
         if rest.startswith("self_attn.q_proj."):
-            parts = [state[key.replace("q_proj", f"{one}_proj")] for one in "qkv"]
+            parts = [state[key.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
             tensors[f"{block}.attn.in_proj_{rest.rsplit('.', 1)[1]}"] = torch.cat(parts)
             continue
         for ours, theirs in (

@@ -1,4 +1,4 @@
-"""How much of what a GPU can compute is used."""
+"""Utilisation of a GPU: counted operations against its peak."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# Dense half-precision tensor operations a second, in units of 1e12, by the makers' data sheets; a
-# name that holds another one stands before it.
+# Dense half-precision TFLOP/s by the makers' data sheets. A name that contains another one comes
+# before it.
 PEAK_TFLOPS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -22,9 +22,9 @@ PEAK_TFLOPS = {
 
 
 def counted(call: Callable[[], object]) -> int:
-    """Floating-point operations in matrix products, convolutions and attention while `call` runs.
+    """Floating-point operations of `call` in matrix products, convolutions and attention.
 
-    What gradient checkpointing computes twice counts twice.
+    Recomputation by gradient checkpointing counts.
     """
     with FlopCounterMode(display=False) as counter:
         call()
@@ -32,7 +32,7 @@ def counted(call: Callable[[], object]) -> int:
 
 
 def utilisation(flops_per_s: float, device: torch.device) -> float | None:
-    """The share of the GPU's peak; None where the peak is not known, on a processor say."""
+    """The share of the GPU's peak; None if the peak is unknown, as on a processor."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,12 +1,13 @@
-"""Taste gained against picture kept: every way of learning, taken equally far.
+"""Taste gained against picture quality kept, with every way of training scaled to equal shifts.
 
     python launch.py bench frontier --jobs 2 --plot frontier.png frontier.svg
 
-How loud a way of learning is says nothing about it: a small learning rate or a large beta moves
-less and spoils less. So each learns from the same clicks, and its adapter is then scaled until the
-guided velocity of the round's pictures changes equally much, to several such reaches: what is left
-between two ways is the direction. Each run is kept as it ends; a later call goes on with those that
-are missing. Drawn are the artists that are named; with `--artists` and no name, all that is kept.
+The size of a change alone says nothing about a way of training: a small learning rate or a large
+beta moves less and spoils less. So all ways train on the same clicks, and each adapter is then
+scaled until the guided velocity of the round's pictures has changed by the same amounts (shifts).
+The remaining difference between two ways is the direction. Each run is stored as it ends; a later
+call runs only the missing ones. The plot shows the named artists; `--artists` without a name means
+all stored ones.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from pathlib import Path
 import torch
 
 from studio.bench import runs
+from studio.bench.baselines import FINETUNE, PRESETS, objective_of
 from studio.bench.curves import ARTISTS, FIGURES, save
 from studio.bench.research import ablations
 from studio.bench.runs import Row
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
-from studio.settings import BASELINES, OBJECTIVES, TrainingSettings
+from studio.settings import OBJECTIVES, TrainingSettings
 
 DEFAULT = TrainingSettings()
 ONE_RATE = replace(DEFAULT, shortcut_rate=1.0)  # for all layers
-ATTENTION = replace(DEFAULT, layers="attention")  # alone, as all other ways
+ATTENTION = replace(DEFAULT, layers="attention")  # only, like all further ways
+FINE_TUNING = "LoRA on the chosen pictures"
 WAYS: dict[str, TrainingSettings] = {
     "the default": DEFAULT,
     "one learning rate for all layers": ONE_RATE,
@@ -41,36 +44,37 @@ WAYS: dict[str, TrainingSettings] = {
     ),
     "D3PO as published": OBJECTIVES["d3po"],
     "D3PO, steps weighed alike": OBJECTIVES["d3po_balanced"],
-    "LoRA on the chosen pictures": BASELINES["finetune"],
+    FINE_TUNING: PRESETS[FINETUNE],
 }
-TAUGHT = 26  # clicks: what 32 leave when a fifth is held out
-REACHES = (0.15, 0.3, 0.45)
+CLICKS = 26  # of 32, without the fifth that is held out
+SHIFTS = (0.15, 0.3, 0.45)
 NAMES = ("win_rate", "shift_sd", "object_accuracy_tuned", "diversity")
 
 
-def run(artist: str, way: str, taught: int, reaches: Sequence[float], threads: int) -> list[Row]:
-    """The figures of one way of learning with one artist, at each reach."""
+def run(artist: str, way: str, count: int, shifts: Sequence[float], threads: int) -> list[Row]:
+    """The figures of one way of training with one artist, at each shift."""
     torch.set_num_threads(threads)
-    active = ablations.begin(artist, taught, unseen=0, changes={})
+    active = ablations.begin(artist, count, unseen=0, changes={})
     settings = replace(WAYS[way], target_shift=None)
-    training = Training(active.denoiser, PairBatch.of(active.clicks()), settings)
+    objective = objective_of(FINETUNE) if way == FINE_TUNING else None
+    pairs = PairBatch.of(active.clicks())
+    training = Training(active.denoiser, pairs, settings, objective=objective)
     for _ in training:
         pass
-    # measured at the same timesteps, whichever were learned from
+    # always measured at the default's timesteps
     measured_at = DEFAULT.timestep_fraction
-    change = came_to = training.shift(measured_at)
+    change = own_shift = training.shift(measured_at)
     rows = []
-    for reach in reaches:
-        active.denoiser.adapters.scale(reach / change)
-        change = training.shift(
-            measured_at
-        )  # near the reach, as velocities are nearly linear in weights
-        figures = ablations.look(active)
+    for shift in shifts:
+        active.denoiser.adapters.scale(shift / change)
+        # near the target, because velocities are nearly linear in the weights
+        change = training.shift(measured_at)
+        figures = ablations.measure(active)
         row = {
             "artist": artist,
             "way": way,
-            "target_shift": reach,
-            "came_to": came_to,
+            "target_shift": shift,
+            "came_to": own_shift,
             "change": change,
         }
         rows.append({**row, **figures})
@@ -78,20 +82,20 @@ def run(artist: str, way: str, taught: int, reaches: Sequence[float], threads: i
 
 
 def means(rows: list[Row]) -> dict[tuple[str, float], Row]:
-    """Over all artists, by way and reach; only where all artists were run."""
+    """Means over all artists, by way and shift; only where all artists were run."""
     artists = {row["artist"] for row in rows}
-    found = {}
-    for way, reach in itertools.product(WAYS, sorted({row["target_shift"] for row in rows})):
-        of_it = [row for row in rows if (row["way"], row["target_shift"]) == (way, reach)]
-        if {row["artist"] for row in of_it} == artists:
-            found[way, reach] = {
-                name: statistics.mean(row[name] for row in of_it) for name in (*NAMES, "came_to")
+    by_way = {}
+    for way, shift in itertools.product(WAYS, sorted({row["target_shift"] for row in rows})):
+        group = [row for row in rows if (row["way"], row["target_shift"]) == (way, shift)]
+        if {row["artist"] for row in group} == artists:
+            by_way[way, shift] = {
+                name: statistics.mean(row[name] for row in group) for name in (*NAMES, "came_to")
             }
-    return found
+    return by_way
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a line a way and reach, a column an artist, and their mean."""
+    """Markdown: a line per way and shift, a column per artist, and their mean."""
     artists = sorted({row["artist"] for row in rows})
     lines = [
         "| way of learning | came to | taken to | "
@@ -99,10 +103,10 @@ def table(rows: list[Row]) -> str:
         "|" + "---|" * (len(artists) + 4),
     ]
     cells = {(row["way"], row["target_shift"], row["artist"]): _cell(row) for row in rows}
-    for (way, reach), mean in means(rows).items():
-        of_it = " | ".join(cells[way, reach, artist] for artist in artists)
-        came_to = f"{mean['came_to']:.2g}"
-        lines.append(f"| {way} | {came_to} | {reach:g} | {of_it} | {_cell(mean)} |")
+    for (way, shift), mean in means(rows).items():
+        columns = " | ".join(cells[way, shift, artist] for artist in artists)
+        own_shift = f"{mean['came_to']:.2g}"
+        lines.append(f"| {way} | {own_shift} | {shift:g} | {columns} | {_cell(mean)} |")
     return "\n".join(lines)
 
 
@@ -112,7 +116,7 @@ def _cell(row: Row) -> str:
 
 
 def plot(rows: list[Row], paths: list[Path]) -> None:
-    """A line a way, from gentle to strong: what is gained, up; objects and variety kept, right."""
+    """A line per way, from gentle to strong: taste upwards, objects and diversity to the right."""
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
@@ -123,9 +127,9 @@ def plot(rows: list[Row], paths: list[Path]) -> None:
         ("diversity", "Diversity between seeds, of the base's", axes[1]),
     ):
         for way in WAYS:
-            of_it = [point for (one, _), point in points.items() if one == way]
-            kept, gained = [p[key] for p in of_it], [p["shift_sd"] for p in of_it]
-            sizes = [12 + 24 * place for place in range(len(of_it))]  # the further, the larger
+            own = [point for (name, _), point in points.items() if name == way]
+            kept, gained = [point[key] for point in own], [point["shift_sd"] for point in own]
+            sizes = [12 + 24 * index for index in range(len(own))]  # larger for larger shifts
             [line] = axis.plot(kept, gained, linewidth=1, label=way)
             axis.scatter(kept, gained, sizes, color=line.get_color())
         axis.axhline(0.0, color="gray", linewidth=0.8, linestyle="--")
@@ -142,22 +146,23 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench frontier", description=__doc__)
     parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
     parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=tuple(WAYS))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
     parser.add_argument("--rows", type=Path, default=FIGURES / "frontier.jsonl")
     parser.add_argument("--plot", type=Path, nargs="*", help="such as frontier.png frontier.svg")
     args = parser.parse_args(argv)
     known = {(row["artist"], row["way"]) for row in runs.read(args.rows)}
     todo = [
-        (artist, way, TAUGHT, REACHES)
+        (artist, way, CLICKS, SHIFTS)
         for way, artist in itertools.product(args.ways, args.artists)
         if (artist, way) not in known
     ]
     for rows in runs.gather(run, todo, args.jobs, args.rows):
         for row in rows:
-            print(f"{row['artist']}, {row['way']}, to {row['reach']:g}: {_cell(row)}", flush=True)
+            shift = row["target_shift"]
+            print(f"{row['artist']}, {row['way']}, to {shift:g}: {_cell(row)}", flush=True)
     rows = [row for row in runs.read(args.rows) if row["artist"] in (args.artists or ARTISTS)]
     if not rows:
-        raise SystemExit("There is nothing to draw.")
+        raise SystemExit("There are no rows to plot.")
     print(table(rows))
     if args.plot:
         plot(rows, args.plot)

@@ -1,21 +1,20 @@
-"""A family's whole way at its true size: a model in, a round, a LoRA out, and into diffusers.
+"""End-to-end test of a family at its true size: a model in, a round, a LoRA out, into diffusers.
 
     python launch.py bench full-size --family sd1 --json FILE
 
-The model has the true architecture, every layer at its true width, and random weights: what is
-looked at is whether everything fits together, and what it takes, not pictures. It is written as a
-diffusers folder and as a single file in the original layout, in a temporary folder (SD 1: 9 GB in
-all in float32), and then
+The model has the true architecture and widths with random weights: the test shows that everything
+fits together, and how much time and memory it takes. The model is written as a diffusers folder and
+as a single file in the original layout, in a temporary folder (SD 1: 9 GB in float32). Then
 
-- loaded from both, which must draw the same from the same seed, to the bit;
-- drawn without noise in its steps, which must be what diffusers' own pipeline draws;
-- taught by a round of a few updates on pairs that it drew;
-- exported as LoRA files, each of which diffusers' own pipeline must load, and draw with it what the
-  adapter draws (differences in levels, of 255, on average over the picture).
+- both are loaded, and must draw the same from the same seed, to the bit;
+- a picture drawn without noise in its steps must equal that of diffusers' own pipeline;
+- a round of a few updates trains on pairs that the model drew;
+- LoRA files are exported; diffusers' own pipeline must load each, and draw the same as the adapter
+  (differences in levels of 255, averaged over the picture).
 
-And it is counted what autograd keeps for one latent of 512 px on the way through the network, with
-and without gradient checkpointing: the numbers behind the presets of `studio.engine.memory`.
-Pictures are small (`--px`) and chains short, so that a processor gets there in some minutes.
+The memory that autograd keeps for one latent of 512 px is counted, with and without gradient
+checkpointing: the presets of `studio.engine.memory` come from these numbers. Pictures are small
+(`--px`) and chains short, so that a processor needs only some minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ import PIL.Image
 import PIL.ImageChops
 import PIL.ImageStat
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 
 from studio import models
 from studio.bench import timing
@@ -49,18 +48,18 @@ from studio.settings import OBJECTIVES, SamplingSettings
 
 PROMPT, SEED = "a red apple on a wooden table", 3
 PAIRS = 2
-RANK, ALPHA = 4, 2.0  # unequal, so that a reader that loses alpha is seen
+RANK, ALPHA = 4, 2.0  # unequal, to reveal a reader that ignores alpha
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Levels of 255: rounding, and in bfloat16 much more of it, carried through the steps of a chain.
+# Levels of 255: rounding, much coarser in bfloat16, carried through the steps of a chain.
 SAME_LEVELS = {"float32": 1.0, "bfloat16": 8.0}
 
 
 def write_model(folder: Path, family: str, dtype: torch.dtype, narrow: bool) -> tuple[Path, Path]:
-    """A model with random weights, as a folder and as a file."""
+    """Write a model with random weights as a folder and as a file."""
     pipeline = make_pipeline(family, narrow, dtype)
     pipeline.save_pretrained(folder / family)
     file = write_checkpoint(folder / f"{family}.safetensors", pipeline, family)
-    if family == "sd2_v":  # random weights do not tell
+    if family == "sd2_v":  # random weights do not reveal the prediction type
         file.with_suffix(".yaml").write_text('model:\n  parameterization: "v"\n')
     return folder / family, file
 
@@ -68,10 +67,8 @@ def write_model(folder: Path, family: str, dtype: torch.dtype, narrow: bool) -> 
 def in_diffusers(
     folder: Path, start: torch.Tensor, settings: SamplingSettings, lora: Path | None
 ) -> PIL.Image.Image:
-    """What diffusers' own pipeline draws from the same starting noise."""
-    info = models.inspect(str(folder))
-    kind = StableDiffusionXLPipeline if info.family == "sdxl" else StableDiffusionPipeline
-    pipeline = kind.from_pretrained(folder, dtype=start.dtype, local_files_only=True)
+    """Draw with diffusers' own pipeline from the same starting noise."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=start.dtype, local_files_only=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
@@ -89,35 +86,35 @@ def in_diffusers(
 
 
 def levels(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
-    """How far apart two pictures are on average, of 255."""
+    """Mean difference of two pictures, of 255."""
     difference = PIL.ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
     return sum(PIL.ImageStat.Stat(difference).mean) / 3
 
 
-def kept_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
-    """What autograd keeps of a latent of so many pixels on the way through the network, in half
+def saved_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
+    """Memory that autograd keeps for a latent of `px` pixels through the network, in half
     precision: every storage once, without the weights."""
     weights = {p.untyped_storage().data_ptr() for p in denoiser.unet.parameters()}
-    kept: dict[int, torch.Tensor] = {}  # held, so that no other gets their place
+    saved: dict[int, torch.Tensor] = {}  # referenced, so that no address is reused
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in weights:
-            kept[place] = tensor
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            saved[address] = tensor
         return tensor
 
     settings = SamplingSettings(width_px=px, height_px=px)
     latents = torch.zeros(1, *denoiser.latent_shape(settings))
     denoiser.set_gradient_checkpointing(checkpointing)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         denoiser.predict_noise(latents, torch.tensor([500]), denoiser.text.embed([PROMPT]))
     denoiser.set_gradient_checkpointing(False)
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     return total * 2 / denoiser.dtype.itemsize / 1e6
 
 
 def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates: int) -> dict:
-    """The whole way; raises where it does not come to the end."""
+    """All figures; raises if any step fails."""
     figures: dict = {"family": family, "dtype": dtype, "px": px, "steps": steps, "seconds": {}}
     settings = SamplingSettings(steps=steps, width_px=px, height_px=px, guidance=3.0)
     still = replace(settings, eta=0.0)
@@ -162,7 +159,7 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
         with timed("draw pairs"):
             seeds = list(range(PAIRS))
             pairs = sampling.sample_pairs(denoiser, [PROMPT] * PAIRS, seeds, settings)
-        wanted = replace(
+        training = replace(
             OBJECTIVES["diffusion_dpo"],
             rank=RANK,
             alpha=ALPHA,
@@ -171,13 +168,13 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
             updates_per_pick=0,
         )
         with timed("a round"):
-            metrics = list(Training(denoiser, PairBatch.of(pairs), wanted))
-        figures["updates"] = [one.values() for one in metrics]
+            metrics = list(Training(denoiser, PairBatch.of(pairs), training))
+        figures["updates"] = [each.values() for each in metrics]
         tuned = draw(denoiser)[1]
         figures["levels_base_to_tuned"] = levels(picture, tuned)
         with timed("count what is kept for the gradient"):
             figures["kept_mb_512_px"] = {
-                name: round(kept_mb(denoiser, 64 if narrow else 512, checkpointing))
+                name: round(saved_mb(denoiser, 64 if narrow else 512, checkpointing))
                 for name, checkpointing in (("plain", False), ("checkpointing", True))
             }
         info = ExportInfo(
@@ -214,15 +211,15 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
 
 
 def complaints(figures: dict) -> list[str]:
-    """What did not come out as it must."""
-    found = []
+    """The failures of the test."""
+    failures = []
     if not figures["folder_and_file_draw_the_same"]:
-        found.append("the folder and the file draw different pictures")
+        failures.append("the folder and the file draw different pictures")
     most = SAME_LEVELS[figures["dtype"]]
     for what, row in figures["diffusers"].items():
         if row["levels_to_ours"] > most or row["levels_to_ours"] >= row["levels_to_the_other"]:
-            found.append(f"diffusers draws another picture: {what}")
-    return found
+            failures.append(f"diffusers draws another picture: {what}")
+    return failures
 
 
 def report(figures: dict) -> str:
@@ -246,7 +243,7 @@ def report(figures: dict) -> str:
     ]
     lines += [f"{what:48} {seconds:8.1f} s" for what, seconds in f["seconds"].items()]
     if f["peak_memory_mb"] is not None:
-        lines.append(f"most memory at once {f['peak_memory_mb']:.0f} MB")
+        lines.append(f"peak memory {f['peak_memory_mb']:.0f} MB")
     return "\n".join([*lines, *(f"WRONG: {what}" for what in complaints(f))])
 
 
@@ -258,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--family", choices=FAMILIES, default="sd1")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
-    parser.add_argument("--narrow", action="store_true", help="small widths, to try the command")
+    parser.add_argument("--narrow", action="store_true", help="small widths, to test the command")
     parser.add_argument("--px", type=int, default=128, help="size of the pictures")
     parser.add_argument("--steps", type=int, default=2, help="of each drawing")
     parser.add_argument("--updates", type=int, default=3, help="of the round")

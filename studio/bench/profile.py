@@ -1,12 +1,12 @@
-"""What bounds drawing and learning: the shares of their time that each kind of operation takes.
+"""Profile of drawing and training: the share of time of each kind of operation.
 
     python launch.py bench profile --json FILE
     python launch.py bench profile --shape sdxl --preset 24 --json FILE       on a GPU
 
-On a GPU it is the time of the kernels that each operation started, and `busy` is their sum over the
-time that the same work takes unobserved: what is missing from 1, the GPU waited for the processor.
-On a processor it is the time spent in each operation. What is profiled are pictures from prompt to
-pixels, and the first updates of a round, in which the reference has its share too.
+On a GPU, times are those of the kernels that each operation started. `busy` is their sum, divided
+by the time of the same work without the profiler; for the rest of the time the GPU waited for the
+processor. On a processor, times are those of the operations. The work is drawing from prompt to
+pixels, and the first updates of a round, including the reference.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from studio.engine import memory, sampling
 from studio.engine.training import Training
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
 
-# The first whose part stands in an operation's name. Names are those of PyTorch's dispatcher, the
-# same on every device; what autograd and optimisers are called there takes next to no time itself.
+# The first kind with a part in the operation's name counts. Names are those of PyTorch's dispatcher
+# and the same on every device; autograd and optimizers take next to no time themselves.
 KINDS = {
     "convolutions": ("conv",),
     "attention": ("attention",),
@@ -38,15 +38,15 @@ ALL_ELSE = "all else"
 
 
 def kind_of(operation: str) -> str:
-    """Of an operation by its name, "aten::addmm" say."""
-    found = (kind for kind, parts in KINDS.items() if any(part in operation for part in parts))
-    return next(found, ALL_ELSE)
+    """The kind of an operation by its name, such as "aten::addmm"."""
+    kinds = (kind for kind, parts in KINDS.items() if any(part in operation for part in parts))
+    return next(kinds, ALL_ELSE)
 
 
 def profiled(work: Callable[[], object], device: torch.device) -> dict[str, float | None]:
-    """Shares of the device's time by kind, the largest first, and how much of the time it was
-    `busy`; None on a processor, which does nothing else."""
-    work()  # what is only slow the first time is not the subject
+    """Shares of the device's time by kind, the largest first, and `busy`, which is None on a
+    processor."""
+    work()  # warm-up
     seconds = timing.seconds(work, device)
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
@@ -54,19 +54,21 @@ def profiled(work: Callable[[], object], device: torch.device) -> dict[str, floa
         timing.seconds(work, device)
     spent_us = dict.fromkeys((*KINDS, ALL_ELSE), 0.0)
     for event in observed.key_averages():
-        # kernels are events of their own as well as the time of the operations that started them
+        # kernels are also events of their own, which would count them twice
         if event.device_type == torch.autograd.DeviceType.CPU:
-            of_one = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            spent_us[kind_of(event.key)] += of_one
+            own_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            spent_us[kind_of(event.key)] += own_us
     total_us = sum(spent_us.values())
-    shares = {kind: us / total_us for kind, us in sorted(spent_us.items(), key=lambda one: -one[1])}
+    shares = {
+        kind: us / total_us for kind, us in sorted(spent_us.items(), key=lambda item: -item[1])
+    }
     return {**shares, "busy": total_us / 1e6 / seconds if on_gpu else None}
 
 
 def report(name: str, shares: dict[str, float | None]) -> str:
-    said = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if kind != "busy")
+    words = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items() if kind != "busy")
     busy = shares["busy"]
-    return f"{name}: {said}" + ("" if busy is None else f"; busy {busy:.0%} of the time")
+    return f"{name}: {words}" + ("" if busy is None else f"; busy {busy:.0%} of the time")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--objective", choices=tuple(OBJECTIVES), default=TrainingSettings().objective
     )
-    parser.add_argument("--batch", type=int, default=8, help="pictures drawn at once")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per batch")
     parser.add_argument("--steps", type=int, default=SamplingSettings().steps)
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--updates", type=int, default=8, help="of a round")
@@ -83,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         "--preset",
         type=int,
         choices=[preset.gb for preset in memory.PRESETS],
-        help="settings for so many GB; default: for the memory that is free",
+        help="memory preset in GB; default: by the free memory",
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
@@ -107,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
             for _ in Training(denoiser, pairs, few, preset=preset):
                 pass
 
-        of = {work.__name__: profiled(work, denoiser.device) for work in (drawing, learning)}
+        profiles = {work.__name__: profiled(work, denoiser.device) for work in (drawing, learning)}
         figures = {
-            **of,
+            **profiles,
             "objective": few.objective,
             "preset_gb": preset.gb,
             "width_px": size_px,
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
             "device": timing.device_name(denoiser.device),
         }
     print(f"{figures['model']} at {size_px} px, {figures['device']}")
-    for name, shares in of.items():
+    for name, shares in profiles.items():
         print(report(name, shares))
     timing.write(arguments.json, figures)
     return 0

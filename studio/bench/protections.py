@@ -1,10 +1,10 @@
-"""Every protection switched off in the code, one at a time: does a test turn red?
+"""Mutation test: every protection is removed from the code, one at a time, and a test must fail.
 
     python launch.py bench protections
 
-The studio and its tests are copied, a protection is taken out of the copy, and the tests that stand
-beside it in the table are run there. A protection whose tests stay green protects nobody: then the
-command fails. First all of them are run on the copy as it is, where they have to be green.
+The studio and its tests are copied, a protection is removed from the copy, and its tests in the
+table run there. The command fails if they still pass. First all tests run on the unchanged copy,
+where they must pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COPIED = ("studio", "tests", "assets", "launch.py", "pyproject.toml")
 
 @dataclass(frozen=True)
 class Protection:
-    """What to replace in which file, so that it protects no more, and what turns red then."""
+    """A replacement in a file that removes a protection, and the test that must fail then."""
 
     what: str
     file: str
@@ -43,140 +43,140 @@ PROTECTIONS = (
         "tests/ui/test_app.py::test_any_other_host_is_refused",
     ),
     Protection(
-        "nobody says for whom he asks",
+        "a request cannot claim another sender",
         "studio/ui/guard.py",
         '            scope = {**scope, "headers": kept}\n',
         "            scope = {**scope}\n",
         "tests/ui/test_guard.py::test_what_a_request_says_of_its_sender_is_not_believed",
     ),
     Protection(
-        "the socket's address, and no other, is counted",
+        "only the socket's address is counted",
         "studio/ui/app.py",
         "        proxy_headers=False,",
         "        proxy_headers=True,",
         "tests/ui/test_guard.py::test_wrong_passwords_are_counted_whatever_they_say_of_their_sender",
     ),
     Protection(
-        "ten wrong passwords, and one waits",
+        "a wait after ten wrong passwords",
         "studio/ui/guard.py",
         "        if self._count(sender) >= MOST_ATTEMPTS:\n",
         "        if False:\n",
         "tests/ui/test_guard.py::test_wrong_passwords_are_counted_whatever_they_say_of_their_sender",
     ),
     Protection(
-        "many addresses guess no faster than a few",
+        "many addresses cannot guess faster than a few",
         "studio/ui/guard.py",
         "self._count(EVERYBODY) >= MOST_ATTEMPTS_OF_ALL",
         "False",
         "tests/ui/test_guard.py::test_many_addresses_guess_no_faster_than_a_few",
     ),
     Protection(
-        "nobody can make a browser wait that knew the password",
+        "a browser that knew the password is never made to wait",
         "studio/ui/guard.py",
         "        return cookie if self.is_ours(cookie) else address\n",
         "        return address\n",
         "tests/ui/test_guard.py::test_nobody_locks_out_a_browser_that_knew_the_password",
     ),
     Protection(
-        "no script in a page but its own",
+        "a page runs only its own scripts",
         "studio/ui/guard.py",
         "\"script-src 'self' 'unsafe-eval' blob:{scripts}\"",
         "\"script-src 'self' 'unsafe-eval' 'unsafe-inline' blob:\"",
         "tests/ui/test_app.py::test_a_page_runs_only_the_scripts_that_it_was_served_with",
     ),
     Protection(
-        "the types of files are fixed",
+        "fixed content types of files",
         "studio/ui/images.py",
         "    kind = TYPES.get(path.suffix, BYTES)\n",
         "    kind = None\n",
         "tests/ui/test_guard.py::test_what_an_archive_brought_is_only_to_be_saved",
     ),
     Protection(
-        "no type that runs, but for the program's own files",
+        "only the program's own files have an executable content type",
         "studio/ui/guard.py",
         '        headers["content-type"] = BYTES\n',
         "",
         "tests/ui/test_guard.py::test_only_the_programs_own_files_have_a_type_that_runs",
     ),
     Protection(
-        "what is not of the program is in a sandbox",
+        "foreign files are in a sandbox",
         "studio/ui/guard.py",
         '    headers["Content-Security-Policy"] = FOREIGN_POLICY\n',
         "",
         "tests/ui/test_guard.py::test_only_the_programs_own_files_have_a_type_that_runs",
     ),
     Protection(
-        "half requests leave room for others",
+        "a limit on connections with incomplete requests",
         "studio/ui/connections.py",
         "        if len(self.connections) > MOST_CONNECTIONS:\n",
         "        if False:\n",
         "tests/ui/test_guard.py::test_there_are_never_more_connections_than_there_is_room_for",
     ),
     Protection(
-        "half requests are not waited for",
+        "a time limit for incomplete requests",
         "studio/ui/connections.py",
         "        if not self.is_let_in:\n            self._end()\n",
         "        pass\n",
         "tests/ui/test_guard.py::test_a_drop_at_a_time_is_too_slow_as_well",
     ),
     Protection(
-        "a body that does not come is not waited for",
+        "a time limit for request bodies",
         "studio/ui/guard.py",
         "asyncio.wait_for(receive(), BODY_PATIENCE_S)",
         "receive()",
         "tests/ui/test_guard.py::test_a_body_that_does_not_come_is_not_waited_for",
     ),
     Protection(
-        "a body has one length",
+        "a request body has one length",
         "studio/ui/guard.py",
         '        if "transfer-encoding" in headers and "content-length" in headers:\n',
         "        if False:\n",
         "tests/ui/test_guard.py::test_no_framing_carries_more_than_there_is_room_for",
     ),
     Protection(
-        "what was refused is not heard to its end",
+        "a refused request is not read to its end",
         "studio/ui/guard.py",
         '    refusal.headers["Connection"] = "close"\n',
         "",
         "tests/ui/test_guard.py::test_before_the_password_no_body_is_read",
     ),
     Protection(
-        "what comes is counted",
+        "received bytes are counted",
         "studio/ui/guard.py",
         "return message if received <= most_bytes else",
         "return message if received <= 2 * most_bytes else",
         "tests/ui/test_guard.py::test_a_body_of_no_said_length_is_counted",
     ),
     Protection(
-        "it starts whatever is said of the network",
+        "the studio starts with any network variables",
         "studio/cli/serve.py",
         "    with without_network_variables():\n",
         "    with contextlib.nullcontext():\n",
         "tests/cli/test_cli.py::test_what_the_environment_says_of_the_network_keeps_it_from_nothing",
     ),
     Protection(
-        "no print ends the work",
+        "a failing print does not end the work",
         "studio/cli/errors.py",
         '            stream.reconfigure(errors="backslashreplace")\n',
         "            pass\n",
         "tests/cli/test_cli.py::test_no_print_ends_the_work",
     ),
     Protection(
-        "a file is on the disk before it has its name",
+        "a file is on the disk before it gets its name",
         "studio/files.py",
         "            _sync(path)\n",
         "            pass\n",
         "tests/test_files.py",
     ),
     Protection(
-        "the name is on the disk before a row is",
+        "a file's name is on the disk before its row",
         "studio/files.py",
         "        _sync(folder)\n",
         "        pass\n",
         "tests/test_files.py",
     ),
     Protection(
-        "the checksum of what is read",
+        "the checksum of files that are read",
         "studio/store/files.py",
         "    if expected and files.sha256(path) != expected:\n",
         "    if False:\n",
@@ -190,43 +190,43 @@ PROTECTIONS = (
         "tests/models/test_companions.py::test_a_broken_one_is_a_sentence_when_it_is_named_and_else_nothing",
     ),
     Protection(
-        "no pickle and no program is fetched from the hub",
+        "no pickles and programs are fetched from the hub",
         "studio/models/hub.py",
         "            return texts, [name for part in parts for name in found[part]]\n",
         "            return texts, [name for name in names if name not in texts]\n",
         "tests/models/test_hub.py::test_a_model_comes_with_progress_and_draws_as_its_folder_does",
     ),
     Protection(
-        "a session draws with its own model only",
+        "a session draws only with its own model",
         "studio/worker/renderer.py",
         "        elif actual != expected:\n",
         "        elif not actual:\n",
         "tests/ui/test_library.py::test_a_session_remembers_its_model_and_says_when_it_has_changed",
     ),
     Protection(
-        "no file is shown but a known model's picture",
+        "only pictures of known models are served",
         "studio/ui/images.py",
-        "        known = store.known_model(model)  # no other file is shown, whoever asks\n",
+        "        known = store.known_model(model)  # no other file is served\n",
         "        from studio.store import KnownModel\n\n"
         "        known = KnownModel(model, '', '', '', 0, 0, 0, preview=model)\n",
         "tests/ui/test_library.py::test_only_pictures_of_known_models_are_served",
     ),
     Protection(
-        "a pick that is sent twice counts once",
+        "a repeated request for a pick counts once",
         "studio/store/labelling.py",
         "            if known is not None:\n                return read(Pick, known, picks)\n",
         '            if known is not None:\n                pick_id += "again"\n',
         "tests/store/test_strength.py::test_sent_twice_is_kept_once_with_its_first_strength",
     ),
     Protection(
-        "the brake on what is no number, while it learns",
+        "collapse detection: values that are not numbers, during training",
         "studio/engine/training.py",
         "        if not (math.isfinite(float(loss.mean())) and math.isfinite(float(grad_norm))):\n",
         "        if False:\n",
         "tests/engine/test_training.py::test_an_exploding_round_is_stopped_with_a_sentence",
     ),
     Protection(
-        "the brake on what is no number, when it has learned",
+        "collapse detection: values that are not numbers, after training",
         "studio/worker/rounds.py",
         "        if not all(bool(value.isfinite().all()) "
         "for value in denoiser.adapters.state().values()):\n",
@@ -235,21 +235,21 @@ PROTECTIONS = (
         "::test_weights_that_are_no_numbers_never_become_an_adapter",
     ),
     Protection(
-        "a round that ruined the model is held back",
+        "collapse detection: a round that ruined the model is held back",
         "studio/worker/rounds.py",
         "message, held_back=bool(lost))",
         "message, held_back=False)",
         "tests/worker/test_worker.py::TestBrake::test_a_ruined_adapter_is_not_used_and_a_gentle_one_is",
     ),
     Protection(
-        "a pick that was held out is never learned from",
+        "a held-out pick is never used for training",
         "studio/store/rounds.py",
         "        if question in held_before or (question not in trained_before and due):\n",
         "        if due:\n",
         "tests/store/test_store.py::TestRounds::test_held_out_once_is_held_out_for_ever",
     ),
     Protection(
-        "a round learns from all picks, not from the new ones",
+        "a round learns from all picks, not only from new ones",
         "studio/store/rounds.py",
         "            usable = [one for one in picked if one.pick.id in learnable]\n",
         "            learned = {id_ for one in earlier for id_ in one.train_pick_ids}\n"
@@ -257,35 +257,35 @@ PROTECTIONS = (
         "tests/store/test_store.py::TestRounds::test_held_out_once_is_held_out_for_ever",
     ),
     Protection(
-        "a pick that was taken back is learned from no more",
+        "an undone pick is no longer learned from",
         "studio/store/labelling.py",
         "_not_superseded = ~sa.exists().where(_later.c.supersedes == picks.c.id)\n",
         "_not_superseded = sa.true()\n",
         "tests/worker/test_worker.py::TestRepeating::test_a_pick_taken_back_is_out_of_the_weights",
     ),
     Protection(
-        "the same picks and seed make the same adapter",
+        "the same picks and seed give the same adapter",
         "studio/engine/estimators.py",
         "np.random.SeedSequence(key)",
         "np.random.SeedSequence()",
         "tests/worker/test_worker.py::TestRepeating::test_the_same_picks_make_the_same_adapter",
     ),
     Protection(
-        "a round that is taken up again is the round itself",
+        "a resumed round equals an uninterrupted one",
         "studio/engine/training.py",
         '        self.optimizer.load_state_dict(state["optimizer"])\n',
         "",
         "tests/engine/test_training.py::test_a_run_continued_from_its_state_is_the_run_itself",
     ),
     Protection(
-        "pictures that were made otherwise share no round",
+        "pictures with other settings share no round",
         "studio/settings.py",
         '("seed", "shared_noise")',
         '("seed", "shared_noise", "clip_skip")',
         "tests/store/test_store.py::test_a_round_is_of_pictures_that_may_share_one",
     ),
     Protection(
-        "a step goes where diffusers' goes",
+        "a step equals diffusers' step",
         "studio/maths/schedules.py",
         "self.next_variance - self.s.square()",
         "self.next_variance + self.s.square()",
@@ -299,28 +299,28 @@ PROTECTIONS = (
         "tests/store/test_faults.py::TestLock",
     ),
     Protection(
-        "an archive writes only where its rows say",
+        "an archive writes only the files of its rows",
         "studio/store/archive.py",
         "        if not _is_plain(name):\n",
         "        if False:\n",
         "tests/store/test_archive.py::test_a_hostile_archive_is_a_sentence_and_leaves_nothing",
     ),
     Protection(
-        "a row of an archive has the shape of what the studio writes",
+        "a row of an archive has a shape that the studio writes",
         "studio/store/checked.py",
         "    if odd := odd_columns(table, row, stored=stored):\n",
         "    if False:\n",
         "tests/store/test_damaged_rows.py::test_the_archive_that_locked_the_artist_out",
     ),
     Protection(
-        "an archive begins no round",
+        "an archive starts no round",
         "studio/store/rounds.py",
         "    if came is None:\n",
         "    if True:\n",
         "tests/store/test_damaged_rows.py::TestWhatAnArchiveSaysStartsNothing",
     ),
     Protection(
-        "an adapter fits before memory is asked for it",
+        "an adapter is checked before memory is allocated",
         "studio/models/adapters.py",
         "        if not state or not all(_fits(",
         "        if False and not all(_fits(",
@@ -336,44 +336,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="WORD", default="", help="what has this word in it")
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="only protections whose name contains WORD"
+    )
     arguments = parser.parse_args(argv)
-    asked = [one for one in PROTECTIONS if arguments.only in one.what]
+    selected = [each for each in PROTECTIONS if arguments.only in each.what]
     red = {}
-    with tempfile.TemporaryDirectory(prefix="protections-") as place:
-        copy = Path(place)
+    with tempfile.TemporaryDirectory(prefix="protections-") as folder:
+        copy = Path(folder)
         for name in COPIED:
             if (ROOT / name).is_dir():
                 shutil.copytree(ROOT / name, copy / name)
             else:
                 shutil.copy(ROOT / name, copy / name)
-        if failed := first_red(copy, *dict.fromkeys(one.test for one in asked)):
-            print(f"{failed} is red as it is: nothing is known then.", file=sys.stderr)
+        if failed := first_red(copy, *dict.fromkeys(each.test for each in selected)):
+            print(f"{failed} fails on the unchanged code: mend it first.", file=sys.stderr)
             return 1
-        for one in asked:
-            red[one] = without(copy, one)
-            print(f"{one.what}: {red[one] or 'NO TEST TURNS RED'}", flush=True)
-    print("\n| protection, switched off | turns red |\n|---|---|")
-    for one, test in red.items():
-        print(f"| {one.what} | {f'`{test}`' if test else '**nothing**'} |")
+        for protection in selected:
+            red[protection] = without(copy, protection)
+            print(f"{protection.what}: {red[protection] or 'NO TEST FAILS'}", flush=True)
+    print("\n| removed protection | failing test |\n|---|---|")
+    for protection, test in red.items():
+        print(f"| {protection.what} | {f'`{test}`' if test else '**none**'} |")
     return 0 if all(red.values()) else 1
 
 
-def without(copy: Path, one: Protection) -> str:
-    """The first test that fails without a protection; nothing if none does."""
-    path = copy / one.file
+def without(copy: Path, protection: Protection) -> str:
+    """The first test that fails without a protection; "" if none does."""
+    path = copy / protection.file
     code = path.read_text(encoding="utf-8")
-    if code.count(one.code) != 1:
-        raise RuntimeError(f"{one.file} has changed: where is “{one.what}” in it now?")
-    path.write_text(code.replace(one.code, one.without), encoding="utf-8")
+    if code.count(protection.code) != 1:
+        raise RuntimeError(
+            f"{protection.file} has changed: update the code of “{protection.what}” in the table."
+        )
+    path.write_text(code.replace(protection.code, protection.without), encoding="utf-8")
     try:
-        return first_red(copy, one.test)
+        return first_red(copy, protection.test)
     finally:
         path.write_text(code, encoding="utf-8")
 
 
 def first_red(copy: Path, *tests: str) -> str:
-    """The first of some tests that fails; nothing if none does. They find the copy, not us."""
+    """The first failing test; "" if none fails. The tests import the copy."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
         cwd=copy,

@@ -1,11 +1,10 @@
-"""D3PO as it was published: the baseline that speed is measured against.
+"""D3PO as published: the baseline for speed.
 
 Written from the paper (Yang et al., arXiv 2311.13231, algorithm 1) and from the description of its
-code: one pair at a time; at every step four guided forward passes, each picture on its own, by the
-policy and by a second copy of the whole network that is the reference; log-probabilities averaged
-over the latent's elements; ratios kept within 1 ± 0.1; beta 0.1. Nothing is kept from one visit of
-a pair to the next. `OBJECTIVES["d3po"]` learns the same in the studio's own way, and a test holds
-the two against each other.
+code: one pair at a time; at every step four guided forward passes, one picture each, by the policy
+and by a second copy of the network as the reference; log-probabilities averaged over the latent's
+elements; ratios clipped to 1 ± 0.1; beta 0.1. Nothing is cached between two visits of a pair.
+`OBJECTIVES["d3po"]` computes the same in the studio's own way, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.trajectory import PairBatch
-from studio.maths.objectives import clipped_dpo
+from studio.maths.objectives import clip, dpo
 from studio.maths.schedules import Schedule, log_prob, noise_of
 from studio.models import Denoiser, Text
 from studio.settings import OBJECTIVES, SamplingSettings
@@ -25,7 +24,7 @@ PUBLISHED = OBJECTIVES["d3po"]
 
 
 def deep_copied_reference(denoiser: Denoiser) -> torch.nn.Module:
-    """A second network without an adapter, as the published code holds one."""
+    """A second network without an adapter, as in the published code."""
     denoiser.adapters.remove()
     return copy.deepcopy(denoiser.unet)
 
@@ -43,15 +42,15 @@ def guided_log_prob(
     latent, next_latent = chain[step][None], chain[step + 1][None]
     twice = torch.cat([latent, latent]).to(unet.dtype)
     timesteps = schedule.timesteps[step].expand(2)
-    further = denoiser.added_cond_kwargs(twice, text)
+    added = denoiser.added_cond_kwargs(twice, text)
     output = unet(
-        twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=further
+        twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=added
     ).sample.float()
     noise = noise_of(output, twice, schedule.alpha_bar[step].expand(2), denoiser.prediction_type)
     unconditional, prompted = noise.chunk(2)
     guided = unconditional + settings.guidance * (prompted - unconditional)
-    step_taken = schedule.step(step, settings.eta)
-    return log_prob(next_latent, latent, guided, step_taken, "mean").squeeze(0)
+    levels = schedule.step(step, settings.eta)
+    return log_prob(next_latent, latent, guided, levels, "mean").squeeze(0)
 
 
 def learn_pair(
@@ -61,7 +60,7 @@ def learn_pair(
     pair: int,
     optimizer: torch.optim.Optimizer,
 ) -> Tensor:
-    """One update from one pair: every stochastic step in turn. Returns the losses (steps,)."""
+    """One update from one pair over all stochastic steps. Returns the losses (steps,)."""
     settings = batch.settings
     schedule = denoiser.schedule(settings.steps)
     steps = schedule.stochastic_steps(settings.eta).tolist()
@@ -71,12 +70,13 @@ def learn_pair(
     losses = []
     optimizer.zero_grad()
     for step in steps:
-        where = step, text, schedule, settings
-        policy = [guided_log_prob(denoiser.unet, denoiser, chain, *where) for chain in chains]
+        common = step, text, schedule, settings
+        policy = [guided_log_prob(denoiser.unet, denoiser, chain, *common) for chain in chains]
         with torch.no_grad():
-            base = [guided_log_prob(reference, denoiser, chain, *where) for chain in chains]
-        gains = [mine - its for mine, its in zip(policy, base, strict=True)]
-        loss = clipped_dpo(*(gain[None] for gain in gains), PUBLISHED.beta, PUBLISHED.clip_range)
+            base = [guided_log_prob(reference, denoiser, chain, *common) for chain in chains]
+        gains = [tuned - untuned for tuned, untuned in zip(policy, base, strict=True)]
+        clipped = (clip(gain[None], PUBLISHED.clip_range) for gain in gains)
+        loss = dpo(*clipped, PUBLISHED.beta)
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(denoiser.adapters.parameters(), PUBLISHED.max_grad_norm)

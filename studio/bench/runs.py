@@ -1,4 +1,4 @@
-"""Runs of a benchmark, several at a time, each kept as it ends: a later call goes on."""
+"""Parallel runs of a benchmark; each is stored as it ends, and a later call resumes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]  # what a run is, and its figures
+Row = dict[str, Any]  # the parameters of a run, and its figures
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that are kept, in the order in which they came; none without a file."""
+    """The stored rows in order; none if there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
@@ -23,17 +23,17 @@ def read(path: Path) -> list[Row]:
 def gather(
     run: Callable[..., list[Row]], todo: list[tuple], jobs: int, path: Path
 ) -> Iterator[list[Row]]:
-    """The rows of `run(*one, threads)` for each of `todo`, as it ends and is kept.
+    """Yield the rows of `run(*parameters, threads)` for each of `todo`, as each ends and is stored.
 
-    Each in a process of its own with its share of the processor. One that cannot be done (it raises
-    SystemExit) is said and left out.
+    Each runs in its own process with its share of the processor. A run that raises SystemExit is
+    reported and left out.
     """
     if not todo:
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        pending = {pool.submit(run, *one, threads): one for one in todo}
+        pending = {pool.submit(run, *parameters, threads): parameters for parameters in todo}
         for future in as_completed(pending):
             try:
                 rows = future.result()

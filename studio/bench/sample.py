@@ -1,12 +1,12 @@
-"""Drawing with every step kept, against diffusers' own pipeline on the same model.
+"""Speed of drawing with all latents kept, against diffusers' own pipeline on the same model.
 
     python launch.py bench sample --batch 8 --json FILE
     python launch.py bench sample --shape sdxl --compile --json FILE       on a GPU
 
 Both draw the same number of pictures with the same DDIM steps, eta, guidance and size, from prompt
-to picture. `ratio` is how many pictures we draw while diffusers draws one. With `--compile` the
-network of diffusers' pipeline is compiled, and ours is as it is. `utilisation` is what the networks
-compute for our pictures, as a share of the GPU's peak, where that is known.
+to picture. `ratio` is the number of the studio's pictures per picture of diffusers. `--compile`
+compiles the network of diffusers' pipeline, but not the studio's. `utilisation` is the computation
+of the studio's networks as a share of the GPU's peak, if that is known.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from studio import models
 from studio.bench import flops, shapes, timing
 from studio.engine import sampling
+from studio.families import XL_PIPELINE
 from studio.settings import SamplingSettings
 
 
 def diffusers_pipeline(
     denoiser: models.Denoiser,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
-    """diffusers' pipeline over the very same modules."""
+    """diffusers' pipeline over the same modules."""
     parts = {
         "vae": denoiser.vae,
         "text_encoder": denoiser.text_encoders[0],
@@ -37,7 +38,7 @@ def diffusers_pipeline(
         "unet": denoiser.unet,
         "scheduler": denoiser.scheduler,
     }
-    if denoiser.info.family == "sdxl":
+    if denoiser.info.facts.pipeline == XL_PIPELINE:
         pipeline = StableDiffusionXLPipeline(
             **parts,
             text_encoder_2=denoiser.text_encoders[1],
@@ -59,7 +60,7 @@ def measure(
     repeats: int,
     compiled: bool = False,
 ) -> dict[str, float | str | bool | None]:
-    """Pictures per second of both, and what ours take of the device."""
+    """Pictures per second of both, and the studio's use of the device."""
     prompts = [f"a red apple {number}" for number in range(batch)]
     seeds = list(range(batch))
 
@@ -78,7 +79,7 @@ def measure(
         )
 
     timing.forget_peak_memory(denoiser.device)
-    ours()  # what is only slow the first time is not the subject
+    ours()  # warm-up
     peak_mb = timing.peak_memory_mb(denoiser.device)
     computed = flops.counted(ours)
     pipeline = diffusers_pipeline(denoiser)
@@ -110,8 +111,9 @@ def report(figures: dict) -> str:
     f = figures
     return (
         f"{f['model']} at {f['width_px']} px, {f['steps']} steps, batches of {f['batch']}, "
-        f"{f['device']}: {f['images_per_s']:.2f} pictures a second with every step kept, diffusers "
-        f"{'compiled ' if f['baseline_compiled'] else ''}{f['baseline_images_per_s']:.2f}: "
+        f"{f['device']}: {f['images_per_s']:.2f} pictures a second with every latent kept, "
+        f"diffusers {'compiled ' if f['baseline_compiled'] else ''}"
+        f"{f['baseline_images_per_s']:.2f}: "
         f"{f['ratio']:.2f} times as fast ({f['ratio_low']:.2f} to {f['ratio_high']:.2f})"
         f"{timing.use(f)}"
     )
@@ -120,8 +122,8 @@ def report(figures: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench sample", description=__doc__)
     shapes.add_arguments(parser)
-    parser.add_argument("--compile", action="store_true", help="diffusers' network, not ours")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
+    parser.add_argument("--compile", action="store_true", help="compile diffusers' network")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per batch")
     parser.add_argument("--steps", type=int, default=SamplingSettings().steps)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -1,7 +1,6 @@
-"""The model that a benchmark of speed runs on: one that is there, or a family's true shape.
+"""The model of a speed benchmark: an existing one, or a family's true shape with random weights.
 
-A shape has random weights and all of its true modules: how long it takes and what memory it needs
-do not depend on what it has learned.
+Time and memory depend only on the shape of a model, not on the values of its weights.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="starter", help="a folder or checkpoint")
     parser.add_argument(
-        "--shape", choices=FAMILIES, help="of this family and true size, with random weights"
+        "--shape", choices=FAMILIES, help="a family's true size, with random weights"
     )
-    parser.add_argument("--narrow", action="store_true", help="the shape with a few channels only")
+    parser.add_argument("--narrow", action="store_true", help="the shape with few channels")
     parser.add_argument("--px", type=int, help="of the pictures; default: the model's own")
     parser.add_argument(
         "--dtype", choices=tuple(DTYPES), help="of the base's weights; default: the device's own"
@@ -34,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def loaded(arguments: argparse.Namespace) -> Iterator[tuple[models.Denoiser, int]]:
-    """The model that the arguments name, and of how many pixels its pictures shall be."""
-    with contextlib.ExitStack() as held:
+    """The model that the arguments name, and the size of its pictures in pixels."""
+    with contextlib.ExitStack() as stack:
         path = arguments.model
         if arguments.shape:
-            folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="shape-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shape-")))
             pipeline = make_pipeline(arguments.shape, arguments.narrow, torch.bfloat16)
             path = str(folder / arguments.shape)
             pipeline.save_pretrained(path)  # in half precision: SDXL takes 7 GB

@@ -1,17 +1,17 @@
-"""Hours of labelling, training and comparing at ten times human speed: what grows, and what not.
+"""Soak test: hours of labelling, training and comparing at ten times human speed.
 
     python launch.py bench soak --minutes 12 --json soak.json
 
-A whole studio (pages and worker) runs on a home of its own, with the starter model. An artist who
-needs a tenth of the time picks pairs, takes picks back, leafs through them, begins comparisons,
-exams and exports, loads the page anew and opens new sessions, all of it by the requests that the
-page sends. After every sixteen picks a round learns. Picks wait for the worker where it is slower.
+A complete studio (pages and worker) runs on its own home, with the starter model. A simulated
+artist, ten times as fast as a human, picks pairs, undoes picks, browses them, starts comparisons,
+exams and exports, reloads the page and opens new sessions, all with the requests that the page
+sends. A round trains after every sixteen picks. If the worker is slower, picks wait for it.
 
 Memory, threads and open files of both processes are read every other second, and the files of the
-home are counted. What belongs to pictures grows with the picks; everything else should be as it
-was: the table compares the middle third of the time with the last. In the end the home is looked at
-as `doctor` does. The command fails when something was lost, a process was started anew, or the
-memory of one grew by more than a tenth from the middle third to the last.
+home are counted. The data of pictures grows with the picks; everything else should stay constant:
+the table compares the middle third of the time with the last. At the end the home is checked as in
+`doctor`. The command fails if something was lost, a process was restarted, or the memory of one
+grew by more than a tenth from the middle third to the last.
 """
 
 from __future__ import annotations
@@ -30,27 +30,26 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from studio.bench import timing
-from studio.bench.clicks_latency import PROMPTS, BenchError, studio, wait_for
+from studio.bench.clicks_latency import PROMPTS, studio, wait_for
+from studio.bench.page_client import Tab
 from studio.files import TEMPORARY_PREFIX
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store, database_complaints, examine_files
 
 TIMES_AS_FAST = 10.0
-LOOK_S = 2.0
-POLL_S = 1.0  # the page asks so often, however fast the artist is
-PATIENCE_S = 60.0
+READ_S = 2.0
+POLL_S = 1.0  # of the page, independent of the artist's speed
 MOST_GROWTH = 0.10
 
-# Seconds of an artist's time between two of each.
-PICK_S, UNDO_S, LEAF_S = 4.0, 90.0, 120.0
+# Seconds of an artist's time between two actions of a kind.
+PICK_S, UNDO_S, BROWSE_S = 4.0, 90.0, 120.0
 COMPARE_S, EXAM_S, EXPORT_S = 600.0, 1200.0, 1500.0
 RELOAD_S, SESSION_S = 900.0, 2400.0
 
-DEEDS = ("picks", "undos", "comparisons", "exams", "exports", "loads", "sessions")
+ACTIONS = ("picks", "undos", "comparisons", "exams", "exports", "loads", "sessions")
 
 SETTINGS = SessionSettings(
     prompts=PROMPTS,
@@ -63,104 +62,33 @@ SETTINGS = SessionSettings(
 )
 
 
-class Tab:
-    """A page as the browser has it open: its state lives in the server under a name of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S, headers={"Origin": url})
-        self.http.get("/").raise_for_status()
-        config = self.http.get("/config").raise_for_status().json()
-        self._parts = {one["id"]: one["props"] for one in config["components"]}
-        self._ids = {props.get("elem_id"): id_ for id_, props in self._parts.items()}
-        self._events = {
-            tuple(target): one for one in config["dependencies"] for target in one["targets"]
-        }
-        self._name = uuid.uuid4().hex
-        # Kept open as the browser does: by its end the server knows that the page is gone.
-        beat = self.http.build_request("GET", f"/gradio_api/heartbeat/{self._name}")
-        self._heartbeat = self.http.send(beat, stream=True)
-        self._timer = next(id_ for id_, event in self._events if event == "tick")
-        self._send(next(one for (_, event), one in self._events.items() if event == "load"))
-
-    def poll(self) -> None:
-        self._send(self._events[self._timer, "tick"])
-
-    def press(self, button: str, **values: Any) -> None:
-        """Press a button; `values` are what its fields hold, by their names with _ for -."""
-        self._send(self._events[self._ids[button], "click"], values)
-
-    def choose(self, part: str, event: str, about: dict[str, Any]) -> None:
-        """An event of one of our own components."""
-        self._send(self._events[self._ids[part], event], event_data=about)
-
-    def call(self, part: str, name: str, **payload: Any) -> dict[str, Any]:
-        """A function of one of our own components; BenchError with the sentence if it says no."""
-        body = {
-            "session_hash": self._name,
-            "component_id": self._ids[part],
-            "fn_name": name,
-            "data": payload,
-        }
-        answer = self.http.post("/gradio_api/component_server", json=body)
-        found = answer.raise_for_status().json()
-        if not found["ok"]:
-            raise BenchError(f"{name}: {found['sentence']}")
-        return found
-
-    def look_at(self, url: str) -> None:
-        self.http.get(url).raise_for_status()
-
-    def close(self) -> None:
-        self._heartbeat.close()
-        self.http.close()
-
-    def _send(
-        self,
-        event: dict[str, Any],
-        values: dict[str, Any] | None = None,
-        event_data: dict[str, Any] | None = None,
-    ) -> None:
-        data = []
-        for id_ in event["inputs"]:
-            props = self._parts[id_]
-            name = (props.get("elem_id") or "").replace("-", "_")
-            data.append((values or {}).get(name, props.get("value")))
-        body = {
-            "data": data,
-            "fn_index": event["id"],
-            "session_hash": self._name,
-            "event_data": event_data,
-        }
-        self.http.post("/gradio_api/run/predict", json=body).raise_for_status()
-
-
 class Artist:
-    """Who works on the open session, as fast as the worker draws."""
+    """Works on the open session, at most as fast as the worker draws."""
 
     def __init__(self, url: str, store: Store) -> None:
         self.url, self.store, self.tab = url, store, Tab(url)
         self.dice = random.Random(0)
         self.acknowledged: dict[str, str] = {}  # pick -> choice
-        self.done = dict.fromkeys(DEEDS, 0)
+        self.done = dict.fromkeys(ACTIONS, 0)
 
     @property
     def session_id(self) -> str:
-        found = self.store.last_session_id()
-        assert found is not None
-        return found
+        session_id = self.store.last_session_id()
+        assert session_id is not None
+        return session_id
 
     def pick(self) -> None:
-        """Or answer in the exam, if one is open: it is asked there first."""
-        exam = next((one for one in self.store.exams(self.session_id) if one.is_open), None)
-        asked = [one for one in exam.pairs if one.is_drawn and one.choice is None] if exam else []
-        if asked:
+        """Pick a pair, or answer in the exam if one is open."""
+        exam = next((exam for exam in self.store.exams(self.session_id) if exam.is_open), None)
+        open_pairs = [p for p in exam.pairs if p.is_drawn and p.choice is None] if exam else []
+        if open_pairs:
             choice = self.dice.choice(("left", "right", "tie"))
-            about = {"answer_id": uuid.uuid4().hex, "pair_id": asked[0].id, "choice": choice}
+            about = {"answer_id": uuid.uuid4().hex, "pair_id": open_pairs[0].id, "choice": choice}
             self.tab.call("exam", "answer", **about)
             return
         for pair in self.store.waiting_pairs(self.session_id, 1):
             for side in (pair.left, pair.right):
-                self.tab.look_at(f"/images/{side.id}")
+                self.tab.get(f"/images/{side.id}")
             pick_id = uuid.uuid4().hex
             choice = self.dice.choice(("left", "left", "left", "right", "right", "tie", "skip"))
             about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice, "is_grid": False}
@@ -172,14 +100,14 @@ class Artist:
         undo_id = uuid.uuid4().hex
         answer = self.tab.call("prefer", "undo", undo_id=undo_id, session_id=self.session_id)
         if answer["asked"]:
-            del self.acknowledged[self.store.undone(undo_id).id]
+            del self.acknowledged[self.store.answer_before(undo_id).id]
             self.done["undos"] += 1
 
-    def leaf(self) -> None:
+    def browse(self) -> None:
         about = {"session_id": self.session_id, "before": None, "favourites": False}
-        found = self.tab.call("prefer", "picked", **about)
-        for one in found["picks"][:12]:
-            self.tab.look_at(one["asked"]["pictures"][0]["thumbnail"])
+        answer = self.tab.call("prefer", "picked", **about)
+        for row in answer["picks"][:12]:
+            self.tab.get(row["asked"]["pictures"][0]["thumbnail"])
 
     def compare(self) -> None:
         adapter_id = self.store.session(self.session_id).current_adapter_id
@@ -194,7 +122,7 @@ class Artist:
 
     def examine(self) -> None:
         adapter_id = self.store.session(self.session_id).current_adapter_id
-        if adapter_id and not any(one.is_open for one in self.store.exams(self.session_id)):
+        if adapter_id and not any(exam.is_open for exam in self.store.exams(self.session_id)):
             self.tab.press("exam-begin", exam_adapter=adapter_id, exam_count=6)
             self.done["exams"] += 1
 
@@ -207,7 +135,7 @@ class Artist:
     def load(self) -> None:
         self.tab.close()
         self.tab = Tab(self.url)
-        self.tab.look_at("/report")
+        self.tab.get("/report")
         self.done["loads"] += 1
 
     def begin(self) -> None:
@@ -215,63 +143,63 @@ class Artist:
         self.store.update_settings(self.session_id, SETTINGS)
         self.done["sessions"] += 1
 
-    def work(self, minutes: float, look: Callable[[], None]) -> None:
-        """For so many minutes, at ten times human speed; `look` is called all along."""
-        doing = (
+    def work(self, minutes: float, read: Callable[[], None]) -> None:
+        """Work at ten times human speed; `read` is called every `READ_S` seconds."""
+        actions = (
             (self.pick, PICK_S),
             (self.undo, UNDO_S),
-            (self.leaf, LEAF_S),
+            (self.browse, BROWSE_S),
             (self.compare, COMPARE_S),
             (self.examine, EXAM_S),
             (self.export, EXPORT_S),
             (self.load, RELOAD_S),
             (self.begin, SESSION_S),
         )
-        every_s = [(do, s / TIMES_AS_FAST) for do, s in doing]
-        every_s += [(self.poll, POLL_S), (look, LOOK_S)]
+        every_s = [(do, s / TIMES_AS_FAST) for do, s in actions]
+        every_s += [(self.poll, POLL_S), (read, READ_S)]
         started_s = time.monotonic()
         due_s = [started_s + wait_s for _, wait_s in every_s]
         while (now_s := time.monotonic()) < started_s + 60 * minutes:
-            for place, (do, wait_s) in enumerate(every_s):
-                if now_s >= due_s[place]:
+            for index, (do, wait_s) in enumerate(every_s):
+                if now_s >= due_s[index]:
                     do()
-                    # What took longer than it should is not caught up on.
-                    due_s[place] = max(due_s[place] + wait_s, now_s)
+                    # a delay is not caught up
+                    due_s[index] = max(due_s[index] + wait_s, now_s)
             time.sleep(max(0.0, min(due_s) - time.monotonic()))
 
     def poll(self) -> None:
         self.tab.poll()
 
 
-# --- what is measured ----------------------------------------------------------------------------
+# --- measurements --------------------------------------------------------------------------------
 
 
 def processes() -> dict[str, psutil.Process]:
-    """The studio that this process started, and its worker."""
+    """The web process, a child of this process, and its worker."""
 
     def worker(web: psutil.Process) -> psutil.Process | None:
-        found = [one for one in web.children() if "studio.worker" in one.cmdline()]
-        return found[0] if found else None
+        workers = [child for child in web.children() if "studio.worker" in child.cmdline()]
+        return workers[0] if workers else None
 
-    [web] = (one for one in psutil.Process().children() if "--no-browser" in one.cmdline())
+    [web] = (child for child in psutil.Process().children() if "--no-browser" in child.cmdline())
     return {"web": web, "worker": wait_for(lambda: worker(web), "the worker")}
 
 
 def reading(running: dict[str, psutil.Process], folder: Path) -> dict[str, float]:
-    """Everything at this moment."""
-    found: dict[str, float] = {"at_s": time.monotonic()}
+    """All values at this moment."""
+    values: dict[str, float] = {"at_s": time.monotonic()}
     for name, process in running.items():
-        found[f"{name}_memory_mb"] = process.memory_info().rss / 1e6
-        found[f"{name}_threads"] = process.num_threads()
-        found[f"{name}_open_files"] = process.num_fds()
-    return found | files(folder)
+        values[f"{name}_memory_mb"] = process.memory_info().rss / 1e6
+        values[f"{name}_threads"] = process.num_threads()
+        values[f"{name}_open_files"] = process.num_fds()
+    return values | files(folder)
 
 
 def files(folder: Path) -> dict[str, float]:
-    """What pictures, LoRAs and rows take below `folder`, and what everything else does."""
+    """Number and size of the files below `folder`: of pictures, LoRAs and rows, and of the rest."""
     kept, other = [], []
     for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a draft has got its name meanwhile
+        with contextlib.suppress(FileNotFoundError):  # a draft was renamed meanwhile
             size = path.stat().st_size
             if path.is_file():
                 is_owned = "sessions" in path.parts and "checkpoints" not in path.parts
@@ -289,48 +217,48 @@ def thirds(readings: list[dict[str, float]], name: str) -> list[float]:
     """The median of a value in each third of the time."""
     size = max(1, len(readings) // 3)
     parts = (readings[:size], readings[size : 2 * size], readings[2 * size :])
-    return [statistics.median(one[name] for one in part) for part in parts]
+    return [statistics.median(values[name] for values in part) for part in parts]
 
 
 def per_hour(readings: list[dict[str, float]], name: str) -> float:
-    """How much a value grows in an hour of the artist's time, over the last two thirds."""
+    """Growth of a value per hour of the artist's time, over the last two thirds."""
     late = readings[len(readings) // 3 :]
-    hours = [TIMES_AS_FAST * one["at_s"] / 3600 for one in late]
-    return statistics.linear_regression(hours, [one[name] for one in late]).slope
+    hours = [TIMES_AS_FAST * values["at_s"] / 3600 for values in late]
+    return statistics.linear_regression(hours, [values[name] for values in late]).slope
 
 
 def summary(readings: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    found = {}
+    figures = {}
     for name in readings[0]:
         if name == "at_s":
             continue
         first, middle, last = thirds(readings, name)
-        found[name] = {
+        figures[name] = {
             "first_third": first,
             "middle_third": middle,
             "last_third": last,
             "an_hour": per_hour(readings, name),
         }
-    return found
+    return figures
 
 
 def complaints(
     home: Path, artist: Artist, before: dict[str, int], after: dict[str, int]
 ) -> Iterator[str]:
-    """What should not have been, now that all is over."""
+    """All failures of the test, found after its end."""
     for name, pid in before.items():
         if after.get(name) != pid:
-            yield f"the {name} process was started anew"
+            yield f"the {name} process was restarted"
     yield from database_complaints(home / "studio.sqlite")
     with closing(Store.open(home)) as store:
-        kept = {
-            one.pick.id: one.pick.choice
+        choices = {
+            row.pick.id: row.pick.choice
             for session in store.sessions()
-            for one in store.picked_pairs(session.id)
+            for row in store.picked_pairs(session.id)
         }
         for pick_id, choice in artist.acknowledged.items():
-            if kept.get(pick_id) != choice:
-                yield f"pick {pick_id} was acknowledged and is not there"
+            if choices.get(pick_id) != choice:
+                yield f"pick {pick_id} was acknowledged and is lost"
         for session in store.sessions():
             for round_ in store.rounds(session.id):
                 if round_.state == "failed":
@@ -338,9 +266,9 @@ def complaints(
             for job in store.jobs(session.id, limit=1000):
                 if job.state == "failed":
                     yield f"{job.kind}: {job.message}"
-        found = examine_files(store)
+        report = examine_files(store)
         for what in ("missing", "damaged", "orphaned"):
-            for path in getattr(found, what):
+            for path in getattr(report, what):
                 yield f"{what}: {path}"
 
 
@@ -349,7 +277,7 @@ def soak(minutes: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="d3po-soak-", ignore_cleanup_errors=True) as folder:
         home, temporary = Path(folder) / "home", Path(folder) / "temporary"
         temporary.mkdir()
-        os.environ["TMPDIR"] = str(temporary)  # of the studio, so that what it leaves there counts
+        os.environ["TMPDIR"] = str(temporary)  # so that the studio's temporary files count
         readings: list[dict[str, float]] = []
         with closing(Store.open(home)) as store:
             session = store.create_session("Soak", SETTINGS)
@@ -357,32 +285,32 @@ def soak(minutes: float) -> dict[str, Any]:
             with studio(home) as url:
                 running = processes()
                 wait_for(lambda: store.waiting_count(session.id) or None, "a pair")
-                before = {name: one.pid for name, one in running.items()}
+                before = {name: process.pid for name, process in running.items()}
                 artist = Artist(url, store)
                 artist.work(minutes, lambda: readings.append(reading(running, Path(folder))))
-                after = {name: one.pid for name, one in processes().items()}
-            rounds = sum(len(store.rounds(one.id)) for one in store.sessions())
-        found = summary(readings)
+                after = {name: process.pid for name, process in processes().items()}
+            rounds = sum(len(store.rounds(session.id)) for session in store.sessions())
+        values = summary(readings)
         problems = list(complaints(home, artist, before, after))
     for name in before:
-        grown = found[f"{name}_memory_mb"]
+        grown = values[f"{name}_memory_mb"]
         if grown["last_third"] > (1 + MOST_GROWTH) * grown["middle_third"]:
             problems.append(f"the memory of the {name} process grows")
     return {
         "minutes": minutes,
         "times_as_fast": TIMES_AS_FAST,
         "done": {**artist.done, "rounds": rounds},
-        "values": found,
+        "values": values,
         "problems": problems,
     }
 
 
 def table(figures: dict[str, Any]) -> str:
-    """As it stands in docs/reliability.md."""
+    """The table of docs/reliability.md."""
     heads = ("", "first third", "middle third", "last third", "an hour")
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     for name, value in figures["values"].items():
-        numbers = [f"{value[one]:.0f}" for one in ("first_third", "middle_third", "last_third")]
+        numbers = [f"{value[third]:.0f}" for third in ("first_third", "middle_third", "last_third")]
         lines.append(
             f"| {name.replace('_', ' ')} | {' | '.join(numbers)} | {value['an_hour']:+.1f} |"
         )
@@ -399,9 +327,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
     figures = soak(arguments.minutes)
-    said = itertools.starmap("{1} {0}".format, figures["done"].items())
+    counts = itertools.starmap("{1} {0}".format, figures["done"].items())
     hours = arguments.minutes * TIMES_AS_FAST / 60
-    print(f"{hours:.1f} hours at {TIMES_AS_FAST:.0f} times human speed: {', '.join(said)}.\n")
+    print(f"{hours:.1f} hours at {TIMES_AS_FAST:.0f} times human speed: {', '.join(counts)}.\n")
     print(table(figures))
     for problem in figures["problems"]:
         print(f"    {problem}")

@@ -1,4 +1,4 @@
-"""Two ways to do the same, timed in turn in one process: only their ratio means anything."""
+"""Timing of two ways to do the same work, alternating in one process: only their ratio counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """How long `call` takes, with what it left on the device done."""
+    """The duration of `call`, until the device has finished its work."""
     _wait_for(device)
     started_s = time.perf_counter()
     call()
@@ -24,29 +24,29 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 def in_turn(
     ours: Callable[[], object], baseline: Callable[[], object], repeats: int, device: torch.device
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each over `repeats`, one after the other, so that a busy machine slows both."""
+    """Seconds of each over `repeats`, alternating, so that other load slows both alike."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for call, kept in zip((ours, baseline), times, strict=True):
-            kept.append(seconds(call, device))
+        for call, own in zip((ours, baseline), times, strict=True):
+            own.append(seconds(call, device))
     return times
 
 
 def ratios(ours_per_s: list[float], baseline_per_s: list[float]) -> dict[str, float]:
-    """How many times as fast: the median over the repeats, and their extremes."""
+    """The speed-up: the median over the repeats, and the extremes."""
     each = [a / b for a, b in zip(ours_per_s, baseline_per_s, strict=True)]
     return {"ratio": statistics.median(each), "ratio_low": min(each), "ratio_high": max(each)}
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or how many threads of a processor."""
+    """The GPU's name, or the number of the processor's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """The most that was taken at once: of the GPU's memory, or by this process, where it says."""
+    """Peak memory of the GPU, or else of this process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
@@ -58,21 +58,21 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Of the GPU; a process's own peak is that of its whole life."""
+    """Reset the peak of the GPU; the peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def use(figures: dict) -> str:
-    """What was taken of the device, in words, as far as it is known."""
-    said = ""
+    """The known figures of the device's use, in words."""
+    words = ""
     if figures["peak_memory_mb"] is not None:
-        said += f", at most {figures['peak_memory_mb'] / 1e3:.1f} GB"
+        words += f", at most {figures['peak_memory_mb'] / 1e3:.1f} GB"
     if figures["tflops_per_s"] is not None:
-        said += f", {figures['tflops_per_s']:.3g} TFLOP/s"
+        words += f", {figures['tflops_per_s']:.3g} TFLOP/s"
     if figures["utilisation"] is not None:
-        said += f" ({figures['utilisation']:.0%} of the device's)"
-    return said
+        words += f" ({figures['utilisation']:.0%} of the device's)"
+    return words
 
 
 def write(path: Path | None, figures: dict | list) -> None:

@@ -1,18 +1,18 @@
-"""Learning from pairs, against D3PO as it was published, on the same pairs and device.
+"""Speed of training on pairs, against D3PO as published, on the same pairs and device.
 
     python launch.py bench train --objective diffusion_dpo --json FILE
     python launch.py bench train --images-per-prompt 7 --prompts 2
     python launch.py bench train --shape sdxl --preset 12 --json FILE       on a GPU
 
-A pair-step is one pair at one step of its chains, or at one timestep for Diffusion-DPO. Ours is a
-whole round as the studio runs it, with all that it does before its first update; the baseline is
-`published.py`. `ratio` is how many pair-steps we learn from while the baseline learns from one.
-More than two images of a prompt are taken as ranked: each with each is a pair, and ours sends every
-picture through the network once for all its pairs, the baseline once for each of them.
+A pair-step is one pair at one step of its chains, or at one timestep for Diffusion-DPO. The studio
+runs a complete round, including the work before its first update; the baseline is `published.py`.
+`ratio` is the number of the studio's pair-steps per pair-step of the baseline. More than two images
+of a prompt count as ranked: any two form a pair. The studio sends every picture through the network
+once for all its pairs, the baseline once per pair.
 
-`peak_memory_mb` is that of our round alone, before there is a baseline. `tflops_per_s` counts what
-the network computes in our round, and `utilisation` is its share of the GPU's peak, where that is
-known; what gradient checkpointing computes twice counts twice.
+`peak_memory_mb` is that of the studio's round alone, measured before the baseline exists.
+`tflops_per_s` counts the network's computation in the round, including recomputation by gradient
+checkpointing; `utilisation` is its share of the GPU's peak, if that is known.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
 def draw_pairs(
     denoiser: models.Denoiser, prompts: int, images: int, settings: SamplingSettings
 ) -> PairBatch:
-    """All pairs of so many images of each prompt; which is the better has no bearing on speed."""
+    """All pairs of `images` images per prompt; the preferences are irrelevant for the speed."""
     pairs = []
     for number in range(prompts):
         seeds = range(number * images, (number + 1) * images)
@@ -47,10 +47,10 @@ def draw_pairs(
 
 
 def pair_steps(training: Training) -> int:
-    """How many pair-steps a round over groups of the same size learns from."""
+    """The number of pair-steps in a round over groups of equal size."""
     groups = training.pairs.groups()
-    at_once = min(training.settings.batch_pairs, len(groups))
-    return training.updates * at_once * len(groups[0]) * training.estimator.draws_per_group
+    per_update = min(training.settings.batch_pairs, len(groups))
+    return training.updates * per_update * len(groups[0]) * training.estimator.draws_per_group
 
 
 def measure(
@@ -60,7 +60,7 @@ def measure(
     repeats: int,
     preset: memory.Preset,
 ) -> dict[str, float | str | None]:
-    """Pair-steps per second of both, and what our round takes of the device."""
+    """Pair-steps per second of both, and the studio's use of the device."""
 
     def ours() -> None:
         for _ in Training(denoiser, pairs, settings, preset=preset):
@@ -69,7 +69,7 @@ def measure(
     timing.forget_peak_memory(denoiser.device)
     ours()
     peak_mb = timing.peak_memory_mb(denoiser.device)
-    computed = flops.counted(ours)  # by itself, for counting holds on to memory
+    computed = flops.counted(ours)  # separately, because counting needs memory
     done = pair_steps(Training(denoiser, pairs, settings, preset=preset))
 
     reference = published.deep_copied_reference(denoiser)
@@ -82,7 +82,7 @@ def measure(
         )
         published.learn_pair(denoiser, reference, pairs, 0, optimizer)
 
-    baseline()  # what is only slow the first time is not the subject
+    baseline()  # warm-up
     ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)
     ours_per_s = [done / s for s in ours_s]
     baseline_per_s = [steps / s for s in baseline_s]
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         "--preset",
         type=int,
         choices=[preset.gb for preset in memory.PRESETS],
-        help="settings for so many GB; default: for the memory that is free",
+        help="memory preset in GB; default: by the free memory",
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here")

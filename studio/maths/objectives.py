@@ -8,8 +8,8 @@ Shapes: `chosen`, `rejected` and the losses are (B,); the caller takes the mean.
 of 1 / gain. The docstrings write c and r for beta · chosen and beta · rejected, and z for c - r.
 Where a form depends on z alone, beta multiplies the difference, which saves two roundings.
 
-Every form but `linear` and `chosen_only` bends as the gains spread, and all that depend on z alone
-start in the same direction: `test_objectives` has their derivatives at 0.
+All forms that depend on z alone start in the same direction from an untrained adapter; they differ
+once the gains spread. The tests have every form's derivatives at 0.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ LOSER = 0.5  # how much of the rejected side's gain `asymmetric` counts
 MOST_EXPONENT = 80.0  # exp of more overflows float32
 
 
+def clip(gain: Tensor, clip_range: float | None) -> Tensor:
+    """A gain with its ratio exp(gain) clipped to 1 ± clip_range; None leaves it as it is.
+
+    A gain beyond the range has no gradient. D3PO's published code clips at 0.1, takes means over
+    the elements and beta 0.1, so its loss lies between 0.683 and 0.703.
+    """
+    if clip_range is None:
+        return gain
+    return gain.clamp(math.log(1 - clip_range), math.log(1 + clip_range))
+
+
 # --- forms of the margin --------------------------------------------------------------------------
 
 
@@ -40,20 +51,6 @@ def dpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     gains of noised final images it is Diffusion-DPO (Wallace et al., arXiv 2311.12908, eq. 14).
     """
     return -F.logsigmoid(beta * (chosen - rejected))
-
-
-def clipped_dpo(
-    chosen: Tensor, rejected: Tensor, beta: float, clip_range: float | None = None
-) -> Tensor:
-    """`dpo` with each ratio exp(gain) clipped to 1 ± clip_range, as in D3PO's published code.
-
-    A gain beyond the range has no gradient. None switches clipping off. The published code takes
-    means over the elements, beta 0.1 and clip_range 0.1, so its loss lies between 0.683 and 0.703.
-    """
-    if clip_range is not None:
-        low, high = math.log(1 - clip_range), math.log(1 + clip_range)
-        chosen, rejected = chosen.clamp(low, high), rejected.clamp(low, high)
-    return dpo(chosen, rejected, beta)
 
 
 def ipo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
@@ -156,15 +153,6 @@ def bco(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     A sum over the sides, so a side may stand alone.
     """
     return -F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected)
-
-
-def chosen_only(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-2 · chosen: fine-tuning on the chosen pictures; `rejected` is not used.
-
-    Gains of noised final images are halves of squared errors, so this is the squared error of the
-    policy minus that of the reference: the usual loss, shifted to start at 0.
-    """
-    return -2 * chosen
 
 
 def _exp(value: Tensor) -> Tensor:

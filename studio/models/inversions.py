@@ -71,7 +71,7 @@ class Inversions:
         if not files:
             return [(prompt, ()) for prompt in prompts]
         longest_first = sorted(files, key=len, reverse=True)
-        words = re.compile("|".join(map(_word, longest_first)), re.IGNORECASE)
+        words = re.compile("|".join(map(word_pattern, longest_first)), re.IGNORECASE)
         marked = []
         for prompt in prompts:
             used: dict[str, Inversion] = {}
@@ -119,7 +119,7 @@ class Inversions:
     def _add(self, path: Path) -> Inversion:
         """Add the vectors of a file to the text encoders, as new tokens."""
         tables = [encoder.get_input_embeddings() for encoder in self._encoders]
-        vectors = _vectors(path, [table.weight.shape[1] for table in tables])
+        vectors = read_vectors(path, [table.weight.shape[1] for table in tables])
         count = len(vectors[0])
         letters = "".join(map(chr, range(self._next_letter, self._next_letter + count)))
         for tokenizer, encoder, own in zip(self._tokenizers, self._encoders, vectors, strict=True):
@@ -133,7 +133,7 @@ class Inversions:
         return Inversion(path.stem, letters, weights.body_sha256(path)[:12])
 
 
-def _word(name: str) -> str:
+def word_pattern(name: str) -> str:
     """A pattern for a name that is not part of a longer word or number."""
     return _edge(name[0], "<!") + re.escape(name) + _edge(name[-1], "!")
 
@@ -158,7 +158,7 @@ def _make_room(encoder: torch.nn.Module, tokens: int, end: int) -> None:
         inner.eos_token_id = end
 
 
-def _vectors(path: Path, widths: list[int]) -> list[Tensor]:
+def read_vectors(path: Path, widths: list[int]) -> list[Tensor]:
     """(vectors, width) for each text encoder, in float32. Raises ModelError for an unusable file.
 
     Reads the formats of A1111 (`emb_params`), diffusers (one tensor of any name) and SDXL.

@@ -58,7 +58,7 @@ class _Exhausted(Exception):
 
 
 @dataclass
-class _Budget:
+class Budget:
     """Counts an expansion's work while it runs."""
 
     commands: int = MOST_COMMANDS
@@ -77,7 +77,7 @@ class _Budget:
 class _Sampler(RandomSampler):
     """Draws every choice at random within a budget, also cyclic and combinatorial ones."""
 
-    def __init__(self, budget: _Budget) -> None:
+    def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
     def generator_from_command(self, command: Command, context: SamplingContext) -> ResultGen:
@@ -207,7 +207,7 @@ def expand(prompt: str, seed: int, lists: Path) -> str:
     if len(prompt) > MAX_PROMPT_CHARACTERS:
         raise SettingsError(f"A prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
     manager = _lists(lists)
-    sampler = _Sampler(_Budget())
+    sampler = _Sampler(Budget())
     context = SamplingContext(
         default_sampling_method=SamplingMethod.RANDOM,
         wildcard_manager=manager,

@@ -59,7 +59,7 @@ class Supervisor:
         self.environment = dict(os.environ)  # a copy, unaffected by later changes
         self.last_lines: deque[str] = deque(maxlen=20)  # of the worker's output
         self.deaths_in_a_row = 0
-        self._leaving = threading.Event()
+        self.leaving = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()  # between starting a process and asking it to stop
         self._thread = threading.Thread(target=self._keep_running, name="supervisor", daemon=True)
@@ -70,12 +70,17 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it still looks after the worker, which may be dead at the moment."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """End the worker; it is killed if it takes too long to finish its work."""
-        self._leaving.set()
+        self.leaving.set()
         with self._lock:
             process = self._process
         if process is not None and process.stdin is not None:
@@ -86,7 +91,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 log.warning("The worker did not end within %.0f s and is killed.", LEAVE_S)
                 process.kill()
-        if self._thread.is_alive():
+        if self.is_running:
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -102,21 +107,21 @@ class Supervisor:
         self.stop()
 
     def _keep_running(self) -> None:
-        while not self._leaving.is_set():
+        while not self.leaving.is_set():
             started_s = time.monotonic()
             code = self._run_once()
-            if self._leaving.is_set():
+            if self.leaving.is_set():
                 return
             if time.monotonic() - started_s > STEADY_S:
                 self.deaths_in_a_row = 0
             delay_s = min(FIRST_DELAY_S * 2.0 ** min(self.deaths_in_a_row, 20), LONGEST_DELAY_S)
             self.deaths_in_a_row += 1
             log.warning("The worker ended (%s); it restarts in %.1f s.", code, delay_s)
-            self._leaving.wait(delay_s)
+            self.leaving.wait(delay_s)
 
     def _run_once(self) -> int | None:
         with self._lock:
-            if self._leaving.is_set():
+            if self.leaving.is_set():
                 return None
             try:
                 self._process = process = subprocess.Popen(

@@ -138,6 +138,19 @@ class Exams(Jobs):
             _answer(connection, answer_id, pair_id, choice)
             return _exam(connection, exam.id)
 
+    def exam_answer_before(self, answer_id: str) -> ExamChoice | None:
+        """The choice that an answer replaced; None where none held."""
+        earlier = exam_answers.alias()
+        before = (
+            sa.select(earlier.c.choice)
+            .join(exam_answers, exam_answers.c.exam_pair_id == earlier.c.exam_pair_id)
+            .where(exam_answers.c.id == answer_id, earlier.c.place < exam_answers.c.place)
+            .order_by(earlier.c.place.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            return connection.scalar(before)
+
     def take_back_answer(self, undo_id: str, exam_id: str) -> Exam:
         """Take back the newest answer that holds; its pair is asked next.
 

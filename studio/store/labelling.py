@@ -458,21 +458,23 @@ class Labelling(Sessions):
                 )
             return asked
 
-    def undone(self, undo_id: str) -> Answer:
-        """The answer that an undo withdrew."""
+    def answer_before(self, answer_id: str) -> Answer | None:
+        """The answer that another one replaced, or that an undo withdrew; None where none held."""
         with self._reading() as connection:
-            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == undo_id))
+            pair_id = connection.scalar(sa.select(picks.c.pair_id).where(picks.c.id == answer_id))
             if pair_id is None:
-                raise StoreError("This undo does not exist.")
+                raise StoreError("This answer does not exist.")
             asked = read_question(connection, self._pair(connection, pair_id).question_id)
-            undone = picks.alias()
-            ids = [_nth(undo_id, number) for number in range(len(asked.pairs))]
+            later = picks.alias()
+            ids = [_nth(answer_id, number) for number in range(len(asked.pairs))]
             found = connection.execute(
                 sa.select(picks)
-                .join(undone, undone.c.supersedes == picks.c.id)
-                .where(undone.c.id.in_(ids))
+                .join(later, later.c.supersedes == picks.c.id)
+                .where(later.c.id.in_(ids), picks.c.choice.is_not(None))
             )
             by_pair = {row.pair_id: read(Pick, row, picks) for row in found}
+        if not by_pair:
+            return None
         return Answer(tuple(PickedPair(pair, by_pair[pair.id]) for pair in asked.pairs))
 
     def picked_pairs(self, session_id: str) -> list[PickedPair]:

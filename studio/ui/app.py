@@ -1,55 +1,40 @@
-"""The studio as a web application: pages, pictures, downloads, behind one guard."""
+"""The web application: pages, pictures and downloads, behind one guard."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 
 from studio.runtime.support_report import report
 from studio.store import Store
-from studio.ui import archives, header, images
+from studio.ui import archives, header, images, static
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, prefer, prompt, train
 from studio.ui.theme import theme
 
-ASSETS = Path(__file__).parent / "assets"
-OWN_FILES = ("studio.css", "studio.js", "favicon.svg")
-
-HEAD = """
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="/studio/favicon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/studio/studio.css">
-<script src="/studio/studio.js"></script>
-"""
-
 
 def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None = None) -> FastAPI:
-    """The application. With `auth`, (user, password), it may be reached from other machines.
+    """The application.
 
-    `proxy` is the address of one that is believed what it says of those it forwards.
+    `auth`: (user, password); with it the application may be reached from other machines.
+    `proxy`: the address of a proxy whose forwarding headers are believed.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, auth=auth)
     app.add_middleware(Forwarded, proxy=proxy)
+    app.include_router(static.routes())
     app.include_router(images.routes(store))
     app.include_router(archives.routes(store))
 
-    @app.get("/studio/{name}")
-    def own(name: str) -> FileResponse:
-        if name not in OWN_FILES:
-            raise HTTPException(404)
-        return FileResponse(ASSETS / name, headers={"Cache-Control": "no-cache"})
-
     @app.get("/report")
-    def help_() -> PlainTextResponse:
+    def send_report() -> PlainTextResponse:
         status = store.worker_status()
         return PlainTextResponse(report(store.home, status.device if status else ""))
 
@@ -58,7 +43,7 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
         pages(store, is_local=auth is None),
         path="/",
         theme=theme(),
-        head=HEAD,
+        head=static.head(),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -90,7 +75,7 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
                 ("Exam", exam.build),
                 ("Export", lambda page: export.build(page, is_local)),
             ):
-                # All tabs are in the page from the start: what they are sent finds them there.
+                # All tabs are rendered at once, so that values sent to any of them arrive.
                 with gr.Tab(name, elem_id=f"tab-{name.lower()}", render_children=True):
                     build_tab(page)
         page.finish(demo)
@@ -104,7 +89,7 @@ def serve(
     auth: tuple[str, str] | None = None,
     proxy: str | None = None,
 ) -> None:
-    """Serve until interrupted. Listening beyond this machine needs a name and a password."""
+    """Serve until interrupted. To listen beyond this machine it needs a name and a password."""
     if auth is None and host not in LOOPBACK_NAMES:
         raise ValueError("Listening beyond this machine needs a user and a password.")
     server(store, host, port, auth, proxy).run()
@@ -118,7 +103,7 @@ def server(
     proxy: str | None = None,
 ) -> uvicorn.Server:
     """A server that is not started yet."""
-    # What gradio keeps for itself is for this run alone; one that was killed has left its own.
+    # Gradio's temporary files are for this run alone; a killed run has left some behind.
     temporary = store.home / "temporary"
     shutil.rmtree(temporary, ignore_errors=True)
     os.environ.setdefault("GRADIO_TEMP_DIR", str(temporary))
@@ -126,14 +111,14 @@ def server(
         build(store, auth, proxy),
         host=host,
         port=port,
-        log_config=None,  # what goes wrong belongs in the log, not in the terminal
+        log_config=None,  # errors belong in the log file, not in the terminal
         log_level="warning",
         access_log=False,
         server_header=False,
         http=Connection,
-        backlog=64,  # so many are accepted at once: a flood leaves turns to read what others say
+        backlog=64,  # accepted at once: even in a flood the other connections are read in turn
         ws="none",  # gradio opens no websocket; one would not be a Connection
-        proxy_headers=False,  # see Forwarded: by default uvicorn believes whoever is on 127.0.0.1
-        timeout_graceful_shutdown=2,  # an open page keeps a stream open for ever
+        proxy_headers=False,  # see Forwarded: by default uvicorn believes anybody on 127.0.0.1
+        timeout_graceful_shutdown=2,  # an open page keeps its stream open for ever
     )
     return uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""Sessions as files: one to save, and one to take in, whatever they weigh."""
+"""Sessions as files of any size: saved to the artist's disk, and read from there."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ log = logging.getLogger("studio.web")
 
 
 def routes(store: Store) -> APIRouter:
-    """`GET /sessions/ID.zip` is a session as a file; `POST /sessions` takes one in, opens it, and
-    gives {"ok", "sentence"}."""
+    """`GET /sessions/ID.zip` sends a session; `POST /sessions` imports one and opens it.
+
+    The answer to an import is {"ok", "sentence"}.
+    """
     router = APIRouter()
 
     @router.get(f"{ARCHIVES_PATH}/{{session_id}}.zip")
@@ -39,10 +41,10 @@ def routes(store: Store) -> APIRouter:
 
     @router.post(ARCHIVES_PATH)
     async def take(request: Request) -> dict[str, object]:
-        # The guard asks for the length of everything that is sent.
+        # The guard refuses a request without its length.
         needed = int(request.headers.get("content-length", 0))
         free = free_bytes(store.home)
-        if 2 * needed + SPARE_BYTES > free:  # the file, and what is in it
+        if 2 * needed + SPARE_BYTES > free:  # the file and its contents
             return _no(
                 f"This file needs {2 * needed // 1_000_000} MB for a moment, and the disk that "
                 f"holds {store.home} has {free // 1_000_000} MB. Make some room and try again."
@@ -53,7 +55,7 @@ def routes(store: Store) -> APIRouter:
             made = await run_in_threadpool(import_session, store, draft)
             store.set_last_session(made.id)
         except StoreError as error:
-            # Here the file has no name that the artist knows.
+            # The artist does not know the draft's name.
             return _no(str(error).replace(draft.name, "This file"))
         except OSError as error:
             if is_full(error):

@@ -1,8 +1,8 @@
-"""How many connections there may be, and how long one may take to say what it wants.
+"""Limits on connections: how many there may be, and how long one may wait with its request.
 
-uvicorn waits for ever for the rest of a request's head, and for as many as come. Here whoever was
-not let in yet has a few seconds, and where there is no room for a newcomer, one of those goes: the
-oldest from the address that has the most. So half a request cannot keep others out.
+uvicorn waits for ever for the rest of a request's head, on any number of connections. Here a
+connection that the guard has not let in yet is closed after a few seconds. If there are too many,
+the oldest of those from the busiest address is closed. So unfinished requests keep nobody out.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections import Counter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 256
-PATIENCE_S = 10.0  # for whoever was not let in: it takes a browser a moment
-LET_IN = "let_in"  # in the state of a request that the guard let in
+PATIENCE_S = 10.0  # before the guard lets a request in; a browser needs a moment
+LET_IN = "let_in"  # in the state of a request that the guard has let in
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection, which ends when it takes too long or when there are too many."""
+    """uvicorn's connection, with a deadline and a limit on their number."""
 
-    _since_s = 0.0  # when it began to wait for a request, on the loop's clock
+    _since_s = 0.0  # start of the wait for a request, on the loop's clock
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,9 +40,9 @@ class Connection(H11Protocol):
 
     @property
     def is_let_in(self) -> bool:
-        """Whether it is at a request that the guard let in."""
-        at_work = self.cycle is not None and not self.cycle.response_complete
-        return at_work and LET_IN in self.scope["state"]
+        """Whether it is serving a request that the guard has let in."""
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        return is_busy and LET_IN in self.scope["state"]
 
     def _wait(self) -> None:
         if self._deadline is not None:
@@ -55,13 +55,16 @@ class Connection(H11Protocol):
             self._end()
 
     def _make_room(self) -> None:
-        """End one that waits; perhaps this one itself."""
-        waiting = [one for one in self.connections if not one.is_let_in]
-        addresses = Counter(one.client and one.client[0] for one in waiting)
-        [(busiest, _)] = addresses.most_common(1)
-        theirs = [one for one in waiting if (one.client and one.client[0]) == busiest]
-        min(theirs, key=lambda one: one._since_s)._end()
+        """Close a waiting connection, perhaps this one."""
+        waiting = [connection for connection in self.connections if not connection.is_let_in]
+        [(busiest, _)] = Counter(connection._address for connection in waiting).most_common(1)
+        theirs = [connection for connection in waiting if connection._address == busiest]
+        min(theirs, key=lambda connection: connection._since_s)._end()
+
+    @property
+    def _address(self) -> str | None:
+        return self.client[0] if self.client else None
 
     def _end(self) -> None:
-        self.connections.discard(self)  # now: the loop tells us that it is lost only later
+        self.connections.discard(self)  # at once: the loop reports the loss only later
         self.transport.abort()

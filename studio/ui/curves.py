@@ -1,4 +1,4 @@
-"""Curves as inline SVG: a picture to look at, with a sentence that says what it means."""
+"""Curves as inline SVG, each with a sentence that explains it."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 320.0, 132.0
-LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 8.0, 18.0  # room for the labels of the axes
+LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 8.0, 18.0  # margins, with the labels of the axes
 
 Points = Sequence[tuple[float, float]]  # (update, value)
 
 
 def share_chart(title: str, points: Points, about: str, x_max: float) -> str:
-    """A share between 0 and 100 %, with the line of the coin toss."""
+    """A share between 0 and 100 %, with a line at 50 % for the coin toss."""
     shares = [(x, 100 * y) for x, y in points]
     newest = f"{round(shares[-1][1])} %" if shares else "–"
     return _chart(title, newest, shares, about, x_max, (0.0, 100.0), marks=(0, 50, 100), toss=50.0)
 
 
 def value_chart(title: str, points: Points, about: str, x_max: float, digits: int = 2) -> str:
-    """Any number; the axis always holds 0."""
+    """Any number; the axis always includes 0."""
     values = [y for _, y in points]
     low, high = min([0.0, *values]), max([0.0, *values])
     high = high if high > low else low + 1.0
     newest = f"{values[-1]:.{digits}f}" if values else "–"
-    # A mark so near to another that they would be written over each other is left out.
+    # A mark too close to 0 would overlap its label, so it is left out.
     marks = [0.0, *(m for m in (low, high) if abs(m) > 0.15 * (high - low))]
     return _chart(title, newest, points, about, x_max, (low, high), marks, toss=None, digits=digits)
 

@@ -1,4 +1,4 @@
-"""A picture dropped on a tab gives back the settings it was made with."""
+"""A picture that is dropped on a tab gives back the settings it was made with."""
 
 from __future__ import annotations
 
@@ -12,61 +12,39 @@ from studio.pictures.infotext import Parameters, ParametersError, read
 from studio.settings import SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page
+from studio.ui.static import script
 
-DROP_HTML = """<div class="drop-in">
+DROP_HTML = f"""<div class="drop-in">
   <button type="button" class="button small">Take settings from a picture</button>
   <span class="soft">or drop a PNG here</span>
-  <input type="file" accept="image/png,.png" aria-label="A PNG whose settings are taken" hidden>
+  <input type="file" accept="image/png,.png" aria-label="A PNG whose settings are taken"
+    data-most-bytes="{MOST_BYTES}" hidden>
 </div>"""
 
-DROP_JS = """
-const input = element.querySelector("input");
-async function take(file) {
-  if (!file) return;
-  if (file.size > MOST_BYTES) return studio.notify("bad", "This file is far too large.");
-  const sent = fetch("/parameters", { method: "POST", body: file });
-  const reply = await sent.then((answer) => answer.json()).catch(() => null);
-  if (!reply) studio.notify("bad", "The studio does not answer. Try again in a moment.");
-  else if (!reply.ok) studio.notify("bad", reply.sentence);
-  else trigger("restore", { text: reply.text });
-}
-element.querySelector("button").addEventListener("click", () => input.click());
-input.addEventListener("change", () => { take(input.files[0]); input.value = ""; });
-const panel = element.closest('[role="tabpanel"]') || element;
-const holdsFile = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
-for (const kind of ["dragenter", "dragover"])
-  panel.addEventListener(kind, (event) => {
-    if (!holdsFile(event)) return;
-    event.preventDefault();
-    panel.classList.add("dropping");
-  }, true);
-panel.addEventListener("dragleave", (event) => {
-  if (!panel.contains(event.relatedTarget)) panel.classList.remove("dropping");
-});
-panel.addEventListener("drop", (event) => {
-  if (!holdsFile(event)) return;
-  event.preventDefault();
-  panel.classList.remove("dropping");
-  take(event.dataTransfer.files[0]);
-}, true);
-""".replace("MOST_BYTES", str(MOST_BYTES))
 
-
-def takes_settings(
+def accept_picture(
     page: Page,
     elem_id: str,
     restore: Callable[[Session, Parameters], Any],
     outputs: Iterable[Any] = (),
     refill: bool = False,
 ) -> None:
-    """A place to drop a picture on, which is the whole tab; `restore` is a handler of `Page`."""
-    place = gr.HTML(value=DROP_HTML, js_on_load=DROP_JS, apply_default_css=False, elem_id=elem_id)
+    """Make the whole tab accept a dropped PNG, whose settings go to `restore`.
 
-    def take(session: Session, event: gr.EventData) -> Any:
+    `restore` returns what a handler of `Page.on` returns.
+    """
+    target = gr.HTML(
+        value=DROP_HTML,
+        js_on_load=script("shared/dropin.js", "restore"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+    def handle(session: Session, event: gr.EventData) -> Any:
         try:
-            found = read(str(event._data.get("text", "")))
+            parameters = read(str(event._data.get("text", "")))
         except ParametersError as error:
             raise SettingsError(str(error)) from error
-        return restore(session, found)
+        return restore(session, parameters)
 
-    page.hears(place.restore, take, outputs=outputs, with_event=True, refill=refill)
+    page.on(target.restore, handle, outputs=outputs, with_event=True, refill=refill)

@@ -1,4 +1,4 @@
-"""Fields of a form that save themselves, one by one, into the settings of the session they show."""
+"""Form fields that save themselves, one by one, into the settings of the session they show."""
 
 from __future__ import annotations
 
@@ -12,44 +12,42 @@ from studio.settings import SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page
 
+AfterSave = Callable[[SessionSettings, Session], None]  # (settings before, session now)
+
 
 @dataclass(frozen=True)
 class Field:
-    """A component, how its value is read from the settings, and how it is put into them."""
+    """A component, and how its value is read from the settings and put into them."""
 
     component: Any
     read: Callable[[SessionSettings], Any]
     put: Callable[[SessionSettings, Any], SessionSettings]
 
 
-def saves(
-    page: Page,
-    fields: Sequence[Field],
-    after: Callable[[SessionSettings, Session], None] | None = None,
-) -> None:
-    """Fill the fields in when a session is opened, and save each when the artist leaves it.
+def save_fields(page: Page, fields: Sequence[Field], after: AfterSave | None = None) -> None:
+    """Fill the fields in when a session is opened, and save each one when the artist leaves it.
 
-    `after(before, session)` is called when something was changed.
+    `after` is called whenever a setting has changed.
     """
-    page.fills(
-        lambda look: {f.component: f.read(look.settings) for f in fields},
+    page.fill(
+        lambda snapshot: {f.component: f.read(snapshot.settings) for f in fields},
         [f.component for f in fields],
     )
     for field in fields:
-        for listener in _left(field.component):
-            page.hears(listener, _saver(page, field, after), inputs=[field.component])
+        for event in _leaving(field.component):
+            page.on(event, saver(page, field, after), inputs=[field.component])
 
 
-def _left(component: Any) -> list[Any]:
-    """The events that say the artist is done with a field."""
+def _leaving(component: Any) -> list[Any]:
+    """The events that end the editing of a field."""
     if isinstance(component, gr.Textbox | gr.Number):
         return [component.blur, component.submit]
     return [component.input]
 
 
-def _saver(
-    page: Page, field: Field, after: Callable[[SessionSettings, Session], None] | None
-) -> Callable[..., None]:
+def saver(page: Page, field: Field, after: AfterSave | None = None) -> Callable[..., None]:
+    """The handler that saves one field, on top of whatever was saved since it was filled in."""
+
     def save(session: Session, value: Any) -> None:
         if value is None:
             raise SettingsError(f"“{field.component.label}” needs a value.")

@@ -1,4 +1,4 @@
-"""Folders, shown in the system's own way."""
+"""Folders are shown in the system's file manager."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def show_folder(path: Path) -> bool:
-    """Open a folder in the system's file manager; False when there is none."""
+    """Open a folder; False if no file manager could be started."""
     command = {"darwin": "open", "win32": "explorer"}.get(sys.platform, "xdg-open")
     try:
         process = subprocess.Popen(
@@ -17,7 +17,7 @@ def show_folder(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # A file manager that stays open has worked; explorer's exit status says nothing.
+        # explorer's exit status means nothing. A file manager that stays open has worked.
         return process.wait(timeout=2) == 0 or command == "explorer"
     except subprocess.TimeoutExpired:
         return True

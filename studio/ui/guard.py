@@ -1,14 +1,14 @@
-"""What keeps other web pages, and other people, out of the studio.
+"""The guard: keeps other web pages, and other people, out of the studio.
 
 A page anywhere on the web can send requests to a server on the artist's own machine. So a request
 must name this machine as its host (against DNS rebinding), must not come from another origin, and
-must not be embedded. When the studio listens beyond this machine, a name and a password are asked
-for instead of the host, for every route there is: pages, pictures and downloads. Who asks is told
-by the socket: what a request says of its sender is believed only from a proxy that was named.
+must not be embedded. When the studio listens beyond this machine, every route asks for a name and a
+password instead: pages, pictures and downloads. The sender of a request is the address of its
+socket; headers about the sender are believed only from the named proxy.
 
-Should markup of somebody's making ever come into a page, the browser runs no script in it: only
-those that were in the page as it was served, known by their checksums. And no file that an artist
-or an archive brought is one: what is not of the program itself has a type that cannot run.
+If foreign markup ever gets into a page, the browser runs no script in it. It runs only the scripts
+that were in the page when it was served, by their checksums. Files from an artist or an archive
+cannot be scripts either: all but the program's own files are served with a type that cannot run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 
-# What is served under these is of the program; all else may be of anybody.
+# The program's own files lie under these paths; any other file may come from anybody.
 OWN_PATHS = re.compile(r"/(?:$|(?:assets|gradio_api|static|studio|svelte)/|config/?$|theme\.css$)")
 FOREIGN_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
 FOREIGN_TYPES = frozenset(
@@ -71,20 +71,20 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
-# What gradio can do and the studio never asks of it: whatever comes here comes from elsewhere.
+# Routes of gradio that the studio never uses: such a request comes from elsewhere.
 UNUSED_PATHS = re.compile(
     r"/(?:gradio_api/(?:upload|file|proxy|stream|custom_component|process_recording|dev|deep_link"
     r"|token|runs|openapi|vibe|undo-vibe)|login|logout|monitoring|pwa_icon|manifest\.json)"
 )
-LARGEST_BODY_BYTES = 16_000_000  # all prompts of the largest session, and room
+LARGEST_BODY_BYTES = 16_000_000  # room for all prompts of the largest session, and more
 MOST_DIGITS = 20
 BODY_PATIENCE_S = 60.0  # for the next part of a body
-LINGER_S = 2.0  # for what a refused request still sends: else its sender may not see the answer
-ARCHIVES_PATH = "/sessions"  # takes a session with all its pictures, as far as there is room
+LINGER_S = 2.0  # reads on after a refusal: else the sender may not see the answer
+ARCHIVES_PATH = "/sessions"  # a session with its pictures may be larger: as the disk has room
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script", re.DOTALL | re.IGNORECASE)
 
-MOST_ATTEMPTS = 10  # wrong passwords from one address, before it has to wait
-MOST_ATTEMPTS_OF_ALL = 100  # from all addresses together, before everybody new has to wait
+MOST_ATTEMPTS = 10  # wrong passwords from one address before it has to wait
+MOST_ATTEMPTS_OF_ALL = 100  # from all addresses together before every new sender has to wait
 WAIT_S = 60.0
 MOST_SENDERS = 10_000
 EVERYBODY = "everybody"
@@ -94,10 +94,10 @@ FORWARDED = re.compile(rb"forwarded$|x-forwarded-|x-real-ip$|x-client-ip$", re.I
 
 
 class Forwarded:
-    """ASGI middleware: only `proxy`, an address, may say for whom and how it forwards a request.
+    """ASGI middleware: drops the forwarding headers of everybody but `proxy`, an address.
 
-    Without a proxy nobody may. Gradio would build its addresses from such headers, and uvicorn
-    would take the sender's address from them.
+    Otherwise gradio would build its URLs from such headers, and uvicorn would take the sender's
+    address from them.
     """
 
     def __init__(self, app: ASGIApp, proxy: str | None = None) -> None:
@@ -110,34 +110,34 @@ class Forwarded:
             await self.believing(scope, receive, send)
             return
         if "headers" in scope:
-            kept = [one for one in scope["headers"] if not FORWARDED.match(one[0])]
+            kept = [header for header in scope["headers"] if not FORWARDED.match(header[0])]
             scope = {**scope, "headers": kept}
         await self.app(scope, receive, send)
 
 
-class Brake:
-    """Wrong passwords are counted, and whoever sent too many waits.
+class LoginThrottle:
+    """Counts wrong passwords; a sender of too many has to wait.
 
     They are counted by sender and all together, so that many addresses guess no faster than a few.
-    A browser that once knew the password holds a cookie, signed for this run of the studio, and is
-    counted by that: others cannot make it wait, be it from its own address or from many.
+    A browser that once sent the right password holds a cookie, signed for this run of the studio,
+    and is counted by its cookie. So others cannot make it wait, from its own address or from many.
     """
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._wrong: dict[str, tuple[int, float]] = {}  # sender: how often, and when last
+        self._wrong: dict[str, tuple[int, float]] = {}  # sender: (count, time of the last one)
 
     def new_cookie(self) -> str:
         return self._signed(secrets.token_hex(16))
 
     def sender(self, address: str, cookie: str) -> str:
-        """Who is counted: a cookie of ours, or else the address."""
+        """The key to count by: a cookie of ours, or else the address."""
         return cookie if self.is_ours(cookie) else address
 
     def is_ours(self, cookie: str) -> bool:
         return secrets.compare_digest(cookie, self._signed(cookie.partition(".")[0]))
 
-    def holds(self, sender: str) -> bool:
+    def is_blocked(self, sender: str) -> bool:
         """Whether this sender has to wait."""
         if self._count(sender) >= MOST_ATTEMPTS:
             return True
@@ -145,12 +145,12 @@ class Brake:
 
     def add(self, sender: str) -> None:
         """Count a wrong password."""
-        for one in (sender, *(() if self.is_ours(sender) else (EVERYBODY,))):
-            count = self._count(one)
-            self._wrong.pop(one, None)
-            if len(self._wrong) >= MOST_SENDERS:  # a flood from many: those of long ago go first
+        for key in (sender, *(() if self.is_ours(sender) else (EVERYBODY,))):
+            count = self._count(key)
+            self._wrong.pop(key, None)
+            if len(self._wrong) >= MOST_SENDERS:  # a flood from many senders: drop the oldest
                 del self._wrong[next(iter(self._wrong))]
-            self._wrong[one] = (count + 1, time.monotonic())
+            self._wrong[key] = (count + 1, time.monotonic())
 
     def _count(self, sender: str) -> int:
         count, last_s = self._wrong.get(sender, (0, 0.0))
@@ -161,27 +161,30 @@ class Brake:
 
 
 class Guard:
-    """ASGI middleware around the whole studio. `auth` is (user, password) beyond loopback."""
+    """ASGI middleware around the whole studio.
+
+    `auth`: (user, password) if the studio listens beyond this machine.
+    """
 
     def __init__(self, app: ASGIApp, auth: tuple[str, str] | None = None) -> None:
         self.app = app
         self.auth = auth
-        self.brake = Brake()
+        self.throttle = LoginThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         refusal = self._refusal(Headers(scope=scope), scope)
-        if scope["type"] != "http":  # gradio opens no websocket; what refuses has no answer there
+        if scope["type"] != "http":  # gradio opens no websocket, so none is answered
             if refusal is None:
                 await self.app(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008})
             return
 
-        is_new = self.auth is not None and not self.brake.is_ours(_cookie(Headers(scope=scope)))
-        page: list[Message] = []  # an HTML page is held back until its scripts are known
+        is_new = self.auth is not None and not self.throttle.is_ours(_cookie(Headers(scope=scope)))
+        page: list[Message] = []  # an HTML page is held back until its scripts are hashed
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -193,7 +196,7 @@ class Guard:
                 else:
                     _disarm(headers)
                 if refusal is None and is_new:
-                    cookie = self.brake.new_cookie()
+                    cookie = self.throttle.new_cookie()
                     headers.append("set-cookie", f"d3po-studio={cookie}; {COOKIE_RULES}")
                 if _type(headers) == "text/html":
                     page.append(message)
@@ -210,30 +213,30 @@ class Guard:
                 return
             await send(message)
 
-        if scope["path"] == "/":  # its scripts must be readable here
-            plain = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
+        if scope["path"] == "/":  # uncompressed, so that its scripts can be hashed
+            plain = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
             scope = {**scope, "headers": plain}
         if refusal is None:
             scope.setdefault("state", {})[LET_IN] = True
             most = math.inf if scope["path"] == ARCHIVES_PATH else LARGEST_BODY_BYTES
-            await self.app(scope, _bounded(receive, most), send_guarded)
+            await self.app(scope, bounded_body(receive, most), send_guarded)
         else:
             await _refuse(refusal, scope, receive, send_guarded)
 
     def _refusal(self, headers: Headers, scope: Scope) -> Response | None:
-        """The answer to a request that is not let in; None lets it in."""
+        """The answer to a refused request; None lets the request in."""
         host, method = headers.get("host", ""), scope.get("method", "GET")
-        sender = self.brake.sender((scope.get("client") or ("", 0))[0], _cookie(headers))
+        sender = self.throttle.sender((scope.get("client") or ("", 0))[0], _cookie(headers))
         if self.auth is None:
             if _name(host) not in LOOPBACK_NAMES:
                 return PlainTextResponse("The studio answers only on this machine.", 403)
-        elif self.brake.holds(sender):
+        elif self.throttle.is_blocked(sender):
             return PlainTextResponse(
                 "Too many wrong passwords: wait a minute.", 429, {"Retry-After": f"{WAIT_S:.0f}"}
             )
         elif not self._knows(headers.get("authorization", "")):
-            if "authorization" in headers:  # a browser asks once without it
-                self.brake.add(sender)
+            if "authorization" in headers:  # a browser's first request has none
+                self.throttle.add(sender)
             return PlainTextResponse(
                 "This studio asks for a name and a password.",
                 401,
@@ -265,7 +268,7 @@ class Guard:
 
 
 def content_security_policy(page: bytes) -> str:
-    """For an answer with this content: no script in it may run but those that it has now."""
+    """The policy for an answer with this content: only the scripts that it has now may run."""
     scripts = (text.replace(b"\r\n", b"\n") for text in INLINE_SCRIPT.findall(page))
     digests = (base64.b64encode(hashlib.sha256(text).digest()).decode() for text in scripts)
     known = "".join(f" 'sha256-{digest}'" for digest in digests)
@@ -278,18 +281,18 @@ def _same_origin(headers: Headers, host: str, method: str) -> bool:
         return False
     if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
         return True
-    # A link elsewhere may open the studio in a tab; nothing else may reach into it.
+    # A link on another page may open the studio in a tab; any other access is refused.
     opens_a_tab = headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")
     return opens_a_tab == ("navigate", "document") and method == "GET"
 
 
-def _bounded(receive: Receive, most_bytes: float) -> Receive:
-    """`receive` for a body that comes steadily and is no longer than this; else it is cut off."""
+def bounded_body(receive: Receive, most_bytes: float) -> Receive:
+    """`receive` for a request whose body is cut off if it is too long or too slow."""
     received, is_whole = 0, False
 
     async def receive_bounded() -> Message:
         nonlocal received, is_whole
-        if is_whole:  # only the end of the connection is still waited for
+        if is_whole:  # now it waits for the end of the connection
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), BODY_PATIENCE_S)
@@ -303,7 +306,7 @@ def _bounded(receive: Receive, most_bytes: float) -> Receive:
 
 
 async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer at once, hear out a moment what is still sent, and end the connection."""
+    """Answer at once, read on for a moment, and close the connection."""
     refusal.headers["Connection"] = "close"
 
     async def send_and_linger(message: Message) -> None:
@@ -311,7 +314,7 @@ async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send)
             await send({**message, "more_body": True})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_S):
-                    rest = _bounded(receive, LARGEST_BODY_BYTES)
+                    rest = bounded_body(receive, LARGEST_BODY_BYTES)
                     while (await rest()).get("more_body"):
                         pass
             message = {"type": "http.response.body", "body": b""}
@@ -321,7 +324,7 @@ async def _refuse(refusal: Response, scope: Scope, receive: Receive, send: Send)
 
 
 def _disarm(headers: MutableHeaders) -> None:
-    """Whatever is in it, a browser must neither run it nor show it as a page."""
+    """Keep a browser from running the content, or showing it as a page."""
     headers["Content-Security-Policy"] = FOREIGN_POLICY
     if "content-type" in headers and _type(headers) not in FOREIGN_TYPES:
         headers["content-type"] = BYTES
@@ -333,7 +336,7 @@ def _type(headers: Headers) -> str:
 
 
 def _cookie(headers: Headers) -> str:
-    """What a browser says it was given; empty where it says nothing of the kind."""
+    """The studio's cookie of a request; "" without one."""
     found = COOKIE.search(headers.get("cookie", ""))
     return found[1] if found else ""
 

@@ -1,20 +1,20 @@
-"""The top of the page: the open session and what the worker is doing."""
+"""The top of the page: the session menu, warnings, and the state of the worker."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from html import escape
-from pathlib import Path
 
 import gradio as gr
 
-from studio.store import home_warning
+from studio.store import Store, home_warning
 from studio.store.rows import Session
 from studio.ui import words
-from studio.ui.page import Look, Page, Values, begin_session
-
-_ASSETS = Path(__file__).parent / "assets"
+from studio.ui.page import Page, Values
+from studio.ui.sessions import begin_session
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script
 
 NOTICE = """
 <div id="notice-area" class="notice" role="alert" hidden>
@@ -22,9 +22,6 @@ NOTICE = """
   <button type="button" class="button quiet" aria-label="Close this message">×</button>
 </div>
 """
-NOTICE_JS = (
-    "watch('value', () => props.value && studio.notify(props.value.tone, props.value.text));"
-)
 
 BRAND = """
 <a class="brand" href="/" aria-label="D3PO Studio, start page">
@@ -47,73 +44,93 @@ THEME_BUTTON = """
 
 
 def notice_area() -> gr.HTML:
-    """Where sentences for the artist appear, whatever tab is open."""
+    """The place for sentences to the artist, above every tab."""
     return gr.HTML(
         value=None,
         html_template=NOTICE,
-        js_on_load=NOTICE_JS,
+        js_on_load=script("shared/notices.js"),
         apply_default_css=False,
         elem_id="notices",
     )
 
 
 def build(page: Page) -> None:
-    """The bar with the session menu and the worker's line."""
+    """The bar above the tabs."""
     bar = gr.HTML(
         value="",
-        js_on_load=(_ASSETS / "header.js").read_text(encoding="utf-8"),
+        js_on_load=script("shared/header.js", "session"),
         apply_default_css=False,
         elem_id="studio-header",
     )
 
-    warned = _warning(home_warning(page.store.home))
+    warning = home_sign(home_warning(page.store.home))
 
-    def view(look: Look) -> Values:
-        grow, damaged = "<span class='grow'></span>", _damaged(look.store.damaged_rows())
-        parts = (BRAND, _menu(look), grow, damaged, warned, _status(look), THEME_BUTTON)
+    def view(snapshot: StoreSnapshot) -> Values:
+        grow, damaged = "<span class='grow'></span>", _damaged(snapshot.store.damaged_rows())
+        parts = (BRAND, _menu(snapshot), grow, damaged, warning, _status(snapshot), THEME_BUTTON)
         return {bar: "".join(parts)}
 
-    page.shows(view, [bar], late=True)
-    _hear(page, bar)
+    page.show(view, [bar], late=True)
+    handlers = {
+        "open": _open,
+        "new": _new,
+        "rename": _rename,
+        "duplicate": _duplicate,
+        "delete": _delete,
+    }
+
+    def act(_shown: Session, event: gr.EventData) -> str | None:
+        """Do what was chosen in the session menu."""
+        name, session_id, text = (str(event._data.get(key) or "") for key in ("act", "id", "name"))
+        return handlers[name](page.store, session_id, text)
+
+    page.on(bar.session, act, with_event=True)
 
 
-def _hear(page: Page, bar: gr.HTML) -> None:
-    store = page.store
-
-    def session(shown: Session, event: gr.EventData) -> str | None:
-        """What was chosen in the session menu."""
-        act, session_id, name = (event._data.get(key) or "" for key in ("act", "id", "name"))
-        if act == "open":
-            store.set_last_session(session_id)
-        elif act == "new":
-            begin_session(store, name)
-        elif act == "rename":
-            store.rename_session(session_id, name)
-        elif act == "duplicate":
-            made = store.duplicate_session(session_id, name)
-            store.set_last_session(made.id)
-            return "Duplicated with its prompts and settings. Picks stay where they were made."
-        elif act == "delete":
-            gone = store.session(session_id)
-            store.delete_session(session_id)
-            return f"“{gone.name}” was deleted. Its files are kept in the folder “aside”."
-        return None
-
-    page.hears(bar.session, session, with_event=True)
+# --- the acts of the session menu ----------------------------------------------------------------
 
 
-def _menu(look: Look) -> str:
-    rows = "".join(_row(session, session.id == look.session.id) for session in look.sessions)
+def _open(store: Store, session_id: str, _name: str) -> None:
+    store.set_last_session(session_id)
+
+
+def _new(store: Store, _session_id: str, name: str) -> None:
+    begin_session(store, name)
+
+
+def _rename(store: Store, session_id: str, name: str) -> None:
+    store.rename_session(session_id, name)
+
+
+def _duplicate(store: Store, session_id: str, name: str) -> str:
+    copy = store.duplicate_session(session_id, name)
+    store.set_last_session(copy.id)
+    return "Duplicated with its prompts and settings. Picks stay where they were made."
+
+
+def _delete(store: Store, session_id: str, _name: str) -> str:
+    name = store.session(session_id).name
+    store.delete_session(session_id)
+    return f"“{name}” was deleted. Its files are kept in the folder “aside”."
+
+
+# --- the HTML ------------------------------------------------------------------------------------
+
+
+def _menu(snapshot: StoreSnapshot) -> str:
+    rows = "".join(
+        _row(session, session.id == snapshot.session.id) for session in snapshot.sessions
+    )
     rows += "".join(
         "<li class='soft'>A damaged session: the sign above says how to mend it</li>"
-        for table, _ in look.store.damaged_rows()
+        for table, _ in snapshot.store.damaged_rows()
         if table == "sessions"
     )
     return f"""
 <div class="session-picker">
   <button type="button" class="button quiet session-open" popovertarget="session-menu"
-    aria-label="Session: {escape(look.session.name)}. Open the list of sessions">
-    <span class="session-name">{escape(look.session.name)}</span>
+    aria-label="Session: {escape(snapshot.session.name)}. Open the list of sessions">
+    <span class="session-name">{escape(snapshot.session.name)}</span>
     <svg viewBox="0 0 12 12" aria-hidden="true"><path d="m2.5 4.5 3.5 3.5 3.5-3.5"/></svg>
   </button>
   <div id="session-menu" class="menu" popover>
@@ -130,8 +147,8 @@ def _menu(look: Look) -> str:
 </div>"""
 
 
-def _warning(sentence: str) -> str:
-    """A sign that opens what is to be said about where the home lies; nothing if it lies well."""
+def home_sign(sentence: str) -> str:
+    """A sign with the warning about the home's disk or folder; "" without one."""
     if not sentence:
         return ""
     return _sign(
@@ -143,7 +160,7 @@ def _warning(sentence: str) -> str:
 
 
 def _damaged(rows: list[tuple[str, str]]) -> str:
-    """A sign that opens what is damaged and left out of the page; nothing if nothing is."""
+    """A sign with the number of damaged rows by table; "" without any."""
     if not rows:
         return ""
     numbers = Counter(table.replace("_", " ") for table, _ in rows)
@@ -158,6 +175,7 @@ def _damaged(rows: list[tuple[str, str]]) -> str:
 
 
 def _sign(id_: str, label: str, title: str, sentence: str) -> str:
+    """A button that opens a sentence."""
     return f"""
 <button type="button" class="button quiet icon home-sign" popovertarget="{id_}"
   aria-label="{label}" title="{title}">
@@ -193,9 +211,9 @@ def _row(session: Session, is_open: bool) -> str:
     )
 
 
-def _status(look: Look) -> str:
-    tone, line = look.worker_line
-    device = f" · {look.worker.device}" if look.worker and look.worker.device else ""
+def _status(snapshot: StoreSnapshot) -> str:
+    tone, line = snapshot.worker_line
+    device = f" · {snapshot.worker.device}" if snapshot.worker and snapshot.worker.device else ""
     return (
         f"<p class='status' data-tone='{tone}' role='status' title='{escape(line + device)}'>"
         f"<i aria-hidden='true'></i><span>{escape(line)}</span></p>"

@@ -1,4 +1,4 @@
-"""Pictures and exported files, served by the ids of the store and never by a path."""
+"""Pictures and exported files, which are served by their ids, never by a path."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ from studio.pictures.infotext import Parameters, ParametersError, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 from studio.ui.guard import BYTES
+from studio.ui.previews import previews_by_round
 
-MODEL_PX = 320  # of a picture of a model, likewise
-THUMBNAIL_PX = 144  # of the longer side: twice what the filmstrip shows, for fine screens
+THUMBNAIL_PX = 144  # the longer side: twice the size in the filmstrip, for fine screens
+MODEL_PX = 320  # the longer side of a model's picture
 
-# Fixed, as each system has its own table of types; what else there is, is only to be saved.
+# Fixed here, because systems differ in their tables. Any other file can only be downloaded.
 TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
-# A file's id is never given to another file, so a browser may keep it for good.
+# An id is never used for another file, so a browser may cache it for ever.
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def routes(store: Store) -> APIRouter:
-    """Pictures to look at and to save, exports to download, and settings read from a picture.
+    """The routes of pictures, stories and exports.
 
-    `/images/ID` is for the screen, `/images/ID/thumbnail` small, `/images/ID/master` the PNG as it
-    was drawn, and `/images/ID/download` the same with its settings in it; `/stories/…` shows all
-    rounds in one file. `/parameters` takes a PNG and gives {"ok", "text"} or {"ok", "sentence"}.
+    `/images/ID` is the picture for the screen, `/images/ID/thumbnail` a small one,
+    `/images/ID/master` the PNG as it was drawn, and `/images/ID/download` the PNG with its settings
+    in it. `/stories/…` shows all rounds in one file. `/parameters` receives a PNG and answers with
+    its settings, {"ok", "text"}, or {"ok", "sentence"}.
     """
     router = APIRouter()
 
@@ -60,12 +62,12 @@ def routes(store: Store) -> APIRouter:
             return Response(data, headers=FOREVER, media_type="image/jpeg")
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
-        except OSError as error:  # gone, or not a picture any more
+        except OSError as error:  # missing or damaged
             raise HTTPException(404, "This picture cannot be read.") from error
 
     @router.get("/models/preview")
     def model_preview(model: str) -> Response:
-        known = store.known_model(model)  # no other file is shown, whoever asks
+        known = store.known_model(model)  # no other file is served
         try:
             data = thumbnail(Path(known.preview), MODEL_PX) if known and known.preview else None
         except OSError:
@@ -105,10 +107,10 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404)
         try:
             prompts = store.session(session_id).settings.shown_prompts
-            rounds = told(store, session_id)
+            rounds = previews_by_round(store, session_id)
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
-        rows = [(title, [_there(store, image) for image in images]) for title, images in rounds]
+        rows = [(title, [_existing(store, image) for image in images]) for title, images in rounds]
         if not any(path for _, paths in rows for path in paths):
             raise HTTPException(404, "There is no picture of this session yet.")
         try:
@@ -130,19 +132,8 @@ def routes(store: Store) -> APIRouter:
     return router
 
 
-def told(store: Store, session_id: str) -> list[tuple[str, list[Image | None]]]:
-    """Each round's name and its pictures of the shown prompts, the base first; None: not drawn."""
-    prompts = store.session(session_id).settings.shown_prompts
-    newest: dict[tuple[str | None, str], Image] = {}
-    for image in store.images(session_id, "preview", limit=1000):
-        newest.setdefault((image.adapter_id, image.prompt), image)
-    adapters = sorted(store.adapters(session_id), key=lambda adapter: adapter.number)
-    names = [(None, "Base model"), *((a.id, f"Round {a.number}") for a in adapters)]
-    return [(name, [newest.get((id_, prompt)) for prompt in prompts]) for id_, name in names]
-
-
 def _settings_of(data: bytes) -> dict[str, object]:
-    """The settings that a PNG carries, or a sentence why it has none."""
+    """The settings in a PNG, or a sentence about why there are none."""
     try:
         text = text_of_png(data)
         read(text)
@@ -151,8 +142,8 @@ def _settings_of(data: bytes) -> dict[str, object]:
     return {"ok": True, "text": text.encode("utf-8", "replace").decode("utf-8")}
 
 
-def _there(store: Store, image: Image | None) -> Path | None:
-    """The file of a picture, if there is one."""
+def _existing(store: Store, image: Image | None) -> Path | None:
+    """The file of a picture, if it exists."""
     path = image and store.image_path(image)
     return path if path and path.is_file() else None
 
@@ -171,39 +162,34 @@ def _file(
 
 
 def image_url(image_id: str) -> str:
-    """Where the page finds a picture."""
+    """The address of a picture."""
     return f"/images/{image_id}"
 
 
 def thumbnail_url(image_id: str) -> str:
-    """Where the page finds it small; 404 where its file is missing."""
+    """The address of a small copy; 404 if the file is missing."""
     return f"/images/{image_id}/thumbnail"
 
 
 def model_preview_url(base_model: str) -> str:
-    """Where the page finds the picture beside a model."""
+    """The address of the picture that lies beside a model."""
     return f"/models/preview?model={quote(base_model, safe='')}"
 
 
-def download_url(image_id: str) -> str:
-    """Where the page finds a picture to save, with its settings in it."""
-    return f"/images/{image_id}/download"
-
-
 def as_download(data: bytes, kind: str, name: str) -> Response:
-    """Something to save under a name of plain letters."""
+    """An answer that the browser saves. `name`: plain letters only."""
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(data, media_type=kind, headers=headers)
 
 
 def file_stem(image: Image) -> str:
-    """`a-red-apple-7`: a file name, without its ending, that every system takes."""
+    """`a-red-apple-7`: a file name for every system, without its extension."""
     words = re.sub(r"[^a-z0-9]+", "-", image.prompt.lower()).strip("-")[:60].strip("-")
     return f"{words or 'picture'}-{image.seed}"
 
 
 def made_with(store: Store, image: Image) -> Parameters:
-    """How a picture was made, as other tools read it."""
+    """The settings of a picture, for other tools to read."""
     lora, strength = "", None
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number

@@ -1,4 +1,4 @@
-"""Prompts to begin with: things the starter model can draw."""
+"""Prompts that the starter model can draw, for a new session."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def starter_packs() -> dict[str, tuple[str, ...]]:
 
 @cache
 def starter_concepts() -> tuple[str, ...]:
-    """All things that the starter model can draw; any larger model can draw them too."""
+    """Everything the starter model can draw. Any larger model can draw it too."""
     lines = CONCEPTS_PATH.read_text(encoding="utf-8").splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
 
 def first_settings() -> SessionSettings:
-    """Settings with which an artist can label at once."""
+    """Settings of a new session: labelling can begin at once."""
     return SessionSettings(prompts=starter_packs()[TO_BEGIN_WITH])

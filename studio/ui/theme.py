@@ -1,4 +1,4 @@
-"""Gradio's own components in the studio's design: every value is a token of studio.css."""
+"""Gradio's own components in the studio's design: every value is a token of base/tokens.css."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "Liberation Mono", "monosp
 
 
 def theme() -> gr.themes.Base:
-    """System fonts, neutral greys, two accents; dark and light come from the tokens."""
+    """System fonts, neutral greys, two accents; the tokens change with dark and light."""
     base = gr.themes.Base(
         primary_hue=colors.orange,
         secondary_hue=colors.teal,
@@ -32,7 +32,7 @@ def theme() -> gr.themes.Base:
     return base.set(**_both(TOKENS), **SIZES)
 
 
-# What has a dark twin in Gradio: the same token, which changes with the theme by itself.
+# Gradio has a dark variant of each of these; both get the same token.
 TOKENS = {
     "body_background_fill": "var(--page)",
     "body_text_color": "var(--ink)",

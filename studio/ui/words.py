@@ -1,4 +1,4 @@
-"""Numbers and states as sentences an artist would say. Pure functions."""
+"""Numbers and states in an artist's words. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from studio.store.rows import Metric, Round, WorkerStatus
 
-SILENT_AFTER_S = 10.0  # a worker that says nothing for so long has stopped: it does so every 2 s
+SILENT_AFTER_S = 10.0  # a living worker sends a heartbeat every 2 s
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -29,12 +29,12 @@ def duration(seconds: float) -> str:
 
 
 def per_cent(fraction: float) -> str:
-    """`40 %`; a share of something is never shown finer than that."""
+    """`40 %`; no share is shown more precisely than that."""
     return f"{round(100 * fraction)} %"
 
 
 def seconds_left(round_: Round, metrics: Sequence[Metric]) -> float | None:
-    """How long the round still takes, from how long its latest updates took."""
+    """The time a round still needs, at the pace of its latest updates."""
     recent = [m.values["seconds"] for m in metrics[-10:] if "seconds" in m.values]
     if not recent or not round_.updates_total:
         return None
@@ -47,9 +47,9 @@ def share_done(round_: Round) -> float:
 
 
 def is_silent(status: WorkerStatus | None, now_s: float | None = None) -> bool:
-    """Whether the worker has stopped: it would have said something by now.
+    """Whether the worker's last heartbeat is too old.
 
-    What it says in the future it said before the clock was set back.
+    One from the future counts as old too: the clock was set back since.
     """
     now_s = time.time() if now_s is None else now_s
     return status is not None and abs(now_s - status.heartbeat_at_s) > SILENT_AFTER_S
@@ -58,7 +58,7 @@ def is_silent(status: WorkerStatus | None, now_s: float | None = None) -> bool:
 def worker_line(
     status: WorkerStatus | None, round_: Round | None, metrics: Sequence[Metric]
 ) -> tuple[str, str]:
-    """What the painter is doing, as (tone, words); tone is idle, busy, wait or bad."""
+    """The state of the worker as (tone, words); the tone is idle, busy, wait or bad."""
     if status is None:
         return "wait", "The painter is starting"
     if is_silent(status):
@@ -67,7 +67,7 @@ def worker_line(
     match status.state:
         case "starting":
             return "wait", status.message.rstrip(".") or "The painter is getting ready"
-        # While it learns it draws a pair now and then; that need not be said each time.
+        # A round draws a pair now and then; the line stays as it is.
         case "training" | "sampling" if is_learning:
             return "busy", learning_line(round_, metrics)
         case "training":

@@ -29,7 +29,7 @@ class Downloads:
 
     def poll(self) -> bool:
         """Begin a waiting download unless one is under way; False, as it is no work to wait for."""
-        if self._thread is None or not self._thread.is_alive():
+        if not self.is_running:
             waiting = self._store.open_downloads()
             if waiting:
                 self._thread = threading.Thread(
@@ -38,10 +38,18 @@ class Downloads:
                 self._thread.start()
         return False
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Until the download under way has ended, or the time is over."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
     def leave(self) -> None:
         """Wait for the thread to end, once `stopping` is set."""
-        if self._thread is not None:
-            self._thread.join(LEAVE_S)
+        self.wait(LEAVE_S)
 
     def _download(self, job: Job) -> None:
         """{"repo"} → the description of the model; meanwhile the message shows the bytes."""

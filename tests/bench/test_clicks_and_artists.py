@@ -15,7 +15,14 @@ from PIL import Image, ImageDraw
 
 from studio import models
 from studio.bench import artists, clicks
-from studio.bench.clicks import Comparison
+from studio.bench.held_out import (
+    HELD_OUT_PROMPTS,
+    IMAGES_PER_PROMPT,
+    NAMED_PROMPTS,
+    Comparison,
+    split_prompts,
+    summarise,
+)
 from studio.engine import recogniser
 from studio.engine.collapse import Checks
 from studio.settings import SamplingSettings
@@ -45,9 +52,7 @@ def test_the_interval_holds_the_share(total, share):
 
 
 def test_ties_count_half_and_the_shift_is_in_deviations_of_the_base():
-    figures = clicks.summarise(
-        [comparison([0.0, 2.0], [1.0, 2.0]), comparison([0.0, 2.0], [0.0, 1.0])]
-    )
+    figures = summarise([comparison([0.0, 2.0], [1.0, 2.0]), comparison([0.0, 2.0], [0.0, 1.0])])
     assert figures["win_rate"] == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
     assert figures["shift_sd"] == pytest.approx((1.0 - 1.0) / 1.1547, abs=1e-4)
     assert figures["score_tuned"] == pytest.approx(1.0)
@@ -56,20 +61,23 @@ def test_ties_count_half_and_the_shift_is_in_deviations_of_the_base():
     assert figures["style_accuracy_tuned"] == figures["ground_accuracy_tuned"] == 0.5
     assert figures["comparisons"] == 4
     assert (figures["drift"], figures["diversity"]) == (0.5, 0.75)
-    more = clicks.summarise([comparison([0.0, 2.0], [2.0, 4.0])])
+    more = summarise([comparison([0.0, 2.0], [2.0, 4.0])])
     assert more["shift_sd"] == pytest.approx(2 / 2**0.5)
 
 
 def test_no_prompt_is_both_learned_from_and_asked_about():
     judge = recogniser.load()
-    first, second = clicks.split_prompts(judge, 0), clicks.split_prompts(judge, 1)
+    first, second = (
+        split_prompts(judge, 0),
+        split_prompts(judge, 1),
+    )
     for training, held_out in (first, second):
         assert not set(training) & set(held_out.objects)
         assert set(training) | set(held_out.objects) == set(judge.objects)
-        assert len(held_out.objects) == clicks.HELD_OUT_PROMPTS
+        assert len(held_out.objects) == HELD_OUT_PROMPTS
         assert {name for name, _, _ in held_out.named} <= set(held_out.objects)
         assert {style for _, style, _ in held_out.named} == set(judge.styles)
-        assert len({names[1:] for names in held_out.named}) == clicks.NAMED_PROMPTS
+        assert len({names[1:] for names in held_out.named}) == NAMED_PROMPTS
     assert first[1] == second[1]  # seeds are compared on the same prompts
     assert first[0] != second[0]
 
@@ -184,7 +192,7 @@ def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, cap
     assert needed | {"object_accuracy_base", "object_accuracy_tuned"} <= set(figures)
     assert figures["diversity"] > 0
     assert figures["peak_memory_mb"] > 100
-    assert figures["comparisons"] == 2 * clicks.IMAGES_PER_PROMPT
+    assert figures["comparisons"] == 2 * IMAGES_PER_PROMPT
     assert Image.open(sheet_path).width == 16 * 64
     assert "diffusion_dpo, 3 picks: win rate" in capsys.readouterr().out
 

@@ -34,7 +34,7 @@ def test_a_pick_is_killed_where_it_was_meant_to_be(homes, tmp_path):
     row = trial.Row("x")
     with trial.copy_of(homes["new"], tmp_path) as copy:
         done = trial.run(copy, "a pick", "unlink:signal=SIGKILL:when=1")
-        assert (done.status, done.said) == (-signal.SIGKILL, [])
+        assert (done.status, done.acknowledged) == (-signal.SIGKILL, [])
         trial.tally(row, "unlink 1", homes["new"], copy, done)
     assert row.is_clean, row.problems
     assert row.tried == 1

@@ -49,11 +49,11 @@ def test_what_comes_out_wrong_is_said(changes, said):
 def test_what_is_kept_is_counted(tiny_model: Path):
     """Twice the latents are twice as much; the weights are not among it."""
     denoiser = models.load(str(tiny_model), "cpu")
-    assert full_size.kept_mb(denoiser, 64, checkpointing=False) == 0  # nothing is to be learned
+    assert full_size.saved_mb(denoiser, 64, checkpointing=False) == 0  # nothing is to be learned
     denoiser.adapters.new(OBJECTIVES["diffusion_dpo"])
-    plain, large = (full_size.kept_mb(denoiser, px, checkpointing=False) for px in (64, 128))
+    plain, large = (full_size.saved_mb(denoiser, px, checkpointing=False) for px in (64, 128))
     assert 2 * plain < large < 8 * plain
-    assert full_size.kept_mb(denoiser, 64, checkpointing=True) < plain
+    assert full_size.saved_mb(denoiser, 64, checkpointing=True) < plain
 
 
 def test_the_true_sizes_are_the_true_sizes():

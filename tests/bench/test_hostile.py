@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from studio import models
-from studio.bench.faults import hostile
-from studio.bench.faults.hostile import NAMES, Found, Kind, kinds_of
+from studio.bench.faults import examples, hostile
+from studio.bench.faults.hostile import NAMES, Kind, Outcome, kinds_of
 from studio.bench.faults.operations import make_homes
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.settings import TrainingSettings
@@ -41,10 +41,10 @@ def denoiser(tmp_path: Path) -> models.Denoiser:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_others_made_is_a_value_or_a_sentence(kinds, name):
     number = int(30 * kinds[name].share)
-    found = hostile.in_a_process(lambda: hostile.tries(kinds[name], number))
-    assert found.problems == []
-    assert (found.tried, found.torn, found.hung) == (number, 0, 0)
-    assert found.taken, "none of them was taken: they prove nothing"
+    outcome = hostile.in_a_process(lambda: hostile.tries(kinds[name], number))
+    assert outcome.problems == []
+    assert (outcome.tried, outcome.torn, outcome.hung) == (number, 0, 0)
+    assert outcome.accepted, "no example was accepted: they prove nothing"
 
 
 def careless(text: str) -> bool:
@@ -72,10 +72,10 @@ def endless(text: str) -> bool:
 )
 def test_a_reader_that_does_harm_is_noticed(kinds, monkeypatch, reader, problem):
     monkeypatch.setattr(hostile, "ROW_LIMIT_S", 5.0)
-    kind = Kind("prompts", hostile.templates, reader)
-    found = hostile.in_a_process(lambda: hostile.tries(kind, 3))
-    assert found.torn
-    assert problem in found.problems[0]
+    kind = Kind("prompts", examples.templates, reader)
+    outcome = hostile.in_a_process(lambda: hostile.tries(kind, 3))
+    assert outcome.torn
+    assert problem in outcome.problems[0]
 
 
 def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(denoiser, tmp_path):
@@ -83,16 +83,16 @@ def test_an_adapter_of_a_huge_rank_is_refused_before_memory_is_asked_for_it(deno
     path = tmp_path / ADAPTER_CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 5000}))
 
-    def apply() -> Found:
+    def apply() -> Outcome:
         import resource  # there is none on Windows
 
         before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(models.ModelError, match="damaged"), denoiser.adapters.using(tmp_path):
             pass
         grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
-        return Found(problems=[f"{grown_kb} kB"] if grown_kb > 100_000 else [])
+        return Outcome(problems=[f"{grown_kb} kB"] if grown_kb > 100_000 else [])
 
-    assert hostile.in_a_process(apply) == Found()
+    assert hostile.in_a_process(apply) == Outcome()
 
 
 def test_an_adapter_with_another_kernel_than_its_layer_has_is_refused(denoiser, tmp_path):

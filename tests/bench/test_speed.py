@@ -147,7 +147,7 @@ def test_a_shape_instead_of_a_model(tmp_path, capsys):
     [
         (train, ["--prompts", "2"], "pair-steps a second, D3PO as published"),
         (train, ["--prompts", "1", "--images-per-prompt", "4"], "6 pairs of 4 images"),
-        (sample, ["--batch", "2", "--steps", "2"], "pictures a second with every step kept"),
+        (sample, ["--batch", "2", "--steps", "2"], "pictures a second with every latent kept"),
     ],
 )
 def test_a_whole_run(tiny_model, tmp_path, capsys, benchmark, options, sentence):

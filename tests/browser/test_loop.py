@@ -125,7 +125,7 @@ def pick(page: Page, number: int) -> None:
         if place - before == number // 2:
             expect(page.locator(".prefer-pair")).to_be_visible()
             snap(page, f"loop-3-prefer-{place + 1}")
-    page.wait_for_function("() => !studio.unsaved()")
+    page.wait_for_function("() => !document.querySelector('#prefer [data-unsaved]')")
 
 
 def watch_a_round_through_a_reload_and_a_crash(page: Page, process: subprocess.Popen[str]) -> None:

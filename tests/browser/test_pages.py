@@ -66,7 +66,7 @@ def choices(store, session) -> dict[str, str]:
 def expect_saved(page: Page, store, session, picks: int) -> None:
     """The page shows so many picks, and then the store has them."""
     expect(page.locator(".prefer-counts")).to_have_text(re.compile(rf"^{picks} picks?$"))
-    page.wait_for_function("() => !studio.unsaved()")
+    page.wait_for_function("() => !document.querySelector('#prefer [data-unsaved]')")
     assert store.pick_counts(session.id).total == picks
 
 
@@ -373,7 +373,7 @@ def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling
     expect(page.locator("#model-card")).to_contain_text(f"In use: {path}")
     expect(card).to_have_attribute("aria-pressed", "true")
     open_fold(page, "How pictures are made")
-    expect(page.locator("#clip-skip-place")).to_be_hidden()
+    expect(page.locator("#clip-skip-row")).to_be_hidden()
     page.get_by_role("button", name="832 × 1216").click()
     expect(page.get_by_label("Height")).to_have_value("1216")
     path.unlink()

@@ -117,7 +117,7 @@ def test_one_rule_says_which_pictures_may_share_a_round(name: str) -> None:
     if may:
         assert len(PairBatch.of(pairs)) == 2
     else:
-        with pytest.raises(MixedSettingsError, match="one kind only"):
+        with pytest.raises(MixedSettingsError, match="only one kind"):
             PairBatch.of(pairs)
 
 

@@ -277,7 +277,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shards absolute": (folder(shards("/etc/passwd")), "outside of its folder"),
     "shards empty": (folder(shards("zero.safetensors")), "zero.safetensors is empty"),
     "shards missing": (folder(shards("gone.safetensors")), "gone.safetensors is missing"),
-    "program of its own": (folder(custom_code), "Such programs are not run"),
+    "program of its own": (folder(custom_code), "such programs are not run"),
     "part of its own": (folder(custom_part), "incomplete"),
     "inpainting": (configuration("unet/config.json", in_channels=9), "an inpainting model"),
     "refiner": (

@@ -19,7 +19,7 @@ from studio import models
 from studio.bench.families import make_pipeline, make_vae, vae_tensors, write_checkpoint
 from studio.engine import sampling
 from studio.models import ModelError
-from studio.models.inversions import _word
+from studio.models.inversions import word_pattern
 from studio.settings import SamplingSettings
 
 SETTINGS = SamplingSettings(steps=2, width_px=64, height_px=64, guidance=3.0, eta=0.0)
@@ -175,14 +175,14 @@ def test_the_folders_of_other_tools_are_found(tmp_path: Path, folder: str, model
 def test_a_name_is_found_as_a_word_of_its_own(name: str, text: str, count: int) -> None:
     import re
 
-    assert len(re.findall(_word(name), text, re.IGNORECASE)) == count
+    assert len(re.findall(word_pattern(name), text, re.IGNORECASE)) == count
 
 
 @given(st.text(min_size=1, max_size=12))
 def test_any_name_is_found_where_it_stands_alone(name: str) -> None:
     import re
 
-    assert re.fullmatch(_word(name), name)
+    assert re.fullmatch(word_pattern(name), name)
 
 
 def test_what_is_not_read_is_said_with_the_names(sd1: Path) -> None:
@@ -289,7 +289,7 @@ def test_no_file_of_a_word_does_harm(tmp_path: Path, data: bytes, is_framed: boo
     path = tmp_path / "word.safetensors"
     path.write_bytes(len(data).to_bytes(8, "little") + data if is_framed else data)
     with pytest.raises(ModelError):
-        models.inversions._vectors(path, [64])
+        models.inversions.read_vectors(path, [64])
 
 
 # --- the VAE -------------------------------------------------------------------------------------
@@ -338,10 +338,10 @@ def test_a_checkpoint_without_a_vae_is_whole_with_one_beside_it(sd1: Path) -> No
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: {"decoder.x": torch.zeros(1)}, "holds no whole VAE"),
+        (lambda t: {"decoder.x": torch.zeros(1)}, "not a complete VAE"),
         (lambda t: {k: v for k, v in t.items() if "up.2" not in k}, "is incomplete"),
         (lambda t: t | {"decoder.conv_in.weight": torch.zeros(32, 16, 3, 3)}, "another kind"),
-        (lambda t: {"encoder.down_blocks.0.x": torch.zeros(1)}, "form of diffusers"),
+        (lambda t: {"encoder.down_blocks.0.x": torch.zeros(1)}, "in the diffusers format"),
         (lambda t: {k: v * float("nan") for k, v in t.items()}, "not all numbers"),
     ],
 )

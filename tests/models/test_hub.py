@@ -155,7 +155,7 @@ def test_what_killed_downloads_left_is_swept_away(here: Hub, tmp_path: Path) -> 
         (lambda hub: setattr(hub, "status", 404), "There is no model someone/tiny-model"),
         (lambda hub: setattr(hub, "status", 500), r"has a problem \(500\)"),
         (lambda hub: (hub.folder / UNET).unlink(), "no .safetensors file of its unet"),
-        (lambda hub: (hub.folder / "model_index.json").unlink(), "no diffusers model"),
+        (lambda hub: (hub.folder / "model_index.json").unlink(), "not a diffusers model"),
     ],
 )
 def test_what_goes_wrong_is_a_sentence(here: Hub, change, words: str) -> None:
@@ -221,7 +221,7 @@ def test_the_worker_downloads_beside_its_other_work(
     while worker.work():
         pass
     assert store.waiting_count(session.id) == 2  # drawn meanwhile, whichever was done first
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     done = store.job(job.id)
     assert (done.state, done.progress) == ("done", 1.0)
     assert done.result["base_model"] == REPO
@@ -240,18 +240,18 @@ def test_what_a_worker_before_left_is_gone_on_with_and_failure_is_said(
     here.status = 500
     worker = Worker(store, "cpu")
     worker.downloads.poll()
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     assert store.job(job.id).state == "failed"
     assert "has a problem (500)" in store.job(job.id).message
     here.status = 200
     left = store.add_job(session.id, "download", {"repo": REPO})
     store.cancel_job(left.id)
     worker.downloads.poll()
-    assert not worker.downloads._thread.is_alive()
+    assert not worker.downloads.is_running
     stopped = store.add_job(session.id, "download", {"repo": REPO})
     worker.stopping.set()
     worker.downloads.poll()
-    worker.downloads._thread.join()
+    worker.downloads.wait()
     assert store.job(stopped.id).state == "running"  # for the worker after this one
 
 

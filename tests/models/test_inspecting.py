@@ -57,14 +57,14 @@ def packed(tensors: dict[str, Tensor]) -> None:
 REFUSED: dict[str, tuple[str, Change, str]] = {
     "cosxl": ("sdxl", plus("edm_vpred.sigma_max"), "is a CosXL model"),
     "playground": ("sdxl", plus("edm_mean"), "is a Playground 2.5 model"),
-    "a schedule of tomorrow": ("sdxl", plus("flow_shift"), "schedule of noise .*see flow_shift"),
-    "zero snr by another name": ("sd1", plus("zsnr"), "schedule of noise .*see zsnr"),
+    "a schedule of tomorrow": ("sdxl", plus("flow_shift"), "noise schedule .*see flow_shift"),
+    "zero snr by another name": ("sd1", plus("zsnr"), "noise schedule .*see zsnr"),
     "lcm": ("sd1", plus(f"{UNET}time_embed.cond_proj.weight"), "is an LCM"),
-    "fp8 unet": ("sdxl", scaled(f"{UNET}middle_block.1.proj_in"), "in few bits"),
-    "fp8 text encoder": ("sdxl", scaled(f"{CLIP}encoder.layers.0.mlp.fc1"), "in few bits"),
-    "weight_scale": ("sd1", plus(f"{UNET}out.2.weight_scale"), "in few bits"),
-    "fp8 mark": ("sd1", plus("scaled_fp8"), "in few bits"),
-    "8-bit": ("sd1", packed, "in few bits"),
+    "fp8 unet": ("sdxl", scaled(f"{UNET}middle_block.1.proj_in"), "quantized"),
+    "fp8 text encoder": ("sdxl", scaled(f"{CLIP}encoder.layers.0.mlp.fc1"), "quantized"),
+    "weight_scale": ("sd1", plus(f"{UNET}out.2.weight_scale"), "quantized"),
+    "fp8 mark": ("sd1", plus("scaled_fp8"), "quantized"),
+    "8-bit": ("sd1", packed, "quantized"),
     "ssd-1b": (
         "sdxl",
         without(
@@ -137,5 +137,5 @@ def test_a_folder_with_scales_is_refused(tmp_path: Path) -> None:
     make_pipeline("sd1").save_pretrained(tmp_path / "sd1")
     path = tmp_path / "sd1" / "text_encoder" / "model.safetensors"
     save_file(load_file(path) | {"encoder.layers.0.mlp.fc1.scale_weight": torch.ones(())}, path)
-    with pytest.raises(ModelError, match="in few bits"):
+    with pytest.raises(ModelError, match="quantized"):
         models.inspect(str(tmp_path / "sd1"))

@@ -53,7 +53,7 @@ def test_lists_come_from_files_that_may_change(lists):
         ("a __ghost__", "ghost.txt"),
         ("a {cat|dog", "both braces"),
         ("{0::a|0::b}", "cannot be read"),
-        ("{|}", "come out empty"),
+        ("{|}", "become empty"),
         ("__loop__", "name each other"),
         ("a __long__", "longer than"),
     ],
@@ -93,10 +93,8 @@ def repeated(depth: int) -> str:
 @pytest.mark.parametrize("depth", [14, 20, 40])
 def test_an_expansion_that_grows_exponentially_is_given_up_while_it_runs(depth, lists, monkeypatch):
     spent = []
-    spend = alternatives._Budget.spend
-    monkeypatch.setattr(
-        alternatives._Budget, "spend", lambda *args: (spent.append(1), spend(*args))[1]
-    )
+    spend = alternatives.Budget.spend
+    monkeypatch.setattr(alternatives.Budget, "spend", lambda *a: (spent.append(1), spend(*a))[1])
     with pytest.raises(SettingsError, match="far too long"):
         expand(repeated(depth), 1, lists)
     assert len(spent) <= alternatives.MOST_COMMANDS + 1

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from studio.prompting.styles import Style, parse, styled, written
 from studio.settings import SessionSettings, SettingsError
-from studio.ui.tabs.prompt import with_style
+from studio.ui.tabs.prompt.styles import with_style
 
 # As A1111 writes it: a mark at the start, a group's name, quoted words, a column nobody filled in.
 OTHERS = (

@@ -92,7 +92,7 @@ def test_deaths_soon_after_a_start_are_waited_out_longer_and_longer(tmp_path, mo
     delays: list[float] = []
     busy = Supervisor(tmp_path, running("pass"))
     monkeypatch.setattr(supervisor, "LONGEST_DELAY_S", 4.0)
-    monkeypatch.setattr(busy._leaving, "wait", delays.append)
+    monkeypatch.setattr(busy.leaving, "wait", delays.append)
     with busy:
         wait_until(lambda: len(delays) >= 6)
     assert delays[:6] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0]
@@ -102,7 +102,7 @@ def test_a_worker_that_lived_long_is_started_again_at_once(tmp_path, monkeypatch
     delays: list[float] = []
     steady = Supervisor(tmp_path, running("pass"))
     monkeypatch.setattr(supervisor, "STEADY_S", 0.0)
-    monkeypatch.setattr(steady._leaving, "wait", delays.append)
+    monkeypatch.setattr(steady.leaving, "wait", delays.append)
     with steady:
         wait_until(lambda: len(delays) >= 3)
     assert set(delays) == {supervisor.FIRST_DELAY_S}
@@ -118,7 +118,7 @@ def test_what_the_worker_says_last_is_kept(tmp_path):
 
 def test_a_worker_that_cannot_be_started_stops_nothing(tmp_path):
     with Supervisor(tmp_path, ["/there/is/no/such/program"]) as found:
-        wait_until(found._thread.is_alive)
+        wait_until(lambda: found.is_running)
         assert found.pid is None
 
 

@@ -36,8 +36,8 @@ from studio.store.archive import TABLES
 from studio.store.checked import odd_columns
 from studio.ui import app
 from studio.ui.page import Page
-from tests.support.factories import make_pair
 from tests.store.test_archive import fill, rewritten
+from tests.support.factories import make_pair
 
 SHAPES: list[Any] = [
     *(None, [], {}, "", 0, True, -1, 0.5, 1e308, 10**18, "x", [1], [[]], {"a": {"b": [1]}}),
@@ -91,7 +91,7 @@ def page(whole) -> Page:
 def shown(page: Page, store: Store) -> str:
     """All that the page shows of a store; the page says of no part of it that it went wrong."""
     page.store = store
-    answer = page._changed("", {})
+    answer = page.changed("", {})
     said = answer.get(page.notice)
     assert said is None or not said["text"], said
     return repr(list(answer.values()))

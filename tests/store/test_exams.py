@@ -14,8 +14,8 @@ from scipy.stats import binomtest
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies, wilson
 from studio.store import Store, StoreError
-from tests.support.factories import make_image, open_at
 from tests.store.test_store import finish, pick
+from tests.support.factories import make_image, open_at
 
 QUESTIONS = [("a snail", 1), ("a fox", 2), ("a snail", 3), ("an owl", 4)]
 
@@ -77,6 +77,19 @@ def test_an_answer_sent_twice_counts_once(store, exam):
     assert store.exam(exam.id).answered == 0
     store.answer_exam("b", first.id, "tie")
     assert store.exam(exam.id).pairs[0].choice == "tie"
+
+
+def test_an_answer_knows_the_one_that_it_replaced(store, exam):
+    first, second = exam.pairs[:2]
+    store.answer_exam("a", first.id, "left")
+    store.answer_exam("b", second.id, "right")
+    for _ in range(2):  # lost on the way, and sent again
+        store.answer_exam("c", first.id, "tie")
+        before = [store.exam_answer_before(answer_id) for answer_id in "abc"]
+        assert before == [None, None, "left"]
+    store.take_back_answer("z", exam.id)
+    store.answer_exam("d", first.id, "right")
+    assert store.exam_answer_before("d") is None
 
 
 def test_answers_are_taken_back_one_by_one_from_the_newest(store, exam):

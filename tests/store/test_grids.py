@@ -96,7 +96,7 @@ def test_what_was_said_is_read_again(size, shuffled, named, otherwise):
         assert list(answer.ranking) == said
         assert (answer.id, answer.question) == ("a", asked)
         store.undo_pick("u", session.id)
-        assert list(store.undone("u").ranking) == said
+        assert list(store.answer_before("u").ranking) == said
         assert store.recent_answers(session.id) == []
         store.close()
 
@@ -107,7 +107,9 @@ def test_sent_twice_is_kept_once_and_a_new_answer_replaces_the_old(store, sessio
         order(store, asked, 1)
     order(store, asked, 2)  # the same id: an answer that was lost on the way, and asked for again
     assert {better for better, _ in choices(store, session)} == {ids(asked)[1]}
+    assert store.answer_before("a") is None
     order(store, asked, 2, 3, answer_id="b")
+    assert list(store.answer_before("b").ranking) == [ids(asked)[1]]
     [answer] = store.recent_answers(session.id)
     assert list(answer.ranking) == [ids(asked)[2], ids(asked)[3]]
     assert store.pick_counts(session.id).total == 1
@@ -122,7 +124,7 @@ def test_undo_takes_all_of_it_back_once(store, session):
         assert store.undo_pick("u", session.id).id == asked.id
     assert store.pick_counts(session.id).total == 1
     assert [question.id for question in store.waiting(session.id)] == [asked.id]
-    assert list(store.undone("u").ranking) == [ids(asked)[1], ids(asked)[0]]
+    assert list(store.answer_before("u").ranking) == [ids(asked)[1], ids(asked)[0]]
     assert store.undo_pick("v", session.id).id == pair.id
     assert store.undo_pick("w", session.id) is None
 

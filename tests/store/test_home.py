@@ -101,8 +101,8 @@ def test_the_doctor_says_it(tmp_path):
 
 
 def test_the_page_shows_it_only_where_there_is_something_to_say():
-    assert header._warning("") == ""
-    shown = header._warning("/home/<b>/Dropbox seems …")
+    assert header.home_sign("") == ""
+    shown = header.home_sign("/home/<b>/Dropbox seems …")
     assert "/home/&lt;b&gt;/Dropbox" in shown
     assert "aria-label=" in shown
 

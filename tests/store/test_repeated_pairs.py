@@ -10,8 +10,8 @@ import pytest
 from studio.statistics import leans, wilson
 from studio.store import Store, StoreError
 from studio.store.labelling import ASK_AGAIN_EVERY
-from tests.support.factories import open_at
 from tests.store.test_store import finish, pick
+from tests.support.factories import open_at
 
 
 def pick_all(store, pairs, choices="lr"):

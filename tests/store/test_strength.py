@@ -44,8 +44,22 @@ def test_a_changed_pick_says_all_anew(store, session, add_pairs):
     assert holding(store, session) == {pair.id: changed}
     for _ in range(2):
         store.undo_pick("u", session.id)
-        assert [one.pick for one in store.undone("u").picked] == [changed]
+        assert [one.pick for one in store.answer_before("u").picked] == [changed]
     assert holding(store, session) == {}
+
+
+def test_an_answer_knows_the_one_that_it_replaced(store, session, add_pairs):
+    [pair] = add_pairs(1)
+    first = store.add_pick("p", pair.id, "left")
+    assert store.answer_before("p") is None
+    for _ in range(2):  # lost on the way, and sent again
+        store.add_pick("q", pair.id, "right")
+        assert [one.pick for one in store.answer_before("q").picked] == [first]
+    store.undo_pick("u", session.id)
+    store.add_pick("r", pair.id, "tie")  # after an undo none holds
+    assert store.answer_before("r") is None
+    with pytest.raises(StoreError, match="does not exist"):
+        store.answer_before("nobody's")
 
 
 @pytest.mark.parametrize(

@@ -1,36 +1,24 @@
-"""What the pages say and refuse, without a browser: the guard, the routes, the words."""
+"""The web application without a browser: the guard before every route, and the pages."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import subprocess
 import sys
-import time
 import uuid
 from base64 import b64encode
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image as Pictures
 
-from studio.settings import OBJECTIVES, SessionSettings, SettingsError, TrainingSettings
-from studio.starter.data import CONCEPTS_PATH
-from studio.store import Export, Habits, Metric, Round, Session, Store, StoreError, WorkerStatus
-from studio.ui import curves, fields, guard, words
+from studio.store import Store
+from studio.ui import guard, static
 from studio.ui.app import build, serve, server
-from studio.ui.images import THUMBNAIL_PX
-from studio.ui.page import Look, begin_session, open_session
-from studio.ui.starter_pack import first_settings, starter_packs
-from studio.ui.tabs import compare, export, prefer, prompt, train
-from tests.browser import seed
-from tests.support.factories import make_image, make_pair
 
 LOCAL = {"host": "127.0.0.1:7860"}
+STYLES, SCRIPT = static.address("base/tokens.css"), static.address("shared/page.js")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +51,7 @@ def guarded_client(guarded_app) -> TestClient:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "localhost", "[::1]:7860"])
 def test_names_of_this_machine_are_let_in(client, host):
-    assert client.get("/studio/studio.css", headers={"host": host}).status_code == 200
+    assert client.get(STYLES, headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -96,7 +84,7 @@ def test_another_origin_is_refused(client, origin):
 
 def test_its_own_origin_is_let_in(client):
     headers = {**LOCAL, "origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-origin"}
-    assert client.get("/studio/studio.js", headers=headers).status_code == 200
+    assert client.get(SCRIPT, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -120,7 +108,7 @@ def test_other_pages_may_only_link(client, site, mode, destination, method, stat
     assert client.request(method, "/", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/", "/studio/studio.css", "/images/none", "/config"])
+@pytest.mark.parametrize("path", ["/", STYLES, SCRIPT, "/images/none", "/config"])
 def test_every_answer_carries_the_security_headers(client, path):
     headers = client.get(path).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -129,7 +117,7 @@ def test_every_answer_carries_the_security_headers(client, path):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", "/studio/studio.css", "/gradio_api/info")
+PATHS = ("/", "/config", "/images/none", "/exports/a/b/c", STYLES, "/gradio_api/info")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -146,9 +134,9 @@ def test_beyond_this_machine_every_route_asks_for_the_password(guarded_client, p
 
 def test_with_the_password_one_is_let_in_under_any_host(guarded_client):
     headers = {"authorization": "Basic " + b64encode(b"ada:secret: x").decode()}
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 200
+    assert guarded_client.get(STYLES, headers=headers).status_code == 200
     headers["origin"] = "http://evil.example"
-    assert guarded_client.get("/studio/studio.css", headers=headers).status_code == 403
+    assert guarded_client.get(STYLES, headers=headers).status_code == 403
 
 
 def test_wrong_passwords_are_counted(module_store, monkeypatch):
@@ -158,7 +146,7 @@ def test_wrong_passwords_are_counted(module_store, monkeypatch):
     right, wrong = (
         {"authorization": "Basic " + b64encode(text).decode()} for text in (b"ada:secret", b"ada:x")
     )
-    path = "/studio/studio.css"
+    path = STYLES
     for _ in range(guard.MOST_ATTEMPTS * 2):
         assert client.get(path).status_code == 401  # a browser that asks for the password
     for _ in range(guard.MOST_ATTEMPTS):
@@ -326,427 +314,3 @@ def test_the_page_asks_for_nothing_from_another_machine(client):
     page = client.get("/").text
     for attribute in ('src="http', "src='http", 'href="http', "href='http"):
         assert attribute not in page
-
-
-# --- pictures and downloads ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def picture(module_store: Store):
-    session = module_store.create_session("Pictures", SessionSettings(prompts=("a lion",)))
-    image = make_image(module_store, session.id)
-    path = module_store.image_path(image)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Pictures.new("RGB", (8, 8), "red").save(path)
-    return module_store.add_image(image)
-
-
-def test_a_picture_is_served_by_its_id(client, picture):
-    for path in (f"/images/{picture.id}", f"/images/{picture.id}/master"):
-        answer = client.get(path)
-        assert answer.status_code == 200
-        assert answer.headers["content-type"] == "image/png"
-        assert "immutable" in answer.headers["cache-control"]
-
-
-def test_what_is_not_a_picture_is_not_found(client, picture, module_store):
-    module_store.image_path(picture).unlink()
-    gone = client.get(f"/images/{picture.id}")
-    assert gone.status_code == 404
-    assert "missing" in gone.text
-    for path in ("/images/none", "/images/..%2f..%2fstudio.sqlite", "/images/%2e%2e/master"):
-        assert client.get(path).status_code == 404
-
-
-def test_only_the_files_of_an_export_are_served(client, module_store):
-    session = module_store.create_session("Exports", SessionSettings(prompts=("a lion",)))
-    seed.add_pairs(module_store, session, 4)
-    seed.pick_all(module_store, session)
-    adapter = seed.learn(module_store, session)
-    made = Export("e1", session.id, adapter.id, "Blue", ("Blue.safetensors",), {}, time.time())
-    folder = module_store.export_path(session.id, made.id)
-    folder.mkdir(parents=True)
-    (folder / "Blue.safetensors").write_bytes(b"lora")
-    (folder / "secret.txt").write_text("no")
-    module_store.add_export(made)
-    good = client.get(f"/exports/{session.id}/e1/Blue.safetensors")
-    assert good.content == b"lora"
-    assert "attachment" in good.headers["content-disposition"]
-    for path in (
-        f"/exports/{session.id}/e1/secret.txt",
-        f"/exports/{session.id}/e1/..%2f..%2fstudio.sqlite",
-        f"/exports/{session.id}/e2/Blue.safetensors",
-        "/exports/none/e1/Blue.safetensors",
-    ):
-        assert client.get(path).status_code == 404, path
-
-
-# --- words ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "a few seconds"),
-        (12, "about 10 s"),
-        (58, "about 1 min"),
-        (60 * 3 + 20, "about 3 min"),
-        (3600, "about 1 h"),
-        (4800, "about 1 h 20 min"),
-    ],
-)
-def test_durations(seconds, said):
-    assert words.duration(seconds) == said
-
-
-def a_round(**changes: object) -> Round:
-    values = {
-        "id": "r",
-        "session_id": "s",
-        "number": 2,
-        "state": "running",
-        "settings": TrainingSettings(),
-        "train_pick_ids": tuple("abcdefgh"),
-        "held_out_pick_ids": tuple("ij"),
-        "updates_done": 40,
-        "updates_total": 100,
-        "adapter_id": None,
-        "message": "",
-        "created_at_s": 0.0,
-        "started_at_s": 0.0,
-        "finished_at_s": None,
-    }
-    return Round(**values | changes)
-
-
-def a_status(state: str = "idle", age_s: float = 0.0, message: str = "") -> WorkerStatus:
-    """Said so many seconds before it is looked at."""
-    return WorkerStatus(1, state, message, "cpu", -age_s)
-
-
-def said_now(status: WorkerStatus) -> WorkerStatus:
-    return replace(status, heartbeat_at_s=time.time() + status.heartbeat_at_s)
-
-
-METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in range(1, 41)]
-
-
-@pytest.mark.parametrize(
-    ("status", "round_", "said"),
-    [
-        (None, None, ("wait", "The painter is starting")),
-        (a_status(), None, ("idle", "Idle")),
-        (a_status("sampling"), None, ("busy", "Drawing pairs")),
-        (a_status("training"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
-        (a_status("sampling"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
-        (a_status("training"), a_round(updates_done=0), ("busy", "Learning: getting ready")),
-        (a_status("training", 99), a_round(), ("bad", "The painter stopped and is starting again")),
-        (a_status("error", message="No model."), None, ("bad", "No model")),
-        (a_status("starting", message="Loading x."), None, ("wait", "Loading x")),
-    ],
-)
-def test_the_workers_line(status, round_, said):
-    assert words.worker_line(status and said_now(status), round_, METRICS) == said
-
-
-def test_a_curve_is_drawn_within_its_frame_and_says_its_newest_value():
-    chart = curves.share_chart("Agrees", [(1, 0.25), (50, 1.0), (100, 0.5)], "about <it>", 100)
-    assert ">50 %<" in chart
-    assert "about &lt;it&gt;" in chart
-    line = chart.split("points='")[1].split("'")[0]
-    for point in line.split():
-        x, y = map(float, point.split(","))
-        assert 0 <= x <= curves.WIDTH
-        assert 0 <= y <= curves.HEIGHT
-
-
-def test_a_curve_without_points_is_an_empty_frame():
-    assert "polyline" not in curves.value_chart("Leaning", [], "", 10)
-    assert "polyline" not in curves.value_chart("Leaning", [(1, 0.0)], "", 10)
-
-
-# --- prompts and other input ---------------------------------------------------------------------
-
-
-def test_prompts_are_the_lines_without_blanks_and_repeats(tmp_path):
-    settings = prompt.with_prompts(
-        SessionSettings(), "  a  lion \n\n\na {cat|dog}\na lion\n", tmp_path
-    )
-    assert settings.prompts == ("a lion", "a {cat|dog}")
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"), [("a {cat|dog", "both braces"), ("a __ghost__", "ghost.txt")]
-)
-def test_a_prompt_that_cannot_be_read_is_answered_with_a_sentence(text, sentence, tmp_path):
-    with pytest.raises(SettingsError, match=sentence):
-        prompt.with_prompts(SessionSettings(), f"a lion\n{text}", tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "   \n\t\n"])
-def test_no_prompt_at_all_is_answered_with_a_sentence(text, tmp_path):
-    with pytest.raises(SettingsError, match="no prompt"):
-        prompt.with_prompts(SessionSettings(), text, tmp_path)
-
-
-def test_what_a_model_does_not_read_is_named_as_long_as_it_is_written(store):
-    session = begin_session(store, "Long")
-    long = "a cat on <b>a mat</b> and so on for ever and ever and ever"
-    store.update_settings(session.id, replace(session.settings, prompts=("a dog", long)))
-    [job] = store.jobs(session.id, kind="preview")
-    store.update_job(job.id, state="done", result={"unread": {long: "for <ever>", "old": "x"}})
-    said = prompt.unread(Look(store))
-    assert "for &lt;ever&gt;” is left out" in said
-    assert said.count("<li>") == 1
-    store.update_settings(session.id, session.settings)
-    assert prompt.unread(Look(store)) == ""
-
-
-def test_the_starter_packs_are_ready_to_use():
-    prompts = [prompt for pack in starter_packs().values() for prompt in pack]
-    assert len(prompts) == len(set(prompts)) >= 40
-    assert set(first_settings().prompts) < set(prompts)
-    assert set(prompts) <= set(CONCEPTS_PATH.read_text(encoding="utf-8").splitlines())
-
-
-def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
-    for name in train.REACHES:
-        settings = train.with_strength(SessionSettings(), name)
-        assert train.strength_of(settings.training) == name
-    gentle, strong = (train.with_strength(SessionSettings(), n) for n in ("Gentle", "Strong"))
-    assert gentle.training.target_shift < strong.training.target_shift
-    assert gentle.training.beta == strong.training.beta
-
-
-def test_the_strength_dial_sets_beta_where_there_is_no_reach():
-    published = SessionSettings(training=OBJECTIVES["d3po"])
-    gentle, strong = (train.with_strength(published, n) for n in ("Gentle", "Strong"))
-    assert gentle.training.beta > strong.training.beta  # beta is what holds it back
-    assert gentle.training.target_shift is strong.training.target_shift is None
-
-
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
-def test_another_way_of_learning_is_taken_whole_but_for_rank_and_alpha(objective):
-    settings = SessionSettings(training=TrainingSettings(rank=4, alpha=2.0))
-    changed = train.with_objective(settings, objective)
-    assert changed.training == replace(OBJECTIVES[objective], rank=4, alpha=2.0)
-    assert objective in train.OBJECTIVE_WORDS
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"text": " \n "}, "at least one prompt"),
-        ({"first": -1}, "Seeds are whole numbers"),
-        ({"count": None}, "Seeds are whole numbers"),
-        ({"adapter_id": None}, "let a round learn first"),
-        ({"count": 20}, "at most 32"),
-    ],
-)
-def test_what_cannot_be_compared_is_said(changes, sentence):
-    good = {"text": "a\nb", "first": 5, "count": 2, "adapter_id": "x", "strength": 1.0}
-    assert compare.comparison_payload(**good)["seeds"] == [5, 6]
-    with pytest.raises(SettingsError, match=sentence):
-        compare.comparison_payload(**good | changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"adapter_id": None}, "let a round learn first"),
-        ({"name": "  "}, "name"),
-        ({"strength": None}, "strength"),
-        ({"strength": 3.0}, "strength"),
-        ({"formats": []}, "at least one kind"),
-    ],
-)
-def test_what_cannot_be_exported_is_said(changes, sentence):
-    good = {
-        "adapter_id": "x",
-        "name": " Blue ",
-        "notes": "",
-        "trigger": "",
-        "strength": 1,
-        "author": "",
-        "licence": None,
-        "formats": ["kohya"],
-    }
-    assert export.export_payload(**good)["name"] == "Blue"
-    with pytest.raises(SettingsError, match=sentence):
-        export.export_payload(**good | changes)
-
-
-# --- what the tabs make of the store -------------------------------------------------------------
-
-NASTY = "<img src=x onerror=alert(1)> `${alert(1)}` {{value}} \"'"
-
-
-def test_what_the_artist_types_is_never_html(store: Store):
-    session = begin_session(store, NASTY[:100])
-    settings = replace(session.settings, prompts=(NASTY,), base_model=NASTY)
-    store.update_settings(session.id, settings)
-    store.add_job(session.id, "inspect", {"path": NASTY})
-    look = Look(store)
-    shown = prompt.preview(look) + train.strip_of_rounds(look) + prompt.model_card(look)
-    shown += prompt.inspected(look) + export.exports(look, is_local=True)
-    assert "<img src=x" not in shown
-    assert "&lt;img src=x" in shown
-
-
-def test_a_new_home_is_ready_to_label(store: Store):
-    session = open_session(store)
-    assert session.settings.prompts
-    assert open_session(store).id == session.id  # and there is one of it
-    [job] = store.jobs(session.id)
-    assert job.kind == "preview"
-
-
-@pytest.mark.parametrize(
-    ("status", "prompts", "title"),
-    [
-        (None, (), "No prompts yet"),
-        (None, ("a",), "The painter is starting"),
-        (a_status("sampling"), ("a",), "The next pair is being drawn"),
-        (a_status("sampling", 99), ("a",), "The painter stopped and is starting again"),
-    ],
-)
-def test_an_empty_queue_says_why(store: Store, status, prompts, title):
-    session = store.create_session("Empty", SessionSettings(prompts=prompts))
-    store.set_last_session(session.id)
-    if status is not None:
-        store.set_worker_status(said_now(status))
-    assert prefer.state(Look(store))["empty"]["title"] == title
-
-
-def test_nobody_is_faster_than_the_painter_before_the_first_pick(store: Store):
-    session = store.create_session("Empty", SessionSettings(prompts=("a",)))
-    store.set_last_session(session.id)
-    store.set_worker_status(said_now(a_status("sampling")))
-    assert "faster" not in prefer.state(Look(store))["empty"]["text"]
-    store.add_pick("p1", make_pair(store, session.id).id, "left")
-    assert "faster" in prefer.state(Look(store))["empty"]["text"]
-
-
-def test_the_state_of_prefer_follows_the_picks(store: Store, session: Session):
-    store.set_last_session(session.id)
-    pairs = [make_pair(store, session.id) for _ in range(3)]
-    store.add_pick("p1", pairs[0].id, "left")
-    store.add_pick("p2", pairs[1].id, "tie")
-    shown = prefer.state(Look(store))
-    assert [pair["id"] for pair in shown["waiting"]] == [pairs[2].id]
-    assert (shown["counts"]["total"], shown["counts"]["new"]) == (2, 1)
-
-
-def test_prefer_says_what_is_known_as_train_does(store: Store, session: Session):
-    """One figure each, of the same sources; nothing before there is any."""
-    store.set_last_session(session.id)
-    pairs = [make_pair(store, session.id) for _ in range(10)]
-    for pair in pairs:
-        store.add_pick(f"p-{pair.id}", pair.id, "left")
-    assert prefer.state(Look(store))["known"] == ""
-    again = store.ask_again(session.id)
-    store.add_pick("again", again.id, "right")  # the same picture: the sides are swapped
-    round_ = store.request_round(session.id)
-    store.claim_round()
-    store.add_metric(round_.id, 1, {"held_out_agreement": 0.5})
-    assert prefer.state(Look(store))["known"] == "it guesses 1 of 2, you repeat 1 of 1"
-    evidence = train.evidence(Look(store))
-    assert "agrees with 1 of 2 picks" in evidence
-    assert "the same again in 1 of 1 pair" in evidence
-
-
-def test_a_thumbnail_is_small_and_says_when_its_picture_is_gone(client, picture, module_store):
-    answer = client.get(f"/images/{picture.id}/thumbnail")
-    assert answer.headers["content-type"] == "image/jpeg"
-    path = module_store.image_path(picture)
-    Pictures.new("RGB", (400, 200), "red").save(path)
-    small = Pictures.open(io.BytesIO(client.get(f"/images/{picture.id}/thumbnail").content))
-    assert small.size == (THUMBNAIL_PX, THUMBNAIL_PX // 2)
-    path.write_bytes(b"not a picture")
-    assert client.get(f"/images/{picture.id}/thumbnail").status_code == 404
-    path.unlink()
-    assert client.get(f"/images/{picture.id}/thumbnail").status_code == 404
-    assert client.get("/images/none/thumbnail").status_code == 404
-
-
-class FailingPage:
-    """All that `answered` needs of a page."""
-
-    went_wrong = "Something went wrong."
-
-
-def test_a_pick_is_sent_again_only_when_that_can_help():
-    def refused(_: dict) -> dict:
-        raise StoreError("This pair does not exist.")
-
-    def full(_: dict) -> dict:
-        raise StoreError("The disk is full.") from OSError(28, "No space left on device")
-
-    def broken(_: dict) -> dict:
-        raise KeyError("bug")
-
-    answers = [prefer.answered(call, FailingPage())({}) for call in (refused, full, broken)]
-    assert [answer["ok"] for answer in answers] == [False] * 3
-    assert [answer["final"] for answer in answers] == [True, False, True]
-    assert answers[1]["sentence"] == "The disk is full."
-
-
-def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session: Session):
-    store.set_last_session(session.id)
-    for _ in range(6):
-        pair = make_pair(store, session.id)
-        store.add_pick(f"pick{pair.id}", pair.id, "left")
-    round_ = store.request_round(session.id)
-    store.claim_round()
-    store.update_round(round_.id, state="failed", message="It <broke>.")
-    strip = train.strip_of_rounds(Look(store))
-    assert "Base model" in strip
-    assert "Round 1" in strip
-    assert "It &lt;broke&gt;." in strip
-    assert "could not be finished" in train.round_card(Look(store))
-
-
-def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_done(
-    store: Store, session: Session, add_pairs
-):
-    for number, pair in enumerate(add_pairs(4)):
-        store.add_pick(f"pick{number}", pair.id, "left")
-    round_ = store.request_round(session.id)
-    store.claim_round()
-    note = "The memory ran out at update 2."
-    store.update_round(round_.id, message=note)
-    assert note in train.round_card(Look(store))
-    store.update_round(round_.id, state="done", message=f"Done. {note}")
-    assert note in train.round_card(Look(store))
-    assert "Done." not in train.round_card(Look(store))
-
-
-def test_habits_are_said_with_what_they_mean():
-    said = dict(train.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
-    assert "You chose the same again in 3 of 4 pairs shown twice" in said
-    assert "look at the left one first?" in said["You chose the left picture in 83 % of 24 picks"]
-    even = dict(train.habit_lines(Habits(asked_again=0, same_again=0, picked=24, left=11)))
-    assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
-    assert train.habit_lines(Habits(0, 0, 5, 5)) == []
-
-
-def test_the_dial_ends_at_very_gentle():
-    settings = SessionSettings()
-    for name in ("Gentle", "Very gentle"):
-        assert train.can_be_gentler(settings)
-        settings = train.more_gently(settings)
-        assert train.strength_of(settings.training) == name
-    assert not train.can_be_gentler(settings)
-
-
-def test_a_field_keeps_what_another_saved_since_it_was_read(store: Store, session: Session) -> None:
-    """Leaving a field by a click on another saves both, and neither knows of the other."""
-    page = SimpleNamespace(store=store)
-
-    def saver(put) -> object:
-        return fields._saver(page, fields.Field(None, None, put), None)
-
-    saver(lambda s, value: replace(s, round_every=value))(session, 24)
-    saver(lambda s, value: replace(s, live=value))(session, not session.settings.live)
-    settings = store.session(session.id).settings
-    assert (settings.round_every, settings.live) == (24, not session.settings.live)

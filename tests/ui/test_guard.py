@@ -283,7 +283,7 @@ def test_a_body_of_no_said_length_is_counted():
         return {"type": "http.request", "body": b"x" * 1_000_000, "more_body": True}
 
     async def read() -> None:
-        bounded = guard._bounded(receive, guard.LARGEST_BODY_BYTES)
+        bounded = guard.bounded_body(receive, guard.LARGEST_BODY_BYTES)
         while (await bounded())["type"] == "http.request":
             pass
 

@@ -18,9 +18,9 @@ from studio import models
 from studio.bench.families import make_pipeline, write_checkpoint
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import KnownModel, Session, Store, StoreError
-from studio.ui import library
 from studio.ui.app import build
-from studio.ui.page import Look
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.prompt import library
 from studio.worker.loop import Worker
 from studio.worker.model_library import models_in
 
@@ -186,7 +186,7 @@ def test_a_session_remembers_its_model_and_says_when_it_has_changed(
     # what a form writes that was read before does not forget it
     store.update_settings(session.id, replace(session.settings, round_every=9))
     assert store.session(session.id).settings.model_hash == remembered
-    assert library.trouble(Look(store)) == ""
+    assert library.model_problem(StoreSnapshot(store)) == ""
 
     weights = Path(session.settings.base_model) / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({k: v + 1 for k, v in load_file(weights).items()}, weights)
@@ -194,17 +194,17 @@ def test_a_session_remembers_its_model_and_says_when_it_has_changed(
     job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
     again.jobs.run_next()
     assert "no longer the model that this session began with" in store.job(job.id).message
-    said = library.trouble(Look(store))
+    said = library.model_problem(StoreSnapshot(store))
     assert "has changed since it was first used" in said
-    assert "data-model='anew'" in said
-    assert "data-model='move'" not in said
+    assert "data-event='use_changed'" in said
+    assert "data-event='use_copy'" not in said
     assert store.waiting_count(session.id) > 0
     store.take_changed_model(session.id)
     assert store.waiting_count(session.id) == 0
     while again.work():
         pass
     assert store.session(session.id).settings.model_hash not in ("", remembered)
-    assert library.trouble(Look(store)) == ""
+    assert library.model_problem(StoreSnapshot(store)) == ""
 
 
 def test_a_model_that_has_moved_is_known_by_its_hash(
@@ -220,12 +220,12 @@ def test_a_model_that_has_moved_is_known_by_its_hash(
     shutil.copytree(elsewhere, tmp_path / "elsewhere" / "as large")
     other = tmp_path / "elsewhere" / "as large" / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({k: v + 1 for k, v in load_file(other).items()}, other)
-    said = library.trouble(Look(store))
+    said = library.model_problem(StoreSnapshot(store))
     assert "is not there any more" in said
     assert "add the folder where it is now" in said
     store.set_model_folders([str(tmp_path / "elsewhere")])
     look_through(store, worker, session)
-    said = library.trouble(Look(store))
+    said = library.model_problem(StoreSnapshot(store))
     assert f"data-name='{elsewhere}'" in said
     assert "as large" not in said
     with pytest.raises(StoreError, match="not the model"):
@@ -235,7 +235,7 @@ def test_a_model_that_has_moved_is_known_by_its_hash(
     while again.work():
         pass
     assert [one.id for one in store.waiting_pairs(session.id, 5)] == pairs
-    assert library.trouble(Look(store)) == ""
+    assert library.model_problem(StoreSnapshot(store)) == ""
 
 
 def test_a_round_is_not_begun_with_a_changed_model(
@@ -263,28 +263,40 @@ MODEL = KnownModel(
 def test_models_are_shown_with_what_is_known(store: Store, session: Session) -> None:
     store.remember_model(replace(MODEL, base_hash="0123456789abcdef"))
     store.remember_model(replace(MODEL, base_model="/x", family="", problem="no"))
-    shown = library.shelf(Look(store)) + library.sources(Look(store), ["/models/<i>"])
+    shown = library.model_cards(StoreSnapshot(store)) + library.folder_list(
+        StoreSnapshot(store), ["/models/<i>"]
+    )
     assert "Stable Diffusion XL · 6.9 GB · 0123456789" in shown
-    assert shown.count("data-model='library'") == 1
+    assert shown.count("data-event='use_known'") == 1
     assert "<i>" not in shown
     assert "<b>one" not in shown
+
+
+def test_a_model_that_is_looked_at_again_keeps_its_hash_if_its_weights_are_the_same(store: Store):
+    store.remember_model(replace(MODEL, base_hash="abc"))
+    store.remember_model(replace(MODEL, name="other"))
+    again = replace(MODEL, name="other", base_hash="abc")
+    assert store.known_model(MODEL.base_model) == again
+    store.remember_model(replace(MODEL, mtime_ns=21))
+    assert store.known_model(MODEL.base_model) == replace(MODEL, mtime_ns=21)
+    assert store.known_model("/models/two") is None
 
 
 def test_a_folder_that_is_left_out_takes_its_models_along(store: Store) -> None:
     store.remember_model(MODEL)
     store.remember_model(replace(MODEL, base_model="/models/<i>/two", base_hash="ab"))
     store.remember_model(replace(MODEL, base_model="/models/three"))
-    gone = library.inside("/models/<i>", store.known_models())
+    gone = library.unused_inside("/models/<i>", store.known_models())
     assert gone == [MODEL.base_model]
     store.remember_models([], gone)
     assert len(store.usable_models()) == 2
 
 
 def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
-    assert library.added(["/a"], f'"{tmp_path}"') == ["/a", str(tmp_path)]
+    assert library.with_folder(["/a"], f'"{tmp_path}"') == ["/a", str(tmp_path)]
     for text, sentence in ((" ", "Write the path"), (str(tmp_path / "x"), "There is no folder")):
         with pytest.raises(ValueError, match=sentence):
-            library.added([], text)
+            library.with_folder([], text)
 
 
 def test_only_pictures_of_known_models_are_served(store: Store, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from studio import models
 from studio.settings import SamplingSettings, SessionSettings, StartLora, TrainingSettings
 from studio.store import Job, Session, Store
 from studio.ui.images import made_with
-from studio.ui.page import Look, request_preview
-from studio.ui.tabs import export as export_page
-from studio.ui.tabs import start_lora
-from studio.ui.tabs.train import previews
+from studio.ui.previews import current_previews
+from studio.ui.sessions import request_preview
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.export.exports import export_cards
+from studio.ui.tabs.prompt import start_lora
 from studio.worker.loop import Worker
 
 
@@ -170,7 +171,7 @@ def test_what_is_exported_says_what_it_belongs_to(store, session, worker, lora):
         assert sentence in said["modelspec.description"]
         assert said["modelspec.usage_hint"].endswith(sentence)
     assert sentence in (folder / "Mine.json").read_text("utf-8")
-    cards = export_page.exports(Look(store), is_local=True)
+    cards = export_cards(StoreSnapshot(store), is_local=True)
     assert "Taught on top of the LoRA <b>style at strength 0.7</b>" in cards
     [picture] = store.images(session.id, "preview", adapter_id=None)
     assert made_with(store, picture).more["Start LoRA"] == "style at 0.7"
@@ -180,17 +181,19 @@ def test_looking_at_a_file_says_how_it_fits(store, session, worker, lora, tmp_pa
     def looked_at(path: Path) -> str:
         payload = {"path": str(path), "base_model": session.settings.base_model}
         store.add_job(session.id, "fit", payload)
-        assert "working-line" in start_lora.looked_at(Look(store))
+        assert "working-line" in start_lora.inspected_lora(StoreSnapshot(store))
         worker.jobs.run_next()
-        return start_lora.looked_at(Look(store))
+        return start_lora.inspected_lora(StoreSnapshot(store))
 
     said = looked_at(lora)
     assert "<b>style</b> fits: " in said
     assert "layers of the image network, rank 2." in said
     assert "Start from this LoRA" in said
     start(store, session, StartLora(str(lora), 0.5))
-    assert "Use this strength" in start_lora.looked_at(Look(store))
-    assert "<b>style.safetensors</b> at strength 0.5" in start_lora.in_use(Look(store))
+    assert "Use this strength" in start_lora.inspected_lora(StoreSnapshot(store))
+    assert "<b>style.safetensors</b> at strength 0.5" in start_lora.current_lora(
+        StoreSnapshot(store)
+    )
     assert "is missing from" in looked_at(tmp_path / "none.safetensors")
     (tmp_path / "<b>.safetensors").write_bytes(b"<!doctype html>")
     said = looked_at(tmp_path / "<b>.safetensors")
@@ -246,10 +249,10 @@ def test_what_is_shown_after_a_change_was_taken_back_is_what_is_drawn_now(
         session = start(store, session, wanted)
         request_preview(store, session)
         finish_all(worker)
-        shown.append(previews(Look(store))[None, "a cat"])
+        shown.append(current_previews(StoreSnapshot(store))[None, "a cat"])
     assert shown[0] == shown[2] != shown[1]
     assert len(store.images(session.id, "preview")) == 2  # each was drawn once
     wanted = replace(session.settings.sampling, seed=99)
     store.update_settings(session.id, replace(session.settings, sampling=wanted))
     finish_all(worker)  # drawn by itself, without a job
-    assert previews(Look(store))[None, "a cat"].seed != shown[0].seed
+    assert current_previews(StoreSnapshot(store))[None, "a cat"].seed != shown[0].seed

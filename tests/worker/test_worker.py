@@ -601,13 +601,13 @@ class TestBrake:
         self, store, session, worker, picked, monkeypatch
     ):
         round_ = store.request_round(session.id)
-        look = worker.rounds._draw_reference_images
+        expand = worker.renderer.expand  # called for each picture that judges the round
 
         def ended(*arguments):
             worker.stopping.set()
-            return look(*arguments)
+            return expand(*arguments)
 
-        monkeypatch.setattr(worker.rounds, "_draw_reference_images", ended)
+        monkeypatch.setattr(worker.renderer, "expand", ended)
         work_until(worker, worker.stopping.is_set)
         worker.rounds.put_down()
         assert store.round(round_.id).state == "queued"

@@ -1,15 +1,15 @@
-"""Faults injected in the real program, and what was lost by them.
+"""Fault injection in the real program: counts of losses, damage and hangs.
 
     python launch.py bench faults --quick --json faults.json
 
-Each row of the table is a fault: how often it was tried, and what came of it. After each one the
-store is opened again, and everything in it is looked at. `lost`: what had been acknowledged, or
-was there before, and is gone. `torn`: files and rows that are neither as they were nor as they
-should have become, and that nobody noticed. `hung`: what took longer than its limit. All three are
-0, or the command fails. Without `--quick` every place is tried, not a sample of them.
+Each row of the table is a kind of fault with the number of trials. After each trial the store is
+opened again and checked completely. `lost`: acknowledged or earlier data that is gone. `torn`:
+unnoticed files and rows in neither the old nor the new state. `hung`: trials that exceeded their
+time limit. The command fails unless all three are 0. Without `--quick` every system call is tried
+instead of a sample.
 
-Processes are killed, and errors injected, by `strace`, at system calls that write; without it those
-rows are left out, and the command says so.
+`strace` kills processes and injects errors at system calls that write. Without it, those rows are
+left out, and the command reports that.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="a sample of every kind, in minutes")
+    parser.add_argument("--quick", action="store_true", help="a sample of every kind")
     parser.add_argument("--json", type=Path, help="write the rows here")
-    parser.add_argument("--only", metavar="WORD", default="", help="rows whose name has this word")
+    parser.add_argument("--only", metavar="WORD", default="", help="rows whose name contains WORD")
     parser.add_argument(
-        "--skip", choices=PARTS, action="append", default=[], help="a part that is left out"
+        "--skip", choices=PARTS, action="append", default=[], help="leave out a part"
     )
     parser.add_argument(
-        "--go-on", action="store_true", help="keep the rows that stand in the --json file already"
+        "--go-on", action="store_true", help="keep the rows that are already in the --json file"
     )
     arguments = parser.parse_args(argv)
     started_s = time.monotonic()
     if sys.platform != "linux":
-        print("Faults can be injected on Linux only: it has strace and /proc.", file=sys.stderr)
+        print("Faults can be injected only on Linux, which has strace and /proc.", file=sys.stderr)
         return 1
     with_strace = shutil.which("strace") is not None
     if not with_strace:
@@ -67,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     def wanted(fault: str) -> bool:
         return arguments.only in fault and fault not in known
 
-    with tempfile.TemporaryDirectory(prefix="faults-") as place:
-        homes = make_homes(Path(place))
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        homes = make_homes(Path(folder))
         for part in (part for name, part in PARTS.items() if name not in arguments.skip):
-            for row in part.rows(homes, Path(place), arguments.quick, with_strace, wanted):
+            for row in part.rows(homes, Path(folder), arguments.quick, with_strace, wanted):
                 rows.append(row)
                 _write(arguments.json, rows)
                 print(line(row), flush=True)
@@ -81,14 +81,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _rows_of(path: Path) -> list[Row]:
-    """Those that an earlier run wrote, in the same form or another."""
+    """The rows that an earlier run wrote."""
     if not path.exists():
         return []
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
 def _write(path: Path | None, rows: list[Row]) -> None:
-    """After every row, so that a long run that is broken off has not been for nothing."""
+    """Write the rows after each one, so that an interrupted run keeps its results."""
     if path is not None:
         machine = f"{platform.system()} {platform.machine()}"
         document = {"machine": machine, "rows": [asdict(row) for row in rows]}
@@ -100,7 +100,7 @@ def line(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """As it stands in docs/reliability.md."""
+    """The table of docs/reliability.md."""
     heads = ("fault", "tried", "lost", "torn", "hung")
     lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
     total = Row("**all**", *(sum(getattr(r, name) for r in rows) for name in heads[1:]))

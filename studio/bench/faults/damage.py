@@ -1,4 +1,4 @@
-"""Bits that flip and files that end too soon: what is not as it was written is noticed."""
+"""Flipped bits and truncated files: the studio must notice every damaged file."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ FILES = {
 
 
 def flip(content: bytes, dice: random.Random) -> bytes:
-    """One bit is another."""
-    place = dice.randrange(len(content))
+    """Flip a random bit."""
+    index = dice.randrange(len(content))
     changed = bytearray(content)
-    changed[place] ^= 1 << dice.randrange(8)
+    changed[index] ^= 1 << dice.randrange(8)
     return bytes(changed)
 
 
 def cut(content: bytes, dice: random.Random) -> bytes:
-    """It ends somewhere before its end."""
+    """Truncate at a random position."""
     return content[: dice.randrange(len(content))]
 
 
 def rows(
     homes: dict[str, Home],
-    place: Path,
+    folder: Path,
     quick: bool,
     with_strace: bool,
     wanted: Callable[[str], bool],
@@ -59,34 +59,34 @@ def rows(
         for verb, change in (("a bit flips in", flip), ("cut short:", cut)):
             row = Row(f"{verb} {what}")
             if wanted(row.fault):
-                look = _database if what == "the database" else _file
+                check = _check_database if what == "the database" else _check_file
                 dice = random.Random(row.fault)
                 for _ in range(QUICK_TIMES if quick else TIMES):
-                    _damage(row, home, place, pattern, change, dice, look)
+                    _damage(row, home, folder, pattern, change, dice, check)
                 yield row
 
 
 def _damage(
     row: Row,
     home: Home,
-    place: Path,
+    folder: Path,
     pattern: str,
     change: Callable[[bytes, random.Random], bytes],
     dice: random.Random,
-    look: Callable[[Row, Home, Path, Path], None],
+    check: Callable[[Row, Home, Path, Path], None],
 ) -> None:
-    with copy_of(home, place) as copy:
+    with copy_of(home, folder) as copy:
         path = dice.choice(sorted(copy.glob(pattern)))
         path.write_bytes(change(path.read_bytes(), dice))
         row.tried += 1
         try:
-            look(row, home, copy, path)
+            check(row, home, copy, path)
         except Exception as error:
             row.problems.append(f"{path.name}: no sentence, but {error!r}")
 
 
-def _file(row: Row, home: Home, copy: Path, path: Path) -> None:
-    """Noticed, and everything else as it was; nothing deleted."""
+def _check_file(row: Row, home: Home, copy: Path, path: Path) -> None:
+    """The damage is noticed, everything else is unchanged, and nothing is deleted."""
     with contextlib.closing(Store.open(copy)) as store:
         if path.suffix == ".pt":
             try:
@@ -102,8 +102,8 @@ def _file(row: Row, home: Home, copy: Path, path: Path) -> None:
     row.lost += not (copy / "aside" / path.relative_to(copy)).exists() and noticed
 
 
-def _database(row: Row, home: Home, copy: Path, path: Path) -> None:
-    """Noticed when it changes anything that is kept for ever; and a snapshot brings all back."""
+def _check_database(row: Row, home: Home, copy: Path, path: Path) -> None:
+    """Damage to permanent rows is noticed, and the snapshot restores everything."""
     [snapshot] = snapshots(copy)
     noticed = bool(database_complaints(path)) or bool(differing_rows(path, snapshot.path))
     try:

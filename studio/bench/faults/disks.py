@@ -1,4 +1,4 @@
-"""Disks that are full or broken: every write that can fail, fails."""
+"""Full and broken disks: every write that can fail, fails."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from studio.bench.faults.trial import (
     tally,
 )
 
-QUICK_PLACES = 3
+QUICK_CALLS = 3
 SMALL_DISK_MB = 1
-# Which calls fail, how, and for how long: a full disk stays full, a write error need not return.
+# (name of the fault, failing system calls, strace's error): a full disk stays full, and a write
+# error happens once.
 FAILURES = (
     ("the disk is full in", ("write", "pwrite64", "mkdir"), "error=ENOSPC:when={}+"),
     ("the disk fails in", ("fsync", "fdatasync"), "error=EIO:when={}"),
@@ -30,7 +31,7 @@ FAILURES = (
 
 def rows(
     homes: dict[str, Home],
-    place: Path,
+    folder: Path,
     quick: bool,
     with_strace: bool,
     wanted: Callable[[str], bool],
@@ -42,22 +43,21 @@ def rows(
             row = Row(f"{fault} {operation}")
             if not wanted(row.fault):
                 continue
-            calls = calls or calls_of(home, operation, place)
-            places = [one for one in calls if one[0] in names]
-            for call, number in sample(places, quick, QUICK_PLACES):
-                with copy_of(home, place) as copy:
-                    # From the Nth call of this kind on, as a full disk refuses them all.
+            calls = calls or calls_of(home, operation, folder)
+            failing = [call for call in calls if call[0] in names]
+            for call, number in sample(failing, quick, QUICK_CALLS):
+                with copy_of(home, folder) as copy:
                     done = run(copy, operation, f"{call}:{error.format(number)}")
                     tally(row, f"{call} {number}", home, copy, done)
             yield row
     row = Row(f"a disk of {SMALL_DISK_MB} MB runs full")
     if wanted(row.fault):
-        yield from _small_disk(row, homes["new"], place)
+        yield from _small_disk(row, homes["new"], folder)
 
 
-def _small_disk(row: Row, home: Home, place: Path) -> Iterator[Row]:
-    """A real one; only root can mount it."""
-    disk = place / "disk"
+def _small_disk(row: Row, home: Home, folder: Path) -> Iterator[Row]:
+    """A real small disk, which only root can mount."""
+    disk = folder / "disk"
     disk.mkdir(exist_ok=True)
     size = sum(path.stat().st_size for path in home.path.rglob("*") if path.is_file())
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 1024 + SMALL_DISK_MB * 1024}k"]
@@ -66,13 +66,13 @@ def _small_disk(row: Row, home: Home, place: Path) -> Iterator[Row]:
         [*mount, "tmpfs", str(disk)], stderr=subprocess.DEVNULL
     )
     if not mounted:
-        print(f"{row.fault}: left out, as only root can mount one.")
+        print(f"{row.fault}: left out, because only root can mount a disk.")
         return
     try:
         shutil.copytree(home.path, disk / "home")
         done = run(disk / "home", "a scripted hour")
         if done.status != REFUSED or "full" not in done.traceback:
-            row.problems.append(f"it was not said that the disk is full: {done.traceback[-300:]}")
+            row.problems.append(f"no sentence about the full disk: {done.traceback[-300:]}")
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)  # room again
         tally(row, "full", home, disk / "home", done)
     finally:

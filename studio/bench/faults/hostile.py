@@ -1,8 +1,8 @@
-"""Files and texts of somebody's making, by the thousand: a value or a sentence, and nothing else.
+"""Hostile files and texts by the thousand: the studio must accept them or refuse with a sentence.
 
-What hypothesis makes is given to the code that reads it, in a process of its own. `torn`: the
-reader died, raised what nobody foresaw, or took for whole what is not. `hung`: one took longer than
-ten seconds. Memory is bounded by the system: what asks for more than its share fails as torn.
+The code that reads them runs in its own process on examples of hypothesis. `torn`: the reader died,
+raised an unexpected error, or accepted a damaged file. `hung`: an example took longer than ten
+seconds. The system limits the memory: an example that needs more counts as torn.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import json
 import os
 import pickle
 import signal
-import struct
 import tempfile
 import time
 import traceback
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from studio import models
+from studio.bench.faults.examples import changed, harmed, headers, json_values, pngs, templates
 from studio.bench.faults.operations import ARCHIVE, Home, things
 from studio.bench.faults.trial import Row
 from studio.engine import trajectory
@@ -47,17 +46,17 @@ from studio.store import Store, StoreError, examine_files, import_session
 from studio.weights import read_header
 
 QUICK_EXAMPLES, EXAMPLES = 30, 1000
-LIMIT_S = 10.0  # for one
-MEMORY_BYTES = 2_000_000_000  # that a reader may take beyond what the process has already
+LIMIT_S = 10.0  # per example
+MEMORY_BYTES = 2_000_000_000  # for a reader, beyond the memory at its start
 ROW_LIMIT_S = 3600.0
 
 
 @dataclass
-class Found:
-    """What came of the examples of one kind, as the process that tried them tells it."""
+class Outcome:
+    """The results of all examples of one kind."""
 
     tried: int = 0
-    taken: int = 0
+    accepted: int = 0
     torn: int = 0
     hung: int = 0
     problems: list[str] = field(default_factory=list)
@@ -65,17 +64,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """`reader` gives whether it took an example; what it raises beside `sentences` is a fault."""
+    """A kind of example. `reader` returns whether it accepts one; every exception is a fault."""
 
     what: str
     examples: Callable[[], Any]  # a hypothesis strategy
     reader: Callable[[Any], bool]
-    share: float = 1.0  # of the number of examples, where each takes long
+    share: float = 1.0  # of the number of examples; less for slow readers
 
 
 def rows(
     homes: dict[str, Home],
-    place: Path,
+    folder: Path,
     quick: bool,
     with_strace: bool,
     wanted: Callable[[str], bool],
@@ -83,41 +82,41 @@ def rows(
     try:
         import hypothesis  # noqa: F401
     except ImportError:
-        print("Hostile files are left out: they are made by hypothesis, of the test tools.")
+        print("Hostile files are left out: they need hypothesis, one of the test tools.")
         return
-    asked = [name for name in NAMES if wanted(f"hostile: {name}")]
-    if not asked:
+    names = [name for name in NAMES if wanted(f"hostile: {name}")]
+    if not names:
         return
-    kinds = {kind.what: kind for kind in kinds_of(homes["new"], place)}
-    for name in asked:
+    kinds = {kind.what: kind for kind in kinds_of(homes["new"], folder)}
+    for name in names:
         number = int((QUICK_EXAMPLES if quick else EXAMPLES) * kinds[name].share)
-        found = in_a_process(lambda name=name, number=number: tries(kinds[name], number))
-        row = Row(f"hostile: {name}", found.tried, 0, found.torn, found.hung, found.problems)
-        if not found.taken:
-            row.problems.append("none of them was taken: they prove nothing")
+        outcome = in_a_process(lambda name=name, number=number: tries(kinds[name], number))
+        counts = outcome.tried, 0, outcome.torn, outcome.hung, outcome.problems
+        row = Row(f"hostile: {name}", *counts)
+        if not outcome.accepted:
+            row.problems.append("no example was accepted: they prove nothing")
         yield row
 
 
-def in_a_process(call: Callable[[], Found]) -> Found:
-    """What `call` gives, from a process that it may bring down."""
-    import resource  # there is none on Windows, where this file is imported too
+def in_a_process(call: Callable[[], Outcome]) -> Outcome:
+    """The result of `call` from a child process, which it may crash."""
+    import resource  # does not exist on Windows, where this file is imported too
 
     with tempfile.TemporaryFile() as answer:
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
                 signal.alarm(int(ROW_LIMIT_S))
-                torch.set_num_threads(1)  # its threads did not survive the fork
-                nothing = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nothing, 2)  # libraries complain there
+                torch.set_num_threads(1)  # other threads did not survive the fork
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, 2)  # discards the libraries' complaints
                 faulthandler.disable()
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf(
                     "SC_PAGE_SIZE"
                 )
                 most = used + MEMORY_BYTES
                 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-                found = call()
-                answer.write(pickle.dumps(found))
+                answer.write(pickle.dumps(call()))
                 answer.flush()
             os._exit(0)
         _, status = os.waitpid(pid, 0)
@@ -125,14 +124,14 @@ def in_a_process(call: Callable[[], Found]) -> Found:
         text = answer.read()
         if text:
             return pickle.loads(text)
-        return Found(1, 0, 1, 0, [f"the process died: status {status}"])
+        return Outcome(1, 0, 1, 0, [f"the process died: status {status}"])
 
 
-def tries(kind: Kind, number: int) -> Found:
-    """`number` examples, always the same ones."""
+def tries(kind: Kind, number: int) -> Outcome:
+    """Try `number` examples, always the same ones."""
     from hypothesis import HealthCheck, Phase, given, settings
 
-    found = Found()
+    outcome = Outcome()
 
     @settings(
         max_examples=number,
@@ -143,159 +142,29 @@ def tries(kind: Kind, number: int) -> Found:
         suppress_health_check=list(HealthCheck),
     )
     @given(kind.examples())
-    def one(example: Any) -> None:
-        if found.tried >= number:
+    def try_one(example: Any) -> None:
+        if outcome.tried >= number:
             return
-        found.tried += 1
+        outcome.tried += 1
         started_s = time.monotonic()
         try:
-            found.taken += bool(kind.reader(example))
+            outcome.accepted += bool(kind.reader(example))
         except BaseException:
-            found.torn += 1
-            found.problems.append(f"{example!r:.300}: {traceback.format_exc()[-1200:]}")
+            outcome.torn += 1
+            outcome.problems.append(f"{example!r:.300}: {traceback.format_exc()[-1200:]}")
         if time.monotonic() - started_s > LIMIT_S:
-            found.hung += 1
-            found.problems.append(f"{example!r:.300}: {time.monotonic() - started_s:.0f} s")
+            outcome.hung += 1
+            outcome.problems.append(f"{example!r:.300}: {time.monotonic() - started_s:.0f} s")
 
-    while found.tried < number:  # hypothesis leaves out what it has tried before
-        before = found.tried
-        one()
-        if found.tried == before:
+    while outcome.tried < number:  # hypothesis skips examples that it has tried before
+        before = outcome.tried
+        try_one()
+        if outcome.tried == before:
             break
-    return found
+    return outcome
 
 
-# --- what is made --------------------------------------------------------------------------------
-
-
-def json_values() -> Any:
-    from hypothesis import strategies as st
-
-    leaves = st.none() | st.booleans() | st.floats() | st.text(max_size=20)
-    numbers = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 10**30])
-    return st.recursive(
-        leaves | numbers,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-        ),
-        max_leaves=6,
-    )
-
-
-def harmed(good: bytes) -> Any:
-    """Bytes that were `good` once: some of them changed, some in or out, cut short or as before."""
-    from hypothesis import strategies as st
-
-    # The first bytes say the most.
-    where = st.integers(0, min(len(good), 64)) | st.integers(0, len(good))
-    edit = st.tuples(where, st.integers(0, 8), st.binary(max_size=8))
-
-    def made(edits: list[tuple[int, int, bytes]], end: int | None) -> bytes:
-        content = bytearray(good)
-        for at, gone, new in edits:
-            content[at : at + gone] = new
-        return bytes(content[:end])
-
-    return st.builds(made, st.lists(edit, max_size=4), st.none() | where)
-
-
-def changed(document: Any, values: Any, depth: int = 0) -> Any:
-    """A JSON document in which one value, anywhere from `depth` on, is another."""
-    from hypothesis import strategies as st
-
-    def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
-        yield path
-        if isinstance(value, dict | list):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, one in inner:
-                yield from places(one, (*path, key))
-
-    def put(path: tuple, new: Any) -> Any:
-        made = json.loads(json.dumps(document))
-        if not path:
-            return new
-        inner = made
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = new
-        return made
-
-    # As often a value near the top as one of the many further in.
-    all_places = [path for path in places(document) if len(path) >= depth]
-    top = [path for path in all_places if len(path) <= 3]
-    return st.builds(put, st.sampled_from(top) | st.sampled_from(all_places), values)
-
-
-def headers() -> Any:
-    """Safetensors files whose header says anything."""
-    from hypothesis import strategies as st
-
-    number = st.integers(-2, 64) | st.sampled_from([2**31, 2**62, 10**30, 1.5, "3", None])
-    right = st.builds(
-        lambda start, size: {"dtype": "F32", "shape": [size], "data_offsets": [start, start + 4]},
-        st.integers(0, 8),
-        st.integers(0, 3),
-    )
-    entry = st.fixed_dictionaries(
-        {},
-        optional={
-            "dtype": st.sampled_from(["F32", "F16", "BF16", "X", 3]),
-            "shape": st.lists(number, max_size=3) | json_values(),
-            "data_offsets": st.lists(number, min_size=2, max_size=2) | json_values(),
-        },
-    )
-    names = st.text(max_size=3) | st.sampled_from(["__metadata__", "../../a", "a" * 300])
-    header = json_values() | st.dictionaries(names, entry | right | json_values(), max_size=4)
-
-    def made(header: Any, body: bytes, lie: int | None) -> bytes:
-        text = json.dumps(header).encode()
-        return struct.pack("<Q", len(text) if lie is None else lie) + text + body
-
-    lies = st.none() | st.integers(0, 2**64 - 1)
-    whole = made({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"1234", None)
-    return st.builds(made, header, st.binary(max_size=16), lies) | harmed(whole)
-
-
-def pngs(good: bytes) -> Any:
-    """PNG files with chunks of any content, whose checksums are right; or harmed ones."""
-    from hypothesis import strategies as st
-
-    texts = st.binary(max_size=40).map(lambda value: b"parameters\0" + value)
-    squeezed = st.binary(max_size=40).map(lambda v: b"parameters\0\0" + zlib.compress(v * 1000))
-    sizes = st.tuples(*[st.integers(0, 2**32 - 1)] * 2, st.binary(min_size=5, max_size=5))
-    chunk = st.one_of(
-        st.tuples(st.just(b"tEXt"), texts | st.binary(max_size=20)),
-        st.tuples(st.just(b"zTXt"), squeezed | st.binary(max_size=20)),
-        st.tuples(st.just(b"iTXt"), texts.map(lambda v: v + b"\0\0\0\0") | st.binary(max_size=20)),
-        st.tuples(st.just(b"IHDR"), sizes.map(lambda v: struct.pack(">II", *v[:2]) + v[2])),
-        st.tuples(
-            st.sampled_from([b"IDAT", b"PLTE", b"acTL", b"fcTL", b"iCCP", b"eXIf", b"IEND"]),
-            st.binary(max_size=30),
-        ),
-        st.tuples(st.binary(min_size=4, max_size=4), st.binary(max_size=20)),
-    )
-
-    def made(chunks: list[tuple[bytes, bytes]], at: int) -> bytes:
-        new = b"".join(
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-            for kind, body in chunks
-        )
-        return good[:at] + new + good[at:]
-
-    ends = st.sampled_from([8, 33])  # before its first chunk, and after it
-    return st.builds(made, st.lists(chunk, max_size=4), ends) | harmed(good)
-
-
-def templates() -> Any:
-    from hypothesis import strategies as st
-
-    marks = st.sampled_from(
-        [*"{}|[]()$_%:@#\\~!=*<>\"'", "__animal__", "2$$", "a", " ", "1.5", "\0"]
-    )
-    return st.lists(marks, max_size=60).map("".join) | st.text(max_size=200)
-
-
-# --- who reads it --------------------------------------------------------------------------------
+# --- readers -------------------------------------------------------------------------------------
 
 NAMES = (
     "headers of models",
@@ -312,9 +181,9 @@ NAMES = (
 )
 
 
-def kinds_of(home: Home, place: Path) -> list[Kind]:
-    """Everything that reads what others made, and examples that are nearly right."""
-    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=place))
+def kinds_of(home: Home, parent: Path) -> list[Kind]:
+    """All readers of foreign files and texts, with examples that are nearly valid."""
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=parent))
     denoiser = models.load("starter", "cpu")
 
     def write(name: str, content: bytes) -> Path:
@@ -330,7 +199,7 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
             header = read_header(path)
         except models.ModelError:
             return False
-        with safe_open(path, "pt") as file:  # what is taken, the library reads the same
+        with safe_open(path, "pt") as file:  # the library must read an accepted file alike
             for name, entry in header.tensors.items():
                 assert tuple(file.get_tensor(name).shape) == entry.shape
         return True
@@ -395,20 +264,20 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
         return True
 
     store = Store.open(folder / "store")
-    store.close()  # no connection may be carried over into another process
+    store.close()  # a connection must not be carried over into another process
 
     def archive(content: bytes) -> bool:
-        before = {one.id for one in store.sessions()}
+        before = {session.id for session in store.sessions()}
         try:
-            made = import_session(store, write("session.zip", content))
+            session = import_session(store, write("session.zip", content))
         except StoreError:
-            assert {one.id for one in store.sessions()} == before
+            assert {session.id for session in store.sessions()} == before
             assert not any((store.home / "imports").glob("*"))
             return False
-        things(store, made.id)
+        things(store, session.id)
         report = examine_files(store)
         assert report.damaged + report.orphaned == []
-        store.delete_session(made.id)
+        store.delete_session(session.id)
         return True
 
     def prompt(text: str) -> bool:
@@ -444,21 +313,21 @@ def kinds_of(home: Home, place: Path) -> list[Kind]:
         Kind("latents from an archive", lambda: harmed(_latents(home)), latents),
         Kind("settings in a PNG", lambda: pngs(picture_bytes), settings_in_a_png),
         Kind("pictures from an archive", lambda: pngs(picture_bytes), picture),
-        Kind("archives, harmed", lambda: harmed((place / ARCHIVE).read_bytes()), archive, 0.5),
-        Kind("archives with other rows", lambda: _archives(place / ARCHIVE), archive, 0.5),
+        Kind("archives, harmed", lambda: harmed((parent / ARCHIVE).read_bytes()), archive, 0.5),
+        Kind("archives with other rows", lambda: _archives(parent / ARCHIVE), archive, 0.5),
         Kind("prompts", templates, prompt),
     ]
 
 
 def _model(folder: Path) -> bytes:
-    """A checkpoint with the names of SD 1, and hardly anything in it."""
+    """A nearly empty checkpoint with names of SD 1."""
     names = ("model.diffusion_model.input_blocks.0.0.weight", "first_stage_model.a.weight")
     save_file({name: torch.ones(2, 3) for name in names}, folder / "a.safetensors", {"a": "b"})
     return (folder / "a.safetensors").read_bytes()
 
 
 def _starter_config(folder: Path) -> dict[str, Any]:
-    """The descriptions of the starter by their names; its weights lie in `folder`, as links."""
+    """The starter's configurations by file name; `folder` gets links to its weights."""
     source = models.base_path("starter")
     for path in source.rglob("*.safetensors"):
         target = folder / path.relative_to(source)
@@ -502,7 +371,7 @@ def _png() -> bytes:
 
 
 def _archives(good: Path) -> Any:
-    """Archives in whose rows one value is another, as somebody could pack them."""
+    """Archives with one value of a row replaced."""
     with zipfile.ZipFile(good) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     document = json.loads(contents.pop("session.json"))
@@ -517,5 +386,5 @@ def _archives(good: Path) -> Any:
 
     from hypothesis import strategies as st
 
-    # the good one too: a reader that takes none of them proves nothing
+    # also the unchanged one: a reader that accepts none proves nothing
     return st.one_of(st.just(document), changed(document, json_values())).map(packed)

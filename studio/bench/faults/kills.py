@@ -1,4 +1,4 @@
-"""Killed: at every system call that writes, and at moments that nobody chose."""
+"""Killed processes: at every system call that writes, and at random moments."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from studio.bench.faults.trial import (
     tally,
 )
 
-QUICK_PLACES = 8
+QUICK_CALLS = 8
 QUICK_MOMENTS, MOMENTS = 20, 1000
-LONGEST_S = 1.5  # that the scripted hour is let run
+LONGEST_S = 1.5  # of the scripted hour before it is killed
 
 
 def rows(
     homes: dict[str, Home],
-    place: Path,
+    folder: Path,
     quick: bool,
     with_strace: bool,
     wanted: Callable[[str], bool],
@@ -35,8 +35,8 @@ def rows(
         if not wanted(row.fault):
             continue
         home = home_for(operation, homes)
-        for call, number in sample(calls_of(home, operation, place), quick, QUICK_PLACES):
-            with copy_of(home, place) as copy:
+        for call, number in sample(calls_of(home, operation, folder), quick, QUICK_CALLS):
+            with copy_of(home, folder) as copy:
                 done = run(copy, operation, f"{call}:signal=SIGKILL:when={number}")
                 if done.status != -signal.SIGKILL:
                     row.problems.append(f"{call} {number}: it was not killed there")
@@ -48,7 +48,7 @@ def rows(
     home, dice = homes["new"], random.Random(0)
     for number in range(QUICK_MOMENTS if quick else MOMENTS):
         after_s = dice.uniform(0.0, LONGEST_S)
-        with copy_of(home, place) as copy:
+        with copy_of(home, folder) as copy:
             done = run_and_kill(copy, "a scripted hour", after_s)
             tally(row, f"moment {number}, {after_s:.3f} s", home, copy, done)
     yield row

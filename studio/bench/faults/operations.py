@@ -1,6 +1,6 @@
-"""What the studio writes, one operation at a time, through the code that writes it.
+"""The studio's writing operations, one at a time, with the real code.
 
-An operation is a generator over a home: it yields what it acknowledges, when it is acknowledged.
+An operation is a generator over a home: it yields each acknowledgement at its moment.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ LAYER = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.
 
 @dataclass
 class Home:
-    """A store to be harmed in copies, and what is in it."""
+    """A store, copies of which are damaged, and its contents."""
 
     path: Path
     session_id: str
     things: set[str] = field(default_factory=set)
     files: list[str] = field(default_factory=list)  # checksums
-    checkpoints: list[bytes] = field(default_factory=list)  # those that may be found
-    missing: list[str] = field(default_factory=list)  # files that were not there before
+    checkpoints: list[bytes] = field(default_factory=list)  # valid contents
+    missing: list[str] = field(default_factory=list)  # files that are missing from the start
 
 
-def make_homes(place: Path) -> dict[str, Home]:
-    """ "new", as this version writes it, and "old", from before the last migration."""
-    torch.set_num_threads(1)  # its threads would not survive a fork
-    new = place / "new"
+def make_homes(folder: Path) -> dict[str, Home]:
+    """ "new", written by this version, and "old", from before the last migration."""
+    torch.set_num_threads(1)  # other threads would not survive a fork
+    new = folder / "new"
     with contextlib.closing(Store.open(new)) as store:
         session = store.create_session("Blue things", SessionSettings(prompts=("a cat", "a dog")))
         store.set_last_session(session.id)
@@ -75,11 +75,11 @@ def make_homes(place: Path) -> dict[str, Home]:
         store.request_round(session.id)
         _checkpoint(store, session, 0)
         take_snapshot(new)
-        export_session(store, session.id, place / ARCHIVE)
-    old = place / "old"
+        export_session(store, session.id, folder / ARCHIVE)
+    old = folder / "old"
     old.mkdir()
     (old / "studio.sqlite").write_bytes(gzip.decompress(OLD_STORE.read_bytes()))
-    with contextlib.closing(Store.open(shutil.copytree(old, place / "migrated"))) as migrated:
+    with contextlib.closing(Store.open(shutil.copytree(old, folder / "migrated"))) as migrated:
         old_id = migrated.last_session_id()
         old_things = things(migrated, old_id)
         old_missing = examine_files(migrated).missing
@@ -101,7 +101,7 @@ def _session(store: Store) -> Session:
 
 
 def _draw_pair(store: Store, session: Session, number: int) -> str:
-    """As `Worker.add_pair` does, with pictures of noise."""
+    """Like `PairQueue.add_pair`, with pictures of noise."""
     dice = random.Random(number)
     sides = []
     for _ in range(2):
@@ -135,7 +135,7 @@ def _draw_pair(store: Store, session: Session, number: int) -> str:
 
 
 def _learn(store: Store, session: Session) -> Adapter:
-    """As `Worker._finish_round` does, with weights of noise."""
+    """Like `Rounds._finish` of the worker, with weights of noise."""
     round_ = store.request_round(session.id)
     store.claim_round()
     store.add_metric(round_.id, 1, {"loss": 0.69})
@@ -171,18 +171,18 @@ def _learn(store: Store, session: Session) -> Adapter:
 
 
 def _export(store: Store, session: Session, adapter: Adapter) -> str:
-    """As `Worker._do_export` does."""
-    made = Export(uuid.uuid4().hex, session.id, adapter.id, "Blue", (), {}, time.time())
+    """Like `Jobs._do_export` of the worker."""
+    row = Export(uuid.uuid4().hex, session.id, adapter.id, "Blue", (), {}, time.time())
     report = export_lora(
-        store.export_path(session.id, made.id),
-        made.name,
+        store.export_path(session.id, row.id),
+        row.name,
         load_file(store.adapter_path(adapter) / ADAPTER_FILE),
         adapter.settings.rank,
         adapter.settings.alpha,
         ExportInfo("sd1", "the starter", adapter.picks, adapter.created_at_s),
     )
     names = tuple(path.name for path in report.files)
-    return store.add_export(replace(made, files=names, checks=report.checks)).id
+    return store.add_export(replace(row, files=names, checks=report.checks)).id
 
 
 def _checkpoint_bytes(number: int) -> bytes:
@@ -192,7 +192,7 @@ def _checkpoint_bytes(number: int) -> bytes:
 
 
 def _checkpoint(store: Store, session: Session, number: int) -> None:
-    """As `Worker._save` does."""
+    """Like `Rounds._save` of the worker."""
     path = store.checkpoint_path(store.rounds(session.id)[-1])
     write_sealed(path, _checkpoint_bytes(number))
 
@@ -207,7 +207,7 @@ def pick(home: Path) -> Iterator[str]:
 
 
 def undo(home: Path) -> Iterator[str]:
-    """What is withdrawn is acknowledged as a pair that waits again."""
+    """An undo is acknowledged as a pair that waits again."""
     with contextlib.closing(Store.open(home)) as store:
         session = _session(store)
         yield f"pair {store.undo_pick('undo', session.id).id}"
@@ -258,7 +258,7 @@ def archive(home: Path) -> Iterator[str]:
 
 
 def take_in(home: Path) -> Iterator[str]:
-    """Of the archive that lies beside the homes."""
+    """Import the archive beside the homes."""
     with contextlib.closing(Store.open(home)) as store:
         yield f"session {import_session(store, home.parent.parent / ARCHIVE).id}"
 
@@ -270,14 +270,14 @@ def snapshot(home: Path) -> Iterator[str]:
 
 
 def script(home: Path) -> Iterator[str]:
-    """An hour's work without the waiting, over and over until it is killed."""
+    """An hour's work without pauses, repeated until the process is killed."""
     with contextlib.closing(Store.open(home)) as store:
         session = _session(store)
         for number in range(1000):
             yield f"pair {_draw_pair(store, session, number)}"
             for pair in store.waiting_pairs(session.id)[:1]:
-                kept = store.add_pick(uuid.uuid4().hex, pair.id, "left")
-                yield f"pick {kept.id} {kept.choice}"
+                pick = store.add_pick(uuid.uuid4().hex, pair.id, "left")
+                yield f"pick {pick.id} {pick.choice}"
             _checkpoint(store, session, number % 200)
             if number % 5 == 4:
                 yield f"adapter {_learn(store, session).id}"
@@ -304,32 +304,32 @@ SHORT = tuple(name for name in OPERATIONS if name != "a scripted hour")
 
 def home_for(operation: str, homes: dict[str, Home]) -> Home:
     home = homes["old" if operation == "a migration" else "new"]
-    # What these are meant to take away may be there or not, until it is acknowledged.
-    goes = {"an undo": "pick pick7 ", "deleting a session": "session "}.get(operation)
-    if goes is None:
+    # Data that the operation removes may be there or not until the acknowledgement.
+    removed = {"an undo": "pick pick7 ", "deleting a session": "session "}.get(operation)
+    if removed is None:
         return home
-    return replace(home, things={one for one in home.things if not one.startswith(goes)})
+    return replace(home, things={thing for thing in home.things if not thing.startswith(removed)})
 
 
-# --- what is in a store --------------------------------------------------------------------------
+# --- contents of a store -------------------------------------------------------------------------
 
 
 def things(store: Store, session_id: str) -> set[str]:
-    """Everything in the store that can have been acknowledged, in one word each."""
-    found = {f"session {one.id}" for one in store.sessions()}
-    if f"session {session_id}" not in found:
-        found.add(f"deleted {session_id}")
+    """Everything in the store that can have been acknowledged, each as a short text."""
+    names = {f"session {session.id}" for session in store.sessions()}
+    if f"session {session_id}" not in names:
+        names.add(f"deleted {session_id}")
     picked = store.picked_pairs(session_id)
-    found |= {f"pick {one.pick.id} {one.pick.choice}" for one in picked}
-    found |= {f"pair {one.pair.id}" for one in picked}
-    found |= {f"pair {one.id}" for one in store.waiting_pairs(session_id, 10_000)}
-    found |= {f"adapter {one.id}" for one in store.adapters(session_id)}
-    found |= {f"export {one.id}" for one in store.exports(session_id)}
-    return found
+    names |= {f"pick {row.pick.id} {row.pick.choice}" for row in picked}
+    names |= {f"pair {row.pair.id}" for row in picked}
+    names |= {f"pair {pair.id}" for pair in store.waiting_pairs(session_id, 10_000)}
+    names |= {f"adapter {adapter.id}" for adapter in store.adapters(session_id)}
+    names |= {f"export {row.id}" for row in store.exports(session_id)}
+    return names
 
 
 def files_of(home: Path) -> list[Path]:
-    """All but the database, locks and checkpoints, wherever they have been moved to."""
+    """Pictures, latents, adapters and exports, also those that were set aside."""
     return [
         path
         for folder in ("sessions", "aside")

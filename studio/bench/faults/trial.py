@@ -1,4 +1,4 @@
-"""One operation in a process of its own, with a fault in it; and the look at what it left."""
+"""One operation in its own process with an injected fault, and the check of the store after it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from studio.store import (
 )
 from studio.store.files import read_sealed
 
-LIMIT_S = 60.0  # an operation of milliseconds that takes longer hangs, on any machine
-OPENED_S = 5.0  # in which the store has to be open again, whatever happened to it
-REFUSED, FAILED = 3, 4  # exit statuses: with a sentence, or with a traceback
+LIMIT_S = 60.0  # for an operation of milliseconds
+OPENED_S = 5.0  # the limit for opening the store after a fault
+REFUSED, FAILED = 3, 4  # exit statuses: ended with a sentence, or with a traceback
 
-# Every system call by which a file or a folder changes; "?": not every processor has each of them.
+# Every system call that changes a file or a folder; "?": some processors do not have it.
 WRITING_CALLS = (
     "write,writev,pwrite64,ftruncate,fsync,fdatasync,?rename,renameat,renameat2,?unlink,unlinkat,"
     "?mkdir,mkdirat,?rmdir,?link,linkat,copy_file_range,sendfile"
@@ -62,15 +62,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """How an operation ended: what it acknowledged, its exit status (negative: a signal)."""
+    """The end of an operation: its acknowledgements, and its exit status (negative: a signal)."""
 
-    said: list[str]
+    acknowledged: list[str]
     status: int | None  # None: it hung, and was killed
     traceback: str = ""
 
 
 def run(home: Path, operation: str, inject: str = "", trace: Path | None = None) -> Run:
-    """Carry out an operation on `home` in a process of its own, with strace's `inject` in it."""
+    """Carry out an operation on `home` in its own process, with strace's `inject` option."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -82,21 +82,21 @@ def run(home: Path, operation: str, inject: str = "", trace: Path | None = None)
         return _wait(pid, ours)
 
 
-def _child(door: socket.socket, home: Path, operation: str) -> None:
-    """What is said goes through a socket, whose calls are none of those that are tampered with."""
+def _child(channel: socket.socket, home: Path, operation: str) -> None:
+    """Report through a socket, whose system calls are not injected with faults."""
     status = 0
     try:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
-        door.send(b"ready\n")
-        door.recv(2)  # the tracer is there
-        for said in OPERATIONS[operation](home):
-            door.send(f"{said}\n".encode())
+        channel.send(b"ready\n")
+        channel.recv(2)  # the tracer is attached
+        for acknowledgement in OPERATIONS[operation](home):
+            channel.send(f"{acknowledgement}\n".encode())
     except (StoreError, LoraError) as error:
         status = REFUSED
-        door.send(f"!{error}\n".encode()[:60_000])
+        channel.send(f"!{error}\n".encode()[:60_000])
     except BaseException:
         status = FAILED
-        door.send(f"!{traceback.format_exc()}".encode()[:60_000])
+        channel.send(f"!{traceback.format_exc()}".encode()[:60_000])
     os._exit(status)
 
 
@@ -126,15 +126,15 @@ def _traced(pid: int, inject: str, trace: Path | None) -> Iterator[None]:
         tracer.stderr.close()
 
 
-def _wait(pid: int, door: socket.socket, kill_after_s: float | None = None) -> Run:
+def _wait(pid: int, channel: socket.socket, kill_after_s: float | None = None) -> Run:
     until_s = time.monotonic() + (LIMIT_S if kill_after_s is None else kill_after_s)
-    heard = b""
-    door.setblocking(False)
+    received = b""
+    channel.setblocking(False)
     hung = False
     while True:
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            while part := door.recv(65536):
-                heard += part
+            while part := channel.recv(65536):
+                received += part
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             break
@@ -143,16 +143,16 @@ def _wait(pid: int, door: socket.socket, kill_after_s: float | None = None) -> R
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
     with contextlib.suppress(BlockingIOError, ConnectionResetError):
-        while part := door.recv(65536):
-            heard += part
-    text, _, complaint = heard.decode(errors="replace").partition("!")
-    said = [line for line in text.splitlines() if line != "ready"]
+        while part := channel.recv(65536):
+            received += part
+    text, _, complaint = received.decode(errors="replace").partition("!")
+    acknowledged = [line for line in text.splitlines() if line != "ready"]
     code = os.waitstatus_to_exitcode(status)
-    return Run(said, None if hung and kill_after_s is None else code, complaint)
+    return Run(acknowledged, None if hung and kill_after_s is None else code, complaint)
 
 
 def run_and_kill(home: Path, operation: str, after_s: float) -> Run:
-    """Carry out an operation, and kill it after so many seconds."""
+    """Carry out an operation, and kill it after some seconds."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -164,42 +164,42 @@ def run_and_kill(home: Path, operation: str, after_s: float) -> Run:
         return _wait(pid, ours, kill_after_s=after_s)
 
 
-def calls_of(home: Home, operation: str, place: Path) -> list[tuple[str, int]]:
-    """Every writing system call of an operation, as (name, which one of that name)."""
-    trace = place / "trace"
-    with copy_of(home, place) as copy:
+def calls_of(home: Home, operation: str, folder: Path) -> list[tuple[str, int]]:
+    """Every writing system call of an operation, as (name, its number among those of the name)."""
+    trace = folder / "trace"
+    with copy_of(home, folder) as copy:
         done = run(copy, operation, trace=trace)
         if done.status != 0:
-            raise RuntimeError(f"{operation} does not even work unharmed: {done.traceback}")
+            raise RuntimeError(f"{operation} fails without a fault: {done.traceback}")
     counts: Counter[str] = Counter()
     calls = []
     for text in trace.read_text(errors="replace").splitlines():
-        if found := re.match(r"\d+\s+(\w+)\(", text):
-            counts[found[1]] += 1
-            calls.append((found[1], counts[found[1]]))
+        if match := re.match(r"\d+\s+(\w+)\(", text):
+            counts[match[1]] += 1
+            calls.append((match[1], counts[match[1]]))
     return calls
 
 
 @contextlib.contextmanager
-def copy_of(home: Home, place: Path) -> Iterator[Path]:
-    """A copy to be harmed."""
-    folder = Path(tempfile.mkdtemp(prefix="trial-", dir=place))
-    shutil.copytree(home.path, folder / "home")
+def copy_of(home: Home, folder: Path) -> Iterator[Path]:
+    """A temporary copy of a home, to be damaged."""
+    trial = Path(tempfile.mkdtemp(prefix="trial-", dir=folder))
+    shutil.copytree(home.path, trial / "home")
     try:
-        yield folder / "home"
+        yield trial / "home"
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(trial)
 
 
-def sample(places: list, quick: bool, most: int) -> list:
-    """All of them, or so many, spread evenly, with the first and the last among them."""
-    if not quick or len(places) <= most:
-        return places
-    return [places[round(n * (len(places) - 1) / (most - 1))] for n in range(most)]
+def sample(calls: list, quick: bool, most: int) -> list:
+    """All calls, or if quick at most `most`, evenly spaced from the first to the last."""
+    if not quick or len(calls) <= most:
+        return calls
+    return [calls[round(n * (len(calls) - 1) / (most - 1))] for n in range(most)]
 
 
 def tally(row: Row, what: str, home: Home, copy: Path, done: Run) -> None:
-    """Count what a fault did: `copy` is what it left of `home`."""
+    """Count the effects of a fault; `copy` is the state of `home` after it."""
     row.tried += 1
     if done.status is None:
         row.hung += 1
@@ -207,19 +207,20 @@ def tally(row: Row, what: str, home: Home, copy: Path, done: Run) -> None:
     if done.status == FAILED:
         row.problems.append(f"{what}: no sentence, but {done.traceback.strip()[-600:]}")
     started_s = time.monotonic()
-    with contextlib.suppress(StoreError):  # what it says is looked at next
+    with contextlib.suppress(StoreError):  # `losses` reports it
         Store.open(copy).close()
     if time.monotonic() - started_s > OPENED_S:
         row.hung += 1
         row.problems.append(f"{what}: it took {time.monotonic() - started_s:.1f} s to open again")
-    lost, torn = look(home, copy, done.said)
+    lost, torn = losses(home, copy, done.acknowledged)
     row.lost += len(lost)
     row.torn += len(torn)
-    row.problems += [f"{what}: lost {one}" for one in lost] + [f"{what}: torn {t}" for t in torn]
+    row.problems += [f"{what}: lost {each}" for each in lost]
+    row.problems += [f"{what}: torn {each}" for each in torn]
 
 
-def look(home: Home, copy: Path, said: list[str]) -> tuple[list[str], list[str]]:
-    """What is (lost, torn) in a store after a fault, opened again by the real program."""
+def losses(home: Home, copy: Path, acknowledged: list[str]) -> tuple[list[str], list[str]]:
+    """The (lost, torn) data of a store after a fault, opened again by the real program."""
     lost: list[str] = []
     torn: list[str] = []
     try:
@@ -228,11 +229,11 @@ def look(home: Home, copy: Path, said: list[str]) -> tuple[list[str], list[str]]
         return [f"everything: {error}"], []
     with contextlib.closing(store):
         torn += database_complaints(copy / "studio.sqlite")
-        found = examine_files(store)
-        missing = set(found.missing) - set(home.missing)
-        torn += [f"the file {name}" for name in [*missing, *found.damaged]]
+        report = examine_files(store)
+        missing = set(report.missing) - set(home.missing)
+        torn += [f"the file {name}" for name in [*missing, *report.damaged]]
         known = things(store, home.session_id)
-        lost += [one for one in [*home.things, *said] if one not in known]
+        lost += [thing for thing in [*home.things, *acknowledged] if thing not in known]
         for path in copy.glob("sessions/*/checkpoints/*.pt"):
             try:
                 if read_sealed(path) not in home.checkpoints:
@@ -240,6 +241,6 @@ def look(home: Home, copy: Path, said: list[str]) -> tuple[list[str], list[str]]
             except StoreDamaged:
                 torn.append("a checkpoint")
         left = Counter(sha256(path) for path in files_of(copy))
-        lost += [f"a file {one[:8]}" for one in (Counter(home.files) - left)]
+        lost += [f"a file {checksum[:8]}" for checksum in (Counter(home.files) - left)]
         store.create_session("It goes on", SessionSettings())
     return lost, torn

@@ -1,1 +1,1 @@
-"""Trials whose result decided something; `LOG.md` keeps what they showed."""
+"""Research benchmarks behind design decisions; `studio/bench/LOG.md` has their results."""

@@ -1,15 +1,14 @@
-"""How much of a pair's gradient is taste, and how much chance: by timestep, and by optimiser.
+"""Signal and noise in the gradients of pairs, by timestep and optimizer.
 
     python launch.py bench gradients --json FILE
 
-What an untrained adapter would learn from a pair is the gradient of (error of the chosen picture -
-error of the rejected one). Over many pairs it has a part that all share, which is the taste, and a
-part that is each pair's own: whatever else the two pictures differed in, and the noise that they
-were looked at with. Printed is the share of what all have in common, |mean|² / mean of |gradient|²
-without bias, in thousandths: n picks turn it into a signal-to-noise ratio of about n times the
-share. First in bands of the timesteps, from the least noise to the most, then over all of them and
-over the noisiest quarter; last as Adam would have it, each parameter divided by its own root mean
-square. One set of pairs serves all artists, who differ in what they choose of it.
+The gradient of a pair is that of (error of the chosen picture - error of the rejected one) for an
+untrained adapter. Over many pairs it has a common part, the taste, and a part of each pair's own:
+other differences between the two pictures, and the noise of the draws. The table shows the common
+share, |mean|² / mean of |gradient|² without bias, in thousandths: n picks give a signal-to-noise
+ratio of about n times the share. First in bands of the timesteps, from least to most noise, then
+over all of them and over the noisiest quarter; last with Adam's scaling, each parameter divided by
+its own root mean square. All artists label the same pairs.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ from torch import Tensor
 
 from studio import models
 from studio.bench import clicks, timing
+from studio.bench.artists import Artist
+from studio.bench.held_out import split_prompts
 from studio.engine import recogniser
 from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch, Trajectory
@@ -42,7 +43,7 @@ ARTISTS = (
 
 
 def up_projections(denoiser: models.Denoiser) -> list[torch.nn.Parameter]:
-    """Those of the adapter's parameters that have a gradient before it is trained."""
+    """The adapter's parameters with a gradient before training."""
     return [
         value
         for name, value in denoiser.unet.named_parameters()
@@ -53,10 +54,10 @@ def up_projections(denoiser: models.Denoiser) -> list[torch.nn.Parameter]:
 def gradients(
     denoiser: models.Denoiser, pairs: list[tuple[Trajectory, Trajectory]], draws: int, seed: int = 0
 ) -> Tensor:
-    """(pairs, BANDS, parameters): of (left's error - right's error), `draws` timesteps in a band.
+    """(pairs, BANDS, parameters): of (left's error - right's error), `draws` timesteps per band.
 
-    Of an untrained adapter, whose down-projections have no gradient yet: the parameters are all of
-    the up-projections.
+    Of an untrained adapter, whose down-projections have no gradient yet: the parameters are those
+    of the up-projections.
     """
     denoiser.adapters.new(TrainingSettings(seed=seed))
     parameters = up_projections(denoiser)
@@ -67,31 +68,31 @@ def gradients(
         batch = PairBatch.of([(left, right)])
         bands = []
         for band in range(BANDS):
-            places = (band + torch.rand((1, draws), generator=draw)) / BANDS
-            timesteps = (places * count).long().expand(2, -1)
+            positions = (band + torch.rand((1, draws), generator=draw)) / BANDS
+            timesteps = (positions * count).long().expand(2, -1)
             noise = torch.randn((1, draws, *batch.latents.shape[2:]), generator=draw)
             noise = noise.expand(2, *noise.shape[1:])
             errors = velocity_errors(denoiser, batch, [0, 1], timesteps, noise).mean(1)
-            found = torch.autograd.grad(errors[0] - errors[1], parameters)
-            bands.append(torch.cat([value.flatten() for value in found]).cpu())
+            values = torch.autograd.grad(errors[0] - errors[1], parameters)
+            bands.append(torch.cat([value.flatten() for value in values]).cpu())
         rows.append(torch.stack(bands))
     return torch.stack(rows)
 
 
 def common_share(rows: Tensor) -> float:
-    """|mean|² / mean of |row|² of rows (N, parameters), without the bias of so few.
+    """|mean|² / mean of |row|² of rows (N, parameters), without the bias of a finite N.
 
-    |mean of N|² holds 1/N of every row's own square; the products of different rows do not.
+    |mean of N|² contains 1/N of every row's own square, which is subtracted.
     """
     count = len(rows)
     own = float(rows.square().sum())
-    together = float(rows.sum(0).square().sum())
-    return (together - own) / (count - 1) / own
+    total = float(rows.sum(0).square().sum())
+    return (total - own) / (count - 1) / own
 
 
-def shares(found: Tensor, choices: Tensor) -> dict[str, float | list[float]]:
-    """Of `gradients` and choices (pairs,): 1 for left, -1 for right, 0 to leave a pair out."""
-    rows = -choices[:, None, None] * found
+def shares(all_gradients: Tensor, choices: Tensor) -> dict[str, float | list[float]]:
+    """The common shares of `gradients` for choices (pairs,): 1 left, -1 right, 0 to omit a pair."""
+    rows = -choices[:, None, None] * all_gradients
     rows = rows[choices != 0]
 
     def as_adam(values: Tensor) -> Tensor:
@@ -107,8 +108,8 @@ def shares(found: Tensor, choices: Tensor) -> dict[str, float | list[float]]:
     }
 
 
-def chosen(artist: clicks.Artist, pictures: list[list[Image.Image]], prompts: list[str]) -> Tensor:
-    """1 where the left of two pictures is preferred, -1 where the right is, 0 where they tie."""
+def chosen(artist: Artist, pictures: list[list[Image.Image]], prompts: list[str]) -> Tensor:
+    """1 if the left of two pictures is preferred, -1 if the right is, 0 for a tie."""
     scores = [
         [artist(image, prompt) for image in both]
         for both, prompt in zip(pictures, prompts, strict=True)
@@ -136,22 +137,22 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench gradients", description=__doc__)
     parser.add_argument("--pairs", type=int, default=128)
-    parser.add_argument("--draws", type=int, default=2, help="timesteps of a pair in a band")
+    parser.add_argument("--draws", type=int, default=2, help="timesteps per pair and band")
     parser.add_argument("--artists", nargs="*", default=ARTISTS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     if args.pairs < 2 or args.draws < 1:
-        parser.error("at least two pairs, and one timestep of each, are needed")
+        parser.error("at least two pairs with one timestep each are needed")
     artists = {name: clicks.load_artist(f"studio.bench.artists:{name}") for name in args.artists}
     denoiser = models.load("starter")
     settings = clicks.session_settings("diffusion_dpo", {}).sampling
-    names, _ = clicks.split_prompts(recogniser.load(), seed=0)
+    names, _ = split_prompts(recogniser.load(), seed=0)
     prompts = [names[number % len(names)] for number in range(args.pairs)]
     pairs = clicks.draw_asked(denoiser, prompts, range(args.pairs), settings, pictures=2)
     pictures = [pair.images for pair in pairs]
-    found = gradients(denoiser, [tuple(pair.chains) for pair in pairs], args.draws)
+    values = gradients(denoiser, [tuple(pair.chains) for pair in pairs], args.draws)
     rows = [
-        {"artist": name, "pairs": args.pairs, **shares(found, chosen(artist, pictures, prompts))}
+        {"artist": name, "pairs": args.pairs, **shares(values, chosen(artist, pictures, prompts))}
         for name, artist in artists.items()
     ]
     print(table(rows))

@@ -1,16 +1,16 @@
-"""Which question says most about a taste, before anything is trained.
+"""Which kind of question reveals most about a taste, measured without training.
 
     python launch.py bench questions --json FILE
 
-What an untrained adapter would learn from a click is the gradient of (error of what was clicked -
-error of what was not). The sum of these over some clicks is a direction, and a direction agrees
-with a pair of pictures that it has not seen when it would make the better one likelier. How often
-it does, is what a question is judged by: the better of two, the best of more, an order. The clicks
-are about some of the prompts, the unseen pairs about all others, and that many times over.
+The gradient of a click is that of (error of the clicked picture - error of the others) for an
+untrained adapter. The sum over some clicks is a direction. It agrees with an unseen pair if it
+makes the better picture likelier. The share of agreement measures a kind of question: the better of
+two, the best of more, an order. Clicks use some of the prompts and unseen pairs all others, over
+many random splits.
 
-"weighed" is what training can come to at best: what pairs have in common by chance, such as their
-grounds, is weighed down by ridge regression. It says what the clicks hold, and needs no training;
-it does not say what is lost on the way (`bench clicks` does).
+"weighed" is an upper bound for training: ridge regression reduces the weight of features that pairs
+share by chance, such as their grounds. It measures the information in the clicks; `bench clicks`
+also shows the losses of training.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from studio import models
 from studio.bench import clicks, timing
 from studio.bench.curves import ARTISTS
+from studio.bench.held_out import split_prompts
 from studio.bench.research.gradients import up_projections
 from studio.engine import recogniser
 from studio.engine.estimators import velocity_errors
@@ -35,11 +36,11 @@ from studio.engine.trajectory import PairBatch, Trajectory
 from studio.settings import TrainingSettings
 
 PICTURES = 4  # of a prompt
-TAUGHT = (13, 26, 51)  # clicks: what 16, 32 and 64 leave when a fifth is held out
+CLICKS = (13, 26, 51)  # of 16, 32 and 64, without the fifth that is held out
 SPLITS = 40
 RIDGE = 1.0  # in units of a pair's own square
 
-# scores of a prompt's pictures, their squared distances -> (better, worse) that are told apart
+# (scores of a prompt's pictures, their squared distances) to the (better, worse) pairs of an answer
 Question = Callable[[list[float], Tensor], list[tuple[int, int]]]
 
 
@@ -58,7 +59,11 @@ def better_of_the_most_different(scores: list[float], apart: Tensor) -> list[tup
 
 def best_and_worst(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
     best, *between, worst = _in_order(scores)
-    return [(best, worst), *((best, one) for one in between), *((one, worst) for one in between)]
+    return [
+        (best, worst),
+        *((best, each) for each in between),
+        *((each, worst) for each in between),
+    ]
 
 
 def whole_order(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
@@ -66,13 +71,13 @@ def whole_order(scores: list[float], apart: Tensor) -> list[tuple[int, int]]:
 
 
 def rank_weights() -> list[float]:
-    """Of each pair of a whole order, the best picture at place 1: |gain - gain| x |1/D - 1/D|.
+    """RankDPO's weights of a whole order's pairs (arXiv 2410.18013): |gain - gain| x |1/D - 1/D|.
 
-    As RankDPO weighs them (arXiv 2410.18013), with D = log(1 + place) and the gain 2^g - 1, where g
-    falls evenly from 1 to 0: an order has no scores. An untrained adapter has no order of its own.
+    D = log(1 + rank), from rank 1 for the best, and the gain is 2^g - 1. An order has no scores, so
+    g falls evenly from 1 to 0. An untrained adapter has no order of its own.
     """
-    gains = [2 ** (1 - place / (PICTURES - 1)) - 1 for place in range(PICTURES)]
-    discounts = [1 / math.log(2 + place) for place in range(PICTURES)]
+    gains = [2 ** (1 - rank / (PICTURES - 1)) - 1 for rank in range(PICTURES)]
+    discounts = [1 / math.log(2 + rank) for rank in range(PICTURES)]
     return [
         abs(gains[one] - gains[other]) * abs(discounts[one] - discounts[other])
         for one, other in itertools.combinations(range(PICTURES), 2)
@@ -80,7 +85,7 @@ def rank_weights() -> list[float]:
 
 
 def _in_order(scores: list[float]) -> list[int]:
-    return sorted(range(len(scores)), key=lambda place: -scores[place])
+    return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 RANKED = "all 4 in order, pairs weighed by place"
@@ -102,9 +107,9 @@ def picture_errors(
     draws: int,
     draw: torch.Generator,
 ) -> Tensor:
-    """(pictures,): the mean error of each picture of a prompt, as the denoiser is switched now.
+    """(pictures,): the mean error of each picture of a prompt, for the denoiser's present state.
 
-    At `draws` timesteps of the share that is learned from; all pictures with the same noise.
+    At `draws` timesteps of the training's fraction; all pictures have the same noise.
     """
     batch = PairBatch.of([(chains[0], other) for other in chains[1:]])
     count = denoiser.scheduler.config.num_train_timesteps
@@ -125,7 +130,7 @@ def picture_gradients(
 ) -> Tensor:
     """(prompts, pictures, parameters): the gradient of each picture's error.
 
-    Less their mean over a prompt's pictures, which no click tells apart.
+    Without the mean over a prompt's pictures, about which clicks contain no information.
     """
     settings = TrainingSettings(seed=seed)
     denoiser.adapters.new(settings)
@@ -134,28 +139,28 @@ def picture_gradients(
     rows = []
     for chains in prompts:
         errors = picture_errors(denoiser, chains, settings, draws, draw)
-        found = [torch.autograd.grad(error, parameters, retain_graph=True) for error in errors]
-        own = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in found])
+        values = [torch.autograd.grad(error, parameters, retain_graph=True) for error in errors]
+        own = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in values])
         rows.append((own - own.mean(0)).cpu())
     return torch.stack(rows)
 
 
 def agreement(
     gram: Tensor,
-    taught: Tensor,
+    clicked: Tensor,
     unseen: Tensor,
     ridge: float | None,
     counts: Tensor | None = None,
 ) -> float:
-    """The share of `unseen` pairs that the direction of the `taught` ones agrees with.
+    """The share of `unseen` pairs that the direction of the `clicked` ones agrees with.
 
-    gram: (pictures, pictures), products of the pictures' gradients; the others: (pairs, 2), the
-    better picture and the worse. A ridge of None sums the taught ones. counts: (taught,), how much
-    each of them counts; None lets them count alike.
+    gram: (pictures, pictures), products of the pictures' gradients. clicked, unseen: (pairs, 2),
+    the better picture and the worse. A ridge of None sums the clicked pairs. counts: (clicked,),
+    their weights; None: equal weights.
     """
-    better, worse = taught.T
-    towards = gram[:, better] - gram[:, worse]  # (pictures, taught)
-    counts = torch.ones(len(taught)) if counts is None else counts / counts.mean()
+    better, worse = clicked.T
+    towards = gram[:, better] - gram[:, worse]  # (pictures, clicked)
+    counts = torch.ones(len(clicked)) if counts is None else counts / counts.mean()
     weights = counts
     if ridge is not None:
         own = towards[better] - towards[worse]
@@ -169,11 +174,11 @@ def judge(
     gram: Tensor,
     scores: list[list[float]],
     question: Question,
-    taught: int,
+    clicks_count: int,
     ridge: float | None,
     weights: list[float] | None = None,  # of the pairs of an answer
 ) -> float:
-    """Mean agreement over `SPLITS` choices of the prompts that clicks are about."""
+    """Mean agreement over `SPLITS` random choices of the clicked prompts."""
     squares = gram.diagonal()
     apart = squares[:, None] + squares[None] - 2 * gram
 
@@ -184,18 +189,18 @@ def judge(
     asked = [pairs_of(prompt, question) for prompt in range(len(scores))]
     known = [pairs_of(prompt, whole_order) for prompt in range(len(scores))]
     draw = torch.Generator().manual_seed(0)
-    counts = None if weights is None else torch.tensor(weights).repeat(taught)
+    counts = None if weights is None else torch.tensor(weights).repeat(clicks_count)
     shares = []
     for _ in range(SPLITS):
         order = torch.randperm(len(scores), generator=draw).tolist()
-        clicked = torch.cat([asked[prompt] for prompt in order[:taught]])
-        unseen = torch.cat([known[prompt] for prompt in order[taught:]])
+        clicked = torch.cat([asked[prompt] for prompt in order[:clicks_count]])
+        unseen = torch.cat([known[prompt] for prompt in order[clicks_count:]])
         shares.append(agreement(gram, clicked, unseen, ridge, counts))
     return statistics.mean(shares)
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: the mean over the artists."""
+    """Markdown: means over the artists."""
     counts = sorted({row["clicks"] for row in rows})
     lines = [
         f"| question | {' | '.join(f'{n} clicks, weighed' for n in counts)} | "
@@ -203,9 +208,9 @@ def table(rows: list[dict]) -> str:
         "|" + "---|" * (1 + 2 * len(counts)),
     ]
     for question in QUESTIONS:
-        of_it = {row["clicks"]: row for row in rows if row["question"] == question}
+        by_clicks = {row["clicks"]: row for row in rows if row["question"] == question}
         cells = [
-            f"{statistics.mean(of_it[count][how].values()):.3f}"
+            f"{statistics.mean(by_clicks[count][how].values()):.3f}"
             for how in ("weighed", "summed")
             for count in counts
         ]
@@ -216,25 +221,26 @@ def table(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench questions", description=__doc__)
     parser.add_argument("--prompts", type=int, default=128)
-    parser.add_argument("--draws", type=int, default=4, help="timesteps that a picture is seen at")
+    parser.add_argument("--draws", type=int, default=4, help="timesteps per picture")
     parser.add_argument("--artists", nargs="*", default=ARTISTS)
-    parser.add_argument("--clicks", nargs="*", type=int, default=TAUGHT)
+    parser.add_argument("--clicks", nargs="*", type=int, default=CLICKS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args(argv)
     if not 0 < max(args.clicks, default=0) < args.prompts or args.draws < 1:
-        parser.error("there must be clicks, more prompts than clicks, and a timestep")
+        parser.error("clicks, more prompts than clicks, and a timestep are needed")
     artists = {name: clicks.load_artist(f"studio.bench.artists:{name}") for name in args.artists}
     denoiser = clicks.load_base("starter")
     settings = clicks.session_settings("diffusion_dpo", {}).sampling
-    names, _ = clicks.split_prompts(recogniser.load(), seed=0)
+    names, _ = split_prompts(recogniser.load(), seed=0)
     prompts = [names[number % len(names)] for number in range(args.prompts)]
     asked = clicks.draw_asked(denoiser, prompts, range(args.prompts), settings, PICTURES)
-    found = picture_gradients(denoiser, [one.chains for one in asked], args.draws).flatten(0, 1)
-    gram = found @ found.T
+    chains = [question.chains for question in asked]
+    gradients = picture_gradients(denoiser, chains, args.draws).flatten(0, 1)
+    gram = gradients @ gradients.T
     scores = {
         name: [
-            [artist(image, prompt) for image in one.images]
-            for one, prompt in zip(asked, prompts, strict=True)
+            [artist(image, prompt) for image in question.images]
+            for question, prompt in zip(asked, prompts, strict=True)
         ]
         for name, artist in artists.items()
     }

@@ -1,1 +1,1 @@
-"""The tabs, one file each: `build(page)` makes the components and says what they show and hear."""
+"""The tabs, one folder each: `build(page)` makes the components and connects their events."""

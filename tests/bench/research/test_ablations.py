@@ -1,4 +1,4 @@
-"""What a lead changes of the default: by hand, against diffusers, and all on a tiny model."""
+"""The changes of the ablations: by hand, against diffusers, and all on a tiny model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusers import DDIMInverseScheduler
 from studio import models
 from studio.bench import clicks
 from studio.bench.artists import bright
-from studio.bench.research import ablations
+from studio.bench.research import ablations, estimators
 from studio.engine import sampling
 from studio.engine.estimators import velocity_errors
 from studio.engine.trajectory import PairBatch
@@ -46,7 +46,7 @@ def pairs(active: ablations.ActiveRound) -> PairBatch:
 def test_every_second_draw_has_the_noise_of_the_first_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
-    estimator = ablations.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
+    estimator = estimators.Mirrored(denoiser, pairs, replace(FEW, steps_per_pair=4))
     timesteps, noise = estimator.inputs(pairs.groups()[:3], torch.arange(4).expand(3, -1))
     assert torch.equal(timesteps[:, 1::2], timesteps[:, ::2])
     assert torch.equal(noise[:, 1::2], -noise[:, ::2])
@@ -73,7 +73,7 @@ def gains_of(
 
 def test_every_second_draw_is_of_flipped_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
     with_an_adapter(denoiser)
-    estimator = ablations.Flipped(denoiser, pairs, FEW)
+    estimator = estimators.Flipped(denoiser, pairs, FEW)
     groups, draws = pairs.groups()[:2], torch.arange(2).expand(2, -1)
     timesteps, noise = estimator.inputs(groups, draws)
     gains, _ = estimator.gains(groups, draws)
@@ -90,7 +90,7 @@ def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
     denoiser: Denoiser, pairs: PairBatch
 ) -> None:
     with_an_adapter(denoiser)
-    estimator = ablations.Opposed(denoiser, pairs, FEW)
+    estimator = estimators.Opposed(denoiser, pairs, FEW)
     groups, draws = pairs.groups()[:2], torch.arange(2).expand(2, -1)
     timesteps, noise = estimator.inputs(groups, draws)
     for gains, side, sign in zip(
@@ -101,7 +101,7 @@ def test_the_rejected_picture_has_the_noise_of_the_chosen_one_turned_round(
 
 
 def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: PairBatch) -> None:
-    timesteps, noises = ablations.inverted(denoiser, pairs)
+    timesteps, noises = estimators.inverted(denoiser, pairs)
     oracle = DDIMInverseScheduler.from_config(denoiser.scheduler.config)
     oracle.set_timesteps(SAMPLING.steps)
     assert oracle.timesteps.tolist() == timesteps.flip(0).tolist()
@@ -118,9 +118,9 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
         assert torch.allclose(ours, latent, atol=1e-4)
 
 
-def test_a_pair_is_noised_by_its_own_ways_back(denoiser: Denoiser, pairs: PairBatch) -> None:
-    estimator = ablations.Inverted(denoiser, pairs, FEW)
-    known, noises = ablations.inverted(denoiser, pairs)
+def test_a_pair_is_noised_by_its_own_inversions(denoiser: Denoiser, pairs: PairBatch) -> None:
+    estimator = estimators.Inverted(denoiser, pairs, FEW)
+    known, noises = estimators.inverted(denoiser, pairs)
     nearly = known[[0, 1]].expand(2, 2) - 3  # between the steps: the nearest one
     timesteps, (chosen, rejected) = estimator.noises([0, 2], [1, 3], nearly, noises)
     assert timesteps.tolist() == known[[0, 1]].expand(2, 2).tolist()
@@ -147,7 +147,7 @@ def test_an_anchor_by_hand() -> None:
 
 def test_a_moved_reference_begins_again_from_nothing(active: ablations.ActiveRound) -> None:
     changes = {"learning_rate": 5e-3, "updates_base": 8, "target_shift": None}
-    training = active.training(active.clicks(), ablations.MovedReference, **changes)
+    training = active.training(active.clicks(), estimators.MovedReference, **changes)
     metrics = list(ablations.moving_at_half(training))
     assert metrics[3].margin != 0
     assert metrics[4].margin == 0
@@ -176,18 +176,18 @@ def test_what_is_liked_is_what_was_learned(
 ) -> None:
     denoiser.adapters.new(FEW)
     chains = active.pool[0].chains
-    assert not ablations.likings(denoiser, chains, FEW).any()
+    assert not ablations.picture_gains(denoiser, chains, FEW).any()
     pairs = [(chains[2], chains[1])]
     active.learn(pairs, learning_rate=5e-3, updates_base=30, target_shift=None)
-    liking = ablations.likings(denoiser, chains, FEW)
-    assert liking[2] > liking[1]
+    gains = ablations.picture_gains(denoiser, chains, FEW)
+    assert gains[2] > gains[1]
 
 
-@pytest.mark.parametrize("lead", list(ablations.LEADS))
-def test_every_lead_teaches_something(
-    denoiser: Denoiser, active: ablations.ActiveRound, lead: str
+@pytest.mark.parametrize("ablation", list(ablations.ABLATIONS))
+def test_every_ablation_trains_an_adapter(
+    denoiser: Denoiser, active: ablations.ActiveRound, ablation: str
 ) -> None:
-    ablations.LEADS[lead](active)
+    ablations.ABLATIONS[ablation](active)
     assert any(value.any() for value in denoiser.adapters.parameters() if value.requires_grad)
     state = denoiser.adapters.state()
     assert any(value.any() for name, value in state.items() if ".lora_B." in name)
@@ -206,9 +206,9 @@ def test_pictures_that_are_equal_are_no_pick(active: ablations.ActiveRound) -> N
 def test_the_table_has_a_mean_only_where_all_artists_were_run() -> None:
     figures = {"agreement": 0.5, "win_rate": 0.6, "shift_sd": 0.1, "object_accuracy_tuned": 1.0}
     rows = [
-        {"artist": "bright", "lead": "rank 2", **figures},
-        {"artist": "dark", "lead": "rank 2", **figures, "agreement": 0.75},
-        {"artist": "bright", "lead": "rank 32", **figures},
+        {"artist": "bright", "ablation": "rank 2", **figures},
+        {"artist": "dark", "ablation": "rank 2", **figures, "agreement": 0.75},
+        {"artist": "bright", "ablation": "rank 32", **figures},
     ]
     assert ablations.table(rows).splitlines() == [
         "| | bright | dark | mean |",
@@ -222,7 +222,7 @@ def test_the_table_has_a_mean_only_where_all_artists_were_run() -> None:
 def test_a_whole_run_is_kept_and_gone_on_with(tmp_path: Path, capsys) -> None:
     few = ["--artists", "bright", "--clicks", "4", "--unseen", "1"]
     few += ["--set", "updates_base=1", "updates_per_pick=0", "--rows", str(tmp_path / "rows.jsonl")]
-    few += ["--leads", "the default"]
+    few += ["--ablations", "the default"]
     assert ablations.main(few) == 0
     assert "| the default | " in capsys.readouterr().out
     kept = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
@@ -233,4 +233,4 @@ def test_a_whole_run_is_kept_and_gone_on_with(tmp_path: Path, capsys) -> None:
 def test_too_few_clicks_are_refused(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         ablations.main(["--clicks", "3", "--rows", str(tmp_path / "rows.jsonl")])
-    assert "four clicks" in capsys.readouterr().err
+    assert "at least four clicks" in capsys.readouterr().err

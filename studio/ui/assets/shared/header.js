@@ -1,0 +1,83 @@
+/* The session menu and the theme button. What is chosen goes to Python as one event, 'session'. */
+import { ask } from "./ask.js";
+import { notify } from "./notices.js";
+import { openFromAddress } from "./page.js";
+
+const questions = {
+  new: () => ({ title: "New session", label: "Name", value: "New session", ok: "Begin" }),
+  rename: (name) => ({ title: "Rename this session", label: "Name", value: name, ok: "Rename" }),
+  duplicate: (name) => ({
+    title: "Duplicate this session",
+    text: "Its prompts and settings are copied. Picks and pictures stay where they are.",
+    label: "Name of the copy",
+    value: name + " (copy)",
+    ok: "Duplicate",
+  }),
+  delete: (name) => ({
+    title: "Delete “" + name + "”?",
+    text: "Its picks, pictures and LoRAs go out of sight. The files are moved to the folder " +
+      "“aside” of the studio’s home, not destroyed.",
+    ok: "Delete",
+    danger: true,
+  }),
+};
+
+async function copyReport() {
+  try {
+    const answer = await fetch("/report");
+    await navigator.clipboard.writeText(await answer.text());
+    notify("good", "Copied: the last errors, versions and device. Paste it where you ask.");
+  } catch {  // a browser that lets no page copy, such as one over plain HTTP
+    window.open("/report", "_blank");
+  }
+}
+
+/* A session as a file: the browser saves it as it comes, and sends one as it is read. */
+function save(id, name) {
+  const link = document.createElement("a");
+  link.href = "/sessions/" + encodeURIComponent(id) + ".zip";
+  link.download = "";
+  link.click();
+  notify("good", "Saving “" + name + "” with all its pictures and LoRAs as one file.");
+}
+
+async function take(file) {
+  if (!file) return;
+  notify("good", "Taking in " + file.name + " …");
+  const sent = fetch("/sessions", { method: "POST", body: file });
+  const reply = await sent.then((answer) => answer.json()).catch(() => null);
+  if (!reply) notify("bad", "The studio did not take the file. Try again in a moment.");
+  else notify(reply.ok ? "good" : "bad", reply.sentence);
+}
+
+export function begin({ element, props, trigger, watch }) {
+  // Not a part of the bar, which is drawn anew while the artist looks for the file.
+  const chooser = document.createElement("input");
+  chooser.type = "file";
+  chooser.accept = ".zip,application/zip";
+  chooser.addEventListener("change", () => { take(chooser.files[0]); chooser.value = ""; });
+
+  element.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-act]");
+    if (!button) return;
+    const { act, id = "", name = "" } = button.dataset;
+    if (act === "theme") return; // theme.js hears it
+    element.querySelector("#session-menu")?.hidePopover();
+    if (act === "take") return chooser.click();
+    if (act === "save") return save(id, name);
+    if (act === "report") return copyReport();
+    const answer = questions[act] ? await ask(questions[act](name)) : true;
+    if (answer !== null) trigger("session", { act, id, name: answer === true ? name : answer });
+  });
+
+  // The first value comes when the whole page is built; a tab opened earlier would be closed again.
+  let isBuilt = false;
+  function openTab() {
+    if (!isBuilt && props.value) {
+      isBuilt = true;
+      openFromAddress();
+    }
+  }
+  watch("value", openTab);
+  openTab();
+}

@@ -1,0 +1,64 @@
+/* What the artist did, on its way to the store: sent one at a time and in order, each under an id of
+ * its own, until the store has it. Sending twice counts once.
+ */
+import { notify } from "./notices.js";
+
+const FIRST_WAIT_MS = 300; // before a lost answer is asked for again
+const LONGEST_WAIT_MS = 8000;
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export class Outbox {
+  entries = []; // { call, payload, about, resolve }, the oldest first
+  #element;
+  #server;
+  #settle;
+  #isSending = false;
+
+  /* `settle(reply, entry)` hears each reply before the next entry is sent. While something is unsent,
+   * `element` has data-unsaved and the window asks before it closes, until `signal` aborts. */
+  constructor(element, server, settle, signal) {
+    this.#element = element;
+    this.#server = server;
+    this.#settle = settle;
+    addEventListener("beforeunload", (event) => { if (!this.isEmpty) event.preventDefault(); }, { signal });
+  }
+
+  get isEmpty() {
+    return this.entries.length === 0;
+  }
+
+  /* `about` stays on the page, for `settle`. Resolves to the reply. */
+  send(call, payload, about = null) {
+    return new Promise((resolve) => {
+      this.entries.push({ call, payload, about, resolve });
+      this.#element.toggleAttribute("data-unsaved", true);
+      if (!this.#isSending) this.#drain();
+    });
+  }
+
+  async #drain() {
+    this.#isSending = true;
+    let wait_ms = FIRST_WAIT_MS;
+    while (!this.isEmpty) {
+      const [entry] = this.entries;
+      const reply = await this.#server[entry.call](entry.payload).catch(() => null);
+      if (reply && (reply.ok || reply.final)) {
+        this.entries.shift();
+        this.#element.toggleAttribute("data-unsaved", !this.isEmpty);
+        if (wait_ms > FIRST_WAIT_MS) notify("", "");
+        wait_ms = FIRST_WAIT_MS;
+        if (!reply.ok) notify("bad", reply.sentence);
+        this.#settle(reply, entry);
+        entry.resolve(reply);
+      } else {
+        const kept = this.entries.length === 1 ? "One answer is" : this.entries.length + " answers are";
+        notify("bad", (reply?.sentence || "The studio does not answer.") + " " + kept +
+          " kept here and sent again.");
+        await pause(wait_ms);
+        wait_ms = Math.min(2 * wait_ms, LONGEST_WAIT_MS);
+      }
+    }
+    this.#isSending = false;
+  }
+}

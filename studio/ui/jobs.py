@@ -1,0 +1,32 @@
+"""Jobs that a tab has asked the worker for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.store import Store
+from studio.store.rows import OPEN_JOB_STATES, Job
+
+
+def is_open(job: Job | None) -> bool:
+    """Whether there is a job and it is queued or running."""
+    return job is not None and job.state in OPEN_JOB_STATES
+
+
+def cancel_open(store: Store, session_id: str, kind: str) -> None:
+    """Cancel every open job of this kind."""
+    for job in store.jobs(session_id, kind=kind):
+        if is_open(job):
+            store.cancel_job(job.id)
+
+
+def cancel_queued(store: Store, session_id: str, kind: str) -> None:
+    """Cancel every job of this kind that has not started yet."""
+    for job in store.jobs(session_id, kind=kind):
+        if job.state == "queued":
+            store.cancel_job(job.id)
+
+
+def progress(job: Job | None) -> dict[str, Any] | None:
+    """A job's state for the browser."""
+    return job and {"state": job.state, "progress": job.progress, "message": job.message}

@@ -1,0 +1,116 @@
+"""The store at one moment, as the pages read it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from studio.settings import SessionSettings
+from studio.store import Store
+from studio.store.rows import (
+    OPEN_ROUND_STATES,
+    Adapter,
+    Export,
+    Habits,
+    Job,
+    KnownModel,
+    Metric,
+    PickCounts,
+    Round,
+    Session,
+    WorkerStatus,
+)
+from studio.ui import words
+from studio.ui.sessions import open_session
+
+
+class StoreSnapshot:
+    """Reads each thing when it is first asked for, and at most once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @cached_property
+    def session(self) -> Session:
+        """The open session: the same in every browser tab."""
+        return open_session(self.store)
+
+    @property
+    def settings(self) -> SessionSettings:
+        return self.session.settings
+
+    @cached_property
+    def sessions(self) -> list[Session]:
+        return list(self.store.sessions())
+
+    @cached_property
+    def counts(self) -> PickCounts:
+        return self.store.pick_counts(self.session.id)
+
+    @cached_property
+    def habits(self) -> Habits:
+        return self.store.habits(self.session.id)
+
+    @cached_property
+    def withdrawn(self) -> int:
+        """Number of picks that the current adapter learned from and that were taken back since."""
+        if self.current_adapter is None:
+            return 0
+        round_id = self.current_adapter.round_id
+        return sum(self.store.withdrawn(round_) for round_ in self.rounds if round_.id == round_id)
+
+    @cached_property
+    def worker(self) -> WorkerStatus | None:
+        return self.store.worker_status()
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        return sorted(self.store.rounds(self.session.id), key=lambda r: r.number)
+
+    @cached_property
+    def open_round(self) -> Round | None:
+        return next((r for r in reversed(self.rounds) if r.state in OPEN_ROUND_STATES), None)
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """Those of the newest round."""
+        return list(self.store.metrics(self.rounds[-1].id)) if self.rounds else []
+
+    @property
+    def agreement(self) -> tuple[int, int] | None:
+        """(right, asked): how many held-out picks the newest round predicts, and of how many."""
+        name = "held_out_agreement"
+        shares = [m.values[name] for m in self.metrics if name in m.values]
+        asked = len(self.rounds[-1].held_out_pick_ids) if self.rounds else 0
+        return (round(shares[-1] * asked), asked) if shares else None
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        return sorted(self.store.adapters(self.session.id), key=lambda a: a.number)
+
+    @cached_property
+    def current_adapter(self) -> Adapter | None:
+        current = self.session.current_adapter_id
+        return next((a for a in self.adapters if a.id == current), None)
+
+    @cached_property
+    def exports(self) -> list[Export]:
+        """Newest first."""
+        return list(self.store.exports(self.session.id))
+
+    @cached_property
+    def model(self) -> KnownModel | None:
+        """The session's base model; None until the worker has inspected it."""
+        return self.store.known_model(self.settings.base_model)
+
+    @cached_property
+    def library(self) -> list[KnownModel]:
+        """All models that can be chosen, by name."""
+        return self.store.usable_models()
+
+    @cached_property
+    def worker_line(self) -> tuple[str, str]:
+        return words.worker_line(self.worker, self.open_round, self.metrics)
+
+    def newest_job(self, kind: str) -> Job | None:
+        jobs = self.store.jobs(self.session.id, kind=kind, limit=1)
+        return jobs[0] if jobs else None

@@ -1,0 +1,114 @@
+"""The pages' own files: style sheets, scripts and templates, which lie in `assets`.
+
+Each is served under an address that names the content of all, so that a browser keeps it for good
+and never mixes two versions. Scripts are ES modules: they import each other by relative addresses,
+which stay within one version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import Response
+
+ASSETS = Path(__file__).parent / "assets"
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+FOR_GOOD = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+# The order is that of the cascade.
+STYLES = (
+    "base/tokens.css",
+    "base/ground.css",
+    "shared/buttons.css",
+    "shared/parts.css",
+    "shared/header.css",
+    "shared/dialogs.css",
+    "shared/fields.css",
+    "prompt/prompt.css",
+    "prefer/prefer.css",
+    "prefer/pictures.css",
+    "prefer/strip.css",
+    "train/train.css",
+    "compare/compare.css",
+    "compare/grid.css",
+    "compare/story.css",
+    "shared/dropin.css",
+    "exam/exam.css",
+    "export/export.css",
+)
+ICON = "favicon.svg"  # always at one address, which bookmarks keep
+THEME = "base/theme.js"  # no module: it paints before the page is there, so that nothing flashes
+
+
+def _read() -> dict[str, bytes]:
+    """What is served, by name. It is read once: what changes on the disk is of another version."""
+    paths = sorted(path for path in ASSETS.rglob("*") if path.suffix in TYPES)
+    return {path.relative_to(ASSETS).as_posix(): path.read_bytes() for path in paths}
+
+
+def version_of(files: dict[str, bytes]) -> str:
+    """A name for the content of all files: another one as soon as one of them changes."""
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+FILES = _read()
+VERSION = version_of(FILES)
+
+
+def address(name: str) -> str:
+    """Where the page finds one of its files."""
+    return f"/studio/{VERSION}/{name}"
+
+
+def head() -> str:
+    """What every page has in its head."""
+    modules = [name for name in FILES if name.endswith(".js") and name != THEME]
+    return "\n".join(
+        (
+            '<meta name="color-scheme" content="light dark">',
+            f'<link rel="icon" href="/studio/{ICON}" type="image/svg+xml">',
+            *(f'<link rel="stylesheet" href="{address(name)}">' for name in STYLES),
+            f'<script src="{address(THEME)}"></script>',
+            *(f'<link rel="modulepreload" href="{address(name)}">' for name in modules),
+            f'<script type="module" src="{address("shared/page.js")}"></script>',
+        )
+    )
+
+
+def template(name: str) -> str:
+    """The markup of a component, for `html_template` of `gr.HTML`."""
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def script(name: str, *events: str) -> str:
+    """A module's `begin` run on a component, for `js_on_load` of `gr.HTML`.
+
+    Gradio lets Python hear those events that stand in quotes in the text of the script.
+    """
+    sends = f" // sends {', '.join(repr(event) for event in events)}" if events else ""
+    given = "{ element, props, server, trigger, watch }"
+    return f'import("{address(name)}").then((module) => module.begin({given}));{sends}'
+
+
+def routes() -> APIRouter:
+    """The files by version and name; no other version is here."""
+    router = APIRouter()
+
+    @router.get(f"/studio/{ICON}")
+    def icon() -> Response:
+        return Response(
+            FILES[ICON], media_type=TYPES[".svg"], headers={"Cache-Control": "no-cache"}
+        )
+
+    @router.get("/studio/{version}/{name:path}")
+    def own(version: str, name: str) -> Response:
+        if version != VERSION or name not in FILES:
+            raise HTTPException(404, "The studio has no such file.")
+        return Response(FILES[name], media_type=TYPES[Path(name).suffix], headers=FOR_GOOD)
+
+    return router

@@ -1,0 +1,124 @@
+"""Compare: base beside tuned, the same prompts and the same seeds."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from studio.pictures.infotext import Parameters
+from studio.settings import StartLora
+from studio.store.rows import Session
+from studio.ui.adapters import adapter_choices
+from studio.ui.dropin import accept_picture
+from studio.ui.jobs import cancel_open, is_open
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
+from studio.ui.tabs.compare import comparison, grid, story
+
+
+def build(page: Page) -> None:
+    """The form on the left, the pictures on the right; below them the grid and the story."""
+    with gr.Row(elem_classes="compare-columns", equal_height=False):
+        with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
+            prompts = gr.Textbox(
+                label="Prompts",
+                info="One on each line. Ones it has not practised are the fairest test.",
+                lines=5,
+                max_lines=10,
+                elem_id="compare-prompts",
+            )
+            with gr.Row(elem_classes="numbers"):
+                seed = gr.Number(label="First seed", value=1000, precision=0, min_width=110)
+                seeds = gr.Number(
+                    label="Seeds",
+                    value=2,
+                    precision=0,
+                    min_width=90,
+                    elem_id="compare-seeds",
+                )
+            adapter = gr.Dropdown(
+                label="Tuned by", choices=[], elem_id="compare-adapter", interactive=True
+            )
+            strength = gr.Slider(
+                0.0,
+                2.0,
+                value=1.0,
+                step=0.05,
+                label="Strength",
+                info="1 is what was learned, 0 is the base model.",
+                elem_id="compare-strength",
+            )
+            with gr.Accordion("Beside them, another LoRA", open=False, elem_id="compare-other"):
+                other = gr.Textbox(
+                    label="A LoRA on this computer",
+                    info="Somebody’s .safetensors file, to see what it does to the base model.",
+                    placeholder="/home/me/loras/my-style.safetensors",
+                    lines=1,
+                    elem_id="compare-other-path",
+                )
+                other_strength = gr.Slider(
+                    -2.0,
+                    2.0,
+                    value=1.0,
+                    step=0.05,
+                    label="Its strength",
+                    info="1 is as it was made.",
+                )
+            drop = gr.Column(elem_classes="drop-column")
+            with gr.Row(elem_classes="buttons"):
+                draw = gr.Button("Compare", variant="primary", elem_id="compare-draw")
+                cancel = gr.Button("Cancel", visible=False, elem_id="compare-cancel")
+        with gr.Column(scale=4, min_width=320):
+            viewer = gr.HTML(
+                value=None,
+                html_template=template("compare/compare.html"),
+                js_on_load=script("compare/compare.js"),
+                apply_default_css=False,
+                elem_id="compare-viewer",
+            )
+
+    with gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold"):
+        grid.build(page, prompts, seed, seeds)
+    with gr.Accordion("The story so far", open=False, elem_id="story-fold"):
+        story.build(page)
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        jobs = snapshot.store.jobs(snapshot.session.id, kind="compare")
+        is_drawing = bool(jobs) and is_open(jobs[0])
+        current = snapshot.session.current_adapter_id if snapshot.adapters else None
+        return {
+            viewer: comparison.viewer_value(snapshot, jobs),
+            adapter: gr.update(choices=adapter_choices(snapshot), value=current),
+            draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
+            cancel: gr.update(visible=is_drawing),
+        }
+
+    page.show(view, [viewer, adapter, draw, cancel])
+    page.fill(lambda snapshot: {prompts: "\n".join(snapshot.settings.shown_prompts)}, [prompts])
+
+    def compare(
+        session: Session,
+        text: str,
+        first: float,
+        count: float,
+        adapter_id: str | None,
+        strength: float,
+        other_path: str | None,
+        other_strength: float,
+    ) -> None:
+        payload = comparison.comparison_payload(text, first, count, adapter_id, strength)
+        if other_path and other_path.strip():
+            lora = StartLora(other_path.strip().strip("\"'"), float(other_strength))
+            payload["other"] = lora.to_dict()
+        page.store.add_job(session.id, "compare", payload)
+
+    def restore(session: Session, parameters: Parameters) -> tuple[Values, str]:
+        values, sentence = comparison.restored(StoreSnapshot(page.store), parameters)
+        return dict(zip(fields, values, strict=True)), sentence
+
+    fields = (prompts, seed, seeds, adapter, strength)
+    with drop:
+        accept_picture(page, "compare-drop", restore, outputs=fields)
+
+    page.on(draw.click, compare, inputs=[*fields, other, other_strength])
+    page.on(cancel.click, lambda session: cancel_open(page.store, session.id, "compare"))

@@ -1,0 +1,137 @@
+"""The value of the exam's component: the open exam, or the results of the finished ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
+from studio.store.rows import Exam
+from studio.ui import words
+from studio.ui.adapters import best_strength, round_number
+from studio.ui.images import image_url
+from studio.ui.jobs import is_open
+from studio.ui.snapshot import StoreSnapshot
+
+PAIRS_SENT = 4  # the browser decodes these ahead
+
+
+def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """An open exam is shown without any hint at which picture is which."""
+    exams = snapshot.store.exams(snapshot.session.id)
+    current = next((exam for exam in exams if exam.is_open), None)
+    finished = [exam for exam in exams if exam.is_finished]
+    return {
+        "exam": current and _open_exam(snapshot, current),
+        "result": _result(snapshot, finished) if finished else None,
+        "rows": _rows(snapshot, finished),
+        "empty": None if finished else _empty(snapshot),
+    }
+
+
+def _open_exam(snapshot: StoreSnapshot, exam: Exam) -> dict[str, Any]:
+    unanswered = [pair for pair in exam.pairs if pair.is_drawn and pair.choice is None]
+    drawn = sum(pair.is_drawn for pair in exam.pairs)
+    return {
+        "id": exam.id,
+        "total": len(exam.pairs),
+        "answered": exam.answered,
+        "width_px": exam.sampling.width_px,
+        "height_px": exam.sampling.height_px,
+        "pairs": [
+            {
+                "id": pair.id,
+                "prompt": pair.prompt,
+                "left": image_url(pair.sides[0] or ""),
+                "right": image_url(pair.sides[1] or ""),
+            }
+            for pair in unanswered[:PAIRS_SENT]
+        ],
+        "drawing": f"{drawn} of {words.count(len(exam.pairs), 'pair')} drawn.",
+        "problem": _drawing_problem(snapshot, exam) if drawn < len(exam.pairs) else "",
+    }
+
+
+def _drawing_problem(snapshot: StoreSnapshot, exam: Exam) -> str:
+    """Why the missing pictures are not being drawn; "" if they are."""
+    jobs = snapshot.store.jobs(snapshot.session.id, kind="exam")
+    job = next((job for job in jobs if job.payload.get("exam_id") == exam.id), None)
+    if job is None:
+        return "The painter has stopped."
+    return "" if is_open(job) else job.message
+
+
+def _result(snapshot: StoreSnapshot, finished: list[Exam]) -> dict[str, Any]:
+    """The newest finished exam, with the solution."""
+    newest = finished[0]
+    tally = Tally(newest.tuned_wins, newest.base_wins, newest.ties)
+    number = round_number(snapshot, newest.adapter_id)
+    return {
+        "what": f"Round {number} at strength {newest.strength:g}, against the base model",
+        "sentence": exam_sentence(tally),
+        "meaning": meaning(tally, best_strength(snapshot, newest.adapter_id)),
+        "pairs": [
+            {
+                "prompt": pair.prompt,
+                "left": image_url(pair.sides[0] or ""),
+                "right": image_url(pair.sides[1] or ""),
+                "tuned": pair.tuned_side,
+                "choice": pair.choice,
+            }
+            for pair in newest.pairs
+        ],
+    }
+
+
+def meaning(tally: Tally, best: float | None) -> str:
+    """What follows from the interval, and what to do next. `best`: the recommended strength."""
+    low, high = tally.interval
+    if low > 0.5:
+        sentence = "You prefer the tuned model, and chance does not explain it."
+    elif high < 0.5:
+        sentence = "You prefer the base model: a lower strength or an earlier round may do better."
+    else:
+        sentence = (
+            "That is not more than chance explains: more pairs, or another strength, may tell."
+        )
+    if best is not None:
+        sentence += f" Strength {best:g} is recommended, and offered for the export."
+    return sentence
+
+
+def _rows(snapshot: StoreSnapshot, finished: list[Exam]) -> list[dict[str, Any]]:
+    """A row for every adapter and strength that was examined, the newest adapter first."""
+    rows = []
+    for adapter in reversed(snapshot.adapters):
+        by_strength = tallies(exam for exam in finished if exam.adapter_id == adapter.id)
+        best = recommended_strength(by_strength)
+        for strength, tally in by_strength.items():
+            low, high = tally.interval
+            rows.append(
+                {
+                    "round": adapter.number,
+                    "strength": f"{strength:g}",
+                    "counted": str(tally),
+                    "ties": tally.ties,
+                    "share": tally.tuned / tally.decided if tally.decided else None,
+                    "low": low,
+                    "high": high,
+                    "recommended": strength == best,
+                }
+            )
+    return rows
+
+
+def _empty(snapshot: StoreSnapshot) -> dict[str, str]:
+    """The text before the first exam, and what to do next."""
+    if not snapshot.adapters:
+        return {
+            "title": "Nothing is tuned yet",
+            "text": "When the first round is done, you find out here whether you really prefer it.",
+            "action": "Pick pictures",
+            "tab": "prefer",
+        }
+    return {
+        "title": "Is it really better?",
+        "text": "You see pairs, one drawn by the base model and one by the tuned one, and choose "
+        "without knowing which is which. At the end you learn how often you chose the tuned one.",
+    }

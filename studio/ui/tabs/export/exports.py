@@ -1,0 +1,191 @@
+"""The exports there are: their files, their checks, and the folders they can be sent to."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import gradio as gr
+
+from studio.settings import SettingsError
+from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
+from studio.ui.adapters import round_number
+from studio.ui.folders import show_folder
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.widgets import click_events, progress_bar
+
+ONLY_HERE = "Folders can be reached only on the machine the studio runs on."
+
+
+def build(page: Page, is_local: bool) -> None:
+    """The folder of another tool, and a card for every export."""
+    store = page.store
+    tool = gr.Textbox(
+        label="LoRA folder of your other tool",
+        info="Such as models/Lora of A1111 and Forge, or models/loras of ComfyUI: the whole path.",
+        max_lines=1,
+        max_length=1000,
+        elem_id="export-tool",
+        visible=is_local,
+    )
+    cards = gr.HTML(
+        apply_default_css=False,
+        elem_id="exports",
+        js_on_load=click_events("open_folder", "send"),
+    )
+    page.fill(lambda snapshot: {tool: snapshot.store.lora_folder()}, [tool])
+    page.show(lambda snapshot: {cards: export_cards(snapshot, is_local)}, [cards])
+
+    def set_tool(session: Session, folder: str) -> str | Values | None:
+        if not is_local:
+            raise SettingsError(ONLY_HERE)
+        if folder.strip() == store.lora_folder():
+            # The field was perhaps left by a click on a button, whose sentence must stay.
+            return {page.notice: gr.skip()}
+        store.set_lora_folder(folder)
+        return "Exports can be sent there now." if folder.strip() else None
+
+    def open_folder(session: Session, event: gr.EventData) -> str:
+        known = {export.id for export in store.exports(session.id)}
+        export_id = _export_id(event)
+        if not is_local or export_id not in known:
+            raise SettingsError(ONLY_HERE)
+        path = store.export_path(session.id, export_id)
+        if not show_folder(path):
+            raise SettingsError(f"The folder could not be opened. It is {path}.")
+        return f"The folder is {path}."
+
+    def send(session: Session, event: gr.EventData) -> str:
+        if not is_local:
+            raise SettingsError(ONLY_HERE)
+        path = store.send_export(session.id, _export_id(event))
+        return f"{path.name} is in {path.parent} now. Have the tool look for new LoRAs."
+
+    for event in (tool.blur, tool.submit):
+        page.on(event, set_tool, inputs=[tool])
+    page.on(cards.open_folder, open_folder, with_event=True)
+    page.on(cards.send, send, with_event=True)
+
+
+def _export_id(event: gr.EventData) -> str:
+    return str(event._data.get("export"))
+
+
+def export_cards(snapshot: StoreSnapshot, is_local: bool) -> str:
+    """The running export, then the finished ones, newest first."""
+    cards = _job_card(snapshot.newest_job("export"))
+    cards += "".join(_card(snapshot, export, is_local) for export in snapshot.exports)
+    if cards:
+        return cards
+    if not snapshot.adapters:
+        return (
+            "<div class='empty small'><h2>No LoRA yet</h2><p>After the first round it can be "
+            "exported here, and used in other tools.</p>"
+            "<button type='button' class='button primary' data-open-tab='prefer'>Pick pictures"
+            "</button></div>"
+        )
+    return (
+        "<div class='empty small'><h2>Ready to export</h2><p>The files are written, read back and "
+        "compared with what was learned before they are offered here.</p></div>"
+    )
+
+
+def _job_card(job: Job | None) -> str:
+    if job is None or job.state in ("done", "cancelled"):
+        return ""
+    name = escape(str(job.payload.get("name", "")))
+    if job.state == "failed":
+        return (
+            f"<article class='card'><h2>{name}</h2>"
+            f"<p class='problem' role='alert'>{escape(job.message)}</p></article>"
+        )
+    return (
+        f"<article class='card'><h2>{name}</h2><p class='working-line'>Writing and checking</p>"
+        f"{progress_bar(job.progress, 'Exporting')}</article>"
+    )
+
+
+def _card(snapshot: StoreSnapshot, export: Export, is_local: bool) -> str:
+    folder = snapshot.store.export_path(export.session_id, export.id)
+    number = round_number(snapshot, export.adapter_id)
+    when = time.strftime("%d %B, %H:%M", time.localtime(export.created_at_s))
+    downloads = [name for name in export.files if not name.endswith(CHECK_PICTURE)]
+    files = "".join(_file(export, folder / name) for name in downloads)
+    checks = "".join(
+        f"<li><b>{escape(str(check))}</b> {escape(str(result))}</li>"
+        for check, result in export.checks.items()
+    )
+    buttons = ""
+    if is_local:
+        if snapshot.store.lora_folder():
+            buttons += _button(export, "send", "Send to the tool")
+        buttons += _button(export, "open_folder", "Show folder")
+    return f"""
+<article class="card export">
+  <header><h2>{escape(export.name)}</h2><p class="soft">Round {number} · {when}</p></header>
+  {_use_with(export)}{_pictures(export, folder)}
+  <ul class="files">{files}</ul>
+  <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
+  <footer><code title="The folder of these files">{escape(str(folder))}</code>{buttons}</footer>
+</article>"""
+
+
+def _button(export: Export, event: str, label: str) -> str:
+    return (
+        f"<button type='button' class='button small' data-event='{event}' "
+        f"data-export='{export.id}'>{label}</button>"
+    )
+
+
+def _use_with(export: Export) -> str:
+    """Names the LoRA that the session started from: the export holds only the difference to it."""
+    start = export.checks.get(USE_WITH)
+    if start is None:
+        return ""
+    return (
+        f"<p>Taught on top of the LoRA <b>{escape(str(start))}</b>: in other tools, use both "
+        "together.</p>"
+    )
+
+
+def _pictures(export: Export, folder: Path) -> str:
+    """The same prompt and seed drawn in the studio, and from the file as another tool loads it."""
+    checked = next((name for name in export.files if name.endswith(CHECK_PICTURE)), None)
+    if checked is None:
+        return ""
+    captions = {
+        checked.removesuffix(CHECK_PICTURE) + ".png": "Drawn in the studio",
+        checked: "Drawn from the file",
+    }
+    if not all((folder / name).is_file() for name in captions):
+        return ""
+    figures = "".join(
+        f"<figure><img src='{_url(export, name)}' alt=''><figcaption>{caption}</figcaption>"
+        "</figure>"
+        for name, caption in captions.items()
+    )
+    return f"<div class='export-pictures'>{figures}</div>"
+
+
+def _url(export: Export, name: str) -> str:
+    return f"/exports/{export.session_id}/{export.id}/{quote(name)}"
+
+
+def _file(export: Export, path: Path) -> str:
+    if not path.is_file():
+        return f"<li><span>{escape(path.name)}</span><span class='problem'>missing</span></li>"
+    return (
+        f"<li><span>{escape(path.name)}<small>{_size(path.stat().st_size)}</small></span>"
+        f"<a class='button small primary' href='{_url(export, path.name)}' download>Download</a>"
+        "</li>"
+    )
+
+
+def _size(size_bytes: int) -> str:
+    """`12 kB`, or `3.1 MB`."""
+    if size_bytes < 1_000_000:
+        return f"{max(1, round(size_bytes / 1000))} kB"
+    return f"{size_bytes / 1e6:.1f} MB"

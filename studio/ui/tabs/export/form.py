@@ -1,0 +1,167 @@
+"""The form of Export: which adapter, and what is written into its files."""
+
+from __future__ import annotations
+
+from html import escape
+
+import gradio as gr
+
+from studio.settings import SettingsError
+from studio.statistics import tallies
+from studio.store.rows import Session
+from studio.ui.adapters import adapter_choices, best_strength
+from studio.ui.jobs import is_open
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+
+FORMATS = {
+    "kohya": "For A1111, Forge, ComfyUI, InvokeAI (.safetensors)",
+    "diffusers": "For diffusers and PEFT (.safetensors)",
+}
+PRECISIONS = {
+    "float32": "Exact (fp32)",
+    "float16": "Half the size (fp16)",
+    "bfloat16": "Half the size (bf16)",
+}
+LICENCES = ("", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CreativeML Open RAIL-M")
+
+
+def build(page: Page) -> None:
+    """A field for everything that is written into the files."""
+    adapter = gr.Dropdown(
+        label="Which round", choices=[], elem_id="export-adapter", interactive=True
+    )
+    name = gr.Textbox(
+        label="Name",
+        info="The file is called so, and the tools show it.",
+        max_lines=1,
+        max_length=120,
+        elem_id="export-name",
+    )
+    notes = gr.Textbox(
+        label="Description",
+        info="What the taste is, in your words.",
+        lines=3,
+        max_length=4000,
+        elem_id="export-notes",
+    )
+    with gr.Row(elem_classes="numbers"):
+        trigger = gr.Textbox(
+            label="Trigger notes",
+            info="Words that go well in the prompt, if any.",
+            max_lines=2,
+            max_length=500,
+            min_width=160,
+            elem_id="export-trigger",
+        )
+        strength = gr.Number(
+            label="Recommended strength",
+            info="1 is what was learned.",
+            value=1.0,
+            step=0.05,
+            min_width=120,
+            elem_id="export-strength",
+        )
+    with gr.Row(elem_classes="numbers"):
+        author = gr.Textbox(label="By", max_lines=1, max_length=200, min_width=140)
+        licence = gr.Dropdown(
+            LICENCES, label="Licence", allow_custom_value=True, value="", min_width=160
+        )
+    formats = gr.CheckboxGroup(
+        [(label, value) for value, label in FORMATS.items()],
+        value=list(FORMATS),
+        label="Files",
+        elem_id="export-formats",
+    )
+    precision = gr.Dropdown(
+        [(label, value) for value, label in PRECISIONS.items()],
+        value="float32",
+        label="Numbers",
+        info="Half the size rounds a little; every tool reads all three.",
+        elem_id="export-precision",
+    )
+    exam = gr.HTML(apply_default_css=False, elem_id="export-exam", elem_classes="under-field")
+    export = gr.Button("Export the LoRA", variant="primary", elem_id="export-make")
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        is_exporting = is_open(snapshot.newest_job("export"))
+        current = snapshot.session.current_adapter_id
+        return {
+            adapter: gr.update(choices=adapter_choices(snapshot), value=current),
+            # Sent only when it changes, so it does not overwrite a number that the artist typed.
+            strength: best_strength(snapshot, current) or 1.0,
+            exam: exam_line(snapshot, current),
+            export: gr.update(
+                interactive=bool(snapshot.adapters) and not is_exporting,
+                value="Exporting" if is_exporting else "Export the LoRA",
+            ),
+        }
+
+    page.show(view, [adapter, strength, exam, export])
+
+    def choose(session: Session, adapter_id: str | None) -> Values:
+        snapshot = StoreSnapshot(page.store)
+        return {
+            strength: best_strength(snapshot, adapter_id) or 1.0,
+            exam: exam_line(snapshot, adapter_id),
+        }
+
+    page.on(adapter.input, choose, inputs=[adapter], outputs=[strength, exam])
+    page.fill(lambda snapshot: {name: snapshot.session.name}, [name])
+
+    def request_export(session: Session, *values: object) -> None:
+        page.store.add_job(session.id, "export", export_payload(*values))
+
+    page.on(
+        export.click,
+        request_export,
+        inputs=[adapter, name, notes, trigger, strength, author, licence, formats, precision],
+    )
+
+
+def exam_line(snapshot: StoreSnapshot, adapter_id: str | None) -> str:
+    """The results of an adapter's exams, which are written into its files."""
+    results = {}
+    if adapter_id:
+        results = tallies(snapshot.store.exams(snapshot.session.id, adapter_id))
+    if not results:
+        return (
+            "<p class='soft'>No blind exam was taken with this round. What one finds is written "
+            "into the file. <button type='button' class='button small' data-open-tab='exam'>"
+            "Take one</button></p>"
+        )
+    listed = "; ".join(f"at strength {at:g} in {tally}" for at, tally in results.items())
+    return f"<p class='soft'>Written into the file: you chose it blind {escape(listed)}.</p>"
+
+
+def export_payload(
+    adapter_id: str | None,
+    name: str,
+    notes: str,
+    trigger: str,
+    strength: float | None,
+    author: str,
+    licence: str | None,
+    formats: list[str],
+    precision: str = "float32",
+) -> dict[str, object]:
+    """The payload of a job. Raises SettingsError with a sentence if something is missing."""
+    if not adapter_id:
+        raise SettingsError("There is nothing to export yet: let a round learn first.")
+    if not name.strip():
+        raise SettingsError("Give the LoRA a name.")
+    if strength is None or not 0 < strength <= 2:
+        raise SettingsError("The recommended strength lies between 0 and 2.")
+    if not formats:
+        raise SettingsError("Choose at least one kind of file.")
+    return {
+        "adapter_id": adapter_id,
+        "name": name.strip(),
+        "notes": notes.strip(),
+        "trigger": trigger.strip(),
+        "strength": float(strength),
+        "author": author.strip(),
+        "licence": (licence or "").strip(),
+        "formats": list(formats),
+        "precision": precision,
+    }

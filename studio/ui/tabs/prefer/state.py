@@ -1,0 +1,123 @@
+"""The value of the Prefer component: the next questions, the counts, and the round's progress."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from studio.store import Answer, Question
+from studio.ui import words
+from studio.ui.images import image_url, thumbnail_url
+from studio.ui.snapshot import StoreSnapshot
+
+QUESTIONS_SENT = 64  # all that ever wait, so that a slow answer holds nobody up
+
+
+def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
+    waiting = snapshot.store.waiting(snapshot.session.id, limit=QUESTIONS_SENT)
+    round_ = snapshot.open_round
+    is_learning = round_ is not None and round_.state == "running"
+    return {
+        "session_id": snapshot.session.id,
+        "waiting": [question_value(question) for question in waiting],
+        "pictures": snapshot.settings.pictures,
+        "counts": asdict(snapshot.counts),
+        "live": snapshot.settings.live,
+        "round_every": snapshot.settings.round_every,
+        "round": round_line(snapshot),
+        "known": known_line(snapshot),
+        "round_share": words.share_done(round_) if is_learning else None,
+        "empty": None if waiting else empty(snapshot),
+    }
+
+
+def question_value(question: Question) -> dict[str, Any]:
+    """A question for the browser."""
+    first = question.pairs[0]
+    return {
+        "id": question.id,
+        "prompt": first.prompt,
+        "width_px": first.left.sampling.width_px,
+        "height_px": first.left.sampling.height_px,
+        "again": first.repeat_of is not None,
+        "note": first.note,
+        "pictures": [
+            {
+                "image_id": image.id,
+                "url": image_url(image.id),
+                "thumbnail": thumbnail_url(image.id),
+                "favourite": image.favourite,
+            }
+            for image in question.images
+        ],
+    }
+
+
+def answer_value(answer: Answer) -> dict[str, Any]:
+    """An answer for the browser."""
+    picks = [picked.pick for picked in answer.picked]
+    is_ranked = len(picks) > 1 and answer.ranking
+    return {
+        "choice": "ranked" if is_ranked else picks[0].choice,
+        "much_better": picks[0].much_better,
+        "reason": next((pick.reason for pick in picks if pick.reason), None),
+        "ranking": list(answer.ranking),
+    }
+
+
+def round_line(snapshot: StoreSnapshot) -> str:
+    """The state of the open round, or how to start one."""
+    round_ = snapshot.open_round
+    if round_ is None:
+        return "" if snapshot.settings.live else "Start a round on the Train tab"
+    if round_.state == "paused":
+        return f"Round {round_.number} is paused"
+    if round_.state == "running":
+        return f"Round {round_.number}: {words.learning_line(round_, snapshot.metrics).lower()}"
+    return f"Round {round_.number} is about to begin"
+
+
+def known_line(snapshot: StoreSnapshot) -> str:
+    """Agreement on held-out picks, and how consistent the artist is; Train explains both."""
+    parts = []
+    if snapshot.agreement is not None:
+        right, asked = snapshot.agreement
+        parts.append(f"it guesses {right} of {asked}")
+    if snapshot.habits.asked_again:
+        parts.append(f"you repeat {snapshot.habits.same_again} of {snapshot.habits.asked_again}")
+    return ", ".join(parts)
+
+
+def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """Why no question is waiting, and what to do or how long to wait."""
+    if not snapshot.settings.prompts:
+        return {
+            "title": "No prompts yet",
+            "text": "Write a few prompts, one on each line. The first pair follows by itself.",
+            "action": "Write prompts",
+            "tab": "prompt",
+        }
+    tone, line = snapshot.worker_line
+    if tone == "bad":
+        return {"title": line, "text": "Nothing is lost: your picks are kept.", "working": True}
+    if tone == "wait":
+        return {
+            "title": line,
+            "text": "It loads the model first. The first pair follows in a moment.",
+            "working": True,
+        }
+    if snapshot.open_round is not None and snapshot.open_round.state == "running":
+        left_s = words.seconds_left(snapshot.open_round, snapshot.metrics)
+        until = f" It needs {words.duration(left_s)}." if left_s is not None else ""
+        return {
+            "title": "The painter is learning",
+            "text": f"New pairs come when this round is done.{until}",
+            "working": True,
+        }
+    is_pair = snapshot.settings.pictures == 2
+    faster = "You were faster than the painter. " if snapshot.counts.total else ""
+    return {
+        "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
+        "text": f"{faster}What comes next appears here by itself.",
+        "working": True,
+    }

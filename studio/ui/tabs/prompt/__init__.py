@@ -1,0 +1,79 @@
+"""Prompt: what to draw, with which model, and how. Every field saves itself."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gradio as gr
+
+from studio.ui.dropin import accept_picture
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.prompt import (
+    from_picture,
+    model,
+    preview,
+    prompts,
+    sampling,
+    start_lora,
+    styles,
+)
+
+
+def build(page: Page) -> None:
+    """The prompts and their settings on the left, the preview on the right."""
+    _steps(page)
+    with gr.Row(elem_classes="prompt-columns", equal_height=False):
+        with gr.Column(scale=5, min_width=320):
+            prompts.build(page)
+            accept_picture(page, "prompt-drop", partial(from_picture.restore, page), refill=True)
+            with gr.Accordion("Styles", open=False, elem_id="styles"):
+                styles.build(page)
+            with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
+                sampling.build(page)
+            with gr.Accordion("Model", open=False, elem_id="model"):
+                model.build(page)
+            with gr.Accordion("Start from a LoRA", open=False, elem_id="start-lora"):
+                start_lora.build(page)
+        with gr.Column(scale=6, min_width=320, elem_classes="sticky"):
+            preview.build(page)
+
+
+def _steps(page: Page) -> None:
+    steps = gr.HTML(apply_default_css=False, elem_id="first-steps")
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        if snapshot.adapters:
+            return {steps: ""}
+        picks, needed = snapshot.counts.usable, snapshot.settings.round_every
+        return {steps: first_steps(bool(snapshot.settings.prompts), picks, needed)}
+
+    page.show(view, [steps])
+
+
+def first_steps(has_prompts: bool, picks: int, needed: int) -> str:
+    """What a first visitor does, in three steps; they disappear after the first round.
+
+    `needed`: picks that start a round.
+    """
+    current = 1 if not has_prompts else 2 if picks < needed else 3
+    so_far = f" {picks} of {needed} so far." if picks else ""
+    first = "Some are here to begin with. Change them as you like."
+    texts = (
+        ("Say what to draw", first if has_prompts else "Write it below, a line each.", "", ""),
+        ("Pick what you like", f"Two pictures, one key.{so_far}", "prefer", "Start picking"),
+        ("See it learn", "After every round the pictures are more to your taste.", "train", "Look"),
+    )
+    items = "".join(
+        f"<li class='{'done' if n < current else 'now' if n == current else ''}'>"
+        f"<b>{title}</b><span>{text}</span>"
+        + (
+            f"<button type='button' class='button {'primary' if n == current else ''} small' "
+            f"data-open-tab='{tab}'>{label}</button>"
+            if tab and n <= current
+            else ""
+        )
+        + "</li>"
+        for n, (title, text, tab, label) in enumerate(texts, start=1)
+    )
+    return f"<ol class='steps' aria-label='The first three steps'>{items}</ol>"

@@ -1,0 +1,171 @@
+"""The models to choose from, and a session's model that has changed or is gone."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from studio.settings import SessionSettings, is_hub_id
+from studio.store.rows import Job, KnownModel
+from studio.ui import words
+from studio.ui.images import model_preview_url
+from studio.ui.jobs import is_open
+from studio.ui.snapshot import StoreSnapshot
+
+HUB_CACHE = Path.home() / ".cache" / "huggingface" / "hub"  # its usual path
+MAX_OFFERS = 3  # copies of a session's model, wherever they were found
+
+
+def with_folder(folders: list[str], text: str) -> list[str]:
+    """The folders and one more, as the artist typed it. Raises ValueError if it is no folder."""
+    path = Path(text.strip().strip("\"'")).expanduser()
+    if not text.strip():
+        raise ValueError("Write the path of a folder first.")
+    try:
+        if not path.is_dir():
+            raise ValueError(f"There is no folder at {path}.")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be looked into: {error.strerror or error}.") from error
+    return [*folders, str(path.absolute())]
+
+
+def unused_inside(folder: str, models: list[KnownModel]) -> list[str]:
+    """The models in a folder that were never used: they are forgotten together with it."""
+    root = Path(folder)
+    return [
+        model.base_model
+        for model in models
+        if not model.base_hash and root in Path(model.base_model).parents
+    ]
+
+
+def model_cards(snapshot: StoreSnapshot) -> str:
+    """All models as buttons, except a current one that `model_problem` reports as gone."""
+    current = snapshot.settings.base_model
+    models = [m for m in snapshot.library if m.base_model != current or _exists(current)]
+    cards = "".join(_card(model, snapshot.settings) for model in models)
+    return f"<div class='models' role='group' aria-label='Models'>{cards}</div>" if cards else ""
+
+
+def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
+    """The folders that are searched for models, and the result of the newest search."""
+    job = snapshot.newest_job("library")
+    items = "".join(
+        f"<li><code>{escape(folder)}</code> <button type='button' class='button quiet small' "
+        f"data-event='forget_folder' data-name='{escape(folder, quote=True)}' "
+        f"aria-label='Leave out {escape(folder, quote=True)}'>Leave out</button></li>"
+        for folder in folders
+    )
+    if not items:
+        return _search_result(job) if is_open(job) else ""
+    again = "<button type='button' class='button small' data-event='search'>Look again</button>"
+    return (
+        f"<ul class='model-folders'>{items}</ul>{_search_result(job)}"
+        f"{'' if is_open(job) else again}"
+    )
+
+
+def _card(model: KnownModel, settings: SessionSettings) -> str:
+    name = escape(model.base_model, quote=True)
+    pressed = str(model.base_model == settings.base_model).lower()
+    picture = "<span class='picture none' aria-hidden='true'></span>"
+    if model.preview:
+        url = escape(model_preview_url(model.base_model), quote=True)
+        picture = f"<img class='picture' src='{url}' alt='' loading='lazy'>"
+    about = [model.words, gigabytes(model.bytes)]
+    if model.base_hash:
+        about.append(model.base_hash[:10])
+    return (
+        f"<button type='button' class='model' data-event='use_known' data-name='{name}' "
+        f"aria-pressed='{pressed}' title='{name}'>{picture}<b>{escape(model.name)}</b>"
+        f"<small>{escape(' · '.join(about))}</small></button>"
+    )
+
+
+def _search_result(job: Job | None) -> str:
+    if job is None:
+        return ""
+    match job.state:
+        case "queued" | "running":
+            return f"<p class='working-line'>Looking for models. {escape(job.message)}</p>"
+        case "failed":
+            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        case "done":
+            models, others = job.result.get("models", 0), job.result.get("others", 0)
+            line = f"<p class='soft'>{words.count(models, 'model')} found.</p>"
+            return f"{line}{_others(others, job.result.get('problems', []))}"
+        case _:
+            return ""
+
+
+def _others(number: int, problems: list[str]) -> str:
+    """Files that are no models, each with its reason, in a list that opens."""
+    if not number:
+        return ""
+    lines = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems)
+    if number > len(problems):
+        lines += f"<li>and {number - len(problems)} more</li>"
+    title = words.count(number, "other file")
+    return f"<details class='soft'><summary>{title}</summary><ul>{lines}</ul></details>"
+
+
+def model_problem(snapshot: StoreSnapshot) -> str:
+    """A warning if the session's model has changed or is gone, with the ways to continue."""
+    settings, known = snapshot.settings, snapshot.model
+    is_gone = not _exists(settings.base_model)
+    has_changed = bool(
+        known and known.base_hash and settings.model_hash not in ("", known.base_hash)
+    )
+    if not is_gone and not has_changed:
+        return ""
+    problem = "The model of this session is not there any more."
+    restart = ""
+    if not is_gone:
+        problem = (
+            "The file of this session’s model has changed since it was first used. What was picked "
+            "and learned belongs to what it was."
+        )
+        restart = (
+            "<button type='button' class='button' data-event='use_changed'>"
+            "Begin with the changed file</button>"
+        )
+    offers = "".join(
+        f"<p>The same model lies at <code>{escape(copy.base_model)}</code>.</p>"
+        f"<button type='button' class='button primary' data-event='use_copy' "
+        f"data-name='{escape(copy.base_model, quote=True)}'>Go on with it</button>"
+        for copy in _copies(snapshot)[:MAX_OFFERS]
+    )
+    if not offers:
+        key = "its hash" if settings.model_hash else "its name"
+        offers = (
+            f"<p>Put it back, or add the folder where it is now below: it is known again by {key}."
+            "</p>"
+        )
+    return f"<div class='problem' role='alert'><p>{problem}</p></div>{offers}{restart}"
+
+
+def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:
+    """Other files with the hash of the session's model."""
+    settings = snapshot.settings
+    return [
+        model
+        for model in snapshot.library
+        if settings.model_hash
+        and model.base_hash == settings.model_hash
+        and model.base_model != settings.base_model
+        and _exists(model.base_model)
+    ]
+
+
+def _exists(base_model: str) -> bool:
+    if base_model == "starter" or is_hub_id(base_model):
+        return True
+    try:
+        return Path(base_model).expanduser().exists()
+    except (OSError, ValueError):
+        return False
+
+
+def gigabytes(size_bytes: int) -> str:
+    """`6.9 GB`, or `120 MB`."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"

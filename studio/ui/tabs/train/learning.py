@@ -1,0 +1,151 @@
+"""How a round learns: the objective, how far it goes, and the size of the LoRA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
+from studio.ui.fields import Field, save_fields
+from studio.ui.page import Page, Values
+from studio.ui.snapshot import StoreSnapshot
+
+# Each objective's name and one sentence about it, for the artist.
+OBJECTIVE_WORDS = {
+    "diffusion_dpo": (
+        "From the finished pictures",
+        "Learns from what sets the picture you chose apart from the other one (Diffusion-DPO). Of "
+        "the ways here it learns the most from tens of picks.",
+    ),
+    "d3po_balanced": (
+        "From the steps of the drawing",
+        "Learns from how the two pictures were drawn, step by step, every step weighed alike "
+        "(D3PO). A step is much chance and little taste, so it takes many more picks.",
+    ),
+    "d3po": (
+        "D3PO, as published",
+        "The settings of the paper, for comparison: they were made for thousands of picks and "
+        "hardly move with tens.",
+    ),
+}
+
+PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
+
+# The strength dial. It sets how far a round moves the pictures, as a multiple of the default; for
+# objectives without a target shift it sets beta, the pull back to the base model.
+SHIFTS = {"Very gentle": 0.4, "Gentle": 0.7, "Balanced": 1.0, "Strong": 1.4, "Very strong": 2.0}
+BETAS = {"Very gentle": 10.0, "Gentle": 3.0, "Balanced": 1.0, "Strong": 0.3, "Very strong": 0.1}
+BALANCED_BETA_WITH_ADAMW = 60.0  # of sessions that were begun when AdamW was the default
+
+
+def build(page: Page) -> None:
+    """A field for every setting of the training that an artist may want to change."""
+    objective = gr.Radio(
+        [(OBJECTIVE_WORDS[name][0], name) for name in OBJECTIVES],
+        label="Way of learning",
+        elem_id="objective",
+    )
+    about = gr.HTML(apply_default_css=False, elem_classes="under-field")
+    strength = gr.Radio(
+        list(SHIFTS),
+        label="How far a round goes",
+        info="Gentle keeps the pictures as the base model draws them; strong goes further and may "
+        "spoil them.",
+        elem_id="strength",
+    )
+    pairs_by = gr.Radio(
+        [(name, value) for value, name in PAIRS_BY.items()],
+        label="Pairs are drawn by",
+        info="A pick between two pictures of the base model says the most. The newest LoRA's show "
+        "how far it has come, and more of what the base model rarely draws.",
+        elem_id="pairs-by",
+    )
+    with gr.Row():
+        rank = gr.Number(
+            label="LoRA rank",
+            info="Room for the taste: 8 is plenty.",
+            precision=0,
+            elem_classes="autosave narrow",
+        )
+        alpha = gr.Number(
+            label="LoRA alpha",
+            info="Its volume: best equal to the rank.",
+            elem_classes="autosave narrow",
+        )
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        _, sentence = OBJECTIVE_WORDS[snapshot.settings.training.objective]
+        return {about: f"<p class='soft'>{escape(sentence)}</p>"}
+
+    page.show(view, [about])
+    save_fields(
+        page,
+        [
+            Field(objective, lambda s: s.training.objective, with_objective),
+            Field(strength, lambda s: strength_of(s.training), with_strength),
+            Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
+            _field(rank, "rank", int),
+            _field(alpha, "alpha", float),
+        ],
+    )
+
+
+def _field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
+    """A field for one of the training settings."""
+    return Field(
+        component,
+        lambda s: getattr(s.training, name),
+        lambda s, value: replace(s, training=replace(s.training, **{name: convert(value)})),
+    )
+
+
+def with_objective(settings: SessionSettings, objective: str) -> SessionSettings:
+    """Another objective, with all its settings but rank and alpha."""
+    before = settings.training
+    training = replace(OBJECTIVES[objective], rank=before.rank, alpha=before.alpha)
+    return replace(settings, training=training)
+
+
+def strength_of(training: TrainingSettings) -> str:
+    """The nearest name on the dial."""
+    if training.target_shift is None:
+        dial, ratio = BETAS, training.beta / _balanced_beta(training)
+    else:
+        dial, ratio = SHIFTS, training.target_shift / TrainingSettings().target_shift
+    return min(dial, key=lambda name: abs(math.log(ratio / dial[name])))
+
+
+def with_strength(settings: SessionSettings, name: str) -> SessionSettings:
+    """The target shift that the dial names, or the beta where there is no target shift."""
+    training = settings.training
+    if training.target_shift is None:
+        training = replace(training, beta=_balanced_beta(training) * BETAS[name])
+    else:
+        shift = TrainingSettings().target_shift * SHIFTS[name]
+        training = replace(training, target_shift=shift)
+    return replace(settings, training=training)
+
+
+def can_be_gentler(settings: SessionSettings) -> bool:
+    """Whether the dial has a gentler name."""
+    return strength_of(settings.training) != next(iter(SHIFTS))
+
+
+def more_gently(settings: SessionSettings) -> SessionSettings:
+    """One name gentler on the dial, if there is one."""
+    names = list(SHIFTS)
+    index = names.index(strength_of(settings.training))
+    return with_strength(settings, names[max(0, index - 1)])
+
+
+def _balanced_beta(training: TrainingSettings) -> float:
+    """The beta in the middle of the dial."""
+    preset = OBJECTIVES[training.objective]
+    if training.loss == "diffusion_dpo" and training.optimizer != preset.optimizer:
+        return BALANCED_BETA_WITH_ADAMW
+    return preset.beta

@@ -1,0 +1,93 @@
+"""The Train tab: the dial, the round, the strip and the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from studio.settings import (
+    OBJECTIVES,
+    SessionSettings,
+    TrainingSettings,
+)
+from studio.store import (
+    Habits,
+    Session,
+    Store,
+)
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.train import evidence, learning, round_card, strip
+from tests.support.factories import make_pair
+
+
+def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
+    for name in learning.SHIFTS:
+        settings = learning.with_strength(SessionSettings(), name)
+        assert learning.strength_of(settings.training) == name
+    gentle, strong = (learning.with_strength(SessionSettings(), n) for n in ("Gentle", "Strong"))
+    assert gentle.training.target_shift < strong.training.target_shift
+    assert gentle.training.beta == strong.training.beta
+
+
+def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
+    published = SessionSettings(training=OBJECTIVES["d3po"])
+    gentle, strong = (learning.with_strength(published, n) for n in ("Gentle", "Strong"))
+    assert gentle.training.beta > strong.training.beta  # beta is what holds it back
+    assert gentle.training.target_shift is strong.training.target_shift is None
+
+
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_another_way_of_learning_is_taken_whole_but_for_rank_and_alpha(objective):
+    settings = SessionSettings(training=TrainingSettings(rank=4, alpha=2.0))
+    changed = learning.with_objective(settings, objective)
+    assert changed.training == replace(OBJECTIVES[objective], rank=4, alpha=2.0)
+    assert objective in learning.OBJECTIVE_WORDS
+
+
+def test_the_dial_ends_at_very_gentle():
+    settings = SessionSettings()
+    for name in ("Gentle", "Very gentle"):
+        assert learning.can_be_gentler(settings)
+        settings = learning.more_gently(settings)
+        assert learning.strength_of(settings.training) == name
+    assert not learning.can_be_gentler(settings)
+
+
+def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session: Session):
+    store.set_last_session(session.id)
+    for _ in range(6):
+        pair = make_pair(store, session.id)
+        store.add_pick(f"pick{pair.id}", pair.id, "left")
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    store.update_round(round_.id, state="failed", message="It <broke>.")
+    shown = strip.strip_of_rounds(StoreSnapshot(store))
+    assert "Base model" in shown
+    assert "Round 1" in shown
+    assert "It &lt;broke&gt;." in shown
+    assert "could not be finished" in round_card.round_card(StoreSnapshot(store))
+
+
+def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_done(
+    store: Store, session: Session, add_pairs
+):
+    for number, pair in enumerate(add_pairs(4)):
+        store.add_pick(f"pick{number}", pair.id, "left")
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    note = "The memory ran out at update 2."
+    store.update_round(round_.id, message=note)
+    assert note in round_card.round_card(StoreSnapshot(store))
+    store.update_round(round_.id, state="done", message=f"Done. {note}")
+    assert note in round_card.round_card(StoreSnapshot(store))
+    assert "Done." not in round_card.round_card(StoreSnapshot(store))
+
+
+def test_habits_are_said_with_what_they_mean():
+    said = dict(evidence.habit_lines(Habits(asked_again=4, same_again=3, picked=24, left=20)))
+    assert "You chose the same again in 3 of 4 pairs shown twice" in said
+    assert "look at the left one first?" in said["You chose the left picture in 83 % of 24 picks"]
+    even = dict(evidence.habit_lines(Habits(asked_again=0, same_again=0, picked=24, left=11)))
+    assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
+    assert evidence.habit_lines(Habits(0, 0, 5, 5)) == []
