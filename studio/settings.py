@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
 LEAST_PX, MOST_PX, STEP_PX = 64, 2048, 8  # of a side of a picture
@@ -202,6 +202,27 @@ class SamplingSettings(_Stored):
         )
 
 
+# Forms of the preference loss, by their names in `studio.maths.objectives`.
+Form = Literal[
+    "dpo",
+    "ipo",
+    "hinge",
+    "linear",
+    "smoothed",
+    "robust",
+    "capped",
+    "jensen_shannon",
+    "forward_kl",
+    "half_alpha",
+    "anchored",
+    "asymmetric",
+    "nca",
+    "sppo",
+    "kto",
+    "bco",
+]
+FORMS: tuple[str, ...] = get_args(Form)
+
 # The training settings of the first version, before the fields existed.
 _FIRST_VERSION: dict[str, Any] = {
     "optimizer": "adamw",
@@ -217,6 +238,7 @@ _FIRST_VERSION: dict[str, Any] = {
 class TrainingSettings(_Stored):
     """How a round learns. `OBJECTIVES` holds the presets; `studio.engine` explains each term.
 
+    form: the function from the gains of a pair to its loss (`studio.maths.objectives.FORMS`).
     reduction: how a step's squared errors over the latent's elements become one number:
         "sum" (the paper's likelihood), "mean" (the published code), or "noise" (the mean error of
         the predicted noise, weighted so that a change of the network's output moves the log-ratio
@@ -243,6 +265,7 @@ class TrainingSettings(_Stored):
 
     objective: str = "diffusion_dpo"
     loss: Literal["d3po", "diffusion_dpo"] = "diffusion_dpo"
+    form: Form = "dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
     beta: float = _positive(80.0, 1e9, "Beta must be greater than 0, and at most 1e9.")
     clip_range: float | None = _positive(
@@ -307,6 +330,7 @@ class TrainingSettings(_Stored):
         super().__post_init__()
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
         _require(self.loss in ("d3po", "diffusion_dpo"), f"Unknown loss: {self.loss}.")
+        _require(self.form in FORMS, f"Unknown form of the loss: {self.form}.")
         _require(
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."
         )

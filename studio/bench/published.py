@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from studio.engine.trajectory import PairBatch
-from studio.maths.objectives import clipped_dpo
+from studio.maths.objectives import clip, dpo
 from studio.maths.schedules import Schedule, log_prob, noise_of
 from studio.models import Denoiser, Text
 from studio.settings import OBJECTIVES, SamplingSettings
@@ -75,7 +75,8 @@ def learn_pair(
         with torch.no_grad():
             base = [guided_log_prob(reference, denoiser, chain, *common) for chain in chains]
         gains = [tuned - untuned for tuned, untuned in zip(policy, base, strict=True)]
-        loss = clipped_dpo(*(gain[None] for gain in gains), PUBLISHED.beta, PUBLISHED.clip_range)
+        clipped = (clip(gain[None], PUBLISHED.clip_range) for gain in gains)
+        loss = dpo(*clipped, PUBLISHED.beta)
         (loss.sum() / len(steps)).backward()
         losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_(denoiser.adapters.parameters(), PUBLISHED.max_grad_norm)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -28,14 +27,13 @@ class Objective:
     @classmethod
     def of(cls, settings: TrainingSettings) -> Objective:
         """The objective that the settings name."""
-        match settings.loss:
-            case "d3po":
-                form = partial(
-                    objectives.clipped_dpo, beta=settings.beta, clip_range=settings.clip_range
-                )
-                return cls(DenoisingSteps, form)
-            case "diffusion_dpo":
-                return cls(NoisedPictures, partial(objectives.dpo, beta=settings.beta))
+        form, clip_range = objectives.FORMS[settings.form], settings.clip_range
+
+        def losses(chosen: Tensor, rejected: Tensor) -> Tensor:
+            clipped = (objectives.clip(gain, clip_range) for gain in (chosen, rejected))
+            return form(*clipped, settings.beta)
+
+        return cls(DenoisingSteps if settings.loss == "d3po" else NoisedPictures, losses)
 
 
 def reads_only_final(settings: TrainingSettings) -> bool:

@@ -1,5 +1,6 @@
 """The preference losses against numbers worked by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio.maths.objectives import clipped_dpo, dpo
+from studio.maths.objectives import (
+    FORMS,
+    Counts,
+    best_of,
+    clip,
+    dpo,
+    ipo,
+    losses,
+    plackett_luce,
+    rank_weights,
+)
 
 
 def of(*values: float) -> torch.Tensor:
@@ -18,7 +29,7 @@ def test_dpo_by_hand() -> None:
     # gains: chosen -1 - (-3) = 2, rejected -4 - (-3.5) = -0.5; margin 2.5; beta 0.4: sigmoid(1)
     loss = dpo(of(2), of(-0.5), beta=0.4)
     assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-1))))
-    assert clipped_dpo(of(2), of(-0.5), beta=0.4).item() == loss.item()
+    assert dpo(clip(of(2), None), of(-0.5), beta=0.4).item() == loss.item()
 
 
 def test_an_untrained_adapter_loses_log_2_and_pulls_both_ways() -> None:
@@ -33,16 +44,184 @@ def test_an_untrained_adapter_loses_log_2_and_pulls_both_ways() -> None:
 
 @given(st.floats(-50, 50), st.floats(-50, 50))
 def test_the_published_loss_stays_between_its_bounds(chosen: float, rejected: float) -> None:
-    loss = clipped_dpo(of(chosen), of(rejected), beta=0.1, clip_range=0.1)
+    loss = dpo(clip(of(chosen), 0.1), clip(of(rejected), 0.1), beta=0.1)
     assert 0.683 < loss.item() < 0.704
 
 
 def test_a_ratio_is_kept_within_its_range() -> None:
-    loss = clipped_dpo(of(3.0), of(-3.0), beta=1.0, clip_range=0.1)  # margin ln(1.1 / 0.9)
+    loss = dpo(clip(of(3.0), 0.1), clip(of(-3.0), 0.1), beta=1.0)  # margin ln(1.1 / 0.9)
     assert loss.item() == pytest.approx(math.log(1 + 0.9 / 1.1))
 
 
 def test_a_clipped_step_has_no_gradient() -> None:
     chosen = of(3.0).requires_grad_()
-    clipped_dpo(chosen, of(0), beta=0.1, clip_range=0.1).sum().backward()
+    dpo(clip(chosen, 0.1), of(0), beta=0.1).sum().backward()
     assert chosen.grad.item() == 0.0
+
+
+# --- the family ----------------------------------------------------------------------------------
+
+# Errors of the policy 0.3 and 0.6, of the reference 0.5 and 0.5, beta 20: gains are half of the
+# difference, so c = 2, r = -1, z = 3. The values are worked by hand from the formulas.
+BETA = 20.0
+CHOSEN, REJECTED = (0.5 - 0.3) / 2, (0.5 - 0.6) / 2
+BY_HAND = {
+    "dpo": 0.048587,
+    "ipo": 6.25,
+    "hinge": 0.0,
+    "linear": -3.0,
+    "smoothed": 0.348587,
+    "robust": -0.326413,
+    "capped": 0.313262,
+    "jensen_shannon": 0.089138,
+    "forward_kl": 0.072833,
+    "half_alpha": 0.074342,
+    "anchored": 0.048587 - 0.005 * 2,
+    "asymmetric": 0.078890,
+    "nca": 1.347023,
+    "sppo": 2.5,
+    "kto": 0.388144,
+    "bco": 0.440190,
+}
+# d loss / d c and d loss / d r of an untrained adapter: worked by hand, with sigmoid(0) = 1/2.
+AT_0 = {
+    "dpo": (-0.5, 0.5),
+    "ipo": (-1, 1),
+    "hinge": (-1, 1),
+    "linear": (-1, 1),
+    "smoothed": (-0.4, 0.4),
+    "robust": (-0.625, 0.625),
+    "capped": (-0.5, 0.5),
+    "jensen_shannon": (-0.5, 0.5),
+    "forward_kl": (-0.5, 0.5),
+    "half_alpha": (-0.5, 0.5),
+    "anchored": (-0.505, 0.5),
+    "asymmetric": (-0.5, 0.25),
+    "nca": (-0.25, 0.25),
+    "sppo": (-1, 1),
+    "kto": (-0.25, 0.25),
+    "bco": (-0.5, 0.5),
+}
+OF_THE_MARGIN = ("dpo", "ipo", "hinge", "linear", "smoothed", "robust", "capped")
+SUMS_OF_SIDES = ("kto", "bco", "nca", "sppo")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_form_by_hand(name: str) -> None:
+    loss = FORMS[name](of(CHOSEN), of(REJECTED), BETA)
+    assert loss.shape == (1,)
+    assert loss.item() == pytest.approx(BY_HAND[name], abs=1e-6)
+
+
+def test_a_hinge_that_is_not_reached_yet() -> None:
+    assert FORMS["hinge"](of(CHOSEN), of(REJECTED), 4.0).item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_where_each_form_pulls_an_untrained_adapter(name: str) -> None:
+    chosen, rejected = of(0).requires_grad_(), of(0).requires_grad_()
+    FORMS[name](chosen, rejected, BETA).sum().backward()
+    found = (chosen.grad.item() / BETA, rejected.grad.item() / BETA)
+    assert found == pytest.approx(AT_0[name])
+
+
+@pytest.mark.parametrize("name", OF_THE_MARGIN)
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
+def test_forms_of_the_margin_see_the_difference_alone(name, chosen, rejected, both) -> None:
+    form = FORMS[name]
+    moved = form(of(chosen + both), of(rejected + both), 2.0)
+    assert moved.item() == pytest.approx(form(of(chosen), of(rejected), 2.0).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", SUMS_OF_SIDES)
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_forms_that_are_sums_need_no_partner(name, chosen, rejected) -> None:
+    form = FORMS[name]
+    whole, none = form(of(chosen), of(rejected), 2.0), form(of(0), of(0), 2.0)
+    sides = form(of(chosen), of(0), 2.0) + form(of(0), of(rejected), 2.0) - none
+    assert whole.item() == pytest.approx(sides.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_gain_is_too_large_for_a_form(name: str) -> None:
+    gains = torch.tensor([-1e4, 1e4]).requires_grad_()
+    loss = FORMS[name](gains, gains.flip(0), BETA).mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert gains.grad.isfinite().all()
+
+
+def test_ipo_asks_for_a_margin_of_a_half() -> None:
+    margins = torch.linspace(-1, 2, 301, dtype=torch.float64)
+    best = margins[ipo(margins, torch.zeros_like(margins), 1.0).argmin()]
+    assert best.item() == pytest.approx(0.5)
+
+
+@given(st.floats(-2, 2))
+def test_robust_dpo_is_right_on_the_mean(margin: float) -> None:
+    """Of labels wrong one time in ten, its mean is the loss of the right label."""
+    right, wrong = (FORMS["robust"](of(m), of(0), 1.0).item() for m in (margin, -margin))
+    assert 0.9 * right + 0.1 * wrong == pytest.approx(dpo(of(margin), of(0), 1.0).item())
+
+
+# --- how much a pair counts ----------------------------------------------------------------------
+
+
+def counted(counts: Counts, form: str = "dpo") -> float:
+    return losses(FORMS[form], of(CHOSEN), of(REJECTED), BETA, counts).item()
+
+
+@pytest.mark.parametrize(
+    ("counts", "form", "expected"),
+    [
+        (Counts(), "dpo", 0.048587),
+        (Counts(inner=of(0.5)), "dpo", 0.201413),  # SmPO, alpha 3/4
+        (Counts(inner=of(0.0)), "dpo", 0.693147),  # a tie
+        (Counts(offset=of(1.0)), "dpo", 0.126928),  # ODPO; SimPO with a margin of 1
+        (Counts(inner=of(2.0), offset=of(1.0)), "dpo", 0.006715),  # MODPO, w 1/2, R 1
+        (Counts(offset=of(0.5)), "ipo", 4.0),  # PRDP, rewards 1 apart
+        (Counts(offset=of(1.5)), "ipo", 1.0),  # PRDP, rewards 2 apart
+        (Counts(outer=of(0.606531)), "dpo", 0.606531 * 0.048587),  # Ctrl-U, variance 1/2
+    ],
+)
+def test_what_a_pick_says_beyond_better_by_hand(counts, form, expected) -> None:
+    assert counted(counts, form) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tie_teaches_nothing() -> None:
+    chosen = of(0.3).requires_grad_()
+    losses(dpo, chosen, of(0.1), BETA, Counts(inner=of(0.0))).sum().backward()
+    assert chosen.grad.item() == 0
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+LIST = torch.tensor([[0.3, 0.1, 0.0, -0.2]], dtype=torch.float64) / 2  # gains, the best first
+
+
+def test_lists_by_hand() -> None:
+    assert plackett_luce(LIST, BETA).item() == pytest.approx(0.651456, abs=1e-6)
+    assert best_of(LIST, BETA).item() == pytest.approx(0.175515, abs=1e-6)
+
+
+def test_a_list_of_two_is_a_pair() -> None:
+    pair = torch.tensor([[CHOSEN, REJECTED]], dtype=torch.float64)
+    for form in (plackett_luce, best_of):
+        assert form(pair, BETA).item() == pytest.approx(BY_HAND["dpo"], abs=1e-6)
+
+
+def test_the_orders_of_a_list_have_probabilities_that_add_up_to_one() -> None:
+    orders = torch.tensor(list(itertools.permutations(range(4))))
+    assert plackett_luce(LIST[0][orders], BETA).neg().exp().sum().item() == pytest.approx(1)
+
+
+def test_rank_weights_by_hand() -> None:
+    weights = rank_weights(of(1, 2 / 3, 1 / 3, 0))
+    above = weights[torch.triu_indices(4, 4, 1).unbind()]
+    expected = [0.219691, 0.533854, 0.821360, 0.061858, 0.169703, 0.025995]
+    assert above.tolist() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(weights, weights.T)
+    first, second = torch.triu_indices(4, 4, 1)
+    counts = Counts(outer=above)
+    loss = losses(dpo, LIST[0][first], LIST[0][second], BETA, counts).sum()
+    assert loss.item() == pytest.approx(0.090262, abs=1e-6)
