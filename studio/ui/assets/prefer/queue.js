@@ -6,7 +6,7 @@
 import { notify } from "../shared/notices.js";
 import { Outbox } from "../shared/outbox.js";
 import { onReturn, tellOthers } from "../shared/windows.js";
-import { inWords, isGrid, isSame } from "./questions.js";
+import { inWords, isSame } from "./questions.js";
 
 const DECODED_AHEAD = 4;
 const DECODED_BEHIND = 2; // for undo
@@ -113,7 +113,7 @@ export class Queue {
     this.answered.set(asked.id, answer);
     this.#page.say(inWords(answer, asked) + (asked.reopened ? ". Changed." : "."));
     const pick_id = crypto.randomUUID();
-    const payload = { pick_id, pair_id: asked.id, is_grid: isGrid(asked), session_id: this.state.session_id, ...answer };
+    const payload = { pick_id, pair_id: asked.id, session_id: this.state.session_id, ...answer };
     this.#outbox.send("pick", payload, { asked: { ...asked }, before });
     asked.reopened = false; // from now on the question is an ordinary one
     this.#refresh();
