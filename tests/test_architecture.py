@@ -105,7 +105,7 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"store"},
     "sqlite3": {"store"},
     "diffusers": {"models", "starter", "bench"},
-    "peft": {"lora", "models"},
+    "peft": {"models"},
 }
 
 

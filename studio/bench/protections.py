@@ -4,7 +4,7 @@
 
 The studio and its tests are copied, a protection is removed from the copy, and its tests in the
 table run there. The command fails if they still pass. First all tests run on the unchanged copy,
-where they must pass.
+where they must pass. The file is long because of its table.
 """
 
 from __future__ import annotations
