@@ -148,7 +148,7 @@ class Exams(Database):
             .order_by(earlier.c.place.desc())
             .limit(1)
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.scalar(before)
 
     def take_back_answer(self, undo_id: str, exam_id: str) -> Exam:

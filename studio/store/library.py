@@ -84,7 +84,7 @@ class Library(Database):
         with self.writing() as connection:
             settings = read_session(connection, session_id).settings
             if settings.base_model == base_model and not settings.model_hash:
-                _write(connection, session_id, replace(settings, **now))
+                write_settings(connection, session_id, replace(settings, **now))
 
     def move_model_of(self, session_id: str, base_model: str) -> Session:
         """Use another copy of the same weights; adapters and pictures stay valid.
@@ -96,7 +96,7 @@ class Library(Database):
             known = _known(connection, base_model)
             if known is None or not known.base_hash or known.base_hash != settings.model_hash:
                 raise StoreError("This is not the model that the session started with.")
-            _write(connection, session_id, replace(settings, base_model=base_model))
+            write_settings(connection, session_id, replace(settings, base_model=base_model))
             return read_session(connection, session_id)
 
     def take_changed_model(self, session_id: str) -> Session:
@@ -107,7 +107,7 @@ class Library(Database):
             stop_rounds(connection, session_id)
             use_adapter(connection, session_id, None)
             discard_waiting(connection, session_id)
-            _write(connection, session_id, replace(settings, model_hash="", model_bytes=0))
+            write_settings(connection, session_id, replace(settings, model_hash="", model_bytes=0))
             return read_session(connection, session_id)
 
 
@@ -118,7 +118,7 @@ def _known(connection: sa.Connection, base_model: str) -> KnownModel | None:
     return known[0] if known else None  # a damaged one is inspected again
 
 
-def _write(connection: sa.Connection, session_id: str, settings: SessionSettings) -> None:
+def write_settings(connection: sa.Connection, session_id: str, settings: SessionSettings) -> None:
     connection.execute(
         sa.update(sessions).where(sessions.c.id == session_id).values(settings=settings)
     )

@@ -18,6 +18,7 @@ from studio import models
 from studio.bench.families import make_pipeline, write_checkpoint
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import KnownModel, Session, Store, StoreError
+from studio.store.library import write_settings
 from studio.ui.app import build
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt import library
@@ -246,9 +247,7 @@ def test_a_round_is_not_begun_with_a_changed_model(
     settings = store.session(session.id).settings
     assert settings.model_hash
     with store.writing() as connection:  # as if its file had been another then
-        from studio.store.library import _write
-
-        _write(connection, session.id, replace(settings, model_hash="0" * 64))
+        write_settings(connection, session.id, replace(settings, model_hash="0" * 64))
     with pytest.raises(Exception, match="no longer the model"):
         worker.renderer.model_of(store.session(session.id))
 
