@@ -308,7 +308,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--picks and --seeds must be at least 1")
     between = [count for count in picks[:-1] if count % SessionSettings().round_every]
     if between and args.pairs_by == "newest":
-        parser.error(f"--picks must be multiples of {SessionSettings().round_every}")
+        every = SessionSettings().round_every
+        parser.error(f"--picks must be multiples of {every}: a round comes every {every} picks")
     if not 2 <= args.pictures <= 9:
         parser.error("--pictures must lie between 2 and 9")
     if not 0 <= args.noise <= 0.5:

@@ -45,7 +45,7 @@ def test_what_went_wrong_without_what_is_private(store, home, log):
     assert "Device: cpu" in said
     assert re.search(r"torch \d", said)
     assert "ERROR studio.worker: The model at …" in said
-    assert re.search(r"test_report\.py:\d+ go_wrong\n    ValueError", said)
+    assert re.search(r"test_support_report\.py:\d+ go_wrong\n    ValueError", said)
     assert "The worker ended (-9)" in said
     for secret in (*SECRETS, str(home)):
         assert secret not in said
