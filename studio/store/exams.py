@@ -144,8 +144,8 @@ class Exams(Database):
         before = (
             sa.select(earlier.c.choice)
             .join(exam_answers, exam_answers.c.exam_pair_id == earlier.c.exam_pair_id)
-            .where(exam_answers.c.id == answer_id, earlier.c.place < exam_answers.c.place)
-            .order_by(earlier.c.place.desc())
+            .where(exam_answers.c.id == answer_id, earlier.c.seq < exam_answers.c.seq)
+            .order_by(earlier.c.seq.desc())
             .limit(1)
         )
         with self.reading() as connection:

@@ -32,9 +32,9 @@ def test_what_should_not_have_been_is_noticed(store, session, add_pairs, home):
     said = {"kept": "left", "changed": "right", "lost": "left"}
     artist = SimpleNamespace(acknowledged=said)
     found = list(soak.complaints(home, artist, {"web": 1, "worker": 2}, {"web": 1, "worker": 3}))
-    assert "the worker process was started anew" in found
-    assert "pick changed was acknowledged and is not there" in found
-    assert "pick lost was acknowledged and is not there" in found
+    assert "the worker process was restarted" in found
+    assert "pick changed was acknowledged and is lost" in found
+    assert "pick lost was acknowledged and is lost" in found
     assert not any("kept" in one or "web" in one for one in found)
     assert any(one.startswith("orphaned: ") and "stray" in one for one in found)
 
@@ -42,7 +42,7 @@ def test_what_should_not_have_been_is_noticed(store, session, add_pairs, home):
 @pytest.mark.slow
 def test_a_minute_of_it_in_a_real_studio(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    for name in ("UNDO_S", "LEAF_S", "RELOAD_S"):
+    for name in ("UNDO_S", "BROWSE_S", "RELOAD_S"):
         monkeypatch.setattr(soak, name, 30.0)
     out = tmp_path / "soak.json"
     soak.main(["--minutes", "0.3", "--json", str(out)])
