@@ -312,7 +312,10 @@ def test_nothing_is_left_of_what_cannot_be_used(store, tiny_model, tmp_path):
         ({"prompt.json": b"[]"}, "no file with the scores"),
         ({"prompt.json": b"[]", "s.json": b"[[1, 0]]"}, "fewer prompts"),
         ({"prompt.json": b'["a"]', "s.json": b"[[1, 0], [1]]"}, "fewer prompts"),
-        ({"prompt.json": b'["a", "b"]', "s.json": b"[[1, 0], [1]]"}, "not rows of one finite number"),
+        (
+            {"prompt.json": b'["a", "b"]', "s.json": b"[[1, 0], [1]]"},
+            "not rows of one finite number",
+        ),
         ({"prompt.json": b'["a"]', "s.json": b"[[1, NaN]]"}, "not rows"),
         ({"prompt.json": b'["a"]', "s.json": b"[[1, 1%s]]" % (b"0" * 400)}, "not rows"),
         ({"prompt.json": b'["a"]', "s.json": b"[[1, 1%s]]" % (b"0" * 9000)}, "as JSON"),

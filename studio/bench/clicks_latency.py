@@ -76,6 +76,7 @@ PROBE = """
 """
 
 
+ALL_SENT = "() => !document.querySelector('#prefer [data-unsaved]')"
 SHOWN_PX = "() => document.querySelector('.choice img').naturalWidth"
 
 
@@ -219,7 +220,7 @@ def measure(picks: int, sizes_px: list[int], pause_s: float, chromium: str) -> d
                             raise BenchError(f"The pictures on the screen are not of {size_px} px.")
                         page.evaluate(PROBE)
                         times = pick_and_measure(page, kind, picks, pause_s)
-                        page.wait_for_function("() => !studio.unsaved()")
+                        page.wait_for_function(ALL_SENT)
                         each[f"{kind}_{size_px}_px"] = summary(times)
                         for what, values in times.items():
                             everything[what] += values

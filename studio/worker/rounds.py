@@ -63,7 +63,7 @@ class ActiveRound:
     training: Training
     left_out: int  # picks with unreadable files
     saved_at_s: float  # of its last checkpoint
-    is_torn: bool = False  # cancelled within an update: only its last checkpoint counts
+    is_torn: bool = False  # cancelled after an optimizer step: only its last checkpoint counts
 
 
 class Rounds:
@@ -235,16 +235,20 @@ class Rounds:
         until_s = time.monotonic() + SLICE_S
         while training.update < training.updates:
             started_s = time.monotonic()
-            self.processes.broadcast(follower.UPDATE)
-            if training.update == training.updates - 1:
+            done = training.update
+            if done == training.updates - 1:
+                # The longest update: left while it measures, the round resumes from here.
+                self._save(active)
                 self.status.report("training", "Learning, and measuring what it learned.")
+            self.processes.broadcast(follower.UPDATE)
             try:
                 # Other processes would wait forever for one that leaves an update.
                 is_alone = self.processes.size == 1
                 with self._while_wanted(active) if is_alone else contextlib.nullcontext():
                     metrics = training.step()
             except Cancelled:
-                active.is_torn = True
+                # Before the optimizer's step, the state is still that of the update before.
+                active.is_torn = training.update > done
                 return
             if training.preset != self.renderer.preset:
                 self.renderer.use_preset(training.preset)  # also for the work after the round

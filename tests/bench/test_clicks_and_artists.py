@@ -173,6 +173,7 @@ def test_an_artist_that_is_not_there_is_answered_with_a_sentence(reference, sent
         clicks.load_artist(reference)
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, capsys):
     """Few picks, on the starter model: every figure is there, and a picture of both."""
     monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)
@@ -197,6 +198,7 @@ def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, cap
     assert "diffusion_dpo, 3 picks: win rate" in capsys.readouterr().out
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 def test_an_artist_without_a_taste_ends_the_run_with_a_sentence(monkeypatch):
     monkeypatch.setattr(clicks, "MOST_SHOWN", 2)
     with pytest.raises(SystemExit, match="nothing to learn from"):

@@ -46,6 +46,7 @@ def test_what_is_kept_is_drawn_without_running_again(tmp_path: Path, capsys) -> 
     assert plots[1].read_bytes() == first
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 def test_a_way_is_taken_to_every_reach(monkeypatch) -> None:
     """On the starter; published D3PO, which comes to next to nothing by itself."""
     monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)

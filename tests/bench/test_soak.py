@@ -39,6 +39,7 @@ def test_what_should_not_have_been_is_noticed(store, session, add_pairs, home):
     assert any(one.startswith("orphaned: ") and "stray" in one for one in found)
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 @pytest.mark.slow
 def test_a_minute_of_it_in_a_real_studio(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -46,6 +46,7 @@ def test_without_playwright_it_says_what_is_missing(monkeypatch):
         clicks_latency.main([])
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 def test_a_whole_run(browser, tmp_path):
     """Two picks each way, of small pictures, beside a round that really learns."""
     # In a process of its own: this one has a playwright already.
