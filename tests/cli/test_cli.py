@@ -389,7 +389,7 @@ def test_a_model_that_is_not_there_is_a_sentence(tmp_path):
 
 
 def test_settings_out_of_range_are_a_sentence(tmp_path, tiny_model):
-    run = typed("generate", "a cat", "--model", tiny_model, "--steps", 1, "--out", tmp_path)
+    run = typed("generate", "a cat", "--model", tiny_model, "--steps", 0, "--out", tmp_path)
     assert "Steps must be between" in sentence(run)
 
 
