@@ -488,7 +488,7 @@ def test_what_cannot_be_restated_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a web page"):
         restate(tmp_path / "x.safetensors", out, {})
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(LoraError, match="is no picture"):
+    with pytest.raises(LoraError, match="is not a readable picture"):
         thumbnail(tmp_path / "x.png")
     assert not out.exists()
 
