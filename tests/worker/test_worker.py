@@ -989,7 +989,7 @@ def test_what_cannot_be_written_is_tried_again(store, session, worker, picked):
 def test_a_file_that_draws_another_picture_is_not_ready(tmp_path):
     drawn, other = (PIL.Image.new("RGB", (8, 8), colour) for colour in ("#406080", "#506080"))
     assert "0.0 of 255" in same_picture(tmp_path, drawn, drawn)
-    with pytest.raises(LoraError, match="draws another picture"):
+    with pytest.raises(LoraError, match="does not draw the same picture"):
         same_picture(tmp_path, drawn, other)
 
 
