@@ -14,8 +14,7 @@ from scipy.stats import binomtest
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies, wilson
 from studio.store import Store, StoreError
-from tests.store.test_store import finish, pick
-from tests.support.factories import make_image, open_at
+from tests.support.factories import finish, make_image, open_at, pick
 
 QUESTIONS = [("a snail", 1), ("a fox", 2), ("a snail", 3), ("an owl", 4)]
 

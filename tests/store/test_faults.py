@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +24,7 @@ from studio.store import (
     StudioLock,
     write_atomically,
 )
+from tests.support import disks
 from tests.support.factories import make_pair
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -98,16 +98,8 @@ def test_several_processes_make_one_store(home):
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk to fill")
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine does not let root mount a small disk: {mounted.stderr}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with disks.small_disk(tmp_path / "disk", 1) as place:
+        yield place
 
 
 def fill(disk: Path) -> Path:

@@ -10,8 +10,7 @@ import pytest
 from studio.statistics import leans, wilson
 from studio.store import Store, StoreError
 from studio.store.questions import ASK_AGAIN_EVERY
-from tests.store.test_store import finish, pick
-from tests.support.factories import open_at
+from tests.support.factories import finish, open_at, pick
 
 
 def pick_all(store, pairs, choices="lr"):

@@ -11,9 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
-from studio.store import Adapter, Export, Store, StoreError, WorkerStatus, set_orphans_aside
+from studio.store import Export, Store, StoreError, WorkerStatus, set_orphans_aside
 from studio.store.schema import metadata
-from tests.support.factories import OTHER_SAMPLING, make_image, make_pair
+from tests.support.factories import OTHER_SAMPLING, finish, make_image, make_pair, pick
 
 UNUSUAL = SessionSettings(
     base_model="/models/a b",
@@ -25,27 +25,6 @@ UNUSUAL = SessionSettings(
     live=False,
     queue_target=3,
 )
-
-
-def finish(store, session_id, round_, **changes):
-    """Finish a round with an adapter of which there are no files."""
-    values = {
-        "id": f"adapter-{round_.id}",
-        "session_id": session_id,
-        "round_id": round_.id,
-        "number": round_.number,
-        "settings": round_.settings,
-        "base_hash": "base",
-        "picks": len(round_.train_pick_ids),
-        "sha256": "00",
-        "created_at_s": time.time(),
-    }
-    adapter = Adapter(**values | changes)
-    return store.finish_round(round_.id, adapter), adapter
-
-
-def pick(store, pairs, choice="left", prefix="pick"):
-    return [store.add_answer(f"{prefix}-{p.id}", p.id, choice).answer.pick for p in pairs]
 
 
 def test_the_migrations_make_the_schema_the_code_speaks(store):

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 
 from studio.settings import SamplingSettings
-from studio.store import Image, Pair, Question, Store
+from studio.store import Adapter, Image, Pair, Question, Store
 from studio.store.database import MIGRATIONS
 from studio.store.waiting import discard_waiting
 
@@ -72,3 +72,24 @@ def open_at(home: Path, revision: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     old.close()
+
+
+def finish(store, session_id, round_, **changes):
+    """Finish a round with an adapter of which there are no files."""
+    values = {
+        "id": f"adapter-{round_.id}",
+        "session_id": session_id,
+        "round_id": round_.id,
+        "number": round_.number,
+        "settings": round_.settings,
+        "base_hash": "base",
+        "picks": len(round_.train_pick_ids),
+        "sha256": "00",
+        "created_at_s": time.time(),
+    }
+    adapter = Adapter(**values | changes)
+    return store.finish_round(round_.id, adapter), adapter
+
+
+def pick(store, pairs, choice="left", prefix="pick"):
+    return [store.add_answer(f"{prefix}-{p.id}", p.id, choice).answer.pick for p in pairs]

@@ -26,8 +26,7 @@ from studio.ui.app import build
 from studio.ui.dropin import MADE
 from studio.ui.images import THUMBNAIL_PX
 from tests.browser import seed
-from tests.store.test_store import finish, pick
-from tests.support.factories import make_image
+from tests.support.factories import finish, make_image, pick
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
 from studio.ui import words
 from studio.worker.loop import Worker
+from tests.support import disks
 
 UPDATES = 100
 PATIENCE_S = 180  # a wait that takes longer has failed, even on a machine that is busy elsewhere
@@ -221,16 +222,8 @@ def test_two_workers_never_work_at_once(store, session_id, home):
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 300 MB."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk to fill")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(place)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine does not let root mount a small disk: {mounted.stderr}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with disks.small_disk(tmp_path / "disk", 300) as place:
+        yield place
 
 
 @pytest.mark.parametrize("room_left_mb", [50, 0])

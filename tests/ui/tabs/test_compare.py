@@ -12,7 +12,7 @@ from studio.settings import (
 )
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.compare import comparison, grid
-from tests.store.test_store import finish, pick
+from tests.support.factories import finish, pick
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from studio.ui.starter_pack import starter_concepts
 from studio.ui.tabs.exam import questions
 from studio.ui.tabs.exam.state import meaning, page_state
 from tests.store.test_exams import QUESTIONS
-from tests.store.test_store import finish, pick
-from tests.support.factories import make_image
+from tests.support.factories import finish, make_image, pick
 
 SETTINGS = SessionSettings(prompts=("a red apple", "two lions"))
 
