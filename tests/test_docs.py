@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,13 @@ def test_each_command_is_one(page, command, monkeypatch):
 def test_there_are_commands():
     assert len(commands()) > 25
     assert {page for page, _ in commands()} >= {"README.md", "command-line.md", "results.md"}
+
+
+def test_the_readme_selects_tests_that_are_there():
+    [command] = re.findall(r"^python launch\.py test (\S+ -k \S+)", README.read_text("utf-8"), re.M)
+    line = [sys.executable, "-m", "pytest", "--collect-only", "-q", *shlex.split(command)]
+    run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
 
 
 def words(text: str) -> list[str]:
