@@ -34,22 +34,23 @@ def rows(
     with_strace: bool,
     wanted: Callable[[str], bool],
 ) -> Iterator[Row]:
+    goes_on = Row("the worker killed in a round that goes on")
+    made_again = Row("the worker killed in an export that is made again")
+    if not (wanted(goes_on.fault) or wanted(made_again.fault)):
+        return
+    home, session_id = _prepare(folder)
     usual = training_rounds.SLICE_S, training_rounds.CHECKPOINT_S
     # applies to the workers that are forked from here
     training_rounds.SLICE_S = training_rounds.CHECKPOINT_S = SAVED_EVERY_S
     stops = QUICK_STOPS if quick else STOPS
     try:
-        row = Row("the worker killed in a round that goes on")
-        if wanted(row.fault):
-            home, session_id = _prepare(folder)
-            yield _killed(row, home, folder, session_id, _adapter, stops)
-        row = Row("the worker killed in an export that is made again")
-        if wanted(row.fault):
-            home, session_id = _prepare(folder)
+        if wanted(goes_on.fault):
+            yield _killed(goes_on, home, folder, session_id, _adapter, stops)
+        if wanted(made_again.fault):
             _work(home, folder / "learned", session_id, _adapter)
             with contextlib.closing(Store.open(folder / "learned")) as store:
                 _request_export(store, session_id)
-            yield _killed(row, folder / "learned", folder, session_id, _export, stops)
+            yield _killed(made_again, folder / "learned", folder, session_id, _export, stops)
     finally:
         training_rounds.SLICE_S, training_rounds.CHECKPOINT_S = usual
 
