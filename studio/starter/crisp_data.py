@@ -1,8 +1,8 @@
 """Pictures of 256 px for the crisp starter model: concepts x styles x grounds.
 
 Four styles are openly licensed emoji sets, three are made from them by image processing. A drawing
-always stands in the middle, so there are as many pictures as combinations, and the latents of all
-of them fit into memory.
+has one of five placements, so there are as many pictures as combinations, and the latents of all of
+them fit into memory.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from studio.starter.data import (
@@ -49,6 +50,25 @@ SOURCES = {
 }
 SCENERY = ("sky", "sunset", "night", "paper", "pattern")
 ALL_GROUNDS = (*GROUNDS, *SCENERY)
+CONCEPTS_PATH = Path(__file__).with_name("crisp_concepts.txt")
+
+
+@dataclass(frozen=True)
+class Placement:
+    side_px: int
+    left_px: int
+    top_px: int
+    mirrored: bool
+    share: float  # of the pictures in training
+
+
+PLACEMENTS = (
+    Placement(216, 20, 20, False, 0.34),
+    Placement(216, 20, 20, True, 0.24),
+    Placement(144, 56, 88, False, 0.14),
+    Placement(144, 14, 76, False, 0.14),
+    Placement(144, 98, 76, True, 0.14),
+)
 
 
 # --- styles --------------------------------------------------------------------------------------
@@ -261,33 +281,48 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Pictures:
-    """All combinations, numbered concept-major: (concept * styles + style) * grounds + ground."""
+    """All combinations, numbered with the concept as the slowest index and the placement as the
+    fastest."""
 
     rgba: np.ndarray  # (concepts, styles, 4, DRAWING_PX, DRAWING_PX) uint8
     grounds: np.ndarray  # (grounds, 3, SIZE_PX, SIZE_PX) float32
     concepts: tuple[str, ...]
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        return len(self.concepts), len(SOURCES), len(ALL_GROUNDS)
+    def sizes(self) -> tuple[int, ...]:
+        return len(self.concepts), len(SOURCES), len(ALL_GROUNDS), len(PLACEMENTS)
 
     @property
     def count(self) -> int:
         return int(np.prod(self.sizes))
 
     def parts(self, numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Indices of concept, style and ground."""
+        """Indices of concept, style, ground and placement."""
         return np.unravel_index(numbers, self.sizes)
 
     def drawn(self, numbers: np.ndarray) -> torch.Tensor:
         """(B, 3, SIZE_PX, SIZE_PX) in -1..1."""
-        concept, style, place = self.parts(numbers)
-        images = torch.from_numpy(self.grounds[place])
-        rgba = torch.from_numpy(self.rgba[concept, style]).float()
-        margin = (SIZE_PX - DRAWING_PX) // 2
-        middle = images[..., margin : margin + DRAWING_PX, margin : margin + DRAWING_PX]
-        middle += (rgba[:, :3] - middle) * (rgba[:, 3:] / 255)
-        return images / 127.5 - 1
+        images = []
+        for concept, style, ground_index, placement in zip(*self.parts(numbers), strict=True):
+            image = torch.from_numpy(self.grounds[ground_index].copy())
+            rgba = torch.from_numpy(self.rgba[concept, style].astype(np.float32))
+            images.append(pasted(image, rgba, PLACEMENTS[placement]))
+        return torch.stack(images) / 127.5 - 1
+
+
+def pasted(image: torch.Tensor, rgba: torch.Tensor, placement: Placement) -> torch.Tensor:
+    """A drawing (4, DRAWING_PX, DRAWING_PX) over an image (3, SIZE_PX, SIZE_PX), in its place."""
+    cover = rgba[3:] / 255
+    layers = torch.cat([rgba[:3] * cover, cover])
+    if placement.side_px != DRAWING_PX:
+        size = (placement.side_px,) * 2
+        layers = F.interpolate(layers[None], size, mode="bilinear", antialias=True)[0]
+    if placement.mirrored:
+        layers = layers.flip(2)
+    rows = slice(placement.top_px, placement.top_px + placement.side_px)
+    columns = slice(placement.left_px, placement.left_px + placement.side_px)
+    image[:, rows, columns] = layers[:3] + image[:, rows, columns] * (1 - layers[3:])
+    return image
 
 
 def load(folder: Path) -> Pictures:
@@ -296,7 +331,9 @@ def load(folder: Path) -> Pictures:
     if not path.exists():
         raise SystemExit(f"There is no {path}: run python -m studio.starter.crisp_data first.")
     grounds = np.stack([ground(name) for name in ALL_GROUNDS]).astype(np.float32)
-    return Pictures(np.load(path, mmap_mode="r"), grounds, tuple(listed_concepts()))
+    concepts = CONCEPTS_PATH.read_text(encoding="utf-8").splitlines()
+    rows = [listed_concepts().index(name) for name in concepts]
+    return Pictures(np.load(path, mmap_mode="r")[rows], grounds, tuple(concepts))
 
 
 def main(argv: list[str] | None = None) -> None:

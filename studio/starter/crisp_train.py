@@ -25,14 +25,15 @@ from diffusers.training_utils import EMAModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from studio.starter import crisp_data
-from studio.starter.crisp_data import ALL_GROUNDS, SIZE_PX, SOURCES, Pictures
+from studio.starter.crisp_data import ALL_GROUNDS, PLACEMENTS, SIZE_PX, SOURCES, Pictures
 from studio.starter.train import (
     EMPTY_CAPTION_SHARE,
     NAMED_GROUND_SHARE,
     NAMED_STYLE_SHARE,
     generator,
     new_scheduler,
-    run_updates,
+    read_checkpoint,
+    save_checkpoint,
     train_tokenizer,
 )
 
@@ -41,9 +42,13 @@ CHANNELS = 32
 PLACES = SIZE_PX // PATCH_PX
 UNET_WIDTHS = (128, 240)
 TEXT_WIDTH, TEXT_LAYERS, TEXT_TOKENS, VOCABULARY = 192, 2, 24, 1400
-BATCH = 32
-UPDATES = 40_000
-PEAK = 1.2e-3
+BATCH = 64
+PEAK = 1e-3
+# float32 is faster where the processor would only emulate it
+HAS_BFLOAT16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and (
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+COOLING_SHARE = 0.25  # of the updates, at the end
 
 
 # --- codes ---------------------------------------------------------------------------------------
@@ -125,7 +130,7 @@ def draw_caption(pictures: Pictures, number: int, draw: random.Random) -> str:
     """Words for a picture in training: not all of it is named, and sometimes nothing."""
     if draw.random() < EMPTY_CAPTION_SHARE:
         return ""
-    concept, style, ground = (int(part) for part in pictures.parts(np.array(number)))
+    concept, style, ground, _ = (int(part) for part in pictures.parts(np.array(number)))
     return words(
         pictures.concepts[concept],
         list(SOURCES)[style] if draw.random() < NAMED_STYLE_SHARE else None,
@@ -180,7 +185,15 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
-def train_diffusion(pictures: Pictures, folder: Path, seed: int, deadline_s: float) -> bool:
+def learning_rate(update: int, updates: int, peak: float, warmup: int = 200) -> float:
+    """A warm-up, a plateau and a linear end: the plateau can be made longer while a run goes on."""
+    cooling = max(1, round(COOLING_SHARE * updates))
+    return peak * min(1.0, (update + 1) / warmup, max(0.01, (updates - update) / cooling))
+
+
+def train_diffusion(
+    pictures: Pictures, folder: Path, updates: int, seed: int, deadline_s: float
+) -> None:
     _, latents = stored_latents(pictures, folder)
     tokenizer = tokenizer_for(pictures, folder)
     torch.manual_seed(seed)
@@ -188,13 +201,16 @@ def train_diffusion(pictures: Pictures, folder: Path, seed: int, deadline_s: flo
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     print(f"{sum(p.numel() for p in parameters) / 1e6:.1f} million parameters", flush=True)
     optimiser = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
-    ema = EMAModel(parameters, decay=0.9995, use_ema_warmup=True, power=0.75, foreach=True)
+    ema = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
     alphas = new_scheduler().alphas_cumprod
+    shares = torch.tensor([placement.share for placement in PLACEMENTS])
 
     def loss_of(update: int) -> torch.Tensor:
         draw = generator(seed + 1, update)
         chance = random.Random(draw.initial_seed())
-        numbers = torch.randint(pictures.count, (BATCH,), generator=draw)
+        numbers = torch.randint(pictures.count // len(PLACEMENTS), (BATCH,), generator=draw)
+        placements = torch.multinomial(shares, BATCH, replacement=True, generator=draw)
+        numbers = numbers * len(PLACEMENTS) + placements
         captions = [draw_caption(pictures, number, chance) for number in numbers.tolist()]
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         clean = torch.from_numpy(latents[numbers.numpy()]).float()
@@ -205,14 +221,44 @@ def train_diffusion(pictures: Pictures, folder: Path, seed: int, deadline_s: flo
         alpha_bar = alphas[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-        predicted = unet(noisy, timesteps, text_encoder(ids.input_ids)[0]).sample
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+            predicted = unet(noisy, timesteps, text_encoder(ids.input_ids)[0]).sample
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
         weight = (5 / (snr + 1)).clamp(max=1)
-        error = F.mse_loss(predicted, velocity, reduction="none").mean((1, 2, 3))
+        error = F.mse_loss(predicted.float(), velocity, reduction="none").mean((1, 2, 3))
         return (weight * error).mean()
 
     parts = {"unet": unet, "text_encoder": text_encoder, "optimiser": optimiser, "ema": ema}
-    return run_updates(folder / "diffusion.pt", parts, loss_of, UPDATES, PEAK, deadline_s)
+    checkpoint, first = folder / "diffusion.pt", 0
+    if checkpoint.exists():
+        state = read_checkpoint(checkpoint, torch.device("cpu"))
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        first = state["update"]
+    losses: list[float] = []
+    started_s = time.monotonic()
+    for update in range(first, updates):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(update, updates, PEAK)
+        loss = loss_of(update)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        ema.step(parameters)
+        losses.append(loss.item())
+        done = update + 1
+        stops = done == updates or time.monotonic() > deadline_s
+        if stops or done % 100 == 0:
+            speed = (done - first) * BATCH / (time.monotonic() - started_s)
+            mean = sum(losses) / len(losses)
+            print(f"{done}/{updates}  loss {mean:.4f}  {speed:.0f} pictures/s", flush=True)
+            losses.clear()
+        if stops or done % 250 == 0:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            save_checkpoint(checkpoint, state | {"update": done})
+        if stops:
+            return
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -220,13 +266,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("stage", choices=("codes", "diffusion"))
     parser.add_argument("--folder", type=Path, default=crisp_data.BUILD_PATH)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--updates", type=int, default=8000)
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args(argv)
     pictures = crisp_data.load(args.folder)
     deadline_s = time.monotonic() + 60 * args.minutes
     stored_latents(pictures, args.folder)
     if args.stage == "diffusion":
-        train_diffusion(pictures, args.folder, args.seed, deadline_s)
+        train_diffusion(pictures, args.folder, args.updates, args.seed, deadline_s)
 
 
 if __name__ == "__main__":
