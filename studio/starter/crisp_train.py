@@ -2,7 +2,9 @@
 
     codes      principal components of 32 x 32 pixel patches: the latents of all pictures
     diffusion  U-Net and CLIP text encoder together on the stored latents, v-prediction, EMA
-    decoder    AutoencoderKL's decoder, from latents as wrong as the U-Net's to crisp pictures
+    samples    what the U-Net makes of prompts, beside the nearest drawings
+    autoencoder  to crisp pictures, from latents as wrong as the U-Net's; the encoder to the codes
+    write      the diffusers folder in fp16
 
 Every picture is one of a few thousand combinations (`crisp_data.Pictures`), so its latent is
 computed once, and an update of the U-Net touches no pixel. Each stage keeps a checkpoint in the
@@ -20,11 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from studio.starter import crisp_data
+from studio.starter.crisp_autoencoder import (
+    CHANNELS,
+    new_autoencoder,
+    train_autoencoder,
+    trained_autoencoder,
+)
 from studio.starter.crisp_data import ALL_GROUNDS, PLACEMENTS, SIZE_PX, SOURCES, Pictures
 from studio.starter.train import (
     EMPTY_CAPTION_SHARE,
@@ -38,7 +47,6 @@ from studio.starter.train import (
 )
 
 PATCH_PX = 32
-CHANNELS = 32
 PLACES = SIZE_PX // PATCH_PX
 UNET_WIDTHS = (128, 240)
 TEXT_WIDTH, TEXT_LAYERS, TEXT_TOKENS, VOCABULARY = 192, 2, 24, 1400
@@ -221,7 +229,11 @@ def train_diffusion(
         alpha_bar = alphas[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
         velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+        # the fused attention's backward pass is slow on a CPU in bfloat16
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16),
+        ):
             predicted = unet(noisy, timesteps, text_encoder(ids.input_ids)[0]).sample
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
         weight = (5 / (snr + 1)).clamp(max=1)
@@ -261,19 +273,105 @@ def train_diffusion(
             return
 
 
+# --- written -------------------------------------------------------------------------------------
+
+
+def trained_pipeline(pictures: Pictures, folder: Path, vae: AutoencoderKL):
+    """The averaged weights, in float32."""
+    tokenizer = tokenizer_for(pictures, folder)
+    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    ema = EMAModel(parameters)
+    ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
+    ema.copy_to(parameters)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@torch.no_grad()
+def sample_latents(pictures: Pictures, folder: Path, count: int, seed: int) -> None:
+    """What the U-Net makes of prompts, and the drawing that each comes closest to: samples.npz.
+
+    Every other prompt names style and ground too. A sample is compared with all pictures that its
+    prompt describes.
+    """
+    _, stored = stored_latents(pictures, folder)
+    pipeline = trained_pipeline(pictures, folder, new_autoencoder())
+    pipeline.set_progress_bar_config(disable=True)
+    chance = random.Random(seed)
+    by_parts = np.arange(pictures.count).reshape(pictures.sizes)
+    found, numbers = [], []
+    while len(numbers) < count:
+        prompts, candidates = [], []
+        for number in range(BATCH):
+            c, s, g = (chance.randrange(size) for size in pictures.sizes[:3])
+            concept, style, ground = pictures.concepts[c], list(SOURCES)[s], ALL_GROUNDS[g]
+            if number % 2:
+                prompts.append(words(concept, style, ground, chance.randrange(2)))
+                candidates.append(by_parts[c, s, g].ravel())
+            else:
+                prompts.append(concept)
+                candidates.append(by_parts[c].ravel())
+        draw = torch.Generator().manual_seed(chance.randrange(2**31))
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+            latents = pipeline(
+                prompts,
+                num_inference_steps=20,
+                guidance_scale=3.0,
+                generator=draw,
+                output_type="latent",
+                height=SIZE_PX,
+                width=SIZE_PX,
+            ).images.float()
+        for latent, options in zip(latents.numpy(), candidates, strict=True):
+            distances = np.square(stored[options].astype(np.float32) - latent).sum((1, 2, 3))
+            numbers.append(options[distances.argmin()])
+            found.append(latent.astype(np.float16))
+        print(f"{len(numbers)}/{count} sampled", flush=True)
+    latents, chosen = np.stack(found), np.array(numbers)
+    error = (latents.astype(np.float32) - stored[chosen].astype(np.float32)).std()
+    print(f"they differ from the nearest drawings by {error:.3f} (standard deviation)")
+    np.savez(folder / "samples.npz", latents=latents, numbers=chosen)
+
+
+def write(pictures: Pictures, folder: Path) -> Path:
+    """The diffusers folder in fp16, `folder`/model."""
+    target = folder / "model"
+    pipeline = trained_pipeline(pictures, folder, trained_autoencoder(folder))
+    pipeline.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
+    return target
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("codes", "diffusion"))
+    parser.add_argument("stage", choices=("codes", "diffusion", "samples", "autoencoder", "write"))
     parser.add_argument("--folder", type=Path, default=crisp_data.BUILD_PATH)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=8000)
+    parser.add_argument("--samples", type=int, default=4096)
     parser.add_argument("--minutes", type=float, default=math.inf)
     args = parser.parse_args(argv)
     pictures = crisp_data.load(args.folder)
     deadline_s = time.monotonic() + 60 * args.minutes
-    stored_latents(pictures, args.folder)
+    _, latents = stored_latents(pictures, args.folder)
     if args.stage == "diffusion":
         train_diffusion(pictures, args.folder, args.updates, args.seed, deadline_s)
+    if args.stage == "samples":
+        sample_latents(pictures, args.folder, args.samples, args.seed)
+    if args.stage == "autoencoder":
+        train_autoencoder(
+            *(pictures, latents, args.folder, args.updates, args.seed, HAS_BFLOAT16, deadline_s)
+        )
+    if args.stage == "write":
+        print(f"Wrote {write(pictures, args.folder)}")
 
 
 if __name__ == "__main__":
