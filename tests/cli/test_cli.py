@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -27,29 +28,13 @@ from studio.lora.export import check
 from studio.lora.format import from_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.processes import surroundings, typed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
 
-def surroundings() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("D3PO_")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-
-
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "studio", *map(str, arguments)]
-
-
-def typed(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        env=surroundings() | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def sentence(run: subprocess.CompletedProcess[str], code: int = 1) -> str:
@@ -245,12 +230,12 @@ def test_the_password_comes_from_the_arguments_or_the_environment(monkeypatch):
 QUICK = SamplingSettings(steps=2, width_px=64, height_px=64)
 
 
-@pytest.fixture
-def picked(home: Path, tiny_model: Path) -> Session:
-    """A session with six picks on pairs that a worker drew."""
-    from studio.runtime.supervisor import Supervisor
-    from tests.runtime.test_supervisor import wait_until
+@pytest.fixture(scope="module")
+def drawn(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a session and six picks on pairs that a worker drew; to be copied."""
+    from studio.worker.loop import Worker
 
+    home = tmp_path_factory.mktemp("drawn") / "home"
     settings = SessionSettings(
         base_model=str(tiny_model),
         prompts=("a cat", "a dog"),
@@ -262,10 +247,19 @@ def picked(home: Path, tiny_model: Path) -> Session:
     with contextlib.closing(Store.open(home)) as store:
         session = store.create_session("Blue: things/", settings)
         store.set_last_session(session.id)
-        with Supervisor(home):
-            wait_until(lambda: store.waiting_count(session.id) >= 6, within_s=240)
+        worker = Worker(store, "cpu")
+        while worker.work():
+            pass
         for number, pair in enumerate(store.waiting_pairs(session.id, 6)):
             store.add_answer(f"{number:032x}", pair.id, "left" if number % 2 else "right")
+    return home
+
+
+@pytest.fixture
+def picked(home: Path, drawn: Path) -> Session:
+    shutil.copytree(drawn, home)
+    with contextlib.closing(Store.open(home)) as store:
+        [session] = store.sessions()
     return session
 
 

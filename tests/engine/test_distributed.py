@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +25,10 @@ from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, Train
 from studio.store import Store
 from studio.worker import follower
 from studio.worker.loop import Worker
-from tests.worker.test_process import wait_for
+from tests.support.processes import PATIENCE_S, together, wait_for
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox"]
-PATIENCE_S = 300
 KINDS = ("d3po_balanced", "diffusion_dpo")
 
 
@@ -120,28 +118,23 @@ def draw(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     return found
 
 
-def launched(*arguments: str) -> list[str]:
-    """As `accelerate launch` does on a machine with two GPUs."""
-    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    return [sys.executable, "-m", "accelerate.commands.launch", *options, *arguments]
+def work(kind: str, model: str, path: Path) -> None:
+    """One of two processes; what the leader finds goes to `path`."""
+    with process_group() as processes:
+        result = {"learn": learn, "fail": fail, "draw": draw}[kind](model, processes)
+        if processes.is_main_process:
+            save_file(result, path)
 
 
-def together(work: str, model: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """What the leader of two processes finds."""
+def found_by_two(kind: str, model: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
     path = tmp_path / "found.safetensors"
-    subprocess.run(
-        launched(__file__, work, str(model), str(path)),
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
-        check=True,
-        timeout=PATIENCE_S,
-    )
+    together(2, work, kind, str(model), path)
     return load_file(path)
 
 
 def test_two_processes_give_the_gradient_of_one(tiny_model, tmp_path):
     expected = learn(str(tiny_model), SINGLE_PROCESS)
-    found = together("learn", tiny_model, tmp_path)
+    found = found_by_two("learn", tiny_model, tmp_path)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
@@ -150,55 +143,25 @@ def test_two_processes_give_the_gradient_of_one(tiny_model, tmp_path):
 
 
 def test_a_process_that_fails_says_so_to_the_other(tiny_model, tmp_path):
-    assert together("fail", tiny_model, tmp_path)["said"]
+    assert found_by_two("fail", tiny_model, tmp_path)["said"]
 
 
 def test_two_processes_draw_what_one_does_to_the_bit(tiny_model, tmp_path):
     expected = draw(str(tiny_model), SINGLE_PROCESS)
-    found = together("draw", tiny_model, tmp_path)
+    found = found_by_two("draw", tiny_model, tmp_path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert not torch.equal(found["base 0"], found["tuned 0"])
 
 
-def test_a_worker_of_two_processes_draws_what_one_does(tiny_model, tmp_path):
-    def drawn(store: Store) -> set[tuple[str, int, bytes]]:
-        pairs = store.waiting_pairs(store.last_session_id(), 100)
-        shown = [image for pair in pairs for image in (pair.left, pair.right)]
-        # not of the files, whose headers are in any order
-        return {
-            (one.prompt, one.seed, load(store.trajectory_path(one)).latents.numpy().tobytes())
-            for one in shown
-        }
+# --- a worker of two processes -------------------------------------------------------------------
 
-    wanted = SessionSettings(
-        base_model=str(tiny_model), prompts=("a cat", "a dog"), sampling=SAMPLING, queue_target=5
-    )
-    found = []
-    for home in (tmp_path / "one", tmp_path / "two"):
-        with contextlib.closing(Store.open(home)) as store:
-            session = store.create_session("Tiny", wanted)
-            store.set_last_session(session.id)
-            if not found:
-                worker = Worker(store, "cpu")
-                while worker.work():
-                    pass
-            else:
-                process = begun(home)
-                try:
-                    wait_for(lambda s=store, i=session.id: s.waiting_count(i) == 5, process)
-                    process.send_signal(signal.SIGTERM)
-                    process.communicate(timeout=PATIENCE_S)
-                finally:
-                    process.kill()
-            found.append(drawn(store))
-    assert len(found[0]) == 10
-    assert found[0] == found[1]
+DRAWN_FIRST, DRAWN = 8, 13  # pairs
 
 
 @pytest.fixture(scope="module")
 def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with eight picks and a round to begin; to be copied."""
+    """A home with eight picks, in which five pairs are to be drawn; to be copied."""
     home = tmp_path_factory.mktemp("prepared") / "home"
     with contextlib.closing(Store.open(home)) as store:
         wanted = SessionSettings(
@@ -207,6 +170,7 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             sampling=SAMPLING,
             training=TrainingSettings(rank=2, updates_base=6, updates_per_pick=0),
             live=False,
+            queue_target=DRAWN_FIRST,
         )
         session = store.create_session("Tiny", wanted)
         store.set_last_session(session.id)
@@ -215,19 +179,19 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             pass
         for number, pair in enumerate(store.waiting_pairs(session.id, 100)):
             store.add_answer(f"pick{number}", pair.id, "left" if number % 3 else "right")
-        store.request_round(session.id)
+        store.update_settings(session.id, replace(wanted, queue_target=DRAWN - DRAWN_FIRST))
     return home
 
 
-def begun(home: Path) -> subprocess.Popen[bytes]:
-    """A worker of two processes."""
-    return subprocess.Popen(
-        [*worker_command(home, processes=2), "--device", "cpu"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def drawn(store: Store) -> set[tuple[str, int, bytes]]:
+    """Prompt, seed and latents of the pairs that wait."""
+    pairs = store.waiting_pairs(store.last_session_id(), 100)
+    shown = [image for pair in pairs for image in (pair.left, pair.right)]
+    # not of the files, whose headers are in any order
+    return {
+        (one.prompt, one.seed, load(store.trajectory_path(one)).latents.numpy().tobytes())
+        for one in shown
+    }
 
 
 def adapter(store: Store) -> dict[str, torch.Tensor]:
@@ -235,20 +199,33 @@ def adapter(store: Store) -> dict[str, torch.Tensor]:
     return load_file(store.adapter_path(made) / "adapter_model.safetensors")
 
 
-def test_a_worker_of_two_processes_learns_what_one_does_and_ends_in_order(prepared, tmp_path):
+def test_a_worker_of_two_processes_draws_and_learns_what_one_does(prepared, tmp_path):
+    """Started as `accelerate launch` does on a machine with two GPUs, and told to end."""
     homes = [shutil.copytree(prepared, tmp_path / name) for name in ("one", "two")]
     with contextlib.closing(Store.open(homes[0])) as store:
+        session_id = store.last_session_id()
         worker = Worker(store, "cpu")
-        while not store.adapters(store.last_session_id()):
+        while worker.work():
+            pass
+        expected_pairs = drawn(store)
+        store.request_round(session_id)
+        while not store.adapters(session_id):
             assert worker.work()
         expected = adapter(store)
+    assert len(expected_pairs) == 2 * (DRAWN - DRAWN_FIRST)
 
-    command = worker_command(homes[1], processes=2)
-    assert command[: len(launched())] == launched()
-    process = begun(homes[1])
+    process = subprocess.Popen(
+        [*worker_command(homes[1], processes=2), "--device", "cpu"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     with contextlib.closing(Store.open(homes[1])) as store:
         try:
-            session_id = store.last_session_id()
+            wait_for(lambda: store.waiting_count(session_id) == DRAWN - DRAWN_FIRST, process)
+            assert drawn(store) == expected_pairs
+            store.request_round(session_id)
             wait_for(lambda: store.adapters(session_id), process)
             found = adapter(store)
             process.send_signal(signal.SIGTERM)
@@ -260,12 +237,3 @@ def test_a_worker_of_two_processes_learns_what_one_does_and_ends_in_order(prepar
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    work, model, path = sys.argv[1:]
-    with process_group() as processes:
-        result = {"learn": learn, "fail": fail, "draw": draw}[work](model, processes)
-        if processes.is_main_process:
-            save_file(result, path)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from studio.store import Store
 from studio.ui import words
 from studio.worker.loop import Worker
 from tests.support import disks
+from tests.support.processes import wait_for, worker
 
 UPDATES = 100
-PATIENCE_S = 180  # a wait that takes longer has failed, even on a machine that is busy elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             ),
         )
         store.set_last_session(session.id)
-        worker = Worker(store, "cpu")
-        while worker.work():
+        drawing = Worker(store, "cpu")
+        while drawing.work():
             pass
         for number, pair in enumerate(store.waiting_pairs(session.id, 100)):
             store.add_answer(f"pick{number}", pair.id, "left" if number % 3 else "right")
@@ -59,32 +59,6 @@ def session_id(store: Store) -> str:
     return store.last_session_id()
 
 
-@contextlib.contextmanager
-def running(home: Path, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process for `home`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "studio.worker", "--home", str(home), "--device", "cpu"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for(reached: Callable[[], object], process: subprocess.Popen[bytes] | None = None) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < until_s, "it never came to that"
-        assert process is None or process.poll() is None, "the worker ended"
-        time.sleep(0.02)
-
-
 def adapter_bytes(store: Store, session_id: str) -> bytes:
     [adapter] = store.adapters(session_id)
     return (store.adapter_path(adapter) / "adapter_model.safetensors").read_bytes()
@@ -95,7 +69,7 @@ def test_a_round_that_is_killed_again_and_again_ends_in_the_same_adapter(
 ):
     with contextlib.closing(Store.open(shutil.copytree(prepared, tmp_path / "whole"))) as whole:
         whole.request_round(session_id)
-        with running(whole.home) as process:
+        with worker(whole.home) as process:
             wait_for(lambda: whole.adapters(session_id), process)
         expected = adapter_bytes(whole, session_id)
 
@@ -103,7 +77,7 @@ def test_a_round_that_is_killed_again_and_again_ends_in_the_same_adapter(
     checkpoint = store.checkpoint_path(round_)
     continued = 0
     for _ in range(3):
-        with running(home) as process:
+        with worker(home) as process:
             done = store.round(round_.id).updates_done
             wait_for(lambda done=done: store.round(round_.id).updates_done > done + 1, process)
             old = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
@@ -114,13 +88,13 @@ def test_a_round_that_is_killed_again_and_again_ends_in_the_same_adapter(
                 ),
                 process,
             )
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         if store.adapters(session_id):
             break  # a quick machine
         continued += 1
     assert continued, "the round was over before it could be killed: give it more updates"
-    with running(home) as process:
+    with worker(home) as process:
         wait_for(lambda: store.adapters(session_id), process)
     assert "goes on after update" in (home / "logs" / "worker.log").read_text()
     assert store.round(round_.id).state == "done"
@@ -131,12 +105,12 @@ def test_a_round_that_is_killed_again_and_again_ends_in_the_same_adapter(
 def test_a_machine_that_sleeps_wakes_up_and_goes_on(store, session_id, home):
     """Stopped and let go on, a process finds an hour gone, as it does when a lid is closed."""
     round_ = store.request_round(session_id)
-    with running(home) as process:
+    with worker(home) as process:
         wait_for(lambda: store.round(round_.id).updates_done, process)
-        process.send_signal(signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGSTOP)
         status = store.worker_status()
         assert words.is_silent(status, status.heartbeat_at_s + 3600)
-        process.send_signal(signal.SIGCONT)
+        os.kill(process.pid, signal.SIGCONT)
         wait_for(lambda: store.worker_status().heartbeat_at_s > status.heartbeat_at_s, process)
         assert not words.is_silent(store.worker_status())
         wait_for(lambda: store.adapters(session_id), process)
@@ -147,13 +121,13 @@ def test_killed_while_drawing_it_leaves_no_row_without_its_files(store, session_
     store.update_settings(session_id, replace(store.session(session_id).settings, queue_target=64))
     for more in (1, 2, 4):
         count = store.waiting_count(session_id)
-        with running(home) as process:
+        with worker(home) as process:
             wait_for(
                 lambda more=more, count=count: store.waiting_count(session_id) >= count + more,
                 process,
             )
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
         for pair in store.waiting_pairs(session_id, 100):
             for image in (pair.left, pair.right):
                 assert store.image_path(image).stat().st_size
@@ -162,14 +136,15 @@ def test_killed_while_drawing_it_leaves_no_row_without_its_files(store, session_
 
 def test_told_to_end_it_leaves_the_round_in_good_order(store, session_id, home):
     round_ = store.request_round(session_id)
-    with running(home) as process:
+    with worker(home) as process:
         wait_for(lambda: store.round(round_.id).updates_done >= 2, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        os.kill(process.pid, signal.SIGTERM)
+        process.join(60)
+        assert process.exitcode == 0
     left = store.round(round_.id)
     assert left.state == "queued"
     assert store.checkpoint_path(round_).exists()
-    with running(home) as process:
+    with worker(home) as process:
         wait_for(lambda: store.adapters(session_id), process)
     first = f"goes on after update {left.updates_done}\n"
     assert first in (home / "logs" / "worker.log").read_text()
@@ -206,14 +181,14 @@ def test_it_ends_when_its_parent_is_gone(store, home):
 
 def test_two_workers_never_work_at_once(store, session_id, home):
     store.update_settings(session_id, replace(store.session(session_id).settings, queue_target=64))
-    with running(home) as first:
+    with worker(home) as first:
         wait_for(lambda: store.waiting_count(session_id) > 0, first)
-        with running(home) as second:
+        with worker(home) as second:
             wait_for(lambda: store.waiting_count(session_id) > 8, first)
             assert store.worker_status().pid == first.pid
-            assert second.poll() is None  # it waits for the first one
-            first.send_signal(signal.SIGTERM)
-            first.wait()
+            assert second.is_alive()  # it waits for the first one
+            os.kill(first.pid, signal.SIGTERM)
+            first.join()
             count = store.waiting_count(session_id)
             wait_for(lambda: store.waiting_count(session_id) > count, second)
             assert store.worker_status().pid == second.pid
@@ -229,7 +204,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("room_left_mb", [50, 0])
 def test_on_a_full_disk_a_round_waits_and_goes_on_when_there_is_room(prepared, disk, room_left_mb):
     home = shutil.copytree(prepared, disk / "home")
-    with contextlib.closing(Store.open(home)) as store, running(home) as process:
+    with contextlib.closing(Store.open(home)) as store, worker(home) as process:
         session_id = store.last_session_id()
         round_ = store.request_round(session_id)
         wait_for(lambda: store.round(round_.id).updates_done >= 2, process)
