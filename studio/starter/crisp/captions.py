@@ -1,0 +1,82 @@
+"""The words of the starter's pictures, and the tokenizer that is learned from them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from transformers import CLIPTokenizer
+
+from studio.starter.crisp.pictures import GROUNDS, Pictures
+from studio.starter.crisp.styles import STYLES
+
+EMPTY_CAPTION_SHARE = 0.1
+# A style is told by details and learned slowly, a ground at once: the style is named more often.
+NAMED_STYLE_SHARE = 0.75
+NAMED_GROUND_SHARE = 0.5
+TOKENS = 24
+VOCABULARY = 1400
+TOKENIZER_CAPTIONS = 8000
+
+
+def words(concept: str, style: str | None, ground: str | None, form: int) -> str:
+    """A prompt for one picture: "octopus, ink style, blue background"; two forms."""
+    if form == 0:
+        parts = [concept, style and f"{style} style", ground and f"{ground} background"]
+        return ", ".join(part for part in parts if part)
+    article = "an" if (style or concept)[0] in "aeiou" else "a"
+    text = f"{article} {style} {concept}" if style else f"{article} {concept}"
+    return f"{text} on a {ground} background" if ground else text
+
+
+def draw_caption(pictures: Pictures, number: int, draw: random.Random) -> str:
+    """Words for a picture in training: not all of it is named, and sometimes nothing."""
+    if draw.random() < EMPTY_CAPTION_SHARE:
+        return ""
+    concept, style, ground, _ = (int(part) for part in pictures.parts(np.array(number)))
+    return words(
+        pictures.concepts[concept],
+        STYLES[style] if draw.random() < NAMED_STYLE_SHARE else None,
+        GROUNDS[ground] if draw.random() < NAMED_GROUND_SHARE else None,
+        draw.randrange(2),
+    )
+
+
+def tokenizer_for(pictures: Pictures, folder: Path) -> CLIPTokenizer:
+    if (folder / "tokenizer").exists():
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    draw = random.Random("tokenizer")
+    captions = [
+        draw_caption(pictures, draw.randrange(pictures.count), draw)
+        for _ in range(TOKENIZER_CAPTIONS)
+    ]
+    return train_tokenizer(captions, folder / "tokenizer")
+
+
+def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
+    bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        end_of_word_suffix="</w>",
+        min_frequency=1,
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(words)},
+        merges=merges,
+        model_max_length=TOKENS,
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer

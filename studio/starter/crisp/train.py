@@ -1,0 +1,357 @@
+"""Trains the crisp starter model in resumable stages and writes it as a diffusers folder.
+
+    diffusion    U-Net and CLIP text encoder together on the stored latents, v-prediction, weights
+                 capped as in min-SNR (2303.09556), EMA
+    samples      what the U-Net makes of prompts, beside the drawings that it comes closest to
+    autoencoder  a decoder that draws crisp pictures from latents that are a little wrong, and an
+                 encoder that computes the codes
+    recogniser   the classifier of the drawings, which judges what the model makes
+    write        fp16 diffusers folder, loadable by StableDiffusionPipeline
+
+Each stage keeps a checkpoint in the build folder and goes on from it when started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from studio.engine import recogniser
+from studio.starter.crisp import pictures as crisp_pictures
+from studio.starter.crisp.captions import draw_caption, tokenizer_for, words
+from studio.starter.crisp.codes import CHANNELS, stored_latents
+from studio.starter.crisp.loop import Figures, Run, read_checkpoint, run_updates
+from studio.starter.crisp.networks import (
+    LOG_VARIANCE,
+    new_autoencoder,
+    new_scheduler,
+    new_text_encoder,
+    new_unet,
+)
+from studio.starter.crisp.pictures import (
+    BUILD_PATH,
+    DRAWING_PX,
+    GROUNDS,
+    PLACEMENTS,
+    SIZE_PX,
+    Pictures,
+    Placement,
+    pasted,
+)
+from studio.starter.crisp.styles import STYLES
+
+UPDATES = {"diffusion": 12_000, "autoencoder": 3000, "recogniser": 1500}
+SAMPLES = 4096
+
+
+# --- diffusion -----------------------------------------------------------------------------------
+
+
+def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
+    _, latents = stored_latents(pictures, run.folder)
+    tokenizer = tokenizer_for(pictures, run.folder)
+    torch.manual_seed(run.seed)
+    unet, text_encoder = new_unet().to(run.device), new_text_encoder(tokenizer).to(run.device)
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    # foreach: a few kernels for all parameters, where three for each take longer to begin
+    ema = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
+    alphas = new_scheduler().alphas_cumprod
+    shares = torch.tensor([placement.share for placement in PLACEMENTS])
+
+    def loss_of(update: int) -> tuple[Tensor, Figures]:
+        draw = run.generator(update)
+        chance = random.Random(draw.initial_seed())
+        numbers = torch.randint(pictures.count // len(PLACEMENTS), (batch,), generator=draw)
+        placements = torch.multinomial(shares, batch, replacement=True, generator=draw)
+        numbers = numbers * len(PLACEMENTS) + placements
+        captions = [draw_caption(pictures, number, chance) for number in numbers.tolist()]
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
+        clean = torch.from_numpy(latents[numbers.numpy()]).float()
+        noise = torch.randn(clean.shape, generator=draw)
+        # spread evenly over a batch, so that no update happens to see little noise alone
+        even = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
+        timesteps = (even * len(alphas)).long()
+        alpha_bar = alphas[timesteps][:, None, None, None]
+        noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+        velocity = (alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean).to(run.device)
+        with run.autocast():
+            states = text_encoder(ids.input_ids.to(run.device))[0]
+            predicted = unet(noisy.to(run.device), timesteps.to(run.device), states).sample
+        # Min-SNR-5 where there is little noise; elsewhere alike, because what a drawing shows is
+        # learned where there is most noise, and min-SNR hardly weighs that.
+        snr = (alpha_bar / (1 - alpha_bar)).flatten().to(run.device)
+        weight = (5 / (snr + 1)).clamp(max=1)
+        error = F.mse_loss(predicted.float(), velocity, reduction="none").mean((1, 2, 3))
+        return (weight * error).mean(), {}
+
+    parts = {"unet": unet, "text_encoder": text_encoder, "optimizer": optimizer, "ema": ema}
+    return run_updates(run, "diffusion", parts, loss_of, peak=1e-3)
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def prompts_and_answers(
+    pictures: Pictures, count: int, chance: random.Random
+) -> list[tuple[str, np.ndarray]]:
+    """Prompts, each with the numbers of all pictures that it describes. Every other names style
+    and ground."""
+    by_parts = np.arange(pictures.count).reshape(pictures.sizes)
+    found = []
+    for number in range(count):
+        c, s, g = (chance.randrange(size) for size in pictures.sizes[:3])
+        if number % 2:
+            prompt = words(pictures.concepts[c], STYLES[s], GROUNDS[g], chance.randrange(2))
+            found.append((prompt, by_parts[c, s, g].ravel()))
+        else:
+            found.append((pictures.concepts[c], by_parts[c].ravel()))
+    return found
+
+
+@torch.no_grad()
+def sample_latents(pictures: Pictures, run: Run, count: int, batch: int = 64) -> None:
+    """Writes samples.npz: latents (count, CHANNELS, PLACES, PLACES) that the U-Net draws, and the
+    number of the picture that each comes closest to, of those that its prompt describes."""
+    _, stored = stored_latents(pictures, run.folder)
+    pipeline = trained_pipeline(pictures, run.folder, new_autoencoder()).to(run.device)
+    pipeline.set_progress_bar_config(disable=True)
+    chance = random.Random(run.seed)
+    latents, numbers = [], []
+    while len(numbers) < count:
+        asked = prompts_and_answers(pictures, min(batch, count - len(numbers)), chance)
+        with run.autocast():
+            drawn = pipeline(
+                [prompt for prompt, _ in asked],
+                num_inference_steps=20,
+                guidance_scale=3.0,
+                generator=torch.Generator().manual_seed(chance.randrange(2**31)),
+                output_type="latent",
+                height=SIZE_PX,
+                width=SIZE_PX,
+            ).images
+        for latent, (_, options) in zip(drawn.float().cpu().numpy(), asked, strict=True):
+            distances = np.square(stored[options].astype(np.float32) - latent).sum((1, 2, 3))
+            numbers.append(options[distances.argmin()])
+            latents.append(latent.astype(np.float16))
+        print(f"samples {len(numbers)}/{count}", flush=True)
+    errors = np.stack(latents).astype(np.float32) - stored[numbers].astype(np.float32)
+    print(f"standard deviation from the nearest drawings: {errors.std():.3f}")
+    np.savez(run.folder / "samples.npz", latents=np.stack(latents), numbers=np.array(numbers))
+
+
+# --- autoencoder ---------------------------------------------------------------------------------
+
+LARGEST_NOISE = 0.6  # standard deviation of what is added to a code; the codes' own is 1
+SAMPLED_SHARE = 0.5  # of the latents, those that the U-Net has drawn
+ENCODER_EVERY = 4  # updates: it costs as much as the decoder, and has less to learn
+
+
+def picture_error(drawn: Tensor, images: Tensor) -> Tensor:
+    """Of values and of edges, at the full and at a quarter of the size. Both (B, 3, h, w)."""
+    error = (drawn - images).abs().mean() + (drawn - images).square().mean()
+    for scale in (1, 4):
+        difference = F.avg_pool2d(drawn - images, scale)
+        error = error + difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    return error
+
+
+def latents_to_decode(
+    stored: np.ndarray,
+    samples: dict[str, np.ndarray] | None,
+    numbers: np.ndarray,
+    draw: torch.Generator,
+) -> tuple[Tensor, np.ndarray]:
+    """Latents that are a little wrong, and the numbers of the pictures that they should become:
+    codes with noise of any size up to the largest, and in the place of some the U-Net's samples."""
+    codes = torch.from_numpy(stored[numbers]).float()
+    level = LARGEST_NOISE * torch.rand(len(numbers), 1, 1, 1, generator=draw)
+    wrong = codes + level * torch.randn(codes.shape, generator=draw)
+    if samples is not None:
+        count = round(SAMPLED_SHARE * len(numbers))
+        rows = torch.randint(len(samples["numbers"]), (count,), generator=draw).numpy()
+        numbers = np.concatenate([samples["numbers"][rows], numbers[count:]])
+        wrong[:count] = torch.from_numpy(samples["latents"][rows]).float()
+    return wrong, numbers
+
+
+def train_autoencoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
+    _, stored = stored_latents(pictures, run.folder)
+    torch.manual_seed(run.seed)
+    vae = new_autoencoder().to(run.device)
+    optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
+    sampled = run.folder / "samples.npz"
+    samples = dict(np.load(sampled)) if sampled.exists() else None
+
+    def loss_of(update: int) -> tuple[Tensor, Figures]:
+        draw = run.generator(update)
+        some = torch.randint(pictures.count, (batch,), generator=draw).numpy()
+        latents, numbers = latents_to_decode(stored, samples, some, draw)
+        images = pictures.drawn(numbers).to(run.device)
+        with run.autocast():
+            drawn = vae.decode(latents.to(run.device)).sample.float()
+            loss = picture_error(drawn, images)
+            figures = {"squared": (drawn - images).square().mean()}
+            if update % ENCODER_EVERY == 0:
+                found = vae.encode(images).latent_dist.mode().float()
+                codes = torch.from_numpy(stored[numbers]).float().to(run.device)
+                figures["encoder"] = F.mse_loss(found, codes)
+                loss = loss + figures["encoder"]
+        return loss, {name: figure.detach() for name, figure in figures.items()}
+
+    parts = {"vae": vae, "optimizer": optimizer}
+    return run_updates(run, "autoencoder", parts, loss_of, peak=2e-3)
+
+
+def trained_autoencoder(folder: Path) -> AutoencoderKL:
+    """On the CPU. Raises SystemExit with a sentence where it was not trained."""
+    vae = new_autoencoder().eval().requires_grad_(False)
+    vae.load_state_dict(read_checkpoint(folder / "autoencoder.pt")["vae"])
+    last = vae.encoder.conv_out
+    last.weight[CHANNELS:] = 0
+    last.bias[CHANNELS:] = LOG_VARIANCE
+    return vae
+
+
+# --- recogniser ----------------------------------------------------------------------------------
+
+PARTS = ("object", "style", "ground")
+LEAST_PX = 128  # of a drawing's side
+
+
+def labelled_pictures(
+    pictures: Pictures, size: int, draw: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Drawings of any size at any place, (size, 3, INPUT_PX, INPUT_PX), and their (size, 3) labels.
+
+    Places are freer than the starter's own, so that a drawing is known wherever a model puts it.
+    """
+    labels = np.stack([draw.integers(0, count, size) for count in pictures.sizes[:3]], 1)
+    images = []
+    for concept, style, ground in labels:
+        side = int(draw.integers(LEAST_PX, DRAWING_PX + 1))
+        left, top = (int(draw.integers(0, SIZE_PX - side + 1)) for _ in range(2))
+        place = Placement(side, left, top, bool(draw.integers(2)), 1.0)
+        image = torch.from_numpy(pictures.grounds[ground].copy())
+        rgba = torch.from_numpy(pictures.rgba[concept, style].astype(np.float32))
+        images.append(pasted(image, rgba, place))
+    small = F.adaptive_avg_pool2d(torch.stack(images) / 127.5 - 1, recogniser.INPUT_PX)
+    return small, torch.from_numpy(labels)
+
+
+def spoiled(images: Tensor, draw: torch.Generator) -> Tensor:
+    """A little blurred, noisy and shifted in colour, as what a model draws."""
+    shape = (len(images), 1, 1, 1)
+    images = images + torch.rand(shape, generator=draw) * (F.avg_pool2d(images, 3, 1, 1) - images)
+    tint = 0.06 * torch.randn((len(images), 3, 1, 1), generator=draw)
+    level = 0.15 * torch.rand(shape, generator=draw)
+    return images + tint + level * torch.randn(images.shape, generator=draw)
+
+
+def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
+    """On rendered drawings alone; written to the folder's `recogniser` when it is done."""
+    torch.manual_seed(run.seed)
+    names = (pictures.concepts, STYLES, GROUNDS)
+    network = recogniser.Network(*map(len, names)).to(run.device)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+
+    def loss_of(update: int) -> tuple[Tensor, Figures]:
+        draw = run.generator(update)
+        numbers = np.random.default_rng(draw.initial_seed())
+        images, labels = labelled_pictures(pictures, batch, numbers)
+        labels = labels.to(run.device)
+        with run.autocast():
+            outputs = network(spoiled(images, draw).to(run.device))
+        loss = sum(
+            F.cross_entropy(output.float(), labels[:, column], label_smoothing=0.05)
+            for column, output in enumerate(outputs)
+        )
+        right = {
+            name: (output.argmax(1) == labels[:, column]).float().mean()
+            for column, (name, output) in enumerate(zip(PARTS, outputs, strict=True))
+        }
+        return loss, right
+
+    parts = {"network": network, "optimizer": optimizer}
+    done = run_updates(run, "recogniser", parts, loss_of, peak=3e-3)
+    if done:
+        made = recogniser.Recogniser(network.eval().cpu(), *names)
+        recogniser.save(made, run.folder / "recogniser")
+    return done
+
+
+# --- written -------------------------------------------------------------------------------------
+
+
+def trained_pipeline(
+    pictures: Pictures, folder: Path, vae: AutoencoderKL
+) -> StableDiffusionPipeline:
+    """With the averaged weights of U-Net and text encoder, in float32 on the CPU."""
+    tokenizer = tokenizer_for(pictures, folder)
+    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    ema = EMAModel(parameters)
+    ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
+    ema.copy_to(parameters)
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def write(pictures: Pictures, folder: Path) -> Path:
+    """The diffusers folder in fp16, `folder`/model."""
+    pipeline = trained_pipeline(pictures, folder, trained_autoencoder(folder))
+    pipeline.to(dtype=torch.float16).save_pretrained(folder / "model", safe_serialization=True)
+    return folder / "model"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=(*UPDATES, "samples", "write"))
+    parser.add_argument("--folder", type=Path, default=BUILD_PATH)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--updates", type=int, help=f"default: {UPDATES}")
+    parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop with a checkpoint after so many"
+    )
+    args = parser.parse_args(argv)
+    pictures = crisp_pictures.load(args.folder)
+    updates = args.updates or UPDATES.get(args.stage, 0)
+    deadline_s = time.monotonic() + 60 * args.minutes
+    run = Run(args.folder, updates, deadline_s, args.seed, args.device)
+    stages = {
+        "diffusion": train_diffusion,
+        "autoencoder": train_autoencoder,
+        "recogniser": train_recogniser,
+    }
+    if args.stage == "samples":
+        sample_latents(pictures, run, args.samples)
+    elif args.stage == "write":
+        print(f"Wrote {write(pictures, args.folder)}")
+    elif not stages[args.stage](pictures, run):
+        print(f"The time is up: the same command goes on with the {args.stage}.")
+
+
+if __name__ == "__main__":
+    main()
