@@ -129,17 +129,18 @@ def test_what_bounds_drawing_and_learning(tiny_model, tmp_path, capsys):
         assert figures[work]["matrix products"] > 0
 
 
-def test_a_shape_instead_of_a_model(tmp_path, capsys):
+@pytest.mark.parametrize("shape", ["sd1", pytest.param("sdxl", marks=pytest.mark.nightly)])
+def test_a_shape_instead_of_a_model(shape, tmp_path, capsys):
     path = tmp_path / "figures.json"
-    few = ["--px", "64", "--narrow", "--shape", "sdxl", "--repeats", "1", "--json", str(path)]
+    few = ["--px", "64", "--narrow", "--shape", shape, "--repeats", "1", "--json", str(path)]
     once = ["--objective", "d3po", "--prompts", "1"]  # one update
     assert train.main([*few, *once, "--preset", "6", "--dtype", "float32"]) == 0
     figures = json.loads(path.read_text(encoding="utf-8"))
-    assert (figures["model"], figures["preset_gb"]) == ("sdxl", 6)
+    assert (figures["model"], figures["preset_gb"]) == (shape, 6)
     assert figures["tflops_per_s"] > 0
     assert figures["baseline_round_s"] > 0
     assert sample.main([*few, "--batch", "1", "--steps", "2"]) == 0
-    assert "sdxl at 64 px" in capsys.readouterr().out
+    assert f"{shape} at 64 px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

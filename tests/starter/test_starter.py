@@ -18,12 +18,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from studio import models
 from studio.engine import sampling
 from studio.settings import SamplingSettings
-from studio.starter import crisp_data, data, evaluate, scenes, train
+from studio.starter import data, evaluate, scenes, train
 from studio.starter.data import Drawings
 from studio.starter.recipe import FULL, RECIPES, SMALL, Recipe
 from studio.starter.scenes import Scene
@@ -290,6 +289,7 @@ def test_the_weights_stay_small(recipe: Recipe, most_mb: float):
     assert 2 * parameters < most_mb * 1e6, parameters
 
 
+@pytest.mark.nightly
 def test_a_run_in_pieces_is_the_same_as_one_in_one_piece(built: Path, tmp_path: Path):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     shutil.copytree(built, whole)
@@ -331,6 +331,7 @@ def test_a_stage_says_which_one_comes_before_it(built: Path, monkeypatch, stage:
         train.main([stage, "--recipe", "tiny", "--folder", str(built), "--device", "cpu"])
 
 
+@pytest.mark.nightly
 def test_an_autoencoder_that_is_half_trained_is_not_built_upon(built: Path, tmp_path: Path):
     shutil.copytree(built, tmp_path / "build")
     assert not train.train_autoencoder(TINY, tmp_path / "build", 0, "cpu", -math.inf)
@@ -378,12 +379,3 @@ def test_every_command_of_the_recipe(built: Path, tmp_path: Path, monkeypatch, c
 def test_a_model_of_another_size_is_refused(built: Path):
     with pytest.raises(SystemExit, match="starter does not draw the 128 px of this recipe"):
         evaluate.main(["--recipe", "full", "--folder", str(built), "--device", "cpu"])
-
-
-def test_the_shadow_of_a_sticker_falls_inside_the_picture():
-    pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[44:60, 44:60] = 255, 0, 0, 255
-    drawn = np.asarray(crisp_data.sticker(Image.fromarray(pixels, "RGBA")))
-    assert drawn[50, 50, 3] == 255
-    assert not drawn[:8, :, 3].any()
-    assert not drawn[:, :8, 3].any()

@@ -43,8 +43,9 @@ def fit_codes(pictures: Pictures, seed: int = 0) -> dict[str, torch.Tensor]:
     places = count * PLACES**2
     mean = (total / places).float()
     covariance = squares / places - torch.outer(mean, mean)
-    values, vectors = torch.linalg.eigh(covariance)
-    basis, spread = vectors.flip(1)[:, :CHANNELS], values.flip(0)[:CHANNELS].clamp(min=0).sqrt()
+    # of a symmetric matrix: more than are kept, whose last ones are the least exact
+    vectors, values, _ = torch.svd_lowrank(covariance, q=2 * CHANNELS, niter=6)
+    basis, spread = vectors[:, :CHANNELS], values[:CHANNELS].sqrt()
     scale = spread.sqrt()
     scale *= (spread / scale).square().mean().sqrt()  # the latents' own spread is 1
     return {"mean": mean, "basis": basis.contiguous(), "scale": scale}

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+CPU_FLAGS = Path("/proc/cpuinfo")
 # float32 is faster where the processor would only emulate bfloat16
-HAS_BFLOAT16 = torch.backends.cpu.get_cpu_capability() == "AVX512" and (
-    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+HAS_BFLOAT16 = CPU_FLAGS.exists() and any(
+    flag in CPU_FLAGS.read_text(encoding="utf-8").split() for flag in ("avx512_bf16", "amx_bf16")
 )
 WARMUP = 200  # updates
 

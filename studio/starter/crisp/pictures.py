@@ -137,7 +137,7 @@ def _drawings(task: tuple[int, dict[str, str], bytes]) -> np.ndarray:
 
 
 def build(folder: Path, names: tuple[str, ...]) -> Path:
-    """Renders the named concepts in every style into `folder`/drawings.npy.
+    """Renders the named concepts in every style into `folder`/drawings.npz.
 
     The packages are fetched into `folder`/packages.
     """
@@ -151,8 +151,9 @@ def build(folder: Path, names: tuple[str, ...]) -> Path:
         svgs = {source: packages.icon_svg(icons, icon) for source, icons in sets.items()}
         tasks.append((seed, svgs, webp))
     with Pool(os.cpu_count()) as pool:
-        np.save(folder / "drawings.npy", np.stack(pool.map(_drawings, tasks, 4)))
-    return folder / "drawings.npy"
+        rgba = np.stack(pool.map(_drawings, tasks, 4))
+    np.savez(folder / "drawings.npz", rgba=rgba, concepts=names)
+    return folder / "drawings.npz"
 
 
 @dataclass(frozen=True)
@@ -201,13 +202,14 @@ def pasted(image: torch.Tensor, rgba: torch.Tensor, placement: Placement) -> tor
     return image
 
 
-def load(folder: Path, names: tuple[str, ...] | None = None) -> Pictures:
-    """names: of the concepts that were built. Raises SystemExit where nothing was built."""
-    path = folder / "drawings.npy"
+def load(folder: Path) -> Pictures:
+    """Raises SystemExit with a sentence where nothing was built."""
+    path = folder / "drawings.npz"
     if not path.exists():
         raise SystemExit(f"There is no {path}: run python -m studio.starter.crisp.pictures first.")
     grounds = np.stack([ground(name) for name in GROUNDS]).astype(np.float32)
-    return Pictures(np.load(path), grounds, names or concepts())
+    built = np.load(path)
+    return Pictures(built["rgba"], grounds, tuple(built["concepts"].tolist()))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,202 @@
+"""The crisp recipe: its pictures, and a whole run of every stage."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from studio import models
+from studio.engine import recogniser, sampling
+from studio.settings import SamplingSettings
+from studio.starter.crisp import captions, codes, networks, packages, pictures, styles, train
+from studio.starter.crisp.loop import Run, learning_rate
+from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
+from tests.starter.test_starter import SHAPES, add_package
+
+NAMES = tuple(SHAPES)
+STAGES = {
+    "diffusion": train.train_diffusion,
+    "autoencoder": train.train_autoencoder,
+    "recogniser": train.train_recogniser,
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with the drawings of packages that need not be downloaded."""
+    folder = tmp_path_factory.mktemp("crisp")
+    cache = folder / "packages"
+    cache.mkdir()
+    for (package, version, _), colour in zip(
+        packages.ICON_SETS.values(), ("maroon", "navy", "teal", "black"), strict=True
+    ):
+        icons = {
+            packages.icon_name(name): {"body": f"<g fill='{colour}'>{shape}</g>"}
+            for name, (_, _, shape) in SHAPES.items()
+        }
+        content = {"icons": icons, "width": 32, "height": 32}
+        add_package(cache, (package, version), "icons.json", content)
+    emoji = {character: {"name": name, "group": "x"} for name, (character, _, _) in SHAPES.items()}
+    add_package(cache, packages.NAMES_PACKAGE, "data-by-emoji.json", emoji)
+    name, version = packages.RENDERS_PACKAGE
+    tarball = cache / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        for number, (character, _, _) in enumerate(SHAPES.values()):
+            stream = io.BytesIO()
+            Image.new("RGBA", (256, 256), (60 * number, 90, 30, 255)).save(stream, "WEBP")
+            entry = tarfile.TarInfo(f"package/assets/{ord(character):04x}.webp")
+            entry.size = len(stream.getvalue())
+            archive.addfile(entry, io.BytesIO(stream.getvalue()))
+    pictures.build(folder, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(built: Path) -> Pictures:
+    return pictures.load(built)
+
+
+def test_every_picture_has_its_number(loaded: Pictures):
+    assert loaded.count == len(NAMES) * len(styles.STYLES) * len(GROUNDS) * len(PLACEMENTS)
+    number = np.array([loaded.count - 1])
+    last = [int(part[0]) for part in loaded.parts(number)]
+    assert last == [len(NAMES) - 1, len(styles.STYLES) - 1, len(GROUNDS) - 1, len(PLACEMENTS) - 1]
+    assert sum(placement.share for placement in PLACEMENTS) == pytest.approx(1)
+
+
+def test_a_drawing_stands_where_its_placement_says(loaded: Pictures):
+    """On white ground, in ink: outside the drawing's square all is ground, inside it is not."""
+    by_parts = np.arange(loaded.count).reshape(loaded.sizes)
+    apple, ink, white = NAMES.index("red apple"), styles.STYLES.index("ink"), 0
+    images = loaded.drawn(by_parts[apple, ink, white])
+    assert images.shape == (len(PLACEMENTS), 3, SIZE_PX, SIZE_PX)
+    for image, place in zip(images, PLACEMENTS, strict=True):
+        dark = (image < 0).all(0)
+        rows, columns = (dark.any(axis).nonzero().flatten() for axis in (1, 0))
+        assert place.top_px <= rows.min() <= rows.max() < place.top_px + place.side_px
+        assert place.left_px <= columns.min() <= columns.max() < place.left_px + place.side_px
+        assert dark.sum() > 0.4 * place.side_px**2  # a disc of 14 of 16 covers 0.6
+
+
+def test_a_mirrored_drawing_is_the_mirror_image(loaded: Pictures):
+    by_parts = np.arange(loaded.count).reshape(loaded.sizes)
+    places = [PLACEMENTS[0].mirrored, PLACEMENTS[1].mirrored]
+    assert places == [False, True]
+    plain, mirrored = loaded.drawn(by_parts[NAMES.index("owl"), 0, 0, :2])
+    torch.testing.assert_close(plain.flip(2), mirrored)
+
+
+def test_the_shadow_of_a_sticker_falls_inside_the_picture():
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[44:60, 44:60] = 255, 0, 0, 255
+    drawn = np.asarray(styles.sticker(Image.fromarray(pixels, "RGBA")))
+    assert drawn[50, 50, 3] == 255
+    assert not drawn[:8, :, 3].any()
+    assert not drawn[:, :8, 3].any()
+
+
+def test_captions_name_what_they_are_given():
+    assert captions.words("owl", "ink", "blue", 0) == "owl, ink style, blue background"
+    assert captions.words("owl", "ink", "blue", 1) == "an ink owl on a blue background"
+    assert [captions.words("owl", None, None, form) for form in (0, 1)] == ["owl", "an owl"]
+
+
+def test_codes_are_principal_components(loaded: Pictures, built: Path):
+    """The basis is orthonormal, and pictures come back nearly as they were."""
+    fitted, latents = codes.stored_latents(loaded, built)
+    basis = fitted["basis"]
+    torch.testing.assert_close(basis.T @ basis, torch.eye(codes.CHANNELS), atol=1e-3, rtol=0)
+    assert latents.shape == (loaded.count, codes.CHANNELS, codes.PLACES, codes.PLACES)
+    images = loaded.drawn(np.arange(8))
+    again = codes.linear_decode(fitted, codes.encode(fitted, images))
+    assert 10 * math.log10(4 / (again - images).square().mean()) > 20
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rates = [learning_rate(update, 4000, 1.0) for update in (0, 199, 2900, 3500, 3999)]
+    assert rates == pytest.approx([1 / 200, 1, 1, 0.5, 0.01])
+
+
+def test_the_weights_stay_small():
+    class Words(list):
+        """As many as a tokenizer has at most: merges, the alphabet twice, beginning and end."""
+
+        bos_token_id = eos_token_id = pad_token_id = 0
+
+    with torch.device("meta"):
+        parts = [networks.new_unet(), networks.new_autoencoder()]
+        parts.append(networks.new_text_encoder(Words(range(captions.VOCABULARY + 514))))
+    assert 2 * sum(p.numel() for part in parts for p in part.parameters()) < 40e6
+
+
+def test_every_stage_and_the_model_that_comes_of_them(
+    loaded: Pictures, built: Path, tmp_path: Path
+):
+    folder = tmp_path / "build"
+    shutil.copytree(built, folder)
+    for name, stage in STAGES.items():
+        assert not stage(loaded, Run(folder, 2, deadline_s=-math.inf), batch=2)  # an update a call
+        if name == "diffusion":
+            train.sample_latents(loaded, Run(folder, 0), count=2)
+        assert stage(loaded, Run(folder, 2), batch=2)
+    found = np.load(folder / "samples.npz")
+    assert found["latents"].shape == (2, codes.CHANNELS, codes.PLACES, codes.PLACES)
+
+    model = train.write(loaded, folder)
+    settings = SamplingSettings(steps=2, width_px=SIZE_PX, height_px=SIZE_PX)
+    denoiser = models.load(str(model), "cpu")
+    [picture] = sampling.images(denoiser, sampling.sample(denoiser, ["an owl"], [1], settings))
+    assert picture.size == (SIZE_PX, SIZE_PX)
+    judge = recogniser.load(folder / "recogniser")
+    assert (judge.objects, judge.styles, judge.grounds) == (NAMES, styles.STYLES, GROUNDS)
+
+
+def test_a_run_in_pieces_is_the_same_as_one_in_one_piece(
+    loaded: Pictures, built: Path, tmp_path: Path
+):
+    states = []
+    for name, calls in (("whole", [math.inf]), ("pieces", [-math.inf, math.inf])):
+        shutil.copytree(built, tmp_path / name)
+        captions.tokenizer_for(loaded, tmp_path / name)
+        if states:
+            shutil.copytree(
+                tmp_path / "whole" / "tokenizer", tmp_path / name / "tokenizer", dirs_exist_ok=True
+            )
+        for deadline_s in calls:
+            train.train_diffusion(loaded, Run(tmp_path / name, 2, deadline_s), batch=2)
+        states.append(torch.load(tmp_path / name / "diffusion.pt", weights_only=True))
+    for name, value in states[0]["unet"].items():
+        assert torch.equal(value, states[1]["unet"][name]), name
+
+
+def test_the_pictures_that_a_prompt_describes(loaded: Pictures):
+    asked = train.prompts_and_answers(loaded, 4, random.Random(1))
+    for number, (prompt, answers) in enumerate(asked):
+        parts = [set(part.tolist()) for part in loaded.parts(answers)]
+        [concept] = parts[0]
+        assert NAMES[concept] in prompt
+        named = number % 2 == 1
+        assert (len(parts[1]), len(parts[2])) == ((1, 1) if named else (7, 11))
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [("write", "autoencoder.pt: the stage autoencoder comes first"), ("samples", "diffusion")],
+)
+def test_a_stage_says_which_one_comes_before_it(built: Path, stage: str, said: str):
+    with pytest.raises(SystemExit, match=said):
+        train.main([stage, "--folder", str(built)])
+
+
+def test_drawings_that_are_not_there_are_asked_for(tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"run python -m studio\.starter\.crisp\.pictures first"):
+        train.main(["diffusion", "--folder", str(tmp_path)])
