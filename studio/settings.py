@@ -231,6 +231,7 @@ _FIRST_VERSION: dict[str, Any] = {
     "shortcut_rate": 1.0,
     "target_shift": None,
     "noise_draws_per_pair": UNBOUNDED,
+    "count_strength": False,
 }
 
 
@@ -261,6 +262,8 @@ class TrainingSettings(_Stored):
     target_shift: the trust-region radius of a round, called its reach on the pages. The finished
         adapter is scaled to this root mean square change of the guided velocity, in units of
         latents (whose standard deviation is about 1). None leaves the adapter unscaled.
+    count_strength: whether a pick of "much better" counts more than one of "better"
+        (`studio.engine.trajectory.PairBatch.of`).
     """
 
     objective: str = "diffusion_dpo"
@@ -282,6 +285,7 @@ class TrainingSettings(_Stored):
     target_shift: float | None = _positive(
         0.25, 3.0, "The reach must lie between 0 and 3, or be left out."
     )
+    count_strength: bool = False
     # Updates in a round = updates_base + updates_per_pick x picks.
     updates_base: int = _within(
         20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."

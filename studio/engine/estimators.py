@@ -24,6 +24,7 @@ from torch import Tensor
 
 from studio.engine.errors import TrainingFailed
 from studio.engine.trajectory import PairBatch
+from studio.maths.objectives import Counts
 from studio.maths.schedules import log_prob, output_weight
 from studio.settings import SamplingSettings, TrainingSettings
 
@@ -99,6 +100,11 @@ class Estimator(ABC):
         sides = torch.tensor([[index[key] for key in side] for side in (chosen, rejected)])
         chosen_gains, rejected_gains = gains[sides].flatten(1)
         return chosen_gains, rejected_gains
+
+    def counts(self, groups: list[list[int]], draws: Tensor) -> Counts:
+        """How much the pairs of `gains` count, each (pairs x D,)."""
+        pairs = torch.tensor([pair for group in groups for pair in group])
+        return self.batch.counts.at(pairs.repeat_interleave(draws.shape[1]), self.denoiser.device)
 
     @torch.no_grad()
     def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:

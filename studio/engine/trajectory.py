@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.maths.objectives import ALIKE, Counts
 from studio.settings import SamplingSettings
 
 
@@ -49,7 +51,7 @@ class PairBatch:
     """N pairs of M pictures, made with the same settings; each picture is stored once.
 
     latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) with the final ones only; prompts: M;
-    chosen, rejected: (N,) indices of the pictures; timesteps: (T,).
+    chosen, rejected: (N,) indices of the pictures; timesteps: (T,); counts: numbers (N,).
     """
 
     latents: Tensor
@@ -59,14 +61,22 @@ class PairBatch:
     timesteps: Tensor
     settings: SamplingSettings
     base_hash: str
+    counts: Counts = ALIKE
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     @classmethod
-    def of(cls, pairs: list[tuple[Trajectory, Trajectory]], only_final: bool = False) -> PairBatch:
+    def of(
+        cls,
+        pairs: list[tuple[Trajectory, Trajectory]],
+        only_final: bool = False,
+        certainty: Sequence[float] | None = None,
+    ) -> PairBatch:
         """From (chosen, rejected) trajectories; with their final latents only, if `only_final`.
 
+        certainty: of each pair the probability a that its chosen picture is the better one. It
+        counts 2a - 1 (SmPO, arXiv 2506.02698, eq. 9). None counts all pairs alike.
         A trajectory in several pairs (the same object) becomes one picture of the batch. Raises
         MixedSettingsError for pictures of several base models or of settings that may not share a
         round, and ValueError for no pairs or for a pair with two prompts.
@@ -97,6 +107,7 @@ class PairBatch:
             timesteps=first.timesteps,
             settings=first.settings,
             base_hash=first.base_hash,
+            counts=ALIKE if certainty is None else Counts(2 * torch.tensor(certainty) - 1),
         )
 
     def groups(self) -> list[list[int]]:

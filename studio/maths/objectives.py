@@ -197,6 +197,14 @@ class Counts:
     offset: Tensor | None = None
     outer: Tensor | None = None
 
+    def at(self, pairs: Tensor, device: torch.device) -> Counts:
+        """Those of the pairs with these indices (M,), on a device; an index may repeat."""
+        numbers = {name: value for name, value in vars(self).items() if value is not None}
+        return Counts(**{name: value[pairs].to(device) for name, value in numbers.items()})
+
+
+ALIKE = Counts()
+
 
 def losses(form: Form, chosen: Tensor, rejected: Tensor, beta: float, counts: Counts) -> Tensor:
     """outer · form(inner · c - offset, inner · r), each (B,)."""

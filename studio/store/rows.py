@@ -110,8 +110,8 @@ class Question:
 class Pick:
     """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
-    `much_better` and `reason` go with a choice of left or right. They are stored and shown; rounds
-    learn from the choice alone.
+    `much_better` and `reason` go with a choice of left or right. Both are stored and shown; rounds
+    learn from the choice, and from `much_better` if their settings say so.
     """
 
     id: str

@@ -597,6 +597,7 @@ def test_how_it_learns_is_kept(open_page, store, labelling):
     open_fold(page, "How it learns")
     page.get_by_label("From the steps of the drawing").check()
     expect(page.locator("#how-it-learns")).to_contain_text("every step weighed alike")
+    page.get_by_label("Count how sure I was").check()
     page.get_by_label("Very gentle").check()
     gentle = 10 * OBJECTIVES["d3po_balanced"].beta
     wait_for(page, lambda: store.session(labelling.id).settings.training.beta == gentle)
@@ -604,6 +605,8 @@ def test_how_it_learns_is_kept(open_page, store, labelling):
     open_fold(page, "How it learns")
     expect(page.get_by_label("From the steps of the drawing")).to_be_checked()
     expect(page.get_by_label("Very gentle")).to_be_checked()
+    expect(page.get_by_label("Count how sure I was")).to_be_checked()
+    assert store.session(labelling.id).settings.training.count_strength
     expect(page.get_by_label("Learn by itself while I pick")).not_to_be_checked()
     expect(every).to_have_value("12")
     assert store.session(labelling.id).settings.live is False

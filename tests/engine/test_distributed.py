@@ -31,7 +31,6 @@ from tests.worker.test_process import wait_for
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox"]
 PATIENCE_S = 300
-KINDS = ("d3po_balanced", "diffusion_dpo")
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +51,15 @@ def settings(kind: str) -> TrainingSettings:
 def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """The gradient of the first update and the adapter of the last, of every kind."""
     denoiser = models.load(model, "cpu")
-    pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING))
+    chains = sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING)
+    pairs, sure = PairBatch.of(chains), PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75])
     found = {}
-    for kind in KINDS:
-        training = Training(denoiser, pairs, settings(kind), processes=processes)
+    for kind, objective, batch in (
+        ("d3po_balanced", "d3po_balanced", pairs),
+        ("diffusion_dpo", "diffusion_dpo", pairs),
+        ("sure", "diffusion_dpo", sure),
+    ):
+        training = Training(denoiser, batch, settings(objective), processes=processes)
         loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]

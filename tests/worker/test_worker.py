@@ -258,6 +258,22 @@ class TestRounds:
             before, after = (store.image_path(one[prompt]).read_bytes() for one in (base, tuned))
             assert before != after
 
+    @pytest.mark.parametrize("counts", [False, True])
+    def test_how_sure_the_artist_was_counts_if_that_is_wanted(
+        self, store, session, worker, settings, counts
+    ):
+        training = replace(settings.training, count_strength=counts)
+        store.update_settings(session.id, replace(settings, training=training))
+        third = store.picked_pairs(session.id)[2]  # the others are "better"
+        store.add_answer("sure", third.pair.id, third.pick.choice, much_better=True)
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker.rounds.active is not None)
+        inner = worker.rounds.active.training.pairs.counts.inner
+        expected = [1.0 if id_ == "sure" else 0.5 for id_ in round_.train_pick_ids]
+        assert (None if inner is None else inner.tolist()) == (expected if counts else None)
+        assert "sure" in round_.train_pick_ids
+        work_until(worker, lambda: store.round(round_.id).state == "done")
+
     def test_the_newest_lora_draws_the_pairs_where_that_is_wanted(self, store, session, worker):
         store.update_settings(session.id, replace(session.settings, pairs_by="newest"))
         store.request_round(session.id)

@@ -38,10 +38,11 @@ def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
-def test_another_way_of_learning_is_taken_whole_but_for_rank_and_alpha(objective):
-    settings = SessionSettings(training=TrainingSettings(rank=4, alpha=2.0))
-    changed = learning.with_objective(settings, objective)
-    assert changed.training == replace(OBJECTIVES[objective], rank=4, alpha=2.0)
+def test_another_way_of_learning_is_taken_whole_but_for_what_is_kept(objective):
+    kept = {"rank": 4, "alpha": 2.0, "count_strength": True}
+    assert set(kept) == set(learning.KEPT)
+    changed = learning.with_objective(SessionSettings(training=TrainingSettings(**kept)), objective)
+    assert changed.training == replace(OBJECTIVES[objective], **kept)
     assert objective in learning.OBJECTIVE_WORDS
 
 

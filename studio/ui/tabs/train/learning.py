@@ -34,6 +34,8 @@ OBJECTIVE_WORDS = {
     ),
 }
 
+KEPT = ("rank", "alpha", "count_strength")  # whatever the objective
+
 PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
 
 # The strength dial. It sets how far a round moves the pictures, as a multiple of the default; for
@@ -65,6 +67,11 @@ def build(page: Page) -> None:
         "how far it has come, and more of what the base model rarely draws.",
         elem_id="pairs-by",
     )
+    sure = gr.Checkbox(
+        label="Count how sure I was",
+        info="“Much better” pulls twice as hard as “better”. A tie teaches nothing, as before.",
+        elem_id="count-strength",
+    )
     with gr.Row():
         rank = gr.Number(
             label="LoRA rank",
@@ -89,6 +96,7 @@ def build(page: Page) -> None:
             Field(objective, lambda s: s.training.objective, with_objective),
             Field(strength, lambda s: strength_of(s.training), with_strength),
             Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
+            _field(sure, "count_strength", bool),
             _field(rank, "rank", int),
             _field(alpha, "alpha", float),
         ],
@@ -105,10 +113,9 @@ def _field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
 
 
 def with_objective(settings: SessionSettings, objective: str) -> SessionSettings:
-    """Another objective, with all its settings but rank and alpha."""
-    before = settings.training
-    training = replace(OBJECTIVES[objective], rank=before.rank, alpha=before.alpha)
-    return replace(settings, training=training)
+    """Another objective, with all its settings but those of `KEPT`."""
+    kept = {name: getattr(settings.training, name) for name in KEPT}
+    return replace(settings, training=replace(OBJECTIVES[objective], **kept))
 
 
 def strength_of(training: TrainingSettings) -> str:
