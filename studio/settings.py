@@ -33,6 +33,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 FEWEST_PICKS = 4  # of left or right, that a round can learn from
+FEWEST_LONE = 4  # favourites, and as many bad pictures, that a round can learn from
 MOST_CLIP_SKIP = 12  # more layers of a text encoder are never worth skipping
 UNBOUNDED = 256  # noise draws per pair: more than a round uses, so that none is repeated
 PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
@@ -232,6 +233,7 @@ _FIRST_VERSION: dict[str, Any] = {
     "target_shift": None,
     "noise_draws_per_pair": UNBOUNDED,
     "count_strength": False,
+    "lone_pictures": False,
 }
 
 
@@ -264,6 +266,7 @@ class TrainingSettings(_Stored):
         latents (whose standard deviation is about 1). None leaves the adapter unscaled.
     count_strength: whether a pick of "much better" counts more than one of "better"
         (`studio.engine.trajectory.PairBatch.of`).
+    lone_pictures: whether it learns from favourites, and from pairs that are both bad, too.
     """
 
     objective: str = "diffusion_dpo"
@@ -286,6 +289,7 @@ class TrainingSettings(_Stored):
         0.25, 3.0, "The reach must lie between 0 and 3, or be left out."
     )
     count_strength: bool = False
+    lone_pictures: bool = False
     # Updates in a round = updates_base + updates_per_pick x picks.
     updates_base: int = _within(
         20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."

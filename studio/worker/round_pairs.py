@@ -13,7 +13,7 @@ from studio.engine import trajectory
 from studio.engine.objective import reads_only_final
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.models import INVERSIONS
-from studio.store import Image, PickedPair, Round, Store, StoreDamaged
+from studio.store import Image, LonePictures, PickedPair, Round, Store, StoreDamaged
 from studio.store.files import require_whole
 from studio.worker.errors import WorkerError
 
@@ -25,7 +25,10 @@ BETTER, MUCH_BETTER = 0.75, 1.0
 
 @dataclass(frozen=True)
 class RoundPairs:
-    """left_out: the number of picks whose files are missing or changed."""
+    """left_out: the number of picks whose files are missing or changed.
+
+    Pictures alone come last in `train`, so that pairs are looked at as they are without them.
+    """
 
     train: PairBatch
     held_out: PairBatch | None
@@ -41,18 +44,26 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
 
     def readable(pick_ids: Iterable[str]) -> list[PickedPair]:
         existing = (holding[id_] for id_ in pick_ids if id_ in holding)
-        return [one for one in existing if all(map(chains.of, (one.pair.left, one.pair.right)))]
+        return [one for one in existing if all(map(chains.of, one.images))]
 
     train, held_out = readable(round_.train_pick_ids), readable(round_.held_out_pick_ids)
-    if not train:
+    favourites = (store.image(id_) for id_ in round_.favourite_ids)
+    lone = LonePictures(
+        favourites=tuple(image for image in favourites if chains.of(image)),
+        both_bad=tuple(one for one in train if one.pick.choice == "both_bad"),
+    )
+    better = [one for one in train if one.pick.choice != "both_bad"]
+    sides = [
+        *map(chains.of_pick, better),
+        *((chains.of(image), None) for image in lone.favourites),
+        *((None, chains.of(image)) for image in lone.bad),
+    ]
+    if not sides:
         raise WorkerError("The files of all picks of this round are missing.")
-    sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in train]
+    sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in better]
+    sure += [MUCH_BETTER] * (len(sides) - len(better))
     return RoundPairs(
-        PairBatch.of(
-            [chains.of_pick(one) for one in train],
-            only_final,
-            sure if settings.count_strength else None,
-        ),
+        PairBatch.of(sides, only_final, sure if settings.count_strength else None),
         PairBatch.of([chains.of_pick(one) for one in held_out], only_final) if held_out else None,
         len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out),
     )
@@ -74,7 +85,7 @@ class _Chains:
 
     def of_pick(self, picked: PickedPair) -> tuple[Trajectory, Trajectory]:
         """The (chosen, rejected) ones of a pick of left or right, which can be read."""
-        sides = [self._read[picked.pair.left.id], self._read[picked.pair.right.id]]
+        sides = [self._read[image.id] for image in picked.images]
         chosen, rejected = sides if picked.pick.choice == "left" else sides[::-1]
         return chosen, rejected
 

@@ -53,11 +53,13 @@ def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     denoiser = models.load(model, "cpu")
     chains = sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING)
     pairs, sure = PairBatch.of(chains), PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75])
+    alone = PairBatch.of([*chains[:3], (chains[3][0], None), *((None, one) for one in chains[4])])
     found = {}
     for kind, objective, batch in (
         ("d3po_balanced", "d3po_balanced", pairs),
         ("diffusion_dpo", "diffusion_dpo", pairs),
         ("sure", "diffusion_dpo", sure),
+        ("alone", "diffusion_dpo", alone),
     ):
         training = Training(denoiser, batch, settings(objective), processes=processes)
         loss, _ = training.gradient()

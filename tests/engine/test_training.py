@@ -50,13 +50,21 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
-@pytest.fixture(params=["alike", "sure"])
+@pytest.fixture(params=["alike", "sure", "alone"])
 def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) -> PairBatch:
     """The pairs, and what the picks say beyond "better"."""
     chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
     return {
         "alike": pairs,
         "sure": PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75, 0.5]),
+        "alone": PairBatch.of(
+            [
+                *chains[:3],
+                (chains[0][0], None),  # a favourite that is in a pair, too
+                (chains[3][0], None),
+                *((None, side) for side in (*chains[4], *chains[5])),
+            ]
+        ),
     }[request.param]
 
 
@@ -562,6 +570,42 @@ def test_a_pick_pulls_as_hard_as_the_artist_was_sure(denoiser: Denoiser, pairs: 
     assert not pull(0.5, 0.5).any()
     assert first.norm() > 1e-6
     torch.testing.assert_close(pull(1, 0.75), first + second / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_a_side_alone_pulls_as_hard_as_in_a_pair(denoiser: Denoiser) -> None:
+    [(good, bad)] = sampling.sample_pairs(denoiser, PROMPTS[:1], [0], SAMPLING)
+    alone = PairBatch.of([(good, bad), (good, None), (None, bad)])
+    assert alone.groups() == [[0, 1, 2]]
+    assert alone.most_pictures(alone.groups()) == 2
+
+    def pull(batch: PairBatch) -> torch.Tensor:
+        training = Training(denoiser, batch, SHORT_DPO)
+        training.gradient()
+        return torch.cat([parameter.grad.flatten() for parameter in training.parameters])
+
+    once = pull(PairBatch.of([(good, bad)]))
+    assert once.norm() > 1e-6
+    torch.testing.assert_close(3 * pull(alone), 2 * once, rtol=1e-3, atol=1e-5)
+
+    training = Training(denoiser, alone, SHORT_DPO)
+    with torch.no_grad():
+        for parameter in denoiser.adapters.parameters():
+            parameter.add_(0.05)
+        draws = torch.tensor([[0]])
+        chosen, rejected = training.estimator.gains(alone.groups(), draws)
+    assert chosen.tolist() == [chosen[0], chosen[0], 0]
+    assert rejected.tolist() == [rejected[0], 0, rejected[0]]
+    assert chosen[0] != 0 != rejected[0]
+
+
+def test_sides_alone_share_nothing_with_each_other(denoiser: Denoiser) -> None:
+    chains = sampling.sample_pairs(denoiser, PROMPTS[:2], [0, 1], SAMPLING)
+    batch = PairBatch.of([(chains[0][0], None), *((None, side) for side in chains[1])])
+    assert batch.groups() == [[0], [1], [2]]
+    assert batch.most_pictures(batch.groups()) == 1
+    assert batch.counts.outer.tolist() == [1.5, 0.75, 0.75]
+    with pytest.raises(ValueError, match="at least one side"):
+        PairBatch.of([(None, None)])
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(
