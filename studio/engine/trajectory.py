@@ -81,9 +81,10 @@ class PairBatch:
         None stands for a side that is absent; sides alone are weighed by `objectives.balance`.
         certainty: of each pair the probability a that its chosen picture is the better one. It
         counts 2a - 1 (SmPO, arXiv 2506.02698, eq. 9). None counts all pairs alike.
+
         A trajectory in several pairs (the same object) becomes one picture of the batch. Raises
         MixedSettingsError for pictures of several base models or of settings that may not share a
-        round, and ValueError for no pairs or for a pair with two prompts.
+        round, and ValueError for no pairs, and for a pair with two prompts or without a side.
         """
         if not pairs or (None, None) in pairs:
             raise ValueError("a batch needs at least one pair, and a pair at least one side")

@@ -47,9 +47,9 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
         return [one for one in existing if all(map(chains.of, one.images))]
 
     train, held_out = readable(round_.train_pick_ids), readable(round_.held_out_pick_ids)
-    favourites = (store.image(id_) for id_ in round_.favourite_ids)
+    favourites = store.images_of(round_.favourite_ids)
     lone = LonePictures(
-        favourites=tuple(image for image in favourites if chains.of(image)),
+        favourites=tuple(filter(chains.of, favourites)),
         both_bad=tuple(one for one in train if one.pick.choice == "both_bad"),
     )
     better = [one for one in train if one.pick.choice != "both_bad"]
