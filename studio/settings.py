@@ -33,6 +33,7 @@ REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 FEWEST_PICKS = 4  # of left or right, that a round can learn from
+FEWEST_LONE = 4  # favourites, and as many bad pictures, that a round can learn from
 MOST_CLIP_SKIP = 12  # more layers of a text encoder are never worth skipping
 UNBOUNDED = 256  # noise draws per pair: more than a round uses, so that none is repeated
 PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
@@ -231,6 +232,8 @@ _FIRST_VERSION: dict[str, Any] = {
     "shortcut_rate": 1.0,
     "target_shift": None,
     "noise_draws_per_pair": UNBOUNDED,
+    "count_strength": False,
+    "lone_pictures": False,
 }
 
 
@@ -261,6 +264,9 @@ class TrainingSettings(_Stored):
     target_shift: the trust-region radius of a round, called its reach on the pages. The finished
         adapter is scaled to this root mean square change of the guided velocity, in units of
         latents (whose standard deviation is about 1). None leaves the adapter unscaled.
+    count_strength: whether a pick of "much better" counts more than one of "better"
+        (`studio.engine.trajectory.PairBatch.of`).
+    lone_pictures: whether it learns from favourites, and from pairs that are both bad, too.
     """
 
     objective: str = "diffusion_dpo"
@@ -282,6 +288,8 @@ class TrainingSettings(_Stored):
     target_shift: float | None = _positive(
         0.25, 3.0, "The reach must lie between 0 and 3, or be left out."
     )
+    count_strength: bool = False
+    lone_pictures: bool = False
     # Updates in a round = updates_base + updates_per_pick x picks.
     updates_base: int = _within(
         20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."

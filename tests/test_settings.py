@@ -53,6 +53,8 @@ def test_what_was_written_before_there_was_a_choice_is_read_and_written_as_it_wa
     assert "shortcut_rate" not in written
     assert "target_shift" not in written
     assert "noise_draws_per_pair" not in written
+    assert "count_strength" not in written
+    assert "lone_pictures" not in written
     assert TrainingSettings.from_dict(written) == WITH_ADAMW
 
 

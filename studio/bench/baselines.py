@@ -28,8 +28,8 @@ PRESETS: dict[str, TrainingSettings] = {
 }
 
 
-def chosen_only(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-2 · chosen: fine-tuning on the chosen pictures; `rejected` is not used.
+def chosen_only(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """-2 · chosen: fine-tuning on the chosen pictures; `rejected` and `beta` are not used.
 
     Gains of noised final images are halves of squared errors, so this is the squared error of the
     policy minus that of the reference: the usual loss, shifted to start at 0.

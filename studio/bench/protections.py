@@ -251,9 +251,9 @@ PROTECTIONS = (
     Protection(
         "a round learns from all picks, not only from new ones",
         "studio/store/rounds.py",
-        "            usable = [one for one in picked if one.pick.id in learnable]\n",
-        "            learned = {id_ for one in earlier for id_ in one.train_pick_ids}\n"
-        "            usable = [one for one in picked if one.pick.id in learnable - learned]\n",
+        "    usable = [one for one in picked if one.pick.id in learnable]\n",
+        "    learned = {id_ for one in earlier for id_ in one.train_pick_ids}\n"
+        "    usable = [one for one in picked if one.pick.id in learnable - learned]\n",
         "tests/store/test_store.py::TestRounds::test_held_out_once_is_held_out_for_ever",
     ),
     Protection(

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from studio.engine.errors import TrainingFailed
-from studio.engine.trajectory import PairBatch
+from studio.engine.trajectory import ABSENT, PairBatch
+from studio.maths.objectives import Counts
 from studio.maths.schedules import log_prob, output_weight
 from studio.settings import SamplingSettings, TrainingSettings
 
@@ -80,7 +82,7 @@ class Estimator(ABC):
 
     def gains(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
         """Gains of the chosen and of the rejected sides of the groups' pairs at draws (groups, D);
-        both (pairs x D,).
+        both (pairs x D,). That of a side that is absent is 0.
 
         Every picture goes through the network once, no matter how many pairs it is in.
         """
@@ -88,17 +90,23 @@ class Estimator(ABC):
         pairs = [(row, pair) for row, group in enumerate(groups) for pair in group]
         chosen = [(row, int(self.batch.chosen[pair])) for row, pair in pairs]
         rejected = [(row, int(self.batch.rejected[pair])) for row, pair in pairs]
-        wanted = list(dict.fromkeys(chosen + rejected))
+        wanted = [key for key in dict.fromkeys(chosen + rejected) if key[1] != ABSENT]
         rows = [row for row, _ in wanted]
         pictures = [picture for _, picture in wanted]
         inputs = [values[rows] for values in self.inputs(groups, draws)]
         # first, before the policy's gradient takes up memory
         reference = self.reference_scores(pictures, draws[rows], *inputs)
         gains = self.scores(pictures, *inputs) - reference
+        gains = F.pad(gains, (0, 0, 0, 1))  # a last row of zeros, for sides that are absent
         index = {key: number for number, key in enumerate(wanted)}
-        sides = torch.tensor([[index[key] for key in side] for side in (chosen, rejected)])
+        sides = torch.tensor([[index.get(key, -1) for key in side] for side in (chosen, rejected)])
         chosen_gains, rejected_gains = gains[sides].flatten(1)
         return chosen_gains, rejected_gains
+
+    def counts(self, groups: list[list[int]], draws: Tensor) -> Counts:
+        """How much the pairs of `gains` count, each (pairs x D,)."""
+        pairs = torch.tensor([pair for group in groups for pair in group])
+        return self.batch.counts.at(pairs.repeat_interleave(draws.shape[1]), self.denoiser.device)
 
     @torch.no_grad()
     def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:

@@ -9,31 +9,34 @@ from torch import Tensor
 
 from studio.engine.estimators import DenoisingSteps, Estimator, NoisedPictures
 from studio.maths import objectives
+from studio.maths.objectives import Counts, Form
 from studio.settings import TrainingSettings
 
 # (denoiser, batch, settings) to an estimator.
 MakeEstimator = Callable[..., Estimator]
-# (chosen, rejected) gains, each (B,), to losses (B,).
-Form = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """All that `Training` knows of an objective. `estimator` is called once for each batch."""
+    """All that `Training` knows of an objective.
+
+    estimator: called once for each batch. clip_range: of the gains; see `objectives.clip`.
+    """
 
     estimator: MakeEstimator
     form: Form
+    clip_range: float | None = None
 
     @classmethod
     def of(cls, settings: TrainingSettings) -> Objective:
         """The objective that the settings name."""
-        form, clip_range = objectives.FORMS[settings.form], settings.clip_range
+        estimator = DenoisingSteps if settings.loss == "d3po" else NoisedPictures
+        return cls(estimator, objectives.FORMS[settings.form], settings.clip_range)
 
-        def losses(chosen: Tensor, rejected: Tensor) -> Tensor:
-            clipped = (objectives.clip(gain, clip_range) for gain in (chosen, rejected))
-            return form(*clipped, settings.beta)
-
-        return cls(DenoisingSteps if settings.loss == "d3po" else NoisedPictures, losses)
+    def losses(self, chosen: Tensor, rejected: Tensor, beta: float, counts: Counts) -> Tensor:
+        """The losses of pairs with these gains; all are (B,)."""
+        clipped = (objectives.clip(gain, self.clip_range) for gain in (chosen, rejected))
+        return objectives.losses(self.form, *clipped, beta, counts)
 
 
 def reads_only_final(settings: TrainingSettings) -> bool:

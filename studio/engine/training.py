@@ -88,7 +88,7 @@ class Training:
         self.pairs = pairs
         self.settings = settings
         self.processes = processes
-        self.form = objective.form
+        self.objective = objective
         self.estimator = objective.estimator(denoiser, pairs, settings)
         self.held_out: Estimator | None = None
         if held_out is not None:
@@ -186,8 +186,10 @@ class Training:
         for part, columns in self.micro_batches.parts(
             self.estimator, mine, draws.shape[1], self.micro_batches.at_once
         ):
-            chosen, rejected = self.estimator.gains(mine[part], draws[part, columns])
-            loss = self.form(chosen, rejected)
+            some = mine[part], draws[part, columns]
+            chosen, rejected = self.estimator.gains(*some)
+            counts = self.estimator.counts(*some)
+            loss = self.objective.losses(chosen, rejected, self.settings.beta, counts)
             (loss.sum() / count).backward()
             losses.append(loss.detach().cpu())
             margins.append((chosen - rejected).detach().cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from studio.maths.objectives import ALIKE, Counts, balance
 from studio.settings import SamplingSettings
+
+ABSENT = -1  # the index of a side that a pair lacks
 
 
 class MixedSettingsError(ValueError):
@@ -48,8 +52,9 @@ class Trajectory:
 class PairBatch:
     """N pairs of M pictures, made with the same settings; each picture is stored once.
 
+    A side of a pair may be ABSENT: the other stands alone, as good or as bad by itself.
     latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) with the final ones only; prompts: M;
-    chosen, rejected: (N,) indices of the pictures; timesteps: (T,).
+    chosen, rejected: (N,) indices of the pictures; timesteps: (T,); counts: numbers (N,).
     """
 
     latents: Tensor
@@ -59,22 +64,32 @@ class PairBatch:
     timesteps: Tensor
     settings: SamplingSettings
     base_hash: str
+    counts: Counts = ALIKE
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     @classmethod
-    def of(cls, pairs: list[tuple[Trajectory, Trajectory]], only_final: bool = False) -> PairBatch:
+    def of(
+        cls,
+        pairs: Sequence[tuple[Trajectory | None, Trajectory | None]],
+        only_final: bool = False,
+        certainty: Sequence[float] | None = None,
+    ) -> PairBatch:
         """From (chosen, rejected) trajectories; with their final latents only, if `only_final`.
+
+        None stands for a side that is absent; sides alone are weighed by `objectives.balance`.
+        certainty: of each pair the probability a that its chosen picture is the better one. It
+        counts 2a - 1 (SmPO, arXiv 2506.02698, eq. 9). None counts all pairs alike.
 
         A trajectory in several pairs (the same object) becomes one picture of the batch. Raises
         MixedSettingsError for pictures of several base models or of settings that may not share a
-        round, and ValueError for no pairs or for a pair with two prompts.
+        round, and ValueError for no pairs, and for a pair with two prompts or without a side.
         """
-        if not pairs:
-            raise ValueError("a batch needs at least one pair")
-        first = pairs[0][0]
-        pictures = {id(side): side for pair in pairs for side in pair}
+        if not pairs or (None, None) in pairs:
+            raise ValueError("a batch needs at least one pair, and a pair at least one side")
+        pictures = {id(side): side for pair in pairs for side in pair if side is not None}
+        first = next(iter(pictures.values()))
         for trajectory in pictures.values():
             if trajectory.base_hash != first.base_hash:
                 raise MixedSettingsError(
@@ -85,25 +100,31 @@ class PairBatch:
                     "The picks were made with different steps, guidance or size; "
                     "a round can learn from only one kind."
                 )
-        if any(chosen.prompt != rejected.prompt for chosen, rejected in pairs):
+        if any(
+            chosen.prompt != rejected.prompt for chosen, rejected in pairs if chosen and rejected
+        ):
             raise ValueError("the two sides of a pair must share their prompt")
-        index = {key: number for number, key in enumerate(pictures)}
+        index = {key: number for number, key in enumerate(pictures)} | {id(None): ABSENT}
+        chosen, rejected = (
+            torch.tensor([index[id(pair[side])] for pair in pairs]) for side in (0, 1)
+        )
         start = -1 if only_final else 0
         return cls(
             latents=torch.stack([picture.latents[start:].float() for picture in pictures.values()]),
             prompts=tuple(picture.prompt for picture in pictures.values()),
-            chosen=torch.tensor([index[id(chosen)] for chosen, _ in pairs]),
-            rejected=torch.tensor([index[id(rejected)] for _, rejected in pairs]),
+            chosen=chosen,
+            rejected=rejected,
             timesteps=first.timesteps,
             settings=first.settings,
             base_hash=first.base_hash,
+            counts=_counts(chosen == ABSENT, rejected == ABSENT, certainty),
         )
 
     def groups(self) -> list[list[int]]:
         """Pair indices, grouped by shared pictures: the pairs of one ranking form a group."""
         groups: list[tuple[set[int], list[int]]] = []
         for pair, sides in enumerate(torch.stack([self.chosen, self.rejected], 1).tolist()):
-            pictures, members = set(sides), [pair]
+            pictures, members = set(sides) - {ABSENT}, [pair]
             for known in [group for group in groups if group[0] & pictures]:
                 groups.remove(known)
                 pictures |= known[0]
@@ -114,7 +135,17 @@ class PairBatch:
     def most_pictures(self, groups: list[list[int]]) -> int:
         """The number of pictures in the group that has most."""
         sides = (self.chosen, self.rejected)
-        return max(len({int(side[pair]) for side in sides for pair in group}) for group in groups)
+        shown = ({int(side[pair]) for side in sides for pair in group} for group in groups)
+        return max(len(pictures - {ABSENT}) for pictures in shown)
+
+
+def _counts(no_chosen: Tensor, no_rejected: Tensor, certainty: Sequence[float] | None) -> Counts:
+    """From which sides (N,) are absent, and the certainty of each pair."""
+    inner = None if certainty is None else 2 * torch.tensor(certainty) - 1
+    alone = no_chosen | no_rejected
+    if not alone.any():
+        return Counts(inner)
+    return Counts(inner, outer=balance(no_rejected, no_chosen), alone=alone)
 
 
 def save(path: Path, trajectory: Trajectory) -> None:

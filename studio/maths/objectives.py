@@ -191,11 +191,22 @@ class Counts:
     offset: is taken from the margin z: a margin that is demanded (ODPO, arXiv 2402.10571), or what
         another taste already explains (MODPO, arXiv 2310.03708).
     outer: multiplies the loss (RankDPO, arXiv 2410.18013).
+    alone: (B,) bool: one of the two sides is absent, and its gain 0. The loss is then that of
+        `of_sides`.
     """
 
     inner: Tensor | None = None
     offset: Tensor | None = None
     outer: Tensor | None = None
+    alone: Tensor | None = None
+
+    def at(self, pairs: Tensor, device: torch.device) -> Counts:
+        """Those of the pairs with these indices (M,), on a device; an index may repeat."""
+        numbers = {name: value for name, value in vars(self).items() if value is not None}
+        return Counts(**{name: value[pairs].to(device) for name, value in numbers.items()})
+
+
+ALIKE = Counts()
 
 
 def losses(form: Form, chosen: Tensor, rejected: Tensor, beta: float, counts: Counts) -> Tensor:
@@ -205,7 +216,31 @@ def losses(form: Form, chosen: Tensor, rejected: Tensor, beta: float, counts: Co
     if counts.offset is not None:
         chosen = chosen - counts.offset / beta
     loss = form(chosen, rejected, beta)
+    if counts.alone is not None:
+        loss = torch.where(counts.alone, of_sides(form)(chosen, rejected, beta), loss)
     return loss if counts.outer is None else counts.outer * loss
+
+
+def of_sides(form: Form) -> Form:
+    """The form that teaches a side alone: `form` itself if it is a sum over the sides, else `bco`.
+
+    `bco` has the slopes of `dpo` at 0, so that a side alone pulls as hard as a side of a pair.
+    """
+    return form if form in (kto, bco) else bco
+
+
+def balance(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Weights (B,) of sides alone, from which of them are `chosen` and which `rejected`, (B,) bool.
+
+    Both kinds have the same sum, and all weights of sides alone the mean 1; a pair has 1. KTO's
+    paper advises this of unequal numbers (arXiv 2402.01306). If one kind prevailed, what all
+    pictures share would be learned with it.
+    """
+    weights = torch.ones(len(chosen))
+    total = chosen.sum() + rejected.sum()
+    for kind in (chosen, rejected):
+        weights[kind] = total / (2 * kind.sum())
+    return weights
 
 
 # --- lists ---------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from studio.store.images import Images
 from studio.store.jobs import Jobs
 from studio.store.library import Library
 from studio.store.lock import StudioLock
+from studio.store.lone_pictures import LonePictures
 from studio.store.mending import RowReport, mend_rows
 from studio.store.questions import Questions
 from studio.store.rounds import Rounds
@@ -87,6 +88,7 @@ __all__ = [
     "Job",
     "KeptAnswer",
     "KnownModel",
+    "LonePictures",
     "Metric",
     "Pair",
     "Pick",

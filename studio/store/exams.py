@@ -19,6 +19,7 @@ from studio.store.schema import (
     exam_answers,
     exam_pairs,
     exams,
+    images,
     jobs,
     pairs,
     picks,
@@ -196,20 +197,22 @@ class Exams(Database):
             ).first()
             if adapter is None:
                 raise StoreError("This adapter does not exist.")
-            learned = connection.execute(
+            rows = connection.execute(
                 sa.select(rounds).where(
                     rounds.c.session_id == adapter.session_id, rounds.c.number <= adapter.number
                 )
             )
-            ids = {
-                pick_id
-                for round_ in read_all(connection, learned, lambda row: read(Round, row, rounds))
-                for pick_id in round_.train_pick_ids
-            }
+            learned = read_all(connection, rows, lambda row: read(Round, row, rounds))
+            ids = {id_ for one in learned for id_ in one.train_pick_ids + one.favourite_ids}
             found = connection.execute(
                 sa.select(picks.c.id, pairs.c.prompt)
                 .join(pairs, pairs.c.id == picks.c.pair_id)
                 .where(pairs.c.session_id == adapter.session_id)
+                .union_all(
+                    sa.select(images.c.id, images.c.prompt).where(
+                        images.c.session_id == adapter.session_id
+                    )
+                )
             )
             return frozenset(row.prompt for row in found if row.id in ids)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +39,13 @@ class Images(Database):
         if row is None:
             raise StoreError("This picture does not exist.")
         return read(Image, row, images)
+
+    def images_of(self, image_ids: Sequence[str]) -> list[Image]:
+        """Those of these images that exist and can be read, in the order of drawing."""
+        query = sa.select(images).where(images.c.id.in_(image_ids)).order_by(images.c.seq)
+        with self.reading() as connection:
+            rows = connection.execute(query)
+            return read_all(connection, rows, lambda row: read(Image, row, images))
 
     def find_image(self, like: Image) -> Image | None:
         """The newest image that was drawn from the same inputs as `like`, or None."""

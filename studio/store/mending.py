@@ -211,6 +211,7 @@ NEUTRAL: dict[tuple[str, str], Callable[[sqlite3.Connection, Stored], Any]] = {
     ("rounds", "settings"): _of_its_adapter,
     ("rounds", "train_pick_ids"): _is("[]"),
     ("rounds", "held_out_pick_ids"): _is("[]"),
+    ("rounds", "favourite_ids"): _is("[]"),
     ("rounds", "updates_done"): _is(0),
     ("rounds", "updates_total"): _is(0),
     ("adapters", "number"): _of_its_round("number"),

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.settings import FEWEST_PICKS
+from studio.settings import FEWEST_LONE, FEWEST_PICKS
 from studio.store.answers import learnable_pick_ids, read_picked_pairs
 from studio.store.database import Database, changed, first_readable, read, read_all
 from studio.store.errors import StoreError
-from studio.store.rows import OPEN_ROUND_STATES, Adapter, Metric, PickedPair, Round
+from studio.store.lone_pictures import LonePictures, read_lone_pictures
+from studio.store.rows import (
+    OPEN_ROUND_STATES,
+    Adapter,
+    Metric,
+    PickedPair,
+    Round,
+    Session,
+)
 from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds
 from studio.store.sessions import read_session, use_adapter
 
@@ -30,7 +39,7 @@ class Rounds(Database):
 
         It learns from the picks that may share a round with the newest one, by base model and
         settings. A pick that was once held out is never trained on, and one that was trained on is
-        never held out.
+        never held out. If its settings say so, it learns from lone pictures too.
         """
         with self.writing() as connection:
             session = read_session(connection, session_id)
@@ -38,17 +47,16 @@ class Rounds(Database):
             for round_ in earlier:
                 if round_.state in OPEN_ROUND_STATES:
                     return round_
-            learnable = set(learnable_pick_ids(connection, session_id))
-            picked = read_picked_pairs(connection, session_id)
-            usable = [one for one in picked if one.pick.id in learnable]
-            if len(usable) < FEWEST_PICKS:
-                raise StoreError(
-                    f"A round needs at least {FEWEST_PICKS} picks of left or right; "
-                    f"there are {len(usable)} so far."
-                )
             settings = session.settings.training
-            train, held_out = _split(connection, usable, earlier, settings.held_out_fraction)
-            learned_from = {one.pair.question_id for one in usable if one.pick.id in train}
+            material = _material(connection, session, earlier)
+            lone = material.lone if settings.lone_pictures else LonePictures()
+            if len(material.usable) < FEWEST_PICKS and not lone.are_enough:
+                raise StoreError(_too_few(material, settings.lone_pictures))
+            if not lone.are_enough:
+                lone = LonePictures()
+            train = material.train + tuple(one.pick.id for one in lone.both_bad)
+            taught = [one for one in (*material.usable, *lone.both_bad) if one.pick.id in train]
+            questions = len({one.pair.question_id for one in taught}) + len(lone.favourites)
             made = Round(
                 id=uuid.uuid4().hex,
                 session_id=session_id,
@@ -56,9 +64,10 @@ class Rounds(Database):
                 state="queued",
                 settings=settings,
                 train_pick_ids=train,
-                held_out_pick_ids=held_out,
+                held_out_pick_ids=material.held_out,
+                favourite_ids=tuple(image.id for image in lone.favourites),
                 updates_done=0,
-                updates_total=settings.updates(len(learned_from)),
+                updates_total=settings.updates(questions),
                 adapter_id=None,
                 message="Waiting for the worker.",
                 created_at_s=time.time(),
@@ -67,6 +76,12 @@ class Rounds(Database):
             )
             connection.execute(sa.insert(rounds).values(**vars(made), attempts=0))
         return made
+
+    def lone_pictures(self, session_id: str) -> LonePictures:
+        """Those that a round could learn from now, whether or not its settings say so."""
+        with self.reading() as connection:
+            session = read_session(connection, session_id)
+            return _material(connection, session, _rounds_of(connection, session_id)).lone
 
     def claim_round(self) -> Round | None:
         """Start or resume the oldest round that is queued, or whose worker died.
@@ -259,8 +274,50 @@ def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Ro
     return _round(connection, round_id)
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What the next round could learn from.
+
+    usable: picks of left or right; train, held_out: the ids of those that it uses, by their use.
+    """
+
+    usable: list[PickedPair]
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    lone: LonePictures
+
+
+def _material(connection: sa.Connection, session: Session, earlier: list[Round]) -> _Material:
+    learnable = set(learnable_pick_ids(connection, session.id))
+    picked = read_picked_pairs(connection, session.id)
+    usable = [one for one in picked if one.pick.id in learnable]
+    fraction = session.settings.training.held_out_fraction
+    train, held_out = _split(connection, session.id, usable, earlier, fraction)
+    ever_held_out = {*held_out, *(id_ for round_ in earlier for id_ in round_.held_out_pick_ids)}
+    lone = read_lone_pictures(connection, session.id, picked, usable, ever_held_out)
+    return _Material(usable, train, held_out, lone)
+
+
+def _too_few(material: _Material, lone_pictures: bool) -> str:
+    sentence = (
+        f"A round needs at least {FEWEST_PICKS} picks of left or right; "
+        f"there are {len(material.usable)} so far."
+    )
+    if lone_pictures:
+        sentence += (
+            f" Or it needs {FEWEST_LONE} favourites and {FEWEST_LONE} pictures of pairs of which "
+            f"you took neither; there are {len(material.lone.favourites)} and "
+            f"{len(material.lone.bad)}."
+        )
+    return sentence
+
+
 def _split(
-    connection: sa.Connection, usable: list[PickedPair], earlier: list[Round], fraction: float
+    connection: sa.Connection,
+    session_id: str,
+    usable: list[PickedPair],
+    earlier: list[Round],
+    fraction: float,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Ids of the picks to train on and of those to hold out, in the order of picking.
 
@@ -272,12 +329,18 @@ def _split(
         found = connection.execute(
             sa.select(picks.c.id, question_id.label("question_id"))
             .join(pairs, picks.c.pair_id == pairs.c.id)
-            .where(pairs.c.session_id == usable[0].pair.session_id)
+            .where(pairs.c.session_id == session_id)
         )
         return {row.question_id for row in found if row.id in pick_ids}
 
     trained_before = questions_of({pick for round_ in earlier for pick in round_.train_pick_ids})
     held_before = questions_of({pick for round_ in earlier for pick in round_.held_out_pick_ids})
+    favourites = {id_ for round_ in earlier for id_ in round_.favourite_ids}
+    trained_before |= {
+        one.pair.question_id
+        for one in usable
+        if not favourites.isdisjoint(image.id for image in one.images)
+    }
     questions: dict[str, list[str]] = {}
     for one in usable:
         questions.setdefault(one.pair.question_id, []).append(one.pick.id)

@@ -6,7 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from studio.settings import Choice, Reason, SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import (
+    Choice,
+    Reason,
+    SamplingSettings,
+    SessionSettings,
+    TrainingSettings,
+)
 
 Purpose = Literal["pair", "preview", "compare", "exam"]
 RoundState = Literal[
@@ -110,8 +116,8 @@ class Question:
 class Pick:
     """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
-    `much_better` and `reason` go with a choice of left or right. They are stored and shown; rounds
-    learn from the choice alone.
+    `much_better` and `reason` go with a choice of left or right. Both are stored and shown; rounds
+    learn from the choice, and from `much_better` if their settings say so.
     """
 
     id: str
@@ -134,6 +140,10 @@ class PickedPair:
     def chosen(self) -> Image:
         """The better picture, if the choice is left or right."""
         return self.pair.left if self.pick.choice == "left" else self.pair.right
+
+    @property
+    def images(self) -> tuple[Image, Image]:
+        return self.pair.left, self.pair.right
 
 
 @dataclass(frozen=True)
@@ -227,7 +237,11 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Round:
-    """One training run over the picks at the time of its request."""
+    """One training run over the picks at the time of its request.
+
+    train_pick_ids: picks of left and right; of both_bad too, if it learns from lone pictures.
+    favourite_ids: ids of the images that it learns from as favourites.
+    """
 
     id: str
     session_id: str
@@ -243,6 +257,7 @@ class Round:
     created_at_s: float
     started_at_s: float | None
     finished_at_s: float | None
+    favourite_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

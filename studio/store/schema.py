@@ -186,6 +186,7 @@ rounds = _entity(
     Column("settings", Json(settings_of(TrainingSettings), frozen=True), nullable=False),
     Column("train_pick_ids", Json(NAMES, frozen=True), nullable=False),
     Column("held_out_pick_ids", Json(NAMES, frozen=True), nullable=False),
+    Column("favourite_ids", Json(NAMES, frozen=True), nullable=False),
     Column("updates_done", Integer, nullable=False),
     Column("updates_total", Integer, nullable=False),
     Column("adapter_id", ForeignKey("adapters.id")),

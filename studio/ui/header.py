@@ -119,7 +119,7 @@ def _delete(store: Store, session_id: str, _name: str) -> str:
 
 def _menu(snapshot: StoreSnapshot) -> str:
     rows = "".join(
-        _row(session, session.id == snapshot.session.id) for session in snapshot.sessions
+        _row(session, session.id == snapshot.session.id) for session in snapshot.store.sessions()
     )
     rows += "".join(
         "<li class='soft'>A damaged session: the sign above says how to mend it</li>"

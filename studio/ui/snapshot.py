@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from studio.settings import SessionSettings
-from studio.store import Store
+from studio.store import LonePictures, Store
 from studio.store.rows import (
     OPEN_ROUND_STATES,
     Adapter,
@@ -39,10 +39,6 @@ class StoreSnapshot:
         return self.session.settings
 
     @cached_property
-    def sessions(self) -> list[Session]:
-        return list(self.store.sessions())
-
-    @cached_property
     def counts(self) -> PickCounts:
         return self.store.pick_counts(self.session.id)
 
@@ -57,6 +53,13 @@ class StoreSnapshot:
             return 0
         round_id = self.current_adapter.round_id
         return sum(self.store.withdrawn(round_) for round_ in self.rounds if round_.id == round_id)
+
+    @cached_property
+    def lone(self) -> LonePictures:
+        """Pictures that a round could learn from by themselves; none where that is switched off."""
+        if not self.settings.training.lone_pictures:
+            return LonePictures()
+        return self.store.lone_pictures(self.session.id)
 
     @cached_property
     def worker(self) -> WorkerStatus | None:

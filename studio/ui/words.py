@@ -15,6 +15,11 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def good_and_bad(favourites: int, bad: int) -> tuple[str, str]:
+    """`3 favourites` and `1 bad picture`."""
+    return count(favourites, "favourite"), count(bad, "bad picture")
+
+
 def duration(seconds: float) -> str:
     """`a few seconds`, `about 40 s`, `about 3 min`, `about 1 h 20 min`."""
     if seconds < 8:

@@ -16,19 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
-from studio import models
-from studio.engine import collapse, trajectory
+from studio.engine import collapse
 from studio.engine.distributed import ProcessGroup, ProcessLost
-from studio.engine.objective import reads_only_final
 from studio.engine.training import Training, TrainingFailed
-from studio.engine.trajectory import PairBatch, Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
-from studio.models import INVERSIONS
 from studio.store import (
     Adapter,
-    PickedPair,
     Round,
     Store,
     StoreDamaged,
@@ -36,13 +30,14 @@ from studio.store import (
     StoreFull,
     write_atomically,
 )
-from studio.store.files import read_sealed, require_whole, set_aside, write_sealed
+from studio.store.files import read_sealed, set_aside, write_sealed
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.round_checks import RoundChecks
+from studio.worker.round_pairs import read_pairs
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
@@ -61,7 +56,7 @@ class ActiveRound:
 
     round: Round
     training: Training
-    left_out: int  # picks with unreadable files
+    left_out: int  # picks; see `RoundPairs`
     saved_at_s: float  # of its last checkpoint
     is_torn: bool = False  # cancelled after an optimizer step: only its last checkpoint counts
 
@@ -170,24 +165,12 @@ class Rounds:
     def _prepare(self, round_: Round) -> ActiveRound:
         session = self.store.session(round_.session_id)
         denoiser = self.renderer.model_of(session)
-        picked = {pair.pick.id: pair for pair in self.store.picked_pairs(session.id)}
-        only_final = reads_only_final(round_.settings)
-        batches = []
-        chains: dict[str, Trajectory] = {}  # a picture of a grid is in several pairs
-        for pick_ids in (round_.train_pick_ids, round_.held_out_pick_ids):
-            existing = [picked[id_] for id_ in pick_ids if id_ in picked]
-            usable = [pair for pair in existing if _has_same_inversions(denoiser, pair)]
-            pairs = [self._chains(pair, chains, only_final) for pair in usable]
-            batches.append([pair for pair in pairs if pair is not None])
-        train, held_out = batches
-        left_out = len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out)
-        if not train:
-            raise WorkerError("The files of all picks of this round are missing.")
+        pairs = read_pairs(self.store, denoiser, round_)
         training = Training(
             denoiser,
-            PairBatch.of(train, only_final),
+            pairs.train,
             round_.settings,
-            PairBatch.of(held_out, only_final) if held_out else None,
+            pairs.held_out,
             self.renderer.preset,
             self.processes,
         )
@@ -201,31 +184,7 @@ class Rounds:
         self._restore(round_, training)
         follower.start_round(self.processes, session.settings.base, training)
         self.store.update_round(round_.id, updates_total=training.updates)
-        return ActiveRound(round_, training, left_out, time.monotonic())
-
-    def _chains(
-        self, picked: PickedPair, read: dict[str, Trajectory], only_final: bool
-    ) -> tuple[Trajectory, Trajectory] | None:
-        """The (chosen, rejected) trajectories of a pick, or None if a file is missing or damaged.
-
-        `read` caches trajectories by image id.
-        """
-        sides = [picked.pair.left, picked.pair.right]
-        if picked.pick.choice == "right":
-            sides.reverse()
-        try:
-            for image in sides:
-                if image.id not in read:
-                    path = self.store.trajectory_path(image)
-                    require_whole(path, image.trajectory_sha256)
-                    read[image.id] = trajectory.load(path, only_final)
-            chosen, rejected = (read[image.id] for image in sides)
-        except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
-            log.warning(
-                "Pick %s is left out: its files cannot be read", picked.pick.id, exc_info=True
-            )
-            return None
-        return chosen, rejected
+        return ActiveRound(round_, training, pairs.left_out, time.monotonic())
 
     def _train_for_a_moment(self, active: ActiveRound) -> None:
         training = active.training
@@ -378,13 +337,3 @@ def _stopped(updates_done: int, updates_total: int) -> str:
         f"Stopped after {updates_done} of {updates_total} updates. "
         "The adapter in use before stays in use."
     )
-
-
-def _has_same_inversions(denoiser: models.Denoiser, picked: PickedPair) -> bool:
-    """Whether the prompts of a pick still name the textual inversions that drew its pictures."""
-    for image in (picked.pair.left, picked.pair.right):
-        now = denoiser.companions([image.prompt, image.sampling.negative_prompt])
-        if now.get(INVERSIONS, "") != image.companions.get(INVERSIONS, ""):
-            log.warning("Pick %s is left out: a textual inversion has changed", picked.pick.id)
-            return False
-    return True

@@ -36,7 +36,7 @@ def test_fine_tuning_is_the_squared_error_of_what_was_chosen() -> None:
     # the policy's error 0.3, the reference's 0.5: gain (0.5 - 0.3) / 2 = 0.1, loss 0.3 - 0.5
     chosen = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
     rejected = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
-    loss = chosen_only(chosen, rejected)
+    loss = chosen_only(chosen, rejected, 1.0)
     assert loss.item() == pytest.approx(-0.2)
     loss.sum().backward()
     assert chosen.grad.item() == -2

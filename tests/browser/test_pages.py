@@ -597,6 +597,7 @@ def test_how_it_learns_is_kept(open_page, store, labelling):
     open_fold(page, "How it learns")
     page.get_by_label("From the steps of the drawing").check()
     expect(page.locator("#how-it-learns")).to_contain_text("every step weighed alike")
+    page.get_by_label("Count how sure I was").check()
     page.get_by_label("Very gentle").check()
     gentle = 10 * OBJECTIVES["d3po_balanced"].beta
     wait_for(page, lambda: store.session(labelling.id).settings.training.beta == gentle)
@@ -604,9 +605,43 @@ def test_how_it_learns_is_kept(open_page, store, labelling):
     open_fold(page, "How it learns")
     expect(page.get_by_label("From the steps of the drawing")).to_be_checked()
     expect(page.get_by_label("Very gentle")).to_be_checked()
+    expect(page.get_by_label("Count how sure I was")).to_be_checked()
+    assert store.session(labelling.id).settings.training.count_strength
     expect(page.get_by_label("Learn by itself while I pick")).not_to_be_checked()
     expect(every).to_have_value("12")
     assert store.session(labelling.id).settings.live is False
+
+
+def test_a_round_starts_from_favourites_and_neither_if_that_is_wanted(open_page, store, labelling):
+    pairs = store.waiting_pairs(labelling.id)[:4]
+    page = open_page("prefer")
+    for pair in pairs:  # the left picture is good, and the other one is bad
+        expect_pair(page, pair)
+        page.get_by_role("button", name="Favourite: the left picture").click()
+        page.get_by_role("button", name="Neither").click()
+    expect_saved(page, store, labelling, 4)
+    page = open_page("train")
+    start = page.get_by_role("button", name="Start a round")
+    expect(start).to_be_disabled()
+    open_fold(page, "How it learns")
+    said = page.locator("#about-lone")
+    expect(said).to_be_empty()
+    page.get_by_label("Learn from favourites and from “Neither” too").check()
+    expect(said).to_have_text("The next round learns from 4 favourites and 4 bad pictures too.")
+    expect(page.locator("#round-card")).to_contain_text(
+        "0 picks, 4 favourites and 4 bad pictures to learn from"
+    )
+    store.set_favourite(pairs[0].left.id, False)
+    expect(said).to_contain_text("so far there are 3 favourites and 5 bad pictures")
+    expect(start).to_be_disabled()
+    store.set_favourite(pairs[0].left.id, True)
+    start.click()
+    expect(page.locator("#round-card")).to_contain_text("It learns from 4 picks and 4 favourites")
+    [round_] = store.rounds(labelling.id)
+    assert round_.favourite_ids == tuple(pair.left.id for pair in pairs)
+    page.reload()
+    open_fold(page, "How it learns")
+    expect(page.get_by_label("Learn from favourites and from “Neither” too")).to_be_checked()
 
 
 # --- Compare and Export --------------------------------------------------------------------------

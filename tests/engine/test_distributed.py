@@ -29,7 +29,6 @@ from tests.support.processes import PATIENCE_S, together, wait_for
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox"]
-KINDS = ("d3po_balanced", "diffusion_dpo")
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +49,17 @@ def settings(kind: str) -> TrainingSettings:
 def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """The gradient of the first update and the adapter of the last, of every kind."""
     denoiser = models.load(model, "cpu")
-    pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING))
+    chains = sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING)
+    pairs, sure = PairBatch.of(chains), PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75])
+    alone = PairBatch.of([*chains[:3], (chains[3][0], None), *((None, one) for one in chains[4])])
     found = {}
-    for kind in KINDS:
-        training = Training(denoiser, pairs, settings(kind), processes=processes)
+    for kind, objective, batch in (
+        ("d3po_balanced", "d3po_balanced", pairs),
+        ("diffusion_dpo", "diffusion_dpo", pairs),
+        ("sure", "diffusion_dpo", sure),
+        ("alone", "diffusion_dpo", alone),
+    ):
+        training = Training(denoiser, batch, settings(objective), processes=processes)
         loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]

@@ -27,6 +27,7 @@ from studio.engine.memory import PRESETS
 from studio.engine.objective import Objective, reads_only_final
 from studio.engine.training import MOST_SCALED, Training, TrainingFailed, groups_of_update
 from studio.engine.trajectory import PairBatch, Trajectory
+from studio.maths.objectives import ALIKE
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
@@ -47,6 +48,24 @@ def denoiser(tiny_model: Path) -> Denoiser:
 @pytest.fixture
 def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
+
+
+@pytest.fixture(params=["alike", "sure", "alone"])
+def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) -> PairBatch:
+    """The pairs, and what the picks say beyond "better"."""
+    chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
+    return {
+        "alike": pairs,
+        "sure": PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75, 0.5]),
+        "alone": PairBatch.of(
+            [
+                *chains[:3],
+                (chains[0][0], None),  # a favourite that is in a pair, too
+                (chains[3][0], None),
+                *((None, side) for side in (*chains[4], *chains[5])),
+            ]
+        ),
+    }[request.param]
 
 
 def forget_reference(estimator: Estimator) -> None:
@@ -277,15 +296,15 @@ def test_the_published_settings_draw_every_step_of_one_pair(
 
 @both_kinds
 def test_a_run_continued_from_its_state_is_the_run_itself(
-    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+    denoiser: Denoiser, picks: PairBatch, short: TrainingSettings
 ) -> None:
-    whole = Training(denoiser, pairs, short)
+    whole = Training(denoiser, picks, short)
     state = None
     for metrics in whole:
         if metrics.update == 2:
             state = copy.deepcopy(whole.state())
     expected = denoiser.adapters.state()
-    again = Training(denoiser, pairs, short)
+    again = Training(denoiser, picks, short)
     again.load_state(state)
     assert [metrics.update for metrics in again] == [3, 4]
     actual = denoiser.adapters.state()
@@ -320,11 +339,11 @@ def test_gradient_checkpointing_changes_nothing(
 
 @both_kinds
 def test_micro_batches_give_the_same_adapter_to_rounding(
-    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
+    denoiser: Denoiser, picks: PairBatch, short: TrainingSettings
 ) -> None:
-    list(Training(denoiser, pairs, short))
+    list(Training(denoiser, picks, short))
     expected = denoiser.adapters.state()
-    list(Training(denoiser, pairs, replace(short, micro_batch_pairs=1)))
+    list(Training(denoiser, picks, replace(short, micro_batch_pairs=1)))
     for name, value in denoiser.adapters.state().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
 
@@ -362,11 +381,11 @@ def running_out(phase: str, calls: range) -> Iterator[None]:
 @both_kinds
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
-    denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings, phase: str
+    denoiser: Denoiser, picks: PairBatch, short: TrainingSettings, phase: str
 ) -> None:
     """To the bit the adapter of a round that was changed to the smaller settings at that update;
     to rounding, that of the round as it was asked for."""
-    whole = Training(denoiser, pairs, short)
+    whole = Training(denoiser, picks, short)
     kept = 3 if phase == "optimizer" else 2  # its gradient is there, and is not computed again
     for _ in range(kept):
         whole.step()
@@ -374,12 +393,12 @@ def test_an_update_that_runs_out_of_memory_is_made_again_with_less(
     list(whole)
     asked_for = denoiser.adapters.state()
     less = replace(short, micro_batch_pairs=2, gradient_checkpointing=True)
-    changed = Training(denoiser, pairs, less)
+    changed = Training(denoiser, picks, less)
     changed.load_state(state)
     list(changed)
     expected = denoiser.adapters.state()
 
-    training = Training(denoiser, pairs, short)
+    training = Training(denoiser, picks, short)
     for _ in range(2):
         training.step()
     with running_out(phase, range(1)):
@@ -531,10 +550,62 @@ def test_an_objective_is_a_way_to_look_and_a_form_of_loss(
         "d3po_balanced": math.log1p(math.exp(-100 * 0.4)),
         "d3po": math.log1p(math.exp(-0.1 * (math.log(1.1) + 0.1))),
     }
-    loss = row.form(torch.tensor([0.3], dtype=torch.double), torch.tensor([-0.1]).double())
+    gains = (torch.tensor([gain], dtype=torch.double) for gain in (0.3, -0.1))
+    loss = row.losses(*gains, settings.beta, ALIKE)
     assert loss.item() == pytest.approx(by_hand[objective])
     steps = objective.startswith("d3po")
     assert isinstance(row.estimator(denoiser, pairs, settings), DenoisingSteps) == steps
+
+
+def test_a_pick_pulls_as_hard_as_the_artist_was_sure(denoiser: Denoiser, pairs: PairBatch) -> None:
+    """A tie (1/2) not at all, and "better" (3/4) half as hard as "much better" (1)."""
+
+    def pull(*certainty: float) -> torch.Tensor:
+        chains = sampling.sample_pairs(denoiser, PROMPTS[:2], [0, 1], SAMPLING)
+        training = Training(denoiser, PairBatch.of(chains, certainty=certainty), SHORT_DPO)
+        training.gradient()
+        return torch.cat([parameter.grad.flatten() for parameter in training.parameters])
+
+    first, second = pull(1, 0.5), pull(0.5, 1)
+    assert not pull(0.5, 0.5).any()
+    assert first.norm() > 1e-6
+    torch.testing.assert_close(pull(1, 0.75), first + second / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_a_side_alone_pulls_as_hard_as_in_a_pair(denoiser: Denoiser) -> None:
+    [(good, bad)] = sampling.sample_pairs(denoiser, PROMPTS[:1], [0], SAMPLING)
+    alone = PairBatch.of([(good, bad), (good, None), (None, bad)])
+    assert alone.groups() == [[0, 1, 2]]
+    assert alone.most_pictures(alone.groups()) == 2
+
+    def pull(batch: PairBatch) -> torch.Tensor:
+        training = Training(denoiser, batch, SHORT_DPO)
+        training.gradient()
+        return torch.cat([parameter.grad.flatten() for parameter in training.parameters])
+
+    once = pull(PairBatch.of([(good, bad)]))
+    assert once.norm() > 1e-6
+    torch.testing.assert_close(3 * pull(alone), 2 * once, rtol=1e-3, atol=1e-5)
+
+    training = Training(denoiser, alone, SHORT_DPO)
+    with torch.no_grad():
+        for parameter in denoiser.adapters.parameters():
+            parameter.add_(0.05)
+        draws = torch.tensor([[0]])
+        chosen, rejected = training.estimator.gains(alone.groups(), draws)
+    assert chosen.tolist() == [chosen[0], chosen[0], 0]
+    assert rejected.tolist() == [rejected[0], 0, rejected[0]]
+    assert chosen[0] != 0 != rejected[0]
+
+
+def test_sides_alone_share_nothing_with_each_other(denoiser: Denoiser) -> None:
+    chains = sampling.sample_pairs(denoiser, PROMPTS[:2], [0, 1], SAMPLING)
+    batch = PairBatch.of([(chains[0][0], None), *((None, side) for side in chains[1])])
+    assert batch.groups() == [[0], [1], [2]]
+    assert batch.most_pictures(batch.groups()) == 1
+    assert batch.counts.outer.tolist() == [1.5, 0.75, 0.75]
+    with pytest.raises(ValueError, match="at least one side"):
+        PairBatch.of([(None, None)])
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from studio.maths.objectives import (
     FORMS,
     Counts,
+    balance,
     best_of,
     clip,
     dpo,
@@ -186,6 +187,30 @@ def counted(counts: Counts, form: str = "dpo") -> float:
 )
 def test_what_a_pick_says_beyond_better_by_hand(counts, form, expected) -> None:
     assert counted(counts, form) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_side_alone_by_hand() -> None:
+    """As `bco` where the form needs both sides; the side that is absent has a gain of 0."""
+    alone = Counts(alone=torch.tensor([True]))
+    for form, chosen, rejected, expected in (
+        ("dpo", CHOSEN, 0.0, 0.126928 + 0.693147),  # -log sigmoid(2) - log sigmoid(0)
+        ("bco", 0.0, REJECTED, 0.693147 + 0.313262),  # -log sigmoid(0) - log sigmoid(1)
+        ("kto", CHOSEN, 0.0, 0.119203 + 0.5),  # 1 - sigmoid(2) + sigmoid(0)
+    ):
+        loss = losses(FORMS[form], of(chosen), of(rejected), BETA, alone)
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pairs_and_sides_alone_keep_their_forms() -> None:
+    chosen, rejected = of(CHOSEN, CHOSEN), of(REJECTED, 0.0)
+    both = losses(dpo, chosen, rejected, BETA, Counts(alone=torch.tensor([False, True])))
+    assert both.tolist() == pytest.approx([0.048587, 0.820075], abs=1e-6)
+
+
+def test_good_and_bad_sides_weigh_alike_by_hand() -> None:
+    """One good and two bad sides, and a pair: 3/2, 3/4 and 3/4."""
+    good, bad = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]]).bool()
+    assert balance(good, bad).tolist() == [1, 1.5, 0.75, 0.75]
 
 
 def test_a_tie_teaches_nothing() -> None:

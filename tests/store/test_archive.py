@@ -297,20 +297,24 @@ def test_no_path_of_another_machine_comes_in(archive, other, path, left):
     assert made.settings.start.strength == 0.5
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_archive_of_an_older_version_knows_less(archive, other, version):
-    """Version 2 nothing of what lies beside a model, and version 1 no grids either."""
+    """Version 3 no favourites of a round, 2 nothing of what lies beside a model, and 1 no grids."""
+    lacks = {"rounds": "favourite_ids"}
+    if version <= 2:
+        lacks["images"] = "beside"
+    if version == 1:
+        lacks["pairs"] = "grid_id"
 
     def made_older(document, files):
         document["version"] = version
-        for row in document["tables"]["images"]:
-            del row["beside"]
-        if version == 1:
-            for row in document["tables"]["pairs"]:
-                del row["grid_id"]
+        for table, column in lacks.items():
+            for row in document["tables"][table]:
+                del row[column]
 
     made = import_session(other, rewritten(archive, made_older))
     assert all(one.pair.left.companions == {} for one in other.picked_pairs(made.id))
+    assert all(round_.favourite_ids == () for round_ in other.rounds(made.id))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -75,7 +75,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     assert holding(store, session) == {}
 
 
-def test_rounds_learn_the_same_whatever_the_strength(store, session, add_pairs):
+def test_every_strength_takes_part_in_a_round(store, session, add_pairs):
     for number, pair in enumerate(add_pairs(8)):
         store.add_answer(f"p{number}", pair.id, "left", much_better=number % 2 == 0)
     assert store.pick_counts(session.id).new == 8

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from studio import models
 from studio.engine import sampling, trajectory
 from studio.engine import training as training_module
+from studio.engine.trajectory import ABSENT
 from studio.files import ADAPTER_FILE
 from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
 from studio.models import denoiser as denoiser_module
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
-from studio.store import Session, Store, StoreError, StoreFull
+from studio.store import Image, Session, Store, StoreError, StoreFull
 from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.jobs import same_picture
@@ -91,6 +92,22 @@ def pick_all(store: Store, session: Session) -> None:
     before = store.pick_counts(session.id).total
     for number, pair in enumerate(store.waiting_pairs(session.id, 100), start=before):
         store.add_answer(f"pick{number}", pair.id, ("left", "right", "left")[number % 3])
+
+
+def say_more(
+    store: Store, session: Session, worker: Worker, settings: SessionSettings
+) -> list[Image]:
+    """Stars on four pictures, "neither" of two pairs, and a round that learns from it all; returns
+    the pictures with a star and the others."""
+    training = replace(settings.training, count_strength=True, lone_pictures=True)
+    store.update_settings(session.id, replace(settings, training=training))
+    finish_all(worker)
+    good, bad = store.waiting_pairs(session.id, 4)[:2], store.waiting_pairs(session.id, 4)[2:]
+    for image in (side for pair in good for side in (pair.left, pair.right)):
+        store.set_favourite(image.id, True)
+    for number, pair in enumerate(bad):
+        store.add_answer(f"neither{number}", pair.id, "both_bad")
+    return [side for pair in (*good, *bad) for side in (pair.left, pair.right)]
 
 
 def work_until(worker: Worker, reached: Callable[[], bool]) -> None:
@@ -258,6 +275,42 @@ class TestRounds:
             before, after = (store.image_path(one[prompt]).read_bytes() for one in (base, tuned))
             assert before != after
 
+    @pytest.mark.parametrize("counts", [False, True])
+    def test_how_sure_the_artist_was_counts_if_that_is_wanted(
+        self, store, session, worker, settings, counts
+    ):
+        training = replace(settings.training, count_strength=counts)
+        store.update_settings(session.id, replace(settings, training=training))
+        third = store.picked_pairs(session.id)[2]  # the others are "better"
+        store.add_answer("sure", third.pair.id, third.pick.choice, much_better=True)
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker.rounds.active is not None)
+        inner = worker.rounds.active.training.pairs.counts.inner
+        expected = [1.0 if id_ == "sure" else 0.5 for id_ in round_.train_pick_ids]
+        assert (None if inner is None else inner.tolist()) == (expected if counts else None)
+        assert "sure" in round_.train_pick_ids
+        work_until(worker, lambda: store.round(round_.id).state == "done")
+
+    def test_favourites_and_bad_pictures_stand_alone(self, store, session, worker, settings):
+        pictures = say_more(store, session, worker, settings)
+        store.trajectory_path(pictures[0]).unlink()  # of a favourite
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker.rounds.active is not None)
+        pairs = worker.rounds.active.training.pairs
+        picks = len(round_.train_pick_ids) - 2
+        alone = [False] * picks + [True] * 7
+        assert pairs.counts.alone.tolist() == alone
+        assert pairs.counts.inner.tolist() == [0.5] * picks + [1] * 7
+        assert (pairs.chosen == ABSENT).tolist() == [False] * (picks + 3) + [True] * 4
+        assert (pairs.rejected == ABSENT).tolist() == [False] * picks + [True] * 3 + [False] * 4
+        weights = pairs.counts.outer[picks:].tolist()
+        assert weights == pytest.approx([7 / 6] * 3 + [7 / 8] * 4)
+        for image, row in zip(pictures[1:4], range(picks, picks + 3), strict=True):
+            final = trajectory.load(store.trajectory_path(image)).latents[-1]
+            assert torch.equal(pairs.latents[pairs.chosen[row], -1], final)
+        work_until(worker, lambda: store.round(round_.id).state == "done")
+        assert store.round(round_.id).updates_done == 6
+
     def test_the_newest_lora_draws_the_pairs_where_that_is_wanted(self, store, session, worker):
         store.update_settings(session.id, replace(session.settings, pairs_by="newest"))
         store.request_round(session.id)
@@ -300,7 +353,12 @@ class TestRounds:
         finish_all(worker)
         assert [one.state for one in store.rounds(session.id)] == ["done"]
 
-    def test_paused_and_resumed_it_ends_as_if_it_had_not_been(self, store, session, worker, home):
+    @pytest.mark.parametrize("says_more", [False, True])
+    def test_paused_and_resumed_it_ends_as_if_it_had_not_been(
+        self, store, session, worker, home, settings, says_more
+    ):
+        if says_more:
+            say_more(store, session, worker, settings)
         copy = Path(f"{home}-copy")
         store.close()
         shutil.copytree(home, copy)
@@ -320,6 +378,7 @@ class TestRounds:
         finish_all(worker)
         assert store.round(round_.id).state == "done"
         assert adapter_bytes(store, session) == adapter_bytes(other, session)
+        assert bool(store.round(round_.id).favourite_ids) == says_more
         other.close()
 
     def test_stopped_it_leaves_everything_as_it_was(self, store, session, worker, settings):

@@ -17,7 +17,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -108,7 +108,7 @@ class ActiveRound:
         and rejected, and beta."""
         self.denoiser.adapters.remove()
         settings = replace(self.settings, **changes)
-        objective = Objective(estimator, partial(form, beta=settings.beta))
+        objective = Objective(estimator, form)
         return Training(self.denoiser, PairBatch.of(pairs), settings, objective=objective)
 
     def learn(self, pairs: Click, **changes: object) -> None:

@@ -22,6 +22,7 @@ from studio.files import free_bytes, move, remove
 from studio.settings import SessionSettings
 from studio.store import schema
 from studio.store.archive.layout import (
+    ADDED,
     FORMAT,
     READABLE_VERSIONS,
     ROWS_NAME,
@@ -42,6 +43,7 @@ from studio.store.sessions import read_session
 from studio.store.shapes import IMPORTED
 from studio.store.waiting import retire_answered
 
+LISTED_IDS = ("train_pick_ids", "held_out_pick_ids", "favourite_ids")  # columns of rounds
 LARGEST_ROWS_BYTES = 64_000_000
 LARGEST_RATIO = 200  # of a file to what it takes in the archive; pictures and weights hardly shrink
 
@@ -176,12 +178,10 @@ def _read_document(archive: zipfile.ZipFile, entry: zipfile.ZipInfo | None) -> d
         raise ArchiveError("The archive has other tables than it should.")
     if not all(isinstance(found, list) for found in tables.values()):
         raise ArchiveError("The archive's session.json is incomplete.")
-    if document["version"] == 1:
-        for row in filter(lambda row: isinstance(row, dict), tables["pairs"]):
-            row.setdefault("grid_id", None)
-    if document["version"] < 3:
-        for row in filter(lambda row: isinstance(row, dict), tables["images"]):
-            row.setdefault("beside", {})
+    for last, table, column, value in ADDED:
+        for row in tables[table] if document["version"] <= last else ():
+            if isinstance(row, dict):
+                row.setdefault(column, value)
     return document
 
 
@@ -231,7 +231,7 @@ def _rename_row(table: sa.Table, row: dict[str, Any], ids: dict[str, str]) -> No
             if row[name] not in ids:
                 raise ArchiveError(f"A row of {table.name} refers to one that is not there.")
             row[name] = ids[row[name]]
-        elif table is schema.rounds and name in ("train_pick_ids", "held_out_pick_ids"):
+        elif table is schema.rounds and name in LISTED_IDS:
             row[name] = [ids.get(one, one) for one in row[name]]
     if table is schema.jobs:  # their payloads and results contain ids
         row |= {name: _replaced(row[name], ids) for name in ("payload", "result")}

@@ -38,10 +38,11 @@ def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
-def test_another_way_of_learning_is_taken_whole_but_for_rank_and_alpha(objective):
-    settings = SessionSettings(training=TrainingSettings(rank=4, alpha=2.0))
-    changed = learning.with_objective(settings, objective)
-    assert changed.training == replace(OBJECTIVES[objective], rank=4, alpha=2.0)
+def test_another_way_of_learning_is_taken_whole_but_for_what_is_kept(objective):
+    kept = {"rank": 4, "alpha": 2.0, "count_strength": True, "lone_pictures": True}
+    assert set(kept) == set(learning.KEPT)
+    changed = learning.with_objective(SessionSettings(training=TrainingSettings(**kept)), objective)
+    assert changed.training == replace(OBJECTIVES[objective], **kept)
     assert objective in learning.OBJECTIVE_WORDS
 
 
@@ -82,6 +83,30 @@ def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_d
     store.update_round(round_.id, state="done", message=f"Done. {note}")
     assert note in round_card.round_card(StoreSnapshot(store))
     assert "Done." not in round_card.round_card(StoreSnapshot(store))
+
+
+def test_it_says_how_many_lone_pictures_a_round_learns_from(
+    store: Store, session: Session, add_pairs
+):
+    pairs = add_pairs(4)
+    for number, pair in enumerate(pairs):
+        store.add_answer(f"pick{number}", pair.id, "both_bad")
+    for pair in pairs[:3]:
+        store.set_favourite(pair.left.id, True)
+    assert learning.lone_sentence(StoreSnapshot(store)) == ""
+    training = replace(session.settings.training, lone_pictures=True)
+    store.update_settings(session.id, replace(session.settings, training=training))
+    assert learning.lone_sentence(StoreSnapshot(store)) == (
+        "It takes 4 favourites and 4 bad pictures; so far there are 3 favourites and 5 bad "
+        "pictures. Until then a round learns from your other picks alone."
+    )
+    assert "choose a few on the Prefer tab" in round_card.round_card(StoreSnapshot(store))
+    store.set_favourite(pairs[3].right.id, True)
+    sentence = "The next round learns from 4 favourites and 4 bad pictures too."
+    assert learning.lone_sentence(StoreSnapshot(store)) == sentence
+    assert "4 favourites and 4 bad pictures to learn" in round_card.round_card(StoreSnapshot(store))
+    store.request_round(session.id)
+    assert "from 4 picks and 4 favourites" in round_card.round_card(StoreSnapshot(store))
 
 
 def test_the_consistency_of_picks_is_explained():

@@ -10,7 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from studio.settings import OBJECTIVES, SessionSettings, TrainingSettings
+from studio.settings import FEWEST_LONE, OBJECTIVES, SessionSettings, TrainingSettings
+from studio.ui import words
 from studio.ui.fields import Field, save_fields
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
@@ -33,6 +34,8 @@ OBJECTIVE_WORDS = {
         "hardly move with tens.",
     ),
 }
+
+KEPT = ("rank", "alpha", "count_strength", "lone_pictures")  # whatever the objective
 
 PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
 
@@ -65,6 +68,18 @@ def build(page: Page) -> None:
         "how far it has come, and more of what the base model rarely draws.",
         elem_id="pairs-by",
     )
+    sure = gr.Checkbox(
+        label="Count how sure I was",
+        info="“Much better” pulls twice as hard as “better”. A tie teaches nothing, as before.",
+        elem_id="count-strength",
+    )
+    lone = gr.Checkbox(
+        label="Learn from favourites and from “Neither” too",
+        info="The star on a picture says that it is good by itself, “Neither” that two are bad. "
+        "All good ones together weigh as much as all bad ones.",
+        elem_id="lone-pictures",
+    )
+    about_lone = gr.HTML(apply_default_css=False, elem_id="about-lone", elem_classes="under-field")
     with gr.Row():
         rank = gr.Number(
             label="LoRA rank",
@@ -80,19 +95,38 @@ def build(page: Page) -> None:
 
     def view(snapshot: StoreSnapshot) -> Values:
         _, sentence = OBJECTIVE_WORDS[snapshot.settings.training.objective]
-        return {about: f"<p class='soft'>{escape(sentence)}</p>"}
+        return {about: _soft(sentence), about_lone: _soft(lone_sentence(snapshot))}
 
-    page.show(view, [about])
+    page.show(view, [about, about_lone])
     save_fields(
         page,
         [
             Field(objective, lambda s: s.training.objective, with_objective),
             Field(strength, lambda s: strength_of(s.training), with_strength),
             Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
+            _field(sure, "count_strength", bool),
+            _field(lone, "lone_pictures", bool),
             _field(rank, "rank", int),
             _field(alpha, "alpha", float),
         ],
     )
+
+
+def lone_sentence(snapshot: StoreSnapshot) -> str:
+    """How many favourites and bad pictures the next round learns from; "" if it is to use none."""
+    if not snapshot.settings.training.lone_pictures:
+        return ""
+    good, bad = words.good_and_bad(len(snapshot.lone.favourites), len(snapshot.lone.bad))
+    if snapshot.lone.are_enough:
+        return f"The next round learns from {good} and {bad} too."
+    return (
+        f"It takes {FEWEST_LONE} favourites and {FEWEST_LONE} bad pictures; so far there are "
+        f"{good} and {bad}. Until then a round learns from your other picks alone."
+    )
+
+
+def _soft(sentence: str) -> str:
+    return f"<p class='soft'>{escape(sentence)}</p>" if sentence else ""
 
 
 def _field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
@@ -105,10 +139,9 @@ def _field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
 
 
 def with_objective(settings: SessionSettings, objective: str) -> SessionSettings:
-    """Another objective, with all its settings but rank and alpha."""
-    before = settings.training
-    training = replace(OBJECTIVES[objective], rank=before.rank, alpha=before.alpha)
-    return replace(settings, training=training)
+    """Another objective, with all its settings but those of `KEPT`."""
+    kept = {name: getattr(settings.training, name) for name in KEPT}
+    return replace(settings, training=replace(OBJECTIVES[objective], **kept))
 
 
 def strength_of(training: TrainingSettings) -> str:

@@ -36,7 +36,7 @@ def build(page: Page) -> None:
             gentler: gr.update(visible=offers_gentler),
             start: gr.update(
                 visible=not round_,
-                interactive=snapshot.counts.usable >= FEWEST_PICKS,
+                interactive=_missing_picks(snapshot) <= 0,
                 variant="secondary" if offers_gentler else "primary",
             ),
             pause: gr.update(visible=state in ("queued", "running")),
@@ -82,6 +82,8 @@ def round_card(snapshot: StoreSnapshot) -> str:
 
 def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
     picks = words.count(len(round_.train_pick_ids), "pick")
+    if round_.favourite_ids:
+        picks += f" and {words.count(len(round_.favourite_ids), 'favourite')}"
     share = words.share_done(round_)
     match round_.state:
         case "running":
@@ -110,7 +112,7 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
         return f"Round {last.number} could not be finished", last.message
     if last is not None and last.state == "held_back":
         return f"Round {last.number} went too far", last.message
-    missing = FEWEST_PICKS - counts.usable
+    missing = _missing_picks(snapshot)
     if missing > 0:
         more = f"{missing} more" if counts.usable else "a few"
         return (
@@ -128,10 +130,23 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
     if last is not None and last.state == "stopped":
         return f"Round {last.number} was stopped", f"Nothing was changed. {fresh} wait for a round."
     if snapshot.current_adapter is None and not snapshot.adapters:
-        return "Ready for the first round", f"{words.count(counts.usable, 'pick')} to learn from."
+        return "Ready for the first round", f"{_to_learn_from(snapshot)} to learn from."
     if not counts.new:
         return "Everything you picked is learned", "Pick more, and the next round goes further."
     return f"{fresh} since the last round", "A round learns from all your picks, old and new."
+
+
+def _missing_picks(snapshot: StoreSnapshot) -> int:
+    """How many picks of left or right a round lacks."""
+    return 0 if snapshot.lone.are_enough else FEWEST_PICKS - snapshot.counts.usable
+
+
+def _to_learn_from(snapshot: StoreSnapshot) -> str:
+    picks = words.count(snapshot.counts.usable, "pick")
+    if not snapshot.lone.are_enough:
+        return picks
+    good, bad = words.good_and_bad(len(snapshot.lone.favourites), len(snapshot.lone.bad))
+    return f"{picks}, {good} and {bad}"
 
 
 def _card(title: str, text: str, share: float | None = None, label: str = "") -> str:

@@ -1,0 +1,106 @@
+"""The picks of a round, with their latents, read into batches of pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from safetensors import SafetensorError
+
+from studio import models
+from studio.engine import trajectory
+from studio.engine.objective import reads_only_final
+from studio.engine.trajectory import PairBatch, Trajectory
+from studio.models import INVERSIONS
+from studio.store import Image, LonePictures, PickedPair, Round, Store, StoreDamaged
+from studio.store.files import require_whole
+from studio.worker.errors import WorkerError
+
+log = logging.getLogger("studio.worker")
+
+# How probable it is that the chosen picture is the better one, by what the artist said of it.
+BETTER, MUCH_BETTER = 0.75, 1.0
+
+
+@dataclass(frozen=True)
+class RoundPairs:
+    """left_out: the number of picks whose files are missing or changed.
+
+    Pictures alone come last in `train`, so that pairs are looked at as they are without them.
+    """
+
+    train: PairBatch
+    held_out: PairBatch | None
+    left_out: int
+
+
+def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundPairs:
+    """The pairs of a round, as its settings want them. Raises WorkerError if none can be read."""
+    settings = round_.settings
+    only_final = reads_only_final(settings)
+    holding = {one.pick.id: one for one in store.picked_pairs(round_.session_id)}
+    chains = _Chains(store, denoiser, only_final)
+
+    def readable(pick_ids: Iterable[str]) -> list[PickedPair]:
+        existing = (holding[id_] for id_ in pick_ids if id_ in holding)
+        return [one for one in existing if all(map(chains.of, one.images))]
+
+    train, held_out = readable(round_.train_pick_ids), readable(round_.held_out_pick_ids)
+    favourites = store.images_of(round_.favourite_ids)
+    lone = LonePictures(
+        favourites=tuple(filter(chains.of, favourites)),
+        both_bad=tuple(one for one in train if one.pick.choice == "both_bad"),
+    )
+    better = [one for one in train if one.pick.choice != "both_bad"]
+    sides = [
+        *map(chains.of_pick, better),
+        *((chains.of(image), None) for image in lone.favourites),
+        *((None, chains.of(image)) for image in lone.bad),
+    ]
+    if not sides:
+        raise WorkerError("The files of all picks of this round are missing.")
+    sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in better]
+    sure += [MUCH_BETTER] * (len(sides) - len(better))
+    return RoundPairs(
+        PairBatch.of(sides, only_final, sure if settings.count_strength else None),
+        PairBatch.of([chains.of_pick(one) for one in held_out], only_final) if held_out else None,
+        len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out),
+    )
+
+
+class _Chains:
+    """The trajectories of pictures. Each is read once: a picture of a grid is in several pairs."""
+
+    def __init__(self, store: Store, denoiser: models.Denoiser, only_final: bool) -> None:
+        self._store, self._denoiser, self._only_final = store, denoiser, only_final
+        self._read: dict[str, Trajectory | None] = {}
+
+    def of(self, image: Image) -> Trajectory | None:
+        """That of a picture; None if its file is missing or damaged, or if its prompts name a
+        textual inversion that has changed since it was drawn."""
+        if image.id not in self._read:
+            self._read[image.id] = self._load(image) if self._has_same_inversions(image) else None
+        return self._read[image.id]
+
+    def of_pick(self, picked: PickedPair) -> tuple[Trajectory, Trajectory]:
+        """The (chosen, rejected) ones of a pick of left or right, which can be read."""
+        sides = [self._read[image.id] for image in picked.images]
+        chosen, rejected = sides if picked.pick.choice == "left" else sides[::-1]
+        return chosen, rejected
+
+    def _load(self, image: Image) -> Trajectory | None:
+        path = self._store.trajectory_path(image)
+        try:
+            require_whole(path, image.trajectory_sha256)
+            return trajectory.load(path, self._only_final)
+        except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
+            log.warning("A picture is left out: %s cannot be read", path.name, exc_info=True)
+            return None
+
+    def _has_same_inversions(self, image: Image) -> bool:
+        now = self._denoiser.companions([image.prompt, image.sampling.negative_prompt])
+        if now.get(INVERSIONS, "") == image.companions.get(INVERSIONS, ""):
+            return True
+        log.warning("Picture %s is left out: a textual inversion has changed", image.id)
+        return False
