@@ -72,7 +72,8 @@ class Family:
 
     name: of its architecture. words: for the artist. pipeline: diffusers' class. predicts: the
     prediction types of its models, in diffusers' names. flow_shift: of the timesteps of a flow, for
-    models that do not tell their own; None: diffusion.
+    models that do not tell their own; None: diffusion. eta: of a drawing, see
+    `studio.maths.schedules`.
     text_encoders: only single files of this family have the last one's prefix.
     size_px: of the training pictures. portrait_px: other (width, height) of its training.
     attention_depths: transformer blocks in each attention of the UNet, for recognition.
@@ -108,6 +109,7 @@ class Family:
     velocity_mark: VelocityMark | None = None
     predicts: tuple[str, ...] = ("epsilon", "v_prediction")
     flow_shift: float | None = None
+    eta: float = 1.0
 
 
 _CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
@@ -181,7 +183,10 @@ SDXL_RF = replace(
     SDXL,
     words="Stable Diffusion XL, rectified flow",
     predicts=("flow_prediction",),
-    flow_shift=3.0,  # ComfyUI's, whose artists have no other sign of it
+    flow_shift=3.0,  # the default of ComfyUI, where the artist sets it
+    # A step replaces sin²(eta · pi / 2), a fifth, of the noise's variance: less than DDPM does in
+    # each of 25 steps. Replacing more than DDPM takes variance from the pictures.
+    eta=0.3,
 )
 
 FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL, "sdxl_rf": SDXL_RF}

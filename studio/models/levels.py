@@ -123,6 +123,8 @@ class FlowLevels(Levels):
         return noise - clean
 
     def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+        """Nearly diffusion's units: at equal ratios of signal to noise, one change of a prediction
+        is alpha + sigma times as large here, with diffusion's alpha and sigma: 1 to sqrt(2)."""
         return difference.square().mean((1, 2, 3))
 
 

@@ -17,11 +17,12 @@ from studio.engine import sampling
 from studio.engine.estimators import NoisedPictures, velocity_errors
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
+from studio.families import SDXL_RF
 from studio.lora.export import export_lora
 from studio.lora.metadata import ExportInfo
 from studio.models import Denoiser, ModelError
-from studio.models.levels import FlowLevels
-from studio.models.parts import folder_scheduler
+from studio.models.levels import DiffusionLevels, FlowLevels
+from studio.models.parts import folder_scheduler, sd_scheduler
 from studio.settings import OBJECTIVES, SamplingSettings
 
 SETTINGS = SamplingSettings(
@@ -111,6 +112,34 @@ def test_its_levels_by_hand() -> None:
     assert levels.squared_velocity(3 * one, timesteps).tolist() == [9, 9]
     assert levels.noisiest(0.3) == (701, 300)
     assert levels.noisiest(1.0) == (1, 1000)
+
+
+def test_velocities_of_flow_and_diffusion_have_nearly_one_unit() -> None:
+    """The same change of the picture that two networks see in one latent, at equal ratios of
+    picture to noise."""
+    diffusion = DiffusionLevels(sd_scheduler(), torch.device("cpu"))
+    flow = FlowLevels(FlowMatchEulerDiscreteScheduler(), torch.device("cpu"))
+    at = torch.tensor([800])
+    alpha = diffusion.alpha_bar(at).sqrt()
+    sigma = (1 - alpha.square()).sqrt()
+    picture = torch.full((1, 1, 1, 1), 0.1)  # the change; x0 = (x - sigma noise) / alpha
+    as_noise = -picture * alpha / sigma
+    as_velocity = -picture / (sigma / (alpha + sigma))  # x0 = x - sigma velocity
+    change = diffusion.squared_velocity(as_noise, at).sqrt()
+    ratio = flow.squared_velocity(as_velocity, at).sqrt() / change
+    torch.testing.assert_close(ratio, alpha + sigma)
+    assert 1 < ratio < 2**0.5
+
+
+def test_its_steps_replace_less_noise_than_ddpms() -> None:
+    """DDPM keeps (k' / k)² of the noise's variance, with k = sigma / alpha before and after."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=SDXL_RF.flow_shift)
+    schedule = FlowLevels(scheduler, torch.device("cpu")).schedule(25)
+    step = schedule.step(slice(None), SDXL_RF.eta)
+    last = schedule.next_sigma == 0
+    replaced = (step.s.square() / step.next_variance)[~last]
+    k, next_k = schedule.sigma / step.alpha, schedule.next_sigma / step.next_alpha
+    assert (replaced < 1 - (next_k / k).square()[~last]).all()
 
 
 # --- learning ------------------------------------------------------------------------------------

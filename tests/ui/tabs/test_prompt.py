@@ -241,8 +241,14 @@ def test_a_model_of_the_library_is_used_at_its_own_size(store: Store, session: S
     assert "one is in use now" in model.use_known(store, session, click(name=MODEL.base_model))
     settings = store.session(session.id).settings
     assert (settings.base_model, settings.sampling.width_px) == (MODEL.base_model, 512)
+    assert settings.sampling.eta == 1
+    flow = replace(MODEL, base_model="/models/flow", family="sdxl_rf")
+    store.remember_model(flow)
+    model.use_known(store, session, click(name=flow.base_model))
+    assert store.session(session.id).settings.sampling.eta == 0.3
     assert "starter model is in use" in model.use_starter(store, session, click())
-    assert store.session(session.id).settings.base_model == "starter"
+    settings = store.session(session.id).settings
+    assert (settings.base_model, settings.sampling.eta) == ("starter", 1)
     with pytest.raises(SettingsError, match="look again"):
         model.use_known(store, session, click(name="/models/gone"))
 
