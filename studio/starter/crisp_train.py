@@ -35,6 +35,7 @@ from studio.starter.crisp_autoencoder import (
     trained_autoencoder,
 )
 from studio.starter.crisp_data import ALL_GROUNDS, PLACEMENTS, SIZE_PX, SOURCES, Pictures
+from studio.starter.crisp_recogniser import train_recogniser
 from studio.starter.train import (
     EMPTY_CAPTION_SHARE,
     NAMED_GROUND_SHARE,
@@ -350,9 +351,12 @@ def write(pictures: Pictures, folder: Path) -> Path:
     return target
 
 
+STAGES = ("codes", "diffusion", "samples", "autoencoder", "recogniser", "write")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=("codes", "diffusion", "samples", "autoencoder", "write"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--folder", type=Path, default=crisp_data.BUILD_PATH)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=8000)
@@ -369,6 +373,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.stage == "autoencoder":
         train_autoencoder(
             *(pictures, latents, args.folder, args.updates, args.seed, HAS_BFLOAT16, deadline_s)
+        )
+    if args.stage == "recogniser":
+        train_recogniser(
+            *(pictures, args.folder, args.updates, args.seed, HAS_BFLOAT16, deadline_s)
         )
     if args.stage == "write":
         print(f"Wrote {write(pictures, args.folder)}")
