@@ -73,7 +73,7 @@ class Family:
     name: of its architecture. words: for the artist. pipeline: diffusers' class. predicts: the
     prediction types of its models, in diffusers' names. flow_shift: of the timesteps of a flow, for
     models that do not tell their own; None: diffusion. eta: of a drawing, see
-    `studio.maths.schedules`.
+    `studio.maths.schedules`. sampler: A1111's name for drawing without noise in the steps.
     text_encoders: only single files of this family have the last one's prefix.
     size_px: of the training pictures. portrait_px: other (width, height) of its training.
     attention_depths: transformer blocks in each attention of the UNet, for recognition.
@@ -110,6 +110,7 @@ class Family:
     predicts: tuple[str, ...] = ("epsilon", "v_prediction")
     flow_shift: float | None = None
     eta: float = 1.0
+    sampler: str = "DDIM"
 
 
 _CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
@@ -187,6 +188,7 @@ SDXL_RF = replace(
     # A step replaces sin²(eta · pi / 2), a fifth, of the noise's variance: less than DDPM does in
     # each of 25 steps. Replacing more than DDPM takes variance from the pictures.
     eta=0.3,
+    sampler="Euler",
 )
 
 FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL, "sdxl_rf": SDXL_RF}

@@ -271,6 +271,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         configuration("scheduler/scheduler_config.json", prediction_type="flow"),
         "predicts flow",
     ),
+    "a flow of a network without any": (
+        configuration(
+            "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
+        ),
+        "rectified flow, which is supported for Stable Diffusion XL only",
+    ),
     "folder weights missing": (folder(lambda root: (root / UNET).unlink()), "incomplete"),
     "folder weights empty": (
         folder(lambda root: (root / UNET).write_bytes(b"")),

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from safetensors.torch import save_file
 
 from studio import weights
 from studio.models import ModelError
-from studio.models.levels import DiffusionLevels
-from studio.models.parts import sd_scheduler
 from studio.models.predictions import Told, told_by_file
 
 FLOW, NOISE, VELOCITY = "flow_prediction", "epsilon", "v_prediction"
@@ -72,17 +69,3 @@ def test_a_prediction_that_cannot_be_used_is_a_sentence(
 ) -> None:
     with pytest.raises(ModelError, match=words):
         told(tmp_path / "x.safetensors", family, **facts)
-
-
-def test_a_mark_of_zero_terminal_snr_rescales_the_schedule() -> None:
-    """arXiv 2305.08891, as diffusers does it: the last timestep is noise alone."""
-    plain, rescaled = (sd_scheduler(VELOCITY, zero_snr) for zero_snr in (False, True))
-    expected = torch.cumprod(1 - rescale_zero_terminal_snr(plain.betas), 0)
-    levels = DiffusionLevels(rescaled, torch.device("cpu"))
-    alpha_bar = levels.alpha_bar(torch.arange(1000))
-    torch.testing.assert_close(alpha_bar[:-1], expected[:-1])
-    assert expected[-1] == 0
-    assert 0 < alpha_bar[-1] < 1e-7  # no division by zero
-    schedule = levels.schedule(4)
-    assert schedule.timesteps.tolist() == [999, 749, 499, 249]
-    assert levels.noised(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([999])) == 0

@@ -107,6 +107,11 @@ def test_what_a_picture_says_becomes_the_sessions_settings(tmp_path):
     assert "clip skip 1" in said
     xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
     assert restored(settings, replace(found, clip_skip=2), tmp_path, xl)[0] == settings
+    flow = replace(xl, family="sdxl_rf")
+    assert "drawn by" not in restored(settings, replace(found, sampler="Euler"), tmp_path, flow)[1]
+    assert (
+        "drawn by DDIM; the studio draws with Euler" in restored(settings, found, tmp_path, flow)[1]
+    )
 
 
 def test_signs_of_other_programs_are_named_under_the_prompts(store, session):

@@ -8,11 +8,11 @@ from html import escape
 
 import gradio as gr
 
-from studio.families import FAMILIES
 from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import Store
 from studio.store.rows import Job, Session
+from studio.ui.models import family_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt import library
@@ -118,7 +118,7 @@ def use_known(store: Store, session: Session, event: gr.EventData) -> str:
     known = store.known_model(_name(event))
     if known is None or not known.family:
         raise SettingsError("This model is not known any more: look again.")
-    change_model(store, session, known.base_model, known.size_px, FAMILIES[known.family].eta)
+    change_model(store, session, known.base_model, known.size_px, family_of(known).eta)
     return f"{known.name} is in use now. {LOADING}"
 
 
@@ -128,8 +128,7 @@ def use_inspected(store: Store, session: Session, event: gr.EventData) -> str:
     if job is None or job.state != "done":
         return "Look at the model first."
     base_model = job.result.get("base_model", requested_model(job))
-    known = store.known_model(base_model)
-    eta = FAMILIES[known.family].eta if known is not None and known.family else 1.0
+    eta = family_of(store.known_model(base_model)).eta
     change_model(store, session, base_model, int(job.result["size_px"]), eta)
     return f"This model is in use now. {LOADING}"
 
