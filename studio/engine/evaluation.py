@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from studio.engine.estimators import (
-    Estimator,
-    predict,
-    spread,
-)
+from studio.engine.estimators import Estimator, predict, spread
 from studio.engine.microbatches import MicroBatches
 from studio.engine.trajectory import PairBatch
 
