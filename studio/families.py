@@ -70,7 +70,10 @@ class VelocityMark:
 class Family:
     """A family of base models.
 
-    name: in the store. words: for the artist. pipeline: diffusers' class.
+    name: of its architecture. words: for the artist. pipeline: diffusers' class. predicts: the
+    prediction types of its models, in diffusers' names. flow_shift: of the timesteps of a flow, for
+    models that do not tell their own; None: diffusion. eta: of a drawing, see
+    `studio.maths.schedules`. sampler: A1111's name for drawing without noise in the steps.
     text_encoders: only single files of this family have the last one's prefix.
     size_px: of the training pictures. portrait_px: other (width, height) of its training.
     attention_depths: transformer blocks in each attention of the UNet, for recognition.
@@ -104,6 +107,10 @@ class Family:
     reads_clip_skip: bool = True
     zero_unconditional: bool = False
     velocity_mark: VelocityMark | None = None
+    predicts: tuple[str, ...] = ("epsilon", "v_prediction")
+    flow_shift: float | None = None
+    eta: float = 1.0
+    sampler: str = "DDIM"
 
 
 _CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
@@ -140,6 +147,7 @@ SD2 = Family(
     size_px=512,
     attention_depths=(1,) * 16,
     upcast_attention=True,
+    predicts=("epsilon",),
     # Twice as large in 2.0 and 2.1 at 768 px and in models made from them; ComfyUI has this rule.
     velocity_mark=VelocityMark(
         f"{UNET_PREFIX}output_blocks.11.1.transformer_blocks.0.norm1.bias", 0.09
@@ -149,6 +157,7 @@ SD2_V = replace(
     SD2,
     lora=LoraNames("sd_v2_v", "stable-diffusion-v2-768-v/lora", "SD2", v2=True),
     size_px=768,
+    predicts=("v_prediction",),
 )
 SDXL = Family(
     name="sdxl",
@@ -170,15 +179,29 @@ SDXL = Family(
     zero_unconditional=True,
 )
 
-FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL}
+# The same network, trained to go straight from noise to picture (arXiv 2209.03003).
+SDXL_RF = replace(
+    SDXL,
+    words="Stable Diffusion XL, rectified flow",
+    predicts=("flow_prediction",),
+    flow_shift=3.0,  # the default of ComfyUI, where the artist sets it
+    # A step replaces sin²(eta · pi / 2), a fifth, of the noise's variance: less than DDPM does in
+    # each of 25 steps. Replacing more than DDPM takes variance from the pictures.
+    eta=0.3,
+    sampler="Euler",
+)
+
+FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL, "sdxl_rf": SDXL_RF}
 
 
 def key_of(name: str, prediction_type: str) -> str:
-    """The key in `FAMILIES` of a model whose family is `name`."""
-    velocity = f"{name}_v"
-    return velocity if prediction_type == "v_prediction" and velocity in FAMILIES else name
+    """The key in `FAMILIES` of models of an architecture. Raises KeyError if there are none."""
+    for key, family in FAMILIES.items():
+        if family.name == name and prediction_type in family.predicts:
+            return key
+    raise KeyError(f"no {name} predicts {prediction_type}")
 
 
 def family_of(name: str, prediction_type: str = "epsilon") -> Family:
-    """The entry of a model whose family is `name`. Raises KeyError."""
+    """The entry of models of an architecture. Raises KeyError."""
     return FAMILIES[key_of(name, prediction_type)]

@@ -22,9 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
         ("sd2", "v_prediction", "sd2_v", 768),
         ("sdxl", "epsilon", "sdxl", 1024),
         ("sdxl", "v_prediction", "sdxl", 1024),
+        ("sdxl", "flow_prediction", "sdxl_rf", 1024),
     ],
 )
-def test_only_sd_2_has_another_entry_for_velocity(name, prediction_type, key, size_px):
+def test_the_entry_is_found_by_architecture_and_prediction(name, prediction_type, key, size_px):
     assert key_of(name, prediction_type) == key
     assert family_of(name, prediction_type) is FAMILIES[key]
     assert (FAMILIES[key].name, FAMILIES[key].size_px) == (name, size_px)
@@ -33,6 +34,12 @@ def test_only_sd_2_has_another_entry_for_velocity(name, prediction_type, key, si
 def test_an_unknown_family_is_an_error():
     with pytest.raises(KeyError):
         family_of("sd9")
+    with pytest.raises(KeyError):
+        family_of("sd1", "flow_prediction")
+
+
+def test_a_rectified_flow_has_the_lora_names_of_its_network():
+    assert FAMILIES["sdxl_rf"].lora == FAMILIES["sdxl"].lora
 
 
 def test_no_two_families_look_alike():

@@ -14,10 +14,13 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -25,7 +28,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from studio.models import tokenizer
 from studio.models.parts import sd_scheduler
 
-FAMILIES = ("sd1", "sd2", "sd2_v", "sdxl")
+FAMILIES = ("sd1", "sd2", "sd2_v", "sdxl")  # and "sdxl_rf", which has the layers of "sdxl"
+# In the `.yaml` beside a single file: random weights do not reveal the prediction type.
+PARAMETERIZATIONS = {"sd2_v": "v", "sdxl_rf": "flow"}
 TEXT_WIDTH = 64
 XL_WIDTHS = (64, 128)  # of SDXL's two text encoders
 
@@ -44,11 +49,13 @@ def make_pipeline(
 
 def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     torch.manual_seed(len(family))
-    is_xl = family == "sdxl"
+    is_xl = family.startswith("sdxl")
     common = {
         "unet": make_unet(family, narrow).eval(),
         "vae": make_vae(is_xl, narrow).eval(),
-        "scheduler": sd_scheduler("v_prediction" if family == "sd2_v" else "epsilon"),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)
+        if family == "sdxl_rf"
+        else sd_scheduler("v_prediction" if family == "sd2_v" else "epsilon"),
         "text_encoder": make_clip(family, narrow).eval(),
         "tokenizer": tokenizer.build(pad="!" if family.startswith("sd2") else tokenizer.END),
         "feature_extractor": None,
@@ -67,9 +74,25 @@ def _pipeline(family: str, narrow: bool) -> StableDiffusionPipeline | StableDiff
     return pipeline
 
 
+class FlowScheduler(FlowMatchEulerDiscreteScheduler):
+    """diffusers' scheduler of flows, with what its pipelines of UNets ask of a scheduler."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, sample: Tensor, _: Tensor) -> Tensor:
+        return sample
+
+
+def drawing_scheduler(scheduler: SchedulerMixin) -> DDIMScheduler | FlowScheduler:
+    """diffusers' own that draws as the studio does at eta 0, for a pipeline with this scheduler."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return FlowScheduler.from_config(scheduler.config)
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+
+
 def make_unet(family: str, narrow: bool = True) -> UNet2DConditionModel:
     """A UNet; with `narrow=False` at its true size."""
-    is_xl, is_sd1 = family == "sdxl", family == "sd1"
+    is_xl, is_sd1 = family.startswith("sdxl"), family == "sd1"
     plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
     down = (plain, crossed, crossed) if is_xl else (crossed, crossed, crossed, plain)
     widths = (320, 640, 1280) if is_xl else (320, 640, 1280, 1280)
@@ -158,7 +181,7 @@ def write_checkpoint(
             tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = (
                 torch.arange(77)[None]
             )
-        case "sdxl":
+        case "sdxl" | "sdxl_rf":
             tensors |= {f"conditioner.embedders.0.transformer.{k}": v for k, v in clip.items()}
             second = pipeline.text_encoder_2.state_dict()
             tensors |= {

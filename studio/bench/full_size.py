@@ -34,11 +34,17 @@ import PIL.Image
 import PIL.ImageChops
 import PIL.ImageStat
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from studio import models
 from studio.bench import timing
-from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
+from studio.bench.families import (
+    FAMILIES,
+    PARAMETERIZATIONS,
+    drawing_scheduler,
+    make_pipeline,
+    write_checkpoint,
+)
 from studio.engine import sampling
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch, Trajectory
@@ -59,8 +65,8 @@ def write_model(folder: Path, family: str, dtype: torch.dtype, narrow: bool) -> 
     pipeline = make_pipeline(family, narrow, dtype)
     pipeline.save_pretrained(folder / family)
     file = write_checkpoint(folder / f"{family}.safetensors", pipeline, family)
-    if family == "sd2_v":  # random weights do not reveal the prediction type
-        file.with_suffix(".yaml").write_text('model:\n  parameterization: "v"\n')
+    if word := PARAMETERIZATIONS.get(family):
+        file.with_suffix(".yaml").write_text(f'model:\n  parameterization: "{word}"\n')
     return folder / family, file
 
 
@@ -69,7 +75,7 @@ def in_diffusers(
 ) -> PIL.Image.Image:
     """Draw with diffusers' own pipeline from the same starting noise."""
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=start.dtype, local_files_only=True)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.scheduler = drawing_scheduler(pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         pipeline.load_lora_weights(str(lora.parent), weight_name=lora.name)
@@ -107,7 +113,7 @@ def saved_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
     latents = torch.zeros(1, *denoiser.latent_shape(settings))
     denoiser.set_gradient_checkpointing(checkpointing)
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        denoiser.predict_noise(latents, torch.tensor([500]), denoiser.text.embed([PROMPT]))
+        denoiser.predict(latents, torch.tensor([500]), denoiser.text.embed([PROMPT]))
     denoiser.set_gradient_checkpointing(False)
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     return total * 2 / denoiser.dtype.itemsize / 1e6
@@ -253,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--family", choices=FAMILIES, default="sd1")
+    parser.add_argument("--family", choices=(*FAMILIES, "sdxl_rf"), default="sd1")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights")
     parser.add_argument("--narrow", action="store_true", help="small widths, to test the command")
     parser.add_argument("--px", type=int, default=128, help="size of the pictures")

@@ -287,8 +287,8 @@ PROTECTIONS = (
     Protection(
         "a step equals diffusers' step",
         "studio/maths/schedules.py",
-        "self.next_variance - self.s.square()",
-        "self.next_variance + self.s.square()",
+        "next_variance - s.square()",
+        "next_variance + s.square()",
         "tests/maths/test_schedules.py::test_every_step_agrees_with_diffusers",
     ),
     Protection(

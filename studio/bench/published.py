@@ -16,7 +16,7 @@ from torch import Tensor
 
 from studio.engine.trajectory import PairBatch
 from studio.maths.objectives import clip, dpo
-from studio.maths.schedules import Schedule, log_prob, noise_of
+from studio.maths.schedules import DiffusionSchedule, log_prob, noise_of
 from studio.models import Denoiser, Text
 from studio.settings import OBJECTIVES, SamplingSettings
 
@@ -35,7 +35,7 @@ def guided_log_prob(
     chain: Tensor,
     step: int,
     text: Text,
-    schedule: Schedule,
+    schedule: DiffusionSchedule,
     settings: SamplingSettings,
 ) -> Tensor:
     """() log-probability of one stored step of one chain (T+1, C, h, w) under `unet`."""

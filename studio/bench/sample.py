@@ -22,6 +22,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from studio import models
 from studio.bench import flops, shapes, timing
+from studio.bench.families import drawing_scheduler
 from studio.engine import sampling
 from studio.families import XL_PIPELINE
 from studio.settings import SamplingSettings
@@ -36,7 +37,7 @@ def diffusers_pipeline(
         "text_encoder": denoiser.text_encoders[0],
         "tokenizer": denoiser.tokenizers[0],
         "unet": denoiser.unet,
-        "scheduler": denoiser.scheduler,
+        "scheduler": drawing_scheduler(denoiser.scheduler),
     }
     if denoiser.info.facts.pipeline == XL_PIPELINE:
         pipeline = StableDiffusionXLPipeline(

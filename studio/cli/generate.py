@@ -19,8 +19,8 @@ def generate(arguments: argparse.Namespace) -> int:
     """Draw pictures; the files are named by number, seed and prompt."""
     home = home_folder(arguments)
     logs.set_up(home, "command")
-    native_px = models.inspect(arguments.model).size_px
-    width_px, height_px = arguments.size or (native_px, native_px)
+    info = models.inspect(arguments.model)
+    width_px, height_px = arguments.size or (info.size_px, info.size_px)
     settings = SamplingSettings(
         steps=arguments.steps,
         guidance=arguments.guidance,
@@ -28,6 +28,7 @@ def generate(arguments: argparse.Namespace) -> int:
         height_px=height_px,
         seed=arguments.seed,
         negative_prompt=arguments.negative,
+        eta=info.facts.eta,
         clip_skip=arguments.clip_skip,
     )
     denoiser = models.load(arguments.model, arguments.device)

@@ -26,7 +26,7 @@ from torch import Tensor
 from studio.engine.errors import TrainingFailed
 from studio.engine.trajectory import ABSENT, PairBatch
 from studio.maths.objectives import Counts
-from studio.maths.schedules import log_prob, output_weight
+from studio.maths.schedules import log_prob
 from studio.settings import SamplingSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class NoisedPictures(Estimator):
 
     def inputs(self, groups: list[list[int]], draws: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps (groups, D) and noise (groups, D, C, h, w)."""
-        least, count = noisiest_timesteps(self.denoiser, self.settings.timestep_fraction)
+        least, count = self.denoiser.levels.noisiest(self.settings.timestep_fraction)
         shape, seed = self.batch.latents.shape[2:], self.settings.seed
         begins = torch.stack(
             [torch.rand(1, generator=_generator(seed, group[0], 0)) for group in groups]
@@ -252,15 +252,15 @@ def step_log_prob(
     steps = steps.to(denoiser.device)
     latent, next_latent = latents[:, 0], latents[:, 1]
     timesteps = schedule.timesteps[steps]
-    noise_pred = predicted_noise(denoiser, latent, timesteps, prompts, sampling, settings.guided)
+    prediction = predict(denoiser, latent, timesteps, prompts, sampling, settings.guided)
     step = schedule.step(steps, sampling.eta)
-    value = log_prob(next_latent, latent, noise_pred, step, settings.reduction)
+    value = log_prob(next_latent, latent, prediction, step, settings.reduction)
     if settings.reduction == "noise":
-        return value * output_weight(schedule.alpha_bar[steps], denoiser.prediction_type)
+        return value * schedule.output_weight(steps, sampling.eta, denoiser.prediction_type)
     return value
 
 
-def predicted_noise(
+def predict(
     denoiser: Denoiser,
     latents: Tensor,
     timesteps: Tensor,
@@ -271,9 +271,9 @@ def predicted_noise(
     """(B, C, h, w): with guidance, as the pictures were drawn, or with the prompt only."""
     text = denoiser.text.embed(prompts, sampling.clip_skip)
     if not guided:
-        return denoiser.predict_noise(latents, timesteps, text)
+        return denoiser.predict(latents, timesteps, text)
     empty = denoiser.text.embed_negative(sampling.negative_prompt, len(prompts), sampling.clip_skip)
-    return denoiser.predict_guided_noise(latents, timesteps, text, empty, sampling.guidance)
+    return denoiser.predict_guided(latents, timesteps, text, empty, sampling.guidance)
 
 
 def velocity_errors(
@@ -288,40 +288,19 @@ def velocity_errors(
 
     timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean over the latent's
     elements of (v - predicted v)², for every prediction type. In units of noise the noisiest
-    timesteps, where a picture is decided, would have next to no weight:
+    timesteps, where a picture is decided, would have next to no weight: in diffusion
     (v - predicted v)² = (noise - predicted noise)² / alpha_bar.
     """
     repeated = [picture for picture in pictures for _ in range(timesteps.shape[1])]
+    final = batch.latents[repeated, -1].to(denoiser.device)
     noise = noise.flatten(0, 1).to(denoiser.device)
-    noisy, at = noised(denoiser, batch, repeated, timesteps.flatten(), noise)
+    at = timesteps.flatten().to(denoiser.device)
+    levels = denoiser.levels
+    noisy = levels.noised(final, noise, at)
     prompts = [batch.prompts[picture] for picture in repeated]
-    predicted = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided)
-    return squared_velocity(denoiser, predicted - noise, at).view(timesteps.shape)
-
-
-def noised(
-    denoiser: Denoiser, batch: PairBatch, pictures: list[int], timesteps: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The final latents of pictures with noise (pictures, C, h, w) added, and the timesteps
-    (pictures,); both on the denoiser's device."""
-    at = timesteps.to(denoiser.device)
-    final = batch.latents[pictures, -1].to(denoiser.device)
-    return denoiser.scheduler.add_noise(final, noise.to(denoiser.device), at), at
-
-
-def squared_velocity(denoiser: Denoiser, difference: Tensor, timesteps: Tensor) -> Tensor:
-    """(B,): the mean square of a difference in predicted noise (B, C, h, w), in units of velocity.
-
-    The floor keeps it finite at a last timestep without any signal.
-    """
-    return difference.square().mean((1, 2, 3)) / denoiser.alpha_bar(timesteps).clamp(min=1e-4)
-
-
-def noisiest_timesteps(denoiser: Denoiser, fraction: float) -> tuple[int, int]:
-    """The first timestep of the noisiest `fraction`, and the number of timesteps from it on."""
-    total = denoiser.scheduler.config.num_train_timesteps
-    count = max(1, round(fraction * total))
-    return total - count, count
+    predicted = predict(denoiser, noisy, at, prompts, batch.settings, guided)
+    errors = predicted - levels.target(final, noise)
+    return levels.squared_velocity(errors, at).view(timesteps.shape)
 
 
 # --- random numbers ---

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from studio.engine.estimators import (
-    Estimator,
-    noised,
-    noisiest_timesteps,
-    predicted_noise,
-    spread,
-    squared_velocity,
-)
+from studio.engine.estimators import Estimator, predict, spread
 from studio.engine.microbatches import MicroBatches
 from studio.engine.trajectory import PairBatch
 
@@ -50,7 +43,7 @@ def velocity_shift(
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(batch.latents), generator=draw)
     pictures = order[:SHIFT_PICTURES].tolist()
-    least, count = noisiest_timesteps(denoiser, fraction)
+    least, count = denoiser.levels.noisiest(fraction)
     timesteps = (least + spread(len(pictures), 1, count, draw)).squeeze(1)
     noise = torch.randn((len(pictures), *batch.latents.shape[2:]), generator=draw)
     parts = [slice(start, start + at_once) for start in range(0, len(pictures), at_once)]
@@ -70,9 +63,11 @@ def velocity_changes(
     timesteps: (pictures,); noise: (pictures, C, h, w). The mean square over the latent's elements,
     always with guidance, as the pictures are drawn.
     """
-    noisy, at = noised(denoiser, batch, pictures, timesteps, noise)
+    final = batch.latents[pictures, -1].to(denoiser.device)
+    at = timesteps.to(denoiser.device)
+    noisy = denoiser.levels.noised(final, noise.to(denoiser.device), at)
     prompts = [batch.prompts[picture] for picture in pictures]
-    tuned = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
+    tuned = predict(denoiser, noisy, at, prompts, batch.settings, guided=True)
     with denoiser.adapters.off():
-        base = predicted_noise(denoiser, noisy, at, prompts, batch.settings, guided=True)
-    return squared_velocity(denoiser, tuned - base, at)
+        base = predict(denoiser, noisy, at, prompts, batch.settings, guided=True)
+    return denoiser.levels.squared_velocity(tuned - base, at)

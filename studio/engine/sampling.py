@@ -1,5 +1,5 @@
-"""Prompts and an adapter in, trajectories and images out: batches of DDIM rollouts that keep every
-latent."""
+"""Prompts and an adapter in, trajectories and images out: batches of rollouts, whose latents all
+are kept."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def sample(
     chain = [latents]
     for index, (timestep, noise) in enumerate(zip(schedule.timesteps, noises, strict=True)):
         with torch.no_grad():
-            noise_pred = denoiser.predict_guided_noise(
+            prediction = denoiser.predict_guided(
                 latents, timestep.expand(len(prompts)), text, empty, settings.guidance
             )
         step = schedule.step(index, settings.eta)
-        latents = step_mean(latents, noise_pred, step) + step.s * noise
+        latents = step_mean(latents, prediction, step) + step.s * noise
         chain.append(latents)
     chains = torch.stack(chain, 1).cpu()
     return [

@@ -12,13 +12,17 @@ which is a draw from N(mean, s²). The choice of s makes the sampler:
     Flow-CPS (arXiv 2509.05952)
         s = sigma' · sin(eta · pi / 2)
 
+x0_hat and eps_hat are linear in the latent and in one prediction: the noise eps in diffusion, the
+velocity eps - x0 in flow matching. So is the mean, and a `Step` holds its two coefficients.
+
 Shapes: latents (B, C, h, w); one value a sample (B,), or () for all of them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import torch
@@ -32,7 +36,7 @@ class Step(NamedTuple):
     """From one noise level to the next, each (B,) or ().
 
     Levels are stored as variances, sigma²: diffusion's is exactly 1 - alpha_bar, which the square
-    of a rounded square root is not.
+    of a rounded square root is not. The mean is of_latent · latent + of_prediction · prediction.
     """
 
     alpha: Tensor
@@ -40,58 +44,121 @@ class Step(NamedTuple):
     next_alpha: Tensor
     next_variance: Tensor
     s: Tensor  # the standard deviation of the step; 0 for a step without noise
+    of_latent: Tensor
+    of_prediction: Tensor  # d mean / d prediction; negative
 
     @property
     def direction(self) -> Tensor:
         """sqrt(sigma'² - s²): how much of eps_hat is in the next latent."""
-        return (self.next_variance - self.s.square()).clamp(min=0).sqrt()
+        return _direction(self.next_variance, self.s)
+
+
+def _direction(next_variance: Tensor, s: Tensor) -> Tensor:
+    return (next_variance - s.square()).clamp(min=0).sqrt()
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The steps of a diffusion chain: timesteps (T,) descending, alpha_bar (T,) of each, and
-    alpha_bar_prev (T,) of the timestep it leads to. Raises ValueError if the lengths differ."""
+class Schedule(ABC):
+    """The steps of a chain; timesteps (T,) descending. Raises ValueError if a field has another
+    length."""
 
     timesteps: Tensor
-    alpha_bar: Tensor
-    alpha_bar_prev: Tensor
 
     def __post_init__(self) -> None:
-        if not (self.timesteps.shape == self.alpha_bar.shape == self.alpha_bar_prev.shape):
-            raise ValueError("timesteps, alpha_bar and alpha_bar_prev must have the same length")
+        if len({getattr(self, field.name).shape for field in fields(self)}) > 1:
+            names = ", ".join(field.name for field in fields(self))
+            raise ValueError(f"{names} must have the same length")
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def step(self, index: Tensor | int, eta: float) -> Step:
+    @abstractmethod
+    def step(self, index: Tensor | int | slice, eta: float) -> Step:
         """Step `index` of the chain, or those of indices (B,)."""
-        return ddim_step(self.alpha_bar[index], self.alpha_bar_prev[index], eta)
+
+    @abstractmethod
+    def output_weight(self, index: Tensor, eta: float, kind: PredictionType) -> Tensor:
+        """(B,): the weight of a log-ratio in the reduction "noise", with which a change of the
+        network's output moves that of every step alike, to first order."""
 
     def stochastic_steps(self, eta: float) -> Tensor:
         """Indices of the steps that have a log-probability: those with s > 0."""
-        return torch.nonzero(ddim_step(self.alpha_bar, self.alpha_bar_prev, eta).s > 0).flatten()
+        return torch.nonzero(self.step(slice(None), eta).s > 0).flatten()
+
+
+@dataclass(frozen=True)
+class DiffusionSchedule(Schedule):
+    """alpha_bar (T,) of each timestep, and alpha_bar_prev (T,) of the one it leads to."""
+
+    alpha_bar: Tensor
+    alpha_bar_prev: Tensor
+
+    def step(self, index: Tensor | int | slice, eta: float) -> Step:
+        return ddim_step(self.alpha_bar[index], self.alpha_bar_prev[index], eta)
+
+    def output_weight(self, index: Tensor, eta: float, kind: PredictionType) -> Tensor:
+        return output_weight(self.alpha_bar[index], kind)
+
+
+@dataclass(frozen=True)
+class FlowSchedule(Schedule):
+    """sigma (T,) of each timestep, and next_sigma (T,) that it leads to."""
+
+    sigma: Tensor
+    next_sigma: Tensor
+
+    def step(self, index: Tensor | int | slice, eta: float) -> Step:
+        return flow_step(self.sigma[index], self.next_sigma[index], eta)
+
+    def output_weight(self, index: Tensor, eta: float, kind: PredictionType) -> Tensor:
+        """|d mean / d velocity| / s.
+
+        A step's latent is off its mean by s · z, which a change of velocity of s / |d mean / d
+        velocity| would explain. Between pure noise and a little less this is tens of velocities,
+        and the noise z of such steps would decide the update.
+        """
+        step = self.step(index, eta)
+        return step.of_prediction.abs() / step.s
 
 
 def ddim_step(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Step:
-    """A diffusion step; eta = 1 adds all the noise of DDPM, 0 none."""
-    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    """A diffusion step, from a prediction of the noise; eta = 1 adds all the noise of DDPM, 0 none.
+
+    With x0_hat = (latent - sigma · noise) / alpha inserted and terms collected it is exact where
+    little noise is left and x0_hat is a small difference of large numbers. Not defined for
+    alpha = 0, where the latent is all noise. It rounds differently from `mean_of`; existing
+    pictures and adapters are reproduced to the bit only with this form.
+    """
+    alpha, next_alpha = alpha_bar.sqrt(), alpha_bar_prev.sqrt()
+    variance, next_variance = 1 - alpha_bar, 1 - alpha_bar_prev
+    added = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+    s = eta * added.clamp(min=0).sqrt()
     return Step(
-        alpha=alpha_bar.sqrt(),
-        variance=1 - alpha_bar,
-        next_alpha=alpha_bar_prev.sqrt(),
-        next_variance=1 - alpha_bar_prev,
-        s=eta * variance.clamp(min=0).sqrt(),
+        alpha,
+        variance,
+        next_alpha,
+        next_variance,
+        s,
+        of_latent=next_alpha / alpha,
+        of_prediction=_direction(next_variance, s) - next_alpha * variance.sqrt() / alpha,
     )
 
 
 def flow_step(sigma: Tensor, next_sigma: Tensor, eta: float) -> Step:
-    """A flow-matching step; eta = 1 replaces all the noise, 0 is an Euler step."""
+    """A flow-matching step, from a prediction of the velocity; eta = 1 replaces all the noise, 0 is
+    an Euler step. From pure noise too, where alpha is 0: x0_hat = latent - sigma · velocity and
+    eps_hat = latent + alpha · velocity."""
+    alpha, next_alpha = 1 - sigma, 1 - next_sigma
+    s = next_sigma * math.sin(eta * math.pi / 2)
+    direction = _direction(next_sigma.square(), s)
     return Step(
-        alpha=1 - sigma,
-        variance=sigma.square(),
-        next_alpha=1 - next_sigma,
-        next_variance=next_sigma.square(),
-        s=next_sigma * math.sin(eta * math.pi / 2),
+        alpha,
+        sigma.square(),
+        next_alpha,
+        next_sigma.square(),
+        s,
+        of_latent=next_alpha + direction,
+        of_prediction=direction * alpha - next_alpha * sigma,
     )
 
 
@@ -143,24 +210,13 @@ def mean_of(x0_hat: Tensor, eps_hat: Tensor, step: Step) -> Tensor:
     return _over_latent(step.next_alpha) * x0_hat + _over_latent(step.direction) * eps_hat
 
 
-def noise_coefficient(step: Step) -> Tensor:
-    """d mean / d noise of a step: how far the mean moves with the predicted noise (negative)."""
-    return step.direction - step.next_alpha * step.variance.sqrt() / step.alpha
-
-
-def step_mean(latent: Tensor, noise_pred: Tensor, step: Step) -> Tensor:
-    """`mean_of` with x0_hat = (latent - sigma · noise_pred) / alpha inserted and terms collected.
-
-    Exact where little noise is left and x0_hat is a small difference of large numbers. Not defined
-    for alpha = 0, where the latent is all noise. It rounds differently from `mean_of`; existing
-    pictures and adapters are reproduced to the bit only with this form.
-    """
-    coefficient = _over_latent(noise_coefficient(step))
-    return _over_latent(step.next_alpha / step.alpha) * latent + coefficient * noise_pred
+def step_mean(latent: Tensor, prediction: Tensor, step: Step) -> Tensor:
+    """Mean of the next latent: `mean_of`, with the terms collected by latent and prediction."""
+    return _over_latent(step.of_latent) * latent + _over_latent(step.of_prediction) * prediction
 
 
 def log_prob(
-    next_latent: Tensor, latent: Tensor, noise_pred: Tensor, step: Step, reduction: Reduction
+    next_latent: Tensor, latent: Tensor, prediction: Tensor, step: Step, reduction: Reduction
 ) -> Tensor:
     """Log-probability (B,) of `next_latent` under a step, up to a constant of the step.
 
@@ -168,18 +224,19 @@ def log_prob(
         "sum"    -‖next - mean‖² / (2 s²): the likelihood, as in the paper (arXiv 2311.13231)
         "mean"   the same divided by the number of elements: as in the published code
         "noise"  -mean of (implied noise - predicted noise)², where the implied noise is the one
-                 whose mean is exactly `next_latent`. Every step has the same weight for any s, and
-                 the value is independent of the latent's size and of the number of steps.
+                 whose mean is exactly `next_latent`; the same of velocities in flow matching. Every
+                 step has the same weight for any s, and the value is independent of the latent's
+                 size and of the number of steps.
 
     Raises ValueError where s is 0: such a step has no log-probability.
     """
     if bool((step.s == 0).any()):
         raise ValueError("a step without noise has no log-probability; leave it out")
-    squared = (next_latent - step_mean(latent, noise_pred, step)).square()
+    squared = (next_latent - step_mean(latent, prediction, step)).square()
     if reduction == "sum":
         return -squared.sum((1, 2, 3)) / (2 * step.s.square())
     if reduction == "mean":
         return -squared.mean((1, 2, 3)) / (2 * step.s.square())
     if reduction == "noise":
-        return -squared.mean((1, 2, 3)) / noise_coefficient(step).square()
+        return -squared.mean((1, 2, 3)) / step.of_prediction.square()
     raise ValueError(f"reduction {reduction!r} is not one of sum, mean, noise")

@@ -29,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from studio.families import CROSSED, TextEncoder
 from studio.models import tokenizer
 from studio.models.inspecting import UNET, VAE, ModelInfo
-from studio.models.parts import Parts, sd_scheduler
+from studio.models.parts import Parts, default_scheduler
 from studio.weights import ModelError, read_header
 
 HEAD_WIDTH = 64  # channels of an attention head in families without a fixed number of heads
@@ -46,7 +46,7 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
         vae=vae,
         text_encoders=text_encoders,
         tokenizers=[tokenizer.build(pad=encoder.pad) for encoder in info.facts.text_encoders],
-        scheduler=sd_scheduler(info.prediction_type, info.zero_snr),
+        scheduler=default_scheduler(info),
         zero_unconditional=info.facts.zero_unconditional,
     )
 

@@ -1,4 +1,4 @@
-"""The engine's interface to a base model: latents and encoded prompts in, predicted noise out."""
+"""The engine's interface to a base model: latents and encoded prompts in, predictions out."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from studio.files import sha256
 from studio.lora import fuse
 from studio.lora.format import LoraFile
 from studio.lora.fuse import Fused
-from studio.maths.schedules import PredictionType, Schedule, noise_of
+from studio.maths.schedules import PredictionType, Schedule
 from studio.models.adapters import Adapters
 from studio.models.inspecting import ModelInfo
 from studio.models.inversions import Inversions
+from studio.models.levels import levels_of
 from studio.models.parts import Parts, at_work
 from studio.models.text import PromptEncoder, Text
 from studio.settings import SamplingSettings
 from studio.weights import ModelError
 
-LEAST_ALPHA_BAR = 2**-24
 # Larger pictures are decoded in tiles on every device: the VAE alone would take more memory than
 # all else, and minutes that nothing could interrupt.
 MOST_UNTILED_PX = 1536 * 1536
@@ -34,9 +34,10 @@ def always() -> None:
 
 
 class Denoiser:
-    """A Stable Diffusion model: latents and encoded prompts in, predicted noise out.
+    """A Stable Diffusion model: latents and encoded prompts in, predictions out.
 
-    text: encodes prompts. adapters: the LoRA on top of the base model.
+    text: encodes prompts. adapters: the LoRA on top of the base model. levels: its noise levels,
+    and what is predicted at them: noise, or the velocity of a flow.
     """
 
     def __init__(
@@ -60,9 +61,8 @@ class Denoiser:
         ]
         self.tokenizers = parts.tokenizers
         self.scheduler = parts.scheduler
-        self.prediction_type: PredictionType = self.scheduler.config.prediction_type
-        # The floor avoids a division by zero at a last timestep without any signal.
-        self._alphas = self.scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
+        self.prediction_type: PredictionType = info.prediction_type
+        self.levels = levels_of(self.scheduler, self.device)
         inversions = Inversions(info.path, self.tokenizers, self.text_encoders)
         self.text = PromptEncoder(parts, inversions, self.device, info.facts.reads_clip_skip)
         self.adapters = Adapters(self.unet, info, base_hash)
@@ -89,30 +89,14 @@ class Denoiser:
         the textual inversions that the prompts name."""
         return self._vae_companion | self.text.inversions(prompts)
 
-    # --- schedule ---
-
     def schedule(self, steps: int) -> Schedule:
-        """The DDIM steps that diffusers' scheduler takes, on this device.
-
-        A single step goes all the way, from the last timestep. diffusers' scheduler would begin at
-        the first one, which has hardly any noise, and leave the noise as it is.
-        """
-        count = self.scheduler.config.num_train_timesteps
-        self.scheduler.set_timesteps(steps)
-        timesteps = self.scheduler.timesteps if steps > 1 else torch.tensor([count - 1])
-        timesteps = timesteps.to(self.device)
-        previous = timesteps - count // steps
-        final = self.scheduler.final_alpha_cumprod.to(self.device)
-        alpha_bar_prev = torch.where(previous >= 0, self._alphas[previous.clamp(min=0)], final)
-        return Schedule(timesteps, self._alphas[timesteps], alpha_bar_prev)
-
-    def alpha_bar(self, timesteps: Tensor) -> Tensor:
-        return self._alphas[timesteps]
+        """The steps of a drawing, as diffusers' scheduler takes them, on this device."""
+        return self.levels.schedule(steps)
 
     # --- network ---
 
-    def predict_noise(self, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
-        """Predicted noise (B, C, h, w) in float32 for timesteps (B,) and encoded prompts."""
+    def predict(self, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """The prediction (B, C, h, w) in float32 for timesteps (B,) and encoded prompts."""
         dtype = self.dtype
         output = self.unet(
             latents.to(dtype),
@@ -120,7 +104,7 @@ class Denoiser:
             text.states.to(dtype),
             added_cond_kwargs=self.added_cond_kwargs(latents, text),
         ).sample.float()
-        return noise_of(output, latents, self._alphas[timesteps], self.prediction_type)
+        return self.levels.prediction(output, latents, timesteps)
 
     def added_cond_kwargs(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
         """SDXL's additional conditioning: the pooled text, and six numbers about the size.
@@ -140,7 +124,7 @@ class Denoiser:
             ),
         }
 
-    def predict_guided_noise(
+    def predict_guided(
         self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass.
@@ -148,8 +132,8 @@ class Denoiser:
         Up to 1 there is none, and half the work: see `SamplingSettings.guidance`.
         """
         if guidance <= 1:
-            return self.predict_noise(latents, timesteps, text)
-        both = self.predict_noise(
+            return self.predict(latents, timesteps, text)
+        both = self.predict(
             torch.cat([latents, latents]),
             torch.cat([timesteps, timesteps]),
             Text.cat([empty, text]),

@@ -1,15 +1,6 @@
-"""Recognition of models: the family and prediction type of a file or folder, from its header.
+"""Recognition of models: the family of a file or folder, from its header.
 
-The weights of a single file do not contain its prediction type. It is found in this order:
-
-1. a `.yaml` of the same name beside it with `parameterization: "v"` or `"eps"`, as in the original
-   code and other tools: with it an artist can override everything;
-2. its header (`modelspec.prediction_type`, `modelspec.architecture`), or a tensor called `v_pred`;
-3. for SD 2 the spread of one bias near the network's end, which is twice as large in velocity
-   models (2.0 and 2.1 at 768 px) and in models made from them; ComfyUI uses the same rule;
-4. otherwise noise, as in SD 1 and SDXL.
-
-In a folder the scheduler's configuration has it.
+`predictions` tells what its network predicts.
 """
 
 from __future__ import annotations
@@ -18,8 +9,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from studio import weights
 from studio.families import (
@@ -31,10 +20,10 @@ from studio.families import (
     family_of,
 )
 from studio.maths.schedules import PredictionType
-from studio.models import hub
+from studio.models import hub, predictions
 from studio.paths import expanded
 from studio.settings import STARTER_PATH, is_hub_id
-from studio.weights import FLOATS, Header, ModelError
+from studio.weights import Header, ModelError
 
 UNET = UNET_PREFIX
 VAE = "first_stage_model."
@@ -136,7 +125,7 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
             raise _refusal(path.name, "a model that changes pictures by instruction")
         vae_scale_factor = 2 ** (len(vae["block_out_channels"]) - 1)
         size_px = int(unet["sample_size"]) * vae_scale_factor
-        prediction_type = scheduler.get("prediction_type", "epsilon")
+        prediction_type = predictions.told_by_scheduler(path.name, scheduler)
         zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
     except FileNotFoundError as error:
         missing = Path(error.filename).relative_to(path)
@@ -148,8 +137,6 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
         raise ModelError(
             f"The configuration of the model in {path} is damaged: download it again."
         ) from error
-    if prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(f"{path.name} predicts {prediction_type}, which is not supported. {CAN}")
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
     for part, stem in hub.PARTS.items():
@@ -161,6 +148,7 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
         for family in FAMILIES.values()
         if (family.pipeline, family.linear_projection) == (pipeline, is_linear)
     )
+    predictions.require_usable(path.name, family, prediction_type)
     return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr)
 
 
@@ -183,7 +171,7 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
     family = _checkpoint_family(path, header)
     _require_plain(path.name, header)
     _require_depths(path.name, header, family)
-    prediction_type = _prediction_type(path, header, family)
+    prediction_type, note = predictions.told_by_file(path, header, family)
     vae = _companion_vae(path)
     info = ModelInfo(
         path,
@@ -193,7 +181,7 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
         family_of(family, prediction_type).size_px,
         zero_snr="ztsnr" in header.tensors,
         vae=vae,
-        note=_note(path, vae),
+        note=" ".join(filter(None, (note, _vae_note(path, vae)))),
     )
     from studio.models.checkpoint import require_whole  # imports this module
 
@@ -291,7 +279,7 @@ def _companion_vae(path: Path) -> Path | None:
     return vae
 
 
-def _note(path: Path, vae: Path | None) -> str:
+def _vae_note(path: Path, vae: Path | None) -> str:
     if vae is not None:
         return f"It draws with the VAE beside it, {vae.name}."
     for ending in (".vae.pt", ".vae.ckpt"):
@@ -328,6 +316,8 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         raise _refusal(path.name, "the SDXL refiner")
     if first[1] == 9:
         raise _refusal(path.name, "an inpainting model")
+    if first[1] != 4 and header.shape(f"{UNET}out.2.weight")[:1] == first[1:2]:
+        raise _refusal(path.name, f"a model with a VAE of {first[1]} channels instead of 4")
     if first[1] != 4:
         raise _refusal(path.name, "a model that changes pictures by instruction")
     if not has(VAE) and not path.with_name(_vae_name(path)).exists():
@@ -351,41 +341,3 @@ def _incomplete(path: Path, has: Any) -> ModelError:
     else:
         return ModelError(f"{path.name} does not hold a Stable Diffusion model. {CAN}")
     return ModelError(f"{path.name} is {what}: choose a file with the whole model.")
-
-
-def _prediction_type(path: Path, header: Header, family: FamilyName) -> PredictionType:
-    configured = _parameterization(path.with_suffix(".yaml"))
-    if configured is not None:
-        return configured
-    name = header.metadata.get("modelspec.prediction_type", "").lower()
-    architecture = header.metadata.get("modelspec.architecture", "")
-    if name in ("v", "v_prediction", "v-prediction") or "768-v" in architecture:
-        return "v_prediction"
-    if name in ("epsilon", "eps"):
-        return "epsilon"
-    if name not in ("", "none", "unknown"):
-        raise ModelError(f"{path.name} predicts {name[:40]}, which is not supported. {CAN}")
-    if "v_pred" in header.tensors:
-        return "v_prediction"
-    mark = family_of(family).velocity_mark
-    entry = header.tensors.get(mark.tensor) if mark else None
-    if mark and entry is not None and entry.dtype in FLOATS:
-        with safe_open(path, "pt") as file:
-            spread = file.get_tensor(mark.tensor).float().std(correction=0).item()
-        return "v_prediction" if spread > mark.spread else "epsilon"
-    return "epsilon"
-
-
-def _parameterization(path: Path) -> PredictionType | None:
-    """The parameterization in the original configuration beside the checkpoint, if there is one."""
-    try:
-        if not path.is_file() or path.stat().st_size > weights.MAX_CONFIG_BYTES:
-            return None
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    line = r"^[ \t]*parameterization:[ \t]*['\"]?(v|eps)['\"]?[ \t\r]*$"  # matches in linear time
-    match = re.search(line, text, re.MULTILINE)
-    if match is None:
-        return None
-    return "v_prediction" if match[1] == "v" else "epsilon"

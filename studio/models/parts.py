@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -15,6 +21,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from studio import weights
 from studio.maths.schedules import PredictionType
 from studio.models.inspecting import ModelInfo
+from studio.models.levels import Scheduler
+from studio.models.predictions import flow_shift
 
 
 @dataclass(frozen=True)
@@ -25,14 +33,14 @@ class Parts:
     vae: AutoencoderKL
     text_encoders: list[CLIPTextModel | CLIPTextModelWithProjection]
     tokenizers: list[CLIPTokenizer]
-    scheduler: DDIMScheduler
+    scheduler: Scheduler
     zero_unconditional: bool  # an empty negative prompt is encoded as zeros
 
 
 def sd_scheduler(
     prediction_type: PredictionType = "epsilon", zero_snr: bool = False
 ) -> DDIMScheduler:
-    """The noise schedule of all Stable Diffusion models up to XL.
+    """The noise schedule of all Stable Diffusion models up to XL, except flows.
 
     zero_snr: rescaled so that the last timestep is pure noise (arXiv 2305.08891).
     """
@@ -47,6 +55,20 @@ def sd_scheduler(
         rescale_betas_zero_snr=zero_snr,
         timestep_spacing="trailing" if zero_snr else "leading",
     )
+
+
+def default_scheduler(info: ModelInfo) -> Scheduler:
+    """The noise schedule of a model that does not come with its own."""
+    if info.facts.flow_shift is not None:
+        return FlowMatchEulerDiscreteScheduler(shift=info.facts.flow_shift)
+    return sd_scheduler(info.prediction_type, info.zero_snr)
+
+
+def folder_scheduler(info: ModelInfo, config: dict[str, Any]) -> Scheduler:
+    """The noise schedule of a folder, whose own scheduler may draw in other ways."""
+    if info.facts.flow_shift is not None:
+        return FlowMatchEulerDiscreteScheduler.from_config(config, shift=flow_shift(config))
+    return DDIMScheduler.from_config(config, clip_sample=False)
 
 
 def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
@@ -74,8 +96,8 @@ def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
         vae=part("vae", AutoencoderKL, stem, torch_dtype=dtype),
         text_encoders=text_encoders,
         tokenizers=tokenizers,
-        scheduler=DDIMScheduler.from_config(
-            weights.read_json(root / "scheduler" / SCHEDULER_CONFIG_NAME), clip_sample=False
+        scheduler=folder_scheduler(
+            info, weights.read_json(root / "scheduler" / SCHEDULER_CONFIG_NAME)
         ),
         zero_unconditional=info.facts.zero_unconditional
         and bool(index.get("force_zeros_for_empty_prompt", True)),

@@ -308,7 +308,7 @@ class KnownModel:
 
     base_model: str  # as it stands in a session's settings
     name: str
-    family: str  # "sd1", "sd2" or "sdxl"; "": it cannot be used
+    family: str  # a key of the table of families; "": it cannot be used
     words: str  # the family, in an artist's words
     size_px: int  # its native picture size
     bytes: int  # of its weight files; if this or mtime_ns differs now, it has changed

@@ -26,6 +26,7 @@ from studio.pictures.infotext import Parameters, ParametersError, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError
 from studio.ui.guard import BYTES
+from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
 
 THUMBNAIL_PX = 144  # the longer side: twice the size in the filmstrip, for fine screens
@@ -200,7 +201,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         prompt=image.prompt,
         negative_prompt=image.sampling.negative_prompt,
         steps=image.sampling.steps,
-        sampler="DDIM",
+        sampler=_sampler(store, image),
         guidance=image.sampling.guidance,
         seed=image.seed,
         width_px=image.sampling.width_px,
@@ -220,6 +221,11 @@ def model_name(store: Store, image: Image) -> str:
     """The name of the session's model, if it is still the one that drew the picture."""
     settings = drawn_by(store, image)
     return Path(settings.base_model).stem if settings else ""
+
+
+def _sampler(store: Store, image: Image) -> str:
+    settings = drawn_by(store, image)
+    return family_of(store.known_model(settings.base_model) if settings else None).sampler
 
 
 def start_lora(store: Store, image: Image) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from studio.families import family_of
+from studio.families import FAMILIES, SD1, Family
 from studio.store.rows import KnownModel
 
 
-def reads_clip_skip(model: KnownModel | None) -> bool:
-    """Whether clip skip changes this model's pictures; True until the model was inspected."""
-    return model is None or not model.family or family_of(model.family).reads_clip_skip
+def family_of(model: KnownModel | None) -> Family:
+    """The family of a model; until it was inspected, the oldest, of which nothing special holds."""
+    return FAMILIES[model.family] if model is not None and model.family else SD1

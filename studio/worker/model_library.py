@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studio import models
+from studio.families import key_of
 from studio.paths import expanded
 from studio.settings import is_hub_id
 from studio.store import KnownModel, Store
@@ -32,7 +33,7 @@ def known_model(base_model: str, info: models.ModelInfo) -> KnownModel:
     return KnownModel(
         base_model=base_model,
         name=info.name,
-        family=info.family,
+        family=key_of(info.family, info.prediction_type),
         words=info.words,
         size_px=info.size_px,
         bytes=size_bytes,

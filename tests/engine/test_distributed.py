@@ -76,7 +76,7 @@ def fail(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING))
     training = Training(denoiser, pairs, settings("diffusion_dpo"), processes=processes)
     if not processes.is_main_process:
-        denoiser.predict_noise = None
+        denoiser.predict = None
     with pytest.raises(TrainingFailed if processes.is_main_process else TypeError) as failure:
         training.step()
     said = "Another of the worker's processes could not go on" in str(failure.value)

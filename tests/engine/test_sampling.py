@@ -152,13 +152,13 @@ class Asked:
 
     def __init__(self, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
         self.latents = 0
-        predict = denoiser.predict_noise
+        predict = denoiser.predict
 
         def counted(latents, *others):
             self.latents += len(latents)
             return predict(latents, *others)
 
-        monkeypatch.setattr(denoiser, "predict_noise", counted)
+        monkeypatch.setattr(denoiser, "predict", counted)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
@@ -194,7 +194,7 @@ def test_a_single_step_goes_all_the_way(denoiser: Denoiser) -> None:
     alpha_bar = denoiser.scheduler.alphas_cumprod[999]
     text = denoiser.text.embed(["a cat"])
     with torch.no_grad():
-        noise = denoiser.predict_noise(chain.latents[:1], torch.tensor([999]), text)
+        noise = denoiser.predict(chain.latents[:1], torch.tensor([999]), text)
     clean = (chain.latents[:1] - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
     last = denoiser.scheduler.final_alpha_cumprod
     expected = last.sqrt() * clean + (1 - last).sqrt() * noise

@@ -149,7 +149,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
     expected = denoiser.adapters.state()
 
     rows: list[int] = []
-    predict = denoiser.predict_noise
+    predict = denoiser.predict
 
     def counted(latents: torch.Tensor, *rest: object) -> torch.Tensor:
         if not torch.is_grad_enabled():
@@ -157,7 +157,7 @@ def test_what_the_reference_makes_of_a_look_is_computed_once(
         return predict(latents, *rest)
 
     training = Training(denoiser, pairs, replace(settings, target_shift=None))
-    monkeypatch.setattr(denoiser, "predict_noise", counted)
+    monkeypatch.setattr(denoiser, "predict", counted)
     list(training)
     known = training.estimator.reference
     assert sum(rows) == int(known.isfinite().sum())
@@ -247,13 +247,13 @@ def test_a_change_is_that_of_the_guided_velocity(denoiser: Denoiser, pairs: Pair
     list(training)
     draw = torch.Generator().manual_seed(0)
     timesteps, noise = torch.tensor([800]), torch.randn(pairs.latents[:1, 0].shape, generator=draw)
-    alpha_bar = denoiser.alpha_bar(timesteps)
+    alpha_bar = denoiser.levels.alpha_bar(timesteps)
     final = pairs.latents[[0], -1]
     noisy = alpha_bar.sqrt() * final + (1 - alpha_bar).sqrt() * noise
 
     def velocity() -> torch.Tensor:  # v = (noise - sqrt(1 - alpha_bar) x_t) / sqrt(alpha_bar)
         texts = (denoiser.text.embed([pairs.prompts[0]]), denoiser.text.embed_negative("", 1))
-        words, empty = (denoiser.predict_noise(noisy, timesteps, text) for text in texts)
+        words, empty = (denoiser.predict(noisy, timesteps, text) for text in texts)
         guided = empty + SAMPLING.guidance * (words - empty)
         return (guided - (1 - alpha_bar).sqrt() * noisy) / alpha_bar.sqrt()
 
@@ -355,7 +355,7 @@ PHASES = ("forward", "backward", "optimizer")
 def running_out(phase: str, calls: range) -> Iterator[None]:
     """Memory runs out at these calls of a phase; of an optimizer step after all is changed."""
     places = {
-        "forward": [(Denoiser, "predict_noise")],
+        "forward": [(Denoiser, "predict")],
         "backward": [(torch.Tensor, "backward")],
         "optimizer": [(torch.optim.AdamW, "step"), (ScalarAdam, "step")],
     }[phase]
@@ -527,9 +527,9 @@ def test_a_picture_of_many_pairs_goes_through_the_network_once(
             alone += [torch.stack(estimator.gains([[pair]], draws[[number]])) for pair in group]
     forget_reference(estimator)
     rows: list[int] = []
-    predict = denoiser.predict_noise
+    predict = denoiser.predict
     monkeypatch.setattr(
-        denoiser, "predict_noise", lambda x, *rest: (rows.append(len(x)), predict(x, *rest))[1]
+        denoiser, "predict", lambda x, *rest: (rows.append(len(x)), predict(x, *rest))[1]
     )
     gains = torch.stack(estimator.gains(groups, draws))
     torch.testing.assert_close(gains, torch.cat(alone, 1), rtol=1e-3, atol=1e-5)
@@ -622,9 +622,9 @@ def test_an_image_level_objective_can_be_trained_through_guidance(
         [[error]] = velocity_errors(denoiser, pairs, [0], timesteps, noise, guided=True)
         noisy = denoiser.scheduler.add_noise(pairs.latents[[0], -1], noise[0], timesteps[0])
         texts = [denoiser.text.embed([words]) for words in (PROMPTS[0], SAMPLING.negative_prompt)]
-        with_words, without = (denoiser.predict_noise(noisy, timesteps[0], text) for text in texts)
+        with_words, without = (denoiser.predict(noisy, timesteps[0], text) for text in texts)
         guided = without + SAMPLING.guidance * (with_words - without)
-        expected = (guided - noise[0]).square().mean() / denoiser.alpha_bar(timesteps[0])
+        expected = (guided - noise[0]).square().mean() / denoiser.levels.alpha_bar(timesteps[0])
     assert float(error) == pytest.approx(float(expected), rel=1e-3)
     list(training)
     changed = denoiser.adapters.state()

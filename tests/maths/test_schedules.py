@@ -67,6 +67,7 @@ def test_a_step_of_a_flow_without_noise_is_diffusers_eulers() -> None:
         )
         assert step.s == 0
         torch.testing.assert_close(schedules.mean_of(*clean_and_noise, step), expected)
+        torch.testing.assert_close(schedules.step_mean(latent, output, step), expected)
 
 
 def test_a_step_of_a_flow_by_hand() -> None:
@@ -80,8 +81,10 @@ def test_a_step_of_a_flow_by_hand() -> None:
     assert step.s.item() == pytest.approx(0.25)
     mean = schedules.mean_of(*hats, step).item()
     assert mean == pytest.approx(0.5 * 1.4 + math.sqrt(3) / 4 * 0.9)
-    mean_of_noise = schedules.step_mean(one, hats[1], step).item()
-    assert mean_of_noise == pytest.approx(mean)
+    # collected: (0.5 + sqrt(3)/4) · latent + (sqrt(3)/4 · 0.2 - 0.5 · 0.8) · velocity
+    assert step.of_latent.item() == pytest.approx(0.5 + math.sqrt(3) / 4)
+    assert step.of_prediction.item() == pytest.approx(math.sqrt(3) / 20 - 0.4)
+    assert schedules.step_mean(one, -0.5 * one, step).item() == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow_prediction", "sample"])
@@ -104,12 +107,18 @@ def test_what_a_network_predicts_is_turned_into_picture_and_noise(kind: str) -> 
         schedules.prediction(output, latent, alpha, sigma.square(), "colour")
 
 
-def test_log_prob_agrees_with_torch_normal() -> None:
-    alpha_bar, alpha_bar_prev = torch.tensor([0.5, 0.3]), torch.tensor([0.6, 0.45])
+@pytest.mark.parametrize(
+    "step",
+    [
+        schedules.ddim_step(torch.tensor([0.5, 0.3]), torch.tensor([0.6, 0.45]), 1.0),
+        schedules.flow_step(torch.tensor([1.0, 0.6]), torch.tensor([0.9, 0.45]), 0.7),
+    ],
+    ids=["diffusion", "flow"],
+)
+def test_log_prob_agrees_with_torch_normal(step: schedules.Step) -> None:
     draw = torch.Generator().manual_seed(2)
-    latent, noise_pred, next_latent = (torch.randn(SHAPE, generator=draw) for _ in range(3))
-    step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
-    args = (latent, noise_pred, step)
+    latent, prediction, next_latent = (torch.randn(SHAPE, generator=draw) for _ in range(3))
+    args = (latent, prediction, step)
     mean = schedules.step_mean(*args)
     normal = torch.distributions.Normal(mean, step.s[:, None, None, None])
     # the two differ by a constant of the step, so differences of two points must agree
@@ -133,7 +142,7 @@ def test_log_prob_of_one_number_by_hand() -> None:
     step = schedules.ddim_step(alpha_bar, alpha_bar_prev, 1.0)
     args = (one, 0.5 * one, step)
     assert schedules.step_mean(*args).item() == pytest.approx(mean, rel=1e-5)
-    assert schedules.noise_coefficient(step).item() == pytest.approx(coefficient, rel=1e-5)
+    assert step.of_prediction.item() == pytest.approx(coefficient, rel=1e-5)
     expected = -((2.0 - mean) ** 2) / (2 * 0.2925)
     assert schedules.log_prob(2 * one, *args, "sum").item() == pytest.approx(expected, rel=1e-4)
 
@@ -170,6 +179,72 @@ def test_a_change_of_velocity_moves_every_log_ratio_alike() -> None:
     assert schedules.output_weight(alpha_bar, "epsilon").tolist() == [1, 1, 1]
 
 
+def reference_flow_steps(
+    latent: torch.Tensor, velocity: torch.Tensor, sigma: float, next_sigma: float, eta: float
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """(mean, spread) of a stochastic flow step by the formulas of other authors' published code, as
+    they stand there. eta: the spread per square root of time."""
+    dt = next_sigma - sigma  # negative
+    score = -(latent - (1 - sigma) * (latent - sigma * velocity)) / sigma**2
+    drift = eta**2 / (2 * sigma) * dt
+    return {
+        # arXiv 2505.05470; eta is its std_dev_t
+        "Flow-GRPO": (
+            latent * (1 + drift) + velocity * (dt + drift * (1 - sigma)),
+            eta * math.sqrt(-dt),
+        ),
+        # arXiv 2505.07818
+        "DanceGRPO": (latent + velocity * dt - eta**2 / 2 * score * dt, eta * math.sqrt(-dt)),
+    }
+
+
+@pytest.mark.parametrize("name", ["Flow-GRPO", "DanceGRPO"])
+def test_small_flow_steps_are_those_of_other_authors(name: str) -> None:
+    """They discretise one stochastic differential equation: with the same spread the means differ
+    in second order, so that half a step has a quarter of the difference."""
+    draw = torch.Generator().manual_seed(6)
+    latent, velocity = torch.randn(2, *SHAPE, generator=draw, dtype=torch.float64)
+
+    def difference(dt: float) -> float:
+        mean, spread = reference_flow_steps(latent, velocity, 0.6, 0.6 - dt, eta=0.7)[name]
+        eta = math.asin(spread / (0.6 - dt)) * 2 / math.pi
+        sigmas = torch.tensor([0.6, 0.6 - dt], dtype=torch.float64)
+        step = schedules.flow_step(*sigmas, eta)
+        assert step.s.item() == pytest.approx(spread)
+        moved = (mean - latent).norm()
+        return ((schedules.step_mean(latent, velocity, step) - mean).norm() / moved).item()
+
+    assert difference(1e-3) < 2e-3
+    # relative to the way of the step, which halves too
+    assert difference(1e-3) / difference(5e-4) == pytest.approx(2, rel=0.02)
+
+
+def test_a_change_of_a_flows_velocity_moves_every_log_ratio_alike() -> None:
+    sigmas = torch.tensor([1.0, 0.98, 0.7, 0.3, 0.0], dtype=torch.float64)
+    schedule = schedules.FlowSchedule(1000 * sigmas[:-1], sigmas[:-1], sigmas[1:])
+    steps = schedule.stochastic_steps(0.7)
+    assert steps.tolist() == [0, 1, 2]  # the last one ends without noise
+    assert schedule.stochastic_steps(0.0).tolist() == []
+    draw = torch.Generator().manual_seed(3)
+    latent, velocity, z = torch.randn(3, 3, 4, 8, 8, generator=draw, dtype=torch.float64)
+    step = schedule.step(steps, 0.7)
+    drawn = schedules.step_mean(latent, velocity, step) + step.s[:, None, None, None] * z
+
+    def value(change: float) -> torch.Tensor:
+        log_prob = schedules.log_prob(drawn, latent, velocity + change, step, "noise")
+        return schedule.output_weight(steps, 0.7, "flow_prediction") * log_prob
+
+    # d/dv of -mean((s z / c - v)²) · |c| / s at v = 0 is 2 mean(z) · sign(c), and c is negative
+    slope = (value(1e-4) - value(-1e-4)) / 2e-4
+    torch.testing.assert_close(slope, -2 * z.mean((1, 2, 3)), rtol=1e-6, atol=1e-9)
+
+
+def test_a_schedule_of_two_lengths_is_none() -> None:
+    two, three = torch.ones(2), torch.ones(3)
+    with pytest.raises(ValueError, match="timesteps, sigma, next_sigma must have the same length"):
+        schedules.FlowSchedule(two, two, three)
+
+
 def test_a_step_without_noise_has_no_log_probability() -> None:
     one = torch.ones(1, 1, 1, 1)
     half = torch.tensor([0.5])
@@ -178,7 +253,7 @@ def test_a_step_without_noise_has_no_log_probability() -> None:
 
 
 def test_steps_without_noise_are_left_out() -> None:
-    schedule = schedules.Schedule(
+    schedule = schedules.DiffusionSchedule(
         torch.tensor([900, 500, 100]),
         torch.tensor([0.1, 0.5, 0.9]),
         torch.tensor([0.5, 0.9, 1.0]),

@@ -129,6 +129,14 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     ),
     "inpainting": (keyed(FIRST, shape=(4, 9, 3, 3)), "an inpainting model"),
     "instructions": (keyed(FIRST, shape=(4, 8, 3, 3)), "changes pictures by instruction"),
+    "vae of sixteen channels": (
+        keyed(
+            FIRST,
+            shape=(4, 16, 3, 3),
+            **{"model.diffusion_model.out.2.weight": torch.zeros(16, 4, 3, 3)},
+        ),
+        "a VAE of 16 channels instead of 4",
+    ),
     "no vae": (keyed(FIRST, shape=(4, 4, 3, 3)), "holds no VAE"),
 }
 
@@ -262,6 +270,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "unknown prediction": (
         configuration("scheduler/scheduler_config.json", prediction_type="flow"),
         "predicts flow",
+    ),
+    "a flow of a network without any": (
+        configuration(
+            "scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler"
+        ),
+        "rectified flow, which is supported for Stable Diffusion XL only",
     ),
     "folder weights missing": (folder(lambda root: (root / UNET).unlink()), "incomplete"),
     "folder weights empty": (

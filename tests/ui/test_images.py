@@ -19,6 +19,7 @@ from studio.settings import (
 )
 from studio.store import (
     Export,
+    KnownModel,
     Store,
 )
 from studio.ui import images
@@ -149,7 +150,9 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
         assert saved.tobytes() == kept.tobytes()
     base = drawn(store, session, purpose="preview")
     found = parameters_of(client.get(f"/images/{base.id}/download").content)
-    assert (found.loras, found.model) == ((), "starter")
+    assert (found.loras, found.model, found.sampler) == ((), "starter", "DDIM")
+    store.remember_model(KnownModel("starter", "a flow", "sdxl_rf", "", 64, 1, 1))
+    assert parameters_of(client.get(f"/images/{base.id}/download").content).sampler == "Euler"
     store.image_path(base).unlink()
     assert client.get(f"/images/{base.id}/download").status_code == 404
     assert client.get("/images/none/download").status_code == 404

@@ -448,7 +448,7 @@ class TestRounds:
         before = adapter_bytes(store, session)
         store.add_answer("another", store.picked_pairs(session.id)[0].pair.id, "right")
         place, name = {
-            "forward": (models.Denoiser, "predict_noise"),
+            "forward": (models.Denoiser, "predict"),
             "backward": (torch.Tensor, "backward"),
             "optimizer": (ScalarAdam, "step"),
         }[phase]
@@ -1060,26 +1060,26 @@ def steps(monkeypatch) -> list[int]:
     """Grows by one with each denoising step; the store is looked at before each of them."""
     monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
     done: list[int] = []
-    predict = Denoiser.predict_guided_noise
+    predict = Denoiser.predict_guided
 
     def counted(*args, **kwargs):
         done.append(1)
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(Denoiser, "predict_guided_noise", counted)
+    monkeypatch.setattr(Denoiser, "predict_guided", counted)
     return done
 
 
 def after_two_steps(monkeypatch, steps: list[int], act: Callable[[], object]) -> None:
     """`act` when two denoising steps have been made."""
-    predict = Denoiser.predict_guided_noise
+    predict = Denoiser.predict_guided
 
     def acting(*args, **kwargs):
         if len(steps) == 2:
             act()
         return predict(*args, **kwargs)
 
-    monkeypatch.setattr(Denoiser, "predict_guided_noise", acting)
+    monkeypatch.setattr(Denoiser, "predict_guided", acting)
 
 
 LONG = SamplingSettings(steps=150, width_px=64, height_px=64)

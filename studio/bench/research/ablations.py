@@ -231,7 +231,7 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     for step in range(shared, settings.steps):
         levels = schedule.step(step, settings.eta)
         latent = latents[-1][None].to(denoiser.device)
-        predicted = denoiser.predict_guided_noise(
+        predicted = denoiser.predict_guided(
             latent, schedule.timesteps[step][None], text, empty, settings.guidance
         )
         mean = step_mean(latent, predicted, levels)[0].cpu()

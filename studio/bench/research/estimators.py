@@ -132,7 +132,7 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
     for timestep, alpha_bar, alpha_bar_prev in reversed(
         list(zip(schedule.timesteps, schedule.alpha_bar, schedule.alpha_bar_prev, strict=True))
     ):
-        predicted = denoiser.predict_noise(latent, timestep.expand(len(latent)), text)
+        predicted = denoiser.predict(latent, timestep.expand(len(latent)), text)
         latent = step_mean(latent, predicted, ddim_step(alpha_bar_prev, alpha_bar, eta=0.0))
         noises.append((latent - alpha_bar.sqrt() * final) / (1 - alpha_bar).sqrt())
     return schedule.timesteps.cpu(), torch.stack(noises[::-1], 1).cpu()

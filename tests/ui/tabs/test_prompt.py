@@ -107,6 +107,11 @@ def test_what_a_picture_says_becomes_the_sessions_settings(tmp_path):
     assert "clip skip 1" in said
     xl = KnownModel("/m", "m", "sdxl", "Stable Diffusion XL", 1024, 1, 1)
     assert restored(settings, replace(found, clip_skip=2), tmp_path, xl)[0] == settings
+    flow = replace(xl, family="sdxl_rf")
+    assert "drawn by" not in restored(settings, replace(found, sampler="Euler"), tmp_path, flow)[1]
+    assert (
+        "drawn by DDIM; the studio draws with Euler" in restored(settings, found, tmp_path, flow)[1]
+    )
 
 
 def test_signs_of_other_programs_are_named_under_the_prompts(store, session):
@@ -241,8 +246,14 @@ def test_a_model_of_the_library_is_used_at_its_own_size(store: Store, session: S
     assert "one is in use now" in model.use_known(store, session, click(name=MODEL.base_model))
     settings = store.session(session.id).settings
     assert (settings.base_model, settings.sampling.width_px) == (MODEL.base_model, 512)
+    assert settings.sampling.eta == 1
+    flow = replace(MODEL, base_model="/models/flow", family="sdxl_rf")
+    store.remember_model(flow)
+    model.use_known(store, session, click(name=flow.base_model))
+    assert store.session(session.id).settings.sampling.eta == 0.3
     assert "starter model is in use" in model.use_starter(store, session, click())
-    assert store.session(session.id).settings.base_model == "starter"
+    settings = store.session(session.id).settings
+    assert (settings.base_model, settings.sampling.eta) == ("starter", 1)
     with pytest.raises(SettingsError, match="look again"):
         model.use_known(store, session, click(name="/models/gone"))
 

@@ -14,7 +14,7 @@ from studio.ui.adapters import round_number
 from studio.ui.dropin import left_out_loras
 from studio.ui.images import image_url
 from studio.ui.jobs import progress
-from studio.ui.models import reads_clip_skip
+from studio.ui.models import family_of
 from studio.ui.snapshot import StoreSnapshot
 
 MAX_PAIRS = 32  # of pictures in one comparison
@@ -76,7 +76,7 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
 def _different_settings(snapshot: StoreSnapshot, parameters: Parameters) -> list[str]:
     """The names of the settings that the picture gives and the session has otherwise."""
     sampling = snapshot.settings.sampling
-    clip_skip = parameters.clip_skip if reads_clip_skip(snapshot.model) else None
+    clip_skip = parameters.clip_skip if family_of(snapshot.model).reads_clip_skip else None
     pairs = {
         "steps": (parameters.steps, sampling.steps),
         "guidance": (parameters.guidance, sampling.guidance),

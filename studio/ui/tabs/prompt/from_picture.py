@@ -12,7 +12,7 @@ from studio.prompting.alternatives import expand
 from studio.settings import LEAST_PX, MOST_PX, STEP_PX, SessionSettings, SettingsError
 from studio.store.rows import KnownModel, Session
 from studio.ui.dropin import left_out_loras, shortened
-from studio.ui.models import reads_clip_skip
+from studio.ui.models import family_of
 from studio.ui.page import Page
 from studio.ui.tabs.prompt.preview import refresh_preview
 from studio.ui.tabs.prompt.sampling import with_sampling
@@ -78,12 +78,13 @@ def restored(
     # A1111 writes clip skip only where it is used: settings without it mean 1.
     without = 1 if parameters.steps is not None else settings.sampling.clip_skip
     clip_skip = parameters.clip_skip or without
-    if clip_skip != settings.sampling.clip_skip and reads_clip_skip(model):
+    if clip_skip != settings.sampling.clip_skip and family_of(model).reads_clip_skip:
         take_sampling(f"clip skip {clip_skip}", clip_skip=clip_skip)
     sentences = [f"Taken over: {', '.join(taken)}."] if taken else ["Nothing is taken over."]
-    if parameters.sampler and not parameters.sampler.upper().startswith("DDIM"):
+    own = family_of(model).sampler
+    if parameters.sampler and not parameters.sampler.upper().startswith(own.upper()):
         sampler = shortened(parameters.sampler)
-        sentences.append(f"It was drawn by {sampler}; the studio draws with DDIM.")
+        sentences.append(f"It was drawn by {sampler}; the studio draws with {own}.")
     sentences += [*refused, *left_out_loras(parameters), *parameters.unread]
     return settings, " ".join(sentences)
 

@@ -12,6 +12,7 @@ from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import Store
 from studio.store.rows import Job, Session
+from studio.ui.models import family_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt import library
@@ -117,7 +118,7 @@ def use_known(store: Store, session: Session, event: gr.EventData) -> str:
     known = store.known_model(_name(event))
     if known is None or not known.family:
         raise SettingsError("This model is not known any more: look again.")
-    change_model(store, session, known.base_model, known.size_px)
+    change_model(store, session, known.base_model, known.size_px, family_of(known).eta)
     return f"{known.name} is in use now. {LOADING}"
 
 
@@ -127,7 +128,8 @@ def use_inspected(store: Store, session: Session, event: gr.EventData) -> str:
     if job is None or job.state != "done":
         return "Look at the model first."
     base_model = job.result.get("base_model", requested_model(job))
-    change_model(store, session, base_model, int(job.result["size_px"]))
+    eta = family_of(store.known_model(base_model)).eta
+    change_model(store, session, base_model, int(job.result["size_px"]), eta)
     return f"This model is in use now. {LOADING}"
 
 
@@ -158,16 +160,20 @@ def _name(event: gr.EventData) -> str:
     return str(event._data.get("name") or "")
 
 
-def change_model(store: Store, session: Session, base_model: str, size_px: int) -> None:
-    store.change_settings(session.id, lambda now: with_model(now, base_model, size_px))
+def change_model(
+    store: Store, session: Session, base_model: str, size_px: int, eta: float = 1.0
+) -> None:
+    store.change_settings(session.id, lambda now: with_model(now, base_model, size_px, eta))
 
 
-def with_model(settings: SessionSettings, base_model: str, size_px: int) -> SessionSettings:
-    """The settings for another base model, at its own size.
+def with_model(
+    settings: SessionSettings, base_model: str, size_px: int, eta: float = 1.0
+) -> SessionSettings:
+    """The settings for another base model, at its own size and with its family's eta.
 
     Clip skip and a LoRA to start from belonged to the model before.
     """
-    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1)
+    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1, eta=eta)
     return replace(
         settings,
         base_model=base_model,

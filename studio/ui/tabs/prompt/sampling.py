@@ -11,7 +11,7 @@ import gradio as gr
 from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.fields import Field, save_fields
-from studio.ui.models import reads_clip_skip
+from studio.ui.models import family_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt.preview import refresh_preview
@@ -72,7 +72,7 @@ def build(page: Page) -> None:
         settings = snapshot.settings
         return {
             sizes: size_chips(settings.base_model, snapshot.model, settings.sampling),
-            clip_skip_row: gr.update(visible=reads_clip_skip(snapshot.model)),
+            clip_skip_row: gr.update(visible=family_of(snapshot.model).reads_clip_skip),
             note: _notes(settings.sampling, bool(snapshot.counts.usable)),
         }
 

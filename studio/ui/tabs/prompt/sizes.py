@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from studio.families import family_of
+from studio.families import FAMILIES
 from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.store.rows import KnownModel
 
@@ -18,7 +18,7 @@ def fitting_sizes(base_model: str, known: KnownModel | None) -> list[tuple[int, 
         return [(STARTER_SIZE_PX, STARTER_SIZE_PX)]
     if known is None or not known.family:
         return []
-    own_px, family = known.size_px, family_of(known.family)
+    own_px, family = known.size_px, FAMILIES[known.family]
     if family.portrait_px and own_px == family.size_px:
         portrait = list(family.portrait_px)
     else:  # beyond 3:2, models of a smaller family begin to draw things twice

@@ -1,0 +1,133 @@
+"""The noise levels of a base model, by timestep, and what its predictions mean there.
+
+A network predicts one of several things (`PredictionType`). Here its output becomes the one that
+the steps of its schedule are taken with: noise in diffusion, velocity in flow matching.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from studio.maths.schedules import DiffusionSchedule, FlowSchedule, Schedule, noise_of
+
+Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
+
+LEAST_ALPHA_BAR = 2**-24
+LEAST_VELOCITY_ALPHA_BAR = 1e-4
+
+
+class Levels(ABC):
+    """Noise levels on one device. Timesteps are (B,), latents (B, C, h, w).
+
+    first_timestep: of the training's, which are consecutive; count: the number of them.
+    """
+
+    first_timestep: int
+    count: int
+
+    @abstractmethod
+    def schedule(self, steps: int) -> Schedule:
+        """The steps of a drawing, as diffusers' scheduler takes them."""
+
+    @abstractmethod
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """alpha · clean + sigma · noise."""
+
+    @abstractmethod
+    def prediction(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """The prediction that the network's output stands for."""
+
+    @abstractmethod
+    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
+        """The prediction of a network that makes no errors."""
+
+    @abstractmethod
+    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+        """(B,): the mean square of a difference of two predictions, in units of velocity."""
+
+    def noisiest(self, fraction: float) -> tuple[int, int]:
+        """The first timestep of the noisiest `fraction`, and the number of timesteps from it on."""
+        number = max(1, round(fraction * self.count))
+        return self.first_timestep + self.count - number, number
+
+
+class DiffusionLevels(Levels):
+    """alpha² + sigma² = 1; predictions of noise."""
+
+    first_timestep = 0
+
+    def __init__(self, scheduler: DDIMScheduler, device: torch.device) -> None:
+        self.scheduler = scheduler
+        self.device = device
+        self.count = scheduler.config.num_train_timesteps
+        # The floor avoids a division by zero at a last timestep without any signal.
+        self._alphas = scheduler.alphas_cumprod.clamp(min=LEAST_ALPHA_BAR).to(device)
+
+    def schedule(self, steps: int) -> DiffusionSchedule:
+        """A single step goes all the way, from the last timestep. diffusers' scheduler would begin
+        at the first one, which has hardly any noise, and leave the noise as it is."""
+        self.scheduler.set_timesteps(steps)
+        timesteps = self.scheduler.timesteps if steps > 1 else torch.tensor([self.count - 1])
+        timesteps = timesteps.to(self.device)
+        previous = timesteps - self.count // steps
+        final = self.scheduler.final_alpha_cumprod.to(self.device)
+        alpha_bar_prev = torch.where(previous >= 0, self._alphas[previous.clamp(min=0)], final)
+        return DiffusionSchedule(timesteps, self._alphas[timesteps], alpha_bar_prev)
+
+    def alpha_bar(self, timesteps: Tensor) -> Tensor:
+        return self._alphas[timesteps]
+
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return self.scheduler.add_noise(clean, noise, timesteps)
+
+    def prediction(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        kind = self.scheduler.config.prediction_type
+        return noise_of(output, latents, self._alphas[timesteps], kind)
+
+    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+        """The floor keeps it finite at a last timestep without any signal."""
+        alpha_bar = self._alphas[timesteps].clamp(min=LEAST_VELOCITY_ALPHA_BAR)
+        return difference.square().mean((1, 2, 3)) / alpha_bar
+
+
+class FlowLevels(Levels):
+    """alpha = 1 - sigma (arXiv 2209.03003); predictions of the velocity. A timestep is sigma in
+    units of 1 / `count`: the shift moves the timesteps of a drawing, not their noise."""
+
+    first_timestep = 1
+
+    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, device: torch.device) -> None:
+        self.scheduler = scheduler
+        self.device = device
+        self.count = scheduler.config.num_train_timesteps
+
+    def schedule(self, steps: int) -> FlowSchedule:
+        self.scheduler.set_timesteps(steps)
+        sigmas = self.scheduler.sigmas.to(self.device)
+        return FlowSchedule(self.scheduler.timesteps.to(self.device), sigmas[:-1], sigmas[1:])
+
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.lerp(clean, noise, (timesteps / self.count)[:, None, None, None])
+
+    def prediction(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        return output
+
+    def target(self, clean: Tensor, noise: Tensor) -> Tensor:
+        return noise - clean
+
+    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+        """Nearly diffusion's units: at equal ratios of signal to noise, one change of a prediction
+        is alpha + sigma times as large here, with diffusion's alpha and sigma: 1 to sqrt(2)."""
+        return difference.square().mean((1, 2, 3))
+
+
+def levels_of(scheduler: Scheduler, device: torch.device) -> Levels:
+    is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    return FlowLevels(scheduler, device) if is_flow else DiffusionLevels(scheduler, device)
