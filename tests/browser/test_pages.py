@@ -513,6 +513,7 @@ def test_a_round_is_started_paused_resumed_and_stopped(open_page, store, labelli
     page.get_by_role("button", name="Go on").click()
     expect(card).to_contain_text("Round 1 is about to begin")
     store.claim_round()
+    expect(card).to_contain_text("Round 1 is learning")
     page.get_by_role("button", name="Stop").click()
     expect(card).to_contain_text("Round 1 is stopping")
     [round_] = store.rounds(labelling.id)

@@ -22,7 +22,7 @@ from studio.starter.crisp.loop import Run, learning_rate
 from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
 from tests.starter.test_starter import SHAPES, add_package
 
-NAMES = tuple(SHAPES)
+NAMES = ("red apple", "owl")  # a latent of each of 770 pictures
 STAGES = {
     "diffusion": train.train_diffusion,
     "autoencoder": train.train_autoencoder,
