@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,16 @@ from tests.support.factories import make_pair
 # Nothing is timed: a machine that is busy elsewhere is no fault.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """Take what is there, of imports and of Gradio's pages, out of all later garbage collections.
+
+    They are millions of objects, and the tests of memory collect often, for seconds each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
