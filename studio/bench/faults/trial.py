@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import os
@@ -79,6 +80,8 @@ def run(
     if pid == 0:
         ours.close()
         if user is not None:
+            # zipfile asks for it when it is needed, and Python may lie where this user cannot read
+            codecs.lookup("cp437")
             os.setgroups([])
             os.setgid(user)
             os.setuid(user)
