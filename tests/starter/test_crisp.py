@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,13 @@ STAGES = {
     "autoencoder": train.train_autoencoder,
     "recogniser": train.train_recogniser,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_fitted_to() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codes, "FITTED_TO", 60)
+        yield
 
 
 @pytest.fixture(scope="module")
