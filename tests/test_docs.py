@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.bench import curves, faults
+from studio.bench import answer_growth, curves, faults
 from studio.cli import reference
 from studio.cli.arguments import parse
 
@@ -123,6 +123,12 @@ def test_the_speeds_are_those_of_their_runs(file, options):
     assert line.endswith(f"| {ratio} |")
     assert f"{run['pair_steps_per_s']:.1f} pair-steps" in line
     assert f"published: {run['baseline_pair_steps_per_s']:.1f} |" in line
+
+
+def test_the_answer_to_a_pick_is_that_of_its_run():
+    run = json.loads((FIGURES / "clicks-latency-cpu.json").read_text("utf-8"))["answer"]
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert answer_growth.report(run) in page
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], ids=lambda page: page.name)
