@@ -37,7 +37,7 @@ class RowReport:
 
 
 def mend_rows(home: Path) -> RowReport:
-    """Check every row of a sound database; nothing else may use the home meanwhile."""
+    """Check every row of a database that SQLite can read; nothing else may use the home meanwhile."""
     database = home / "studio.sqlite"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         # Text that is not UTF-8 is read too, and found to be damaged.
@@ -48,7 +48,8 @@ def mend_rows(home: Path) -> RowReport:
         )
         if not any(odd.values()):
             return RowReport(looked_at, [], [], None)
-        kept_in = take_snapshot(home, "before-mending")
+        # as it is: a damaged key leaves references that dangle
+        kept_in = take_snapshot(home, "before-mending", must_be_sound=False)
         mended, aside = [], []
         connection.execute("BEGIN IMMEDIATE")
         for table, rows in odd.items():

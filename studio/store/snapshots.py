@@ -24,9 +24,9 @@ class Snapshot:
     picks: int
 
 
-def take_snapshot(home: Path, name: str = "") -> Path:
-    """Copy the database, which may be in use. Raises `StoreDamaged` if the copy is damaged, and
-    `StoreFull` or `StoreError` if it cannot be written; no copy is kept then.
+def take_snapshot(home: Path, name: str = "", must_be_sound: bool = True) -> Path:
+    """Copy the database, which may be in use. Raises `StoreDamaged` if the copy is damaged and
+    must be sound, and `StoreFull` or `StoreError` if it cannot be written; no copy is kept then.
     """
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     path = home / "snapshots" / f"{stamp}{name and f'-{name}'}.sqlite"
@@ -38,7 +38,7 @@ def take_snapshot(home: Path, name: str = "") -> Path:
                 contextlib.closing(sqlite3.connect(draft)) as target,
             ):
                 source.backup(target)
-            complaints = database_complaints(draft)
+            complaints = database_complaints(draft) if must_be_sound else []
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
                 raise OSError(28, "No space left on device") from error
