@@ -37,7 +37,7 @@ class RowReport:
 
 
 def mend_rows(home: Path) -> RowReport:
-    """Check every row of a database that SQLite can read; nothing else may use the home meanwhile."""
+    """Check every row of a readable database; nothing else may use the home meanwhile."""
     database = home / "studio.sqlite"
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
         # Text that is not UTF-8 is read too, and found to be damaged.
