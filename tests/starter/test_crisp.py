@@ -21,7 +21,7 @@ from studio.settings import SamplingSettings
 from studio.starter.crisp import captions, codes, networks, packages, pictures, styles, train
 from studio.starter.crisp.loop import Run, learning_rate
 from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
-from tests.starter.test_starter import SHAPES, add_package
+from tests.support.packages import SHAPES, add_package
 
 NAMES = ("red apple", "owl")  # a latent of each of 770 pictures
 STAGES = {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from studio.starter import data, evaluate, scenes, train
 from studio.starter.data import Drawings
 from studio.starter.recipe import FULL, RECIPES, SMALL, Recipe
 from studio.starter.scenes import Scene
+from tests.support.packages import SHAPES, add_package
 
 TINY = replace(
     FULL,
@@ -42,23 +41,7 @@ TINY = replace(
     diffusion_updates=3,
     batch=4,
 )
-SHAPES = {
-    "red apple": ("🍎", ["red_apple", "fruit", "mac"], "<circle cx='16' cy='16' r='14'/>"),
-    "man’s shoe": ("👞", ["brown", "clothing"], "<rect x='3' y='3' width='26' height='26'/>"),
-    "owl": ("🦉", ["bird", "hoot", "3:30"], "<path d='M2 30 16 2l14 28z'/>"),
-    "mouse": ("🐁", ["animal"], "<ellipse cx='16' cy='20' rx='15' ry='8'/>"),
-}
 COLOURS = ("maroon", "navy", "orange", "teal", "black")
-
-
-def add_package(folder: Path, package: tuple[str, ...], member: str, content: dict) -> None:
-    name, version, *_ = package
-    path = folder / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
-    body = json.dumps(content).encode()
-    with tarfile.open(path, "w:gz") as archive:
-        entry = tarfile.TarInfo(f"package/{member}")
-        entry.size = len(body)
-        archive.addfile(entry, io.BytesIO(body))
 
 
 @pytest.fixture(scope="module")
