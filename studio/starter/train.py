@@ -13,20 +13,16 @@ had. The file is long, because all stages share their loop, checkpoints and netw
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.training_utils import EMAModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -35,6 +31,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from studio.engine import recogniser
 from studio.starter import scenes
 from studio.starter.data import GROUNDS, Drawings, arguments, chosen, load, load_for
+from studio.starter.loop import Figures, generator, read_checkpoint, run_updates
+from studio.starter.pipeline import new_scheduler, pipeline_of, train_tokenizer
 from studio.starter.recipe import Recipe
 from studio.starter.scenes import Combinations, Scene
 
@@ -46,79 +44,12 @@ NAMED_GROUND_SHARE = 0.5
 TOKENIZER_CAPTIONS = 40  # of every concept
 
 
-def generator(seed: int, update: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + update)
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What a stage kept. Raises SystemExit with a sentence where it has not run."""
-    if not path.exists():
-        raise SystemExit(f"There is no {path}: the stage {path.stem} comes first.")
-    return torch.load(path, map_location=device, weights_only=True)
-
-
 def one_cycle(update: int, updates: int, peak: float, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then a half cosine down to a fiftieth of the peak."""
     if update < warmup:
         return peak * (update + 1) / warmup
     progress = (update - warmup) / max(1, updates - warmup)
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def run_updates(
-    checkpoint: Path,
-    parts: dict[str, Any],
-    loss_of: Callable[[int], torch.Tensor],
-    updates: int,
-    peak: float,
-    deadline_s: float = math.inf,
-) -> bool:
-    """Makes the updates that the checkpoint lacks; whether all were made before the deadline.
-
-    parts: everything that changes, by its name in the checkpoint, among it the "optimiser" and
-    perhaps an "ema"; loss_of: from an update's number to its loss; peak: of the learning rate;
-    deadline_s: of `time.monotonic`. At least one update is made by every call that lacks one.
-    """
-    optimiser = parts["optimiser"]
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    first = 0
-    if checkpoint.exists():
-        state = read_checkpoint(checkpoint, parameters[0].device)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["update"]
-    losses: list[torch.Tensor] = []
-    started_s = time.monotonic()
-    for update in range(first, updates):
-        loss = loss_of(update)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = one_cycle(update, updates, peak)
-        optimiser.step()
-        if "ema" in parts:
-            parts["ema"].step(parameters)
-        losses.append(loss.detach())  # read later: a GPU need not be waited for
-        done = update + 1
-        stops = done == updates or time.monotonic() > deadline_s
-        if stops or done % 100 == 0:
-            mean, minutes = torch.stack(losses).mean(), (time.monotonic() - started_s) / 60
-            place = f"{checkpoint.stem} {done}/{updates}"
-            print(f"{place}  loss {mean:.4f}  {minutes:.1f} min in this run", flush=True)
-            losses.clear()
-        if stops or done % 250 == 0:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_checkpoint(checkpoint, state | {"update": done})
-        if stops:
-            return done == updates
-    return True
 
 
 # --- autoencoder ---------------------------------------------------------------------------------
@@ -250,20 +181,21 @@ def train_autoencoder(
     vae.to(device)
     drawings = drawings.to(device)
     decoder = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
-    optimiser = torch.optim.AdamW(decoder, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(decoder, weight_decay=0.01)
 
-    def loss_of(update: int) -> torch.Tensor:
+    def loss_of(update: int) -> tuple[torch.Tensor, Figures]:
         images = any_ground_batch(recipe, drawings, 16, generator(seed, update + 1))
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mode()
         with torch.autocast(device, torch.bfloat16):
             decoded = vae.decode(latents).sample
         error = decoded.float() - images
-        return error.abs().mean() + error.square().mean()
+        return error.abs().mean() + error.square().mean(), {}
 
-    parts = {"vae": vae, "optimiser": optimiser}
+    parts = {"vae": vae, "optimizer": optimizer}
     checkpoint = folder / "autoencoder.pt"
-    return run_updates(checkpoint, parts, loss_of, recipe.autoencoder_updates, 2e-3, deadline_s)
+    rate_of = partial(one_cycle, updates=recipe.autoencoder_updates, peak=2e-3)
+    return run_updates(checkpoint, parts, loss_of, rate_of, recipe.autoencoder_updates, deadline_s)
 
 
 def trained_autoencoder(recipe: Recipe, folder: Path) -> AutoencoderKL:
@@ -310,20 +242,22 @@ def train_recogniser(
     torch.manual_seed(seed)
     words = (drawings.concepts, drawings.styles, tuple(GROUNDS))
     network = recogniser.Network(*map(len, words)).to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
 
-    def loss_of(update: int) -> torch.Tensor:
+    def loss_of(update: int) -> tuple[torch.Tensor, Figures]:
         images, labels = recogniser_batch(recipe, drawings, 64, generator(seed, update + 1))
         with torch.autocast(device, torch.bfloat16):
             outputs = network(images.contiguous(memory_format=torch.channels_last))
-        return sum(
+        loss = sum(
             F.cross_entropy(output.float(), labels[:, column], label_smoothing=0.05)
             for column, output in enumerate(outputs)
         )
+        return loss, {}
 
-    parts = {"network": network, "optimiser": optimiser}
+    parts = {"network": network, "optimizer": optimizer}
     checkpoint = folder / "recogniser.pt"
-    done = run_updates(checkpoint, parts, loss_of, recipe.recogniser_updates, 3e-3, deadline_s)
+    rate_of = partial(one_cycle, updates=recipe.recogniser_updates, peak=3e-3)
+    done = run_updates(checkpoint, parts, loss_of, rate_of, recipe.recogniser_updates, deadline_s)
     if done:
         made = recogniser.Recogniser(network.eval().cpu(), *words)
         recogniser.save(made, folder / "recogniser")
@@ -355,38 +289,6 @@ def tokenizer_for(
     shown = scenes.draw_scenes(recipe, drawings, unseen, count, draw)
     captions = [draw_caption(recipe, drawings, scene, draw) for scene in shown]
     return train_tokenizer(captions, folder, recipe.vocabulary, recipe.text_tokens)
-
-
-def train_tokenizer(
-    captions: list[str], folder: Path, vocabulary: int, tokens: int
-) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions.
-
-    vocabulary: the most entries; tokens: of the longest prompt.
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
-    bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        end_of_word_suffix="</w>",
-        min_frequency=1,
-        show_progress=False,
-    )
-    bpe.train_from_iterator(captions, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={word: index for index, word in enumerate(words)},
-        merges=merges,
-        model_max_length=tokens,
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
 
 
 def new_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -427,20 +329,6 @@ def new_unet(recipe: Recipe) -> UNet2DConditionModel:
     ).to(memory_format=torch.channels_last)
 
 
-def new_scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085,
-        # More noise at the end than Stable Diffusion's 0.012: a ground is one colour over the whole
-        # picture, and would still shine through, which no chain that begins with noise can know.
-        beta_end=0.02,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=False,
-    )
-
-
 def diffusion_batch(
     recipe: Recipe, drawings: Drawings, unseen: Combinations, size: int, draw: random.Random
 ) -> tuple[torch.Tensor, list[str]]:
@@ -474,14 +362,14 @@ def train_diffusion(
     torch.manual_seed(seed)
     unet, text_encoder = new_unet(recipe).to(device), new_text_encoder(recipe, tokenizer).to(device)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimiser = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     # foreach: a few kernels for all parameters, where three for each take a GPU longer to begin
     ema = EMAModel(parameters, decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
     # the fused attention's backward pass is slow on a CPU in bfloat16
     attention = partial(sdpa_kernel, SDPBackend.MATH) if device == "cpu" else nullcontext
     alphas = new_scheduler().alphas_cumprod.to(device)
 
-    def loss_of(update: int) -> torch.Tensor:
+    def loss_of(update: int) -> tuple[torch.Tensor, Figures]:
         draw = generator(seed + 1, update)
         chance = random.Random(draw.initial_seed())
         images, captions = diffusion_batch(recipe, drawings, unseen, recipe.batch, chance)
@@ -502,11 +390,12 @@ def train_diffusion(
         # learned where there is most noise, and min-SNR hardly weighs that.
         weight = (5 / (snr + 1)).clamp(max=1)
         error = F.mse_loss(predicted.float(), velocity, reduction="none").mean((1, 2, 3))
-        return (weight * error).mean()
+        return (weight * error).mean(), {}
 
-    parts = {"unet": unet, "text_encoder": text_encoder, "optimiser": optimiser, "ema": ema}
+    parts = {"unet": unet, "text_encoder": text_encoder, "optimizer": optimizer, "ema": ema}
     checkpoint = folder / "diffusion.pt"
-    return run_updates(checkpoint, parts, loss_of, recipe.diffusion_updates, 1.2e-3, deadline_s)
+    rate_of = partial(one_cycle, updates=recipe.diffusion_updates, peak=1.2e-3)
+    return run_updates(checkpoint, parts, loss_of, rate_of, recipe.diffusion_updates, deadline_s)
 
 
 # --- write ---------------------------------------------------------------------------------------
@@ -525,16 +414,7 @@ def write(recipe: Recipe, folder: Path) -> Path:
     ema = EMAModel(parameters)
     ema.load_state_dict(state["ema"])
     ema.copy_to(parameters)
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    pipeline = pipeline_of(vae, text_encoder, tokenizer, unet)
     target = folder / "model"
     pipeline.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
     print(f"Wrote {target} from {state['update']} updates")

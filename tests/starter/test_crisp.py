@@ -18,7 +18,8 @@ from PIL import Image
 from studio import models
 from studio.engine import recogniser, sampling
 from studio.settings import SamplingSettings
-from studio.starter.crisp import captions, codes, networks, packages, pictures, styles, train
+from studio.starter import data
+from studio.starter.crisp import captions, codes, networks, pictures, sources, styles, train
 from studio.starter.crisp.loop import Run, learning_rate
 from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
 from tests.support.packages import SHAPES, add_package
@@ -45,17 +46,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = folder / "packages"
     cache.mkdir()
     for (package, version, _), colour in zip(
-        packages.ICON_SETS.values(), ("maroon", "navy", "teal", "black"), strict=True
+        sources.ICON_SETS.values(), ("maroon", "navy", "teal", "black"), strict=True
     ):
         icons = {
-            packages.icon_name(name): {"body": f"<g fill='{colour}'>{shape}</g>"}
+            data.icon_name(name): {"body": f"<g fill='{colour}'>{shape}</g>"}
             for name, (_, _, shape) in SHAPES.items()
         }
         content = {"icons": icons, "width": 32, "height": 32}
         add_package(cache, (package, version), "icons.json", content)
     emoji = {character: {"name": name, "group": "x"} for name, (character, _, _) in SHAPES.items()}
-    add_package(cache, packages.NAMES_PACKAGE, "data-by-emoji.json", emoji)
-    name, version = packages.RENDERS_PACKAGE
+    add_package(cache, data.NAMES_PACKAGE, "data-by-emoji.json", emoji)
+    name, version = sources.RENDERS_PACKAGE
     tarball = cache / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
     with tarfile.open(tarball, "w:gz") as archive:
         for number, (character, _, _) in enumerate(SHAPES.values()):

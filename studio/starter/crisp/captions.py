@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from transformers import CLIPTokenizer
 
 from studio.starter.crisp.pictures import GROUNDS, Pictures
 from studio.starter.crisp.styles import STYLES
+from studio.starter.pipeline import train_tokenizer
 
 EMPTY_CAPTION_SHARE = 0.1
 # A style is told by details and learned slowly, a ground at once: the style is named more often.
@@ -52,31 +52,4 @@ def tokenizer_for(pictures: Pictures, folder: Path) -> CLIPTokenizer:
         draw_caption(pictures, draw.randrange(pictures.count), draw)
         for _ in range(TOKENIZER_CAPTIONS)
     ]
-    return train_tokenizer(captions, folder / "tokenizer")
-
-
-def train_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level BPE with </w>) whose merges are learned from the captions."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    clip = CLIPTokenizer().backend_tokenizer  # which splits words as the one to be made will
-    bpe.normalizer, bpe.pre_tokenizer = clip.normalizer, clip.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        end_of_word_suffix="</w>",
-        min_frequency=1,
-        show_progress=False,
-    )
-    bpe.train_from_iterator(captions, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    words = [*dict.fromkeys(words), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={word: index for index, word in enumerate(words)},
-        merges=merges,
-        model_max_length=TOKENS,
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    return train_tokenizer(captions, folder / "tokenizer", VOCABULARY, TOKENS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from studio.starter.crisp.captions import TOKENS
@@ -65,17 +65,3 @@ def new_autoencoder() -> AutoencoderKL:
         use_post_quant_conv=False,
     )
     return vae
-
-
-def new_scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085,
-        # More noise at the end than Stable Diffusion's 0.012: a ground is one colour over the whole
-        # picture, and would still shine through, which no chain that begins with noise can know.
-        beta_end=0.02,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=False,
-    )

@@ -18,22 +18,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from studio.starter.crisp import packages
+from studio.starter.crisp import sources
 from studio.starter.crisp.styles import EFFECTS, SOURCES, STYLES, watercolour
+from studio.starter.data import GROUNDS as COLOURS
+from studio.starter.packages import icon_name, icon_svg, render
 
 SIZE_PX = 256
 DRAWING_PX = 216
 BUILD_PATH = Path("build/starter/crisp")
 CONCEPTS_PATH = Path(__file__).with_name("concepts.txt")
 
-COLOURS = {
-    "white": (250, 250, 248),
-    "yellow": (252, 208, 84),
-    "red": (226, 92, 84),
-    "green": (112, 184, 108),
-    "blue": (74, 134, 222),
-    "purple": (164, 122, 208),
-}
 SCENERY = ("sky", "sunset", "night", "paper", "pattern")
 GROUNDS = (*COLOURS, *SCENERY)
 
@@ -122,9 +116,9 @@ def _drawings(task: tuple[int, dict[str, str], bytes]) -> np.ndarray:
     """All styles of one concept, (styles, 4, DRAWING_PX, DRAWING_PX) uint8."""
     seed, svgs, webp = task
     whole = Image.open(io.BytesIO(webp)).convert("RGBA").convert("RGBa")
-    render = whole.resize((DRAWING_PX,) * 2, Image.Resampling.LANCZOS).convert("RGBA")
-    sets = {name: packages.render(svg, DRAWING_PX) for name, svg in svgs.items()}
-    sets[None] = render
+    shaded = whole.resize((DRAWING_PX,) * 2, Image.Resampling.LANCZOS).convert("RGBA")
+    sets = {name: render(svg, DRAWING_PX) for name, svg in svgs.items()}
+    sets[None] = shaded
     drawings = []
     for style, source in SOURCES.items():
         drawing = sets[source]
@@ -142,13 +136,13 @@ def build(folder: Path, names: tuple[str, ...]) -> Path:
     The packages are fetched into `folder`/packages.
     """
     cache = folder / "packages"
-    sets = {name: packages.icon_set(name, cache) for name in SOURCES.values() if name}
-    characters = packages.characters_by_name(cache)
-    webps = packages.renders([characters[name] for name in names], cache)
+    sets = {name: sources.icon_set(name, cache) for name in SOURCES.values() if name}
+    characters = sources.characters_by_name(cache)
+    webps = sources.renders([characters[name] for name in names], cache)
     tasks = []
     for seed, (name, webp) in enumerate(zip(names, webps, strict=True)):
-        icon = packages.icon_name(name)
-        svgs = {source: packages.icon_svg(icons, icon) for source, icons in sets.items()}
+        icon = icon_name(name)
+        svgs = {source: icon_svg(icons, icon) for source, icons in sets.items()}
         tasks.append((seed, svgs, webp))
     with Pool(os.cpu_count()) as pool:
         rgba = np.stack(pool.map(_drawings, tasks, 4))

@@ -30,11 +30,10 @@ from studio.engine import recogniser
 from studio.starter.crisp import pictures as crisp_pictures
 from studio.starter.crisp.captions import draw_caption, tokenizer_for, words
 from studio.starter.crisp.codes import CHANNELS, stored_latents
-from studio.starter.crisp.loop import Figures, Run, read_checkpoint, run_updates
+from studio.starter.crisp.loop import Run
 from studio.starter.crisp.networks import (
     LOG_VARIANCE,
     new_autoencoder,
-    new_scheduler,
     new_text_encoder,
     new_unet,
 )
@@ -49,6 +48,8 @@ from studio.starter.crisp.pictures import (
     pasted,
 )
 from studio.starter.crisp.styles import STYLES
+from studio.starter.loop import Figures, read_checkpoint
+from studio.starter.pipeline import new_scheduler, pipeline_of
 
 UPDATES = {"diffusion": 12_000, "autoencoder": 3000, "recogniser": 1500}
 SAMPLES = 4096
@@ -85,7 +86,7 @@ def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
         alpha_bar = alphas[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
         velocity = (alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean).to(run.device)
-        with run.autocast():
+        with run.bfloat16():
             states = text_encoder(ids.input_ids.to(run.device))[0]
             predicted = unet(noisy.to(run.device), timesteps.to(run.device), states).sample
         # Min-SNR-5 where there is little noise; elsewhere alike, because what a drawing shows is
@@ -96,7 +97,7 @@ def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
         return (weight * error).mean(), {}
 
     parts = {"unet": unet, "text_encoder": text_encoder, "optimizer": optimizer, "ema": ema}
-    return run_updates(run, "diffusion", parts, loss_of, peak=1e-3)
+    return run.updates_of("diffusion", parts, loss_of, peak=1e-3)
 
 
 # --- samples -------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def sample_latents(pictures: Pictures, run: Run, count: int, batch: int = 64) ->
     latents, numbers = [], []
     while len(numbers) < count:
         asked = prompts_and_answers(pictures, min(batch, count - len(numbers)), chance)
-        with run.autocast():
+        with run.bfloat16():
             drawn = pipeline(
                 [prompt for prompt, _ in asked],
                 num_inference_steps=20,
@@ -198,7 +199,7 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
         some = torch.randint(pictures.count, (batch,), generator=draw).numpy()
         latents, numbers = latents_to_decode(stored, samples, some, draw)
         images = pictures.drawn(numbers).to(run.device)
-        with run.autocast():
+        with run.bfloat16():
             drawn = vae.decode(latents.to(run.device)).sample.float()
             loss = picture_error(drawn, images)
             figures = {"squared": (drawn - images).square().mean()}
@@ -210,7 +211,7 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
         return loss, {name: figure.detach() for name, figure in figures.items()}
 
     parts = {"vae": vae, "optimizer": optimizer}
-    return run_updates(run, "autoencoder", parts, loss_of, peak=2e-3)
+    return run.updates_of("autoencoder", parts, loss_of, peak=2e-3)
 
 
 def trained_autoencoder(folder: Path) -> AutoencoderKL:
@@ -270,7 +271,7 @@ def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
         numbers = np.random.default_rng(draw.initial_seed())
         images, labels = labelled_pictures(pictures, batch, numbers)
         labels = labels.to(run.device)
-        with run.autocast():
+        with run.bfloat16():
             outputs = network(spoiled(images, draw).to(run.device))
         loss = sum(
             F.cross_entropy(output.float(), labels[:, column], label_smoothing=0.05)
@@ -283,7 +284,7 @@ def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
         return loss, right
 
     parts = {"network": network, "optimizer": optimizer}
-    done = run_updates(run, "recogniser", parts, loss_of, peak=3e-3)
+    done = run.updates_of("recogniser", parts, loss_of, peak=3e-3)
     if done:
         made = recogniser.Recogniser(network.eval().cpu(), *names)
         recogniser.save(made, run.folder / "recogniser")
@@ -303,16 +304,7 @@ def trained_pipeline(
     ema = EMAModel(parameters)
     ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
     ema.copy_to(parameters)
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return pipeline_of(vae, text_encoder, tokenizer, unet)
 
 
 def write(pictures: Pictures, folder: Path) -> Path:
