@@ -13,13 +13,12 @@ from transformers import CLIPTextModel
 from studio import models
 from studio.bench.families import FAMILIES, make_pipeline, write_checkpoint
 from studio.engine import sampling
-from studio.engine.training import Training
-from studio.engine.trajectory import PairBatch
 from studio.lora.export import export_lora
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo
 from studio.models import ModelError
 from studio.settings import OBJECTIVES, SamplingSettings
+from tests.support.rounds import expect_to_learn
 
 SETTINGS = SamplingSettings(steps=3, width_px=64, height_px=72, guidance=3.0, eta=0.0)
 PROMPT = "a red apple, on a café's table"
@@ -145,26 +144,7 @@ def test_emphasis_reaches_every_text_encoder(made: Made) -> None:
 @pytest.mark.parametrize("objective", ["diffusion_dpo", "d3po"])
 def test_a_round_teaches_every_family(made: Made, objective: str) -> None:
     denoiser = models.load(str(made.file), "cpu")
-    settings = replace(SETTINGS, eta=1.0)
-    pairs = PairBatch.of(sampling.sample_pairs(denoiser, [PROMPT], [1], settings))
-    training = Training(
-        denoiser,
-        pairs,
-        replace(
-            OBJECTIVES[objective],
-            updates_base=2,
-            updates_per_pick=0,
-            rank=2,
-            alpha=1.0,
-            learning_rate=1e-2,
-        ),
-    )
-    first, *_ = list(training)
-    assert abs(first.margin) < 1e-4  # an untrained adapter is the reference itself
-    with denoiser.adapters.off():
-        (base,) = sampling.sample(denoiser, [PROMPT], [1], settings)
-    (tuned,) = sampling.sample(denoiser, [PROMPT], [1], settings)
-    assert not torch.allclose(base.latents[-1], tuned.latents[-1], atol=1e-3)
+    expect_to_learn(denoiser, PROMPT, replace(SETTINGS, eta=1.0), objective)
 
 
 def test_sdxl_is_told_its_size(tmp_path: Path) -> None:

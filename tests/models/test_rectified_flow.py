@@ -15,17 +15,18 @@ from studio import models
 from studio.bench.families import drawing_scheduler, make_pipeline, write_checkpoint
 from studio.engine import sampling
 from studio.engine.estimators import NoisedPictures, velocity_errors
-from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
 from studio.lora.export import export_lora
 from studio.lora.metadata import ExportInfo
 from studio.models import Denoiser, ModelError
 from studio.models.parts import folder_scheduler
 from studio.settings import OBJECTIVES, SamplingSettings
+from tests.support.rounds import expect_to_learn
 
 SETTINGS = SamplingSettings(
     steps=3, width_px=64, height_px=64, guidance=3.0, eta=0.0, negative_prompt="blurry"
 )
+
 PROMPT = "a red apple"
 SCHEDULER = Path("scheduler/scheduler_config.json")
 
@@ -88,16 +89,7 @@ def test_without_noise_it_is_diffusers_own_pipeline(
 
 @pytest.mark.parametrize("objective", ["diffusion_dpo", "d3po"])
 def test_a_round_teaches_it(objective: str, denoiser: Denoiser) -> None:
-    settings = replace(SETTINGS, eta=0.7)
-    pairs = PairBatch.of(sampling.sample_pairs(denoiser, [PROMPT], [1], settings))
-    few = {"updates_base": 2, "updates_per_pick": 0, "rank": 2, "alpha": 1.0}
-    training = Training(denoiser, pairs, replace(OBJECTIVES[objective], learning_rate=1e-2, **few))
-    first, *_ = list(training)
-    assert abs(first.margin) < 1e-4  # an untrained adapter is the reference itself
-    with denoiser.adapters.off():
-        (base,) = sampling.sample(denoiser, [PROMPT], [1], settings)
-    (tuned,) = sampling.sample(denoiser, [PROMPT], [1], settings)
-    assert not torch.allclose(base.latents[-1], tuned.latents[-1], atol=1e-3)
+    expect_to_learn(denoiser, PROMPT, replace(SETTINGS, eta=0.7), objective)
 
 
 def test_errors_are_of_the_velocity_itself(denoiser: Denoiser) -> None:
