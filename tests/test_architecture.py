@@ -271,6 +271,18 @@ def test_such_a_use_would_be_noticed(source, complaint, tmp_path):
 MOST_LINES, MOST_METHODS = 410, 20
 
 
+def test_no_test_module_imports_another():
+    """What several of them use lies in tests/support, or beside the browser's tests."""
+    tests = Path(__file__).parent
+    found = [
+        f"{path.relative_to(tests)}:{line} {name}"
+        for path in tests.rglob("*.py")
+        for line, name in imports(path)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert not found
+
+
 def test_no_file_is_long_without_saying_why():
     long = [
         str(path.relative_to(STUDIO))

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from studio.pictures.files import parameters_of
 from tests.browser import seed
-from tests.browser.test_pages import open_fold, wait_for
+from tests.browser.steps import open_fold, wait_for
 
 pytestmark = pytest.mark.browser
 

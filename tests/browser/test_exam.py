@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Store
 from tests.browser import seed
-from tests.browser.test_pages import wait_for
+from tests.browser.steps import draw_exam, expect_asked, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -21,31 +21,13 @@ def tuned(store, labelling):
     return seed.learn(store, labelling)
 
 
-def draw(store, session, pairs=None):
-    """Do the exam's job as the worker would, as far as so many pairs."""
-    exam = store.exam(store.claim_job().payload["exam_id"])
-    for pair in exam.pairs[:pairs]:
-        two = [
-            store.add_image(seed.image(store, session, "exam", pair.prompt, adapter_id=adapter_id))
-            for adapter_id in (None, exam.adapter_id)
-        ]
-        store.set_exam_pictures(pair.id, two[0].id, two[1].id)
-    return store.exam(exam.id)
-
-
 @pytest.fixture
 def exam(store, labelling, tuned):
     """Six pairs at strength 0.8, drawn and not answered."""
     store.add_exam(labelling.id, tuned.id, 0.8, [(f"a fresh thing {n}", n) for n in range(6)])
-    made = draw(store, labelling)
+    made = draw_exam(store, labelling)
     store.update_job(store.jobs(labelling.id, "exam")[0].id, state="done", progress=1.0)
     return made
-
-
-def expect_asked(page: Page, pair) -> None:
-    for place, image_id in enumerate(pair.sides):
-        image = page.locator(".exam-choice img").nth(place)
-        expect(image).to_have_attribute("src", f"/images/{image_id}")
 
 
 KEY = {"left": ("ArrowLeft", "1"), "right": ("ArrowRight", "2"), "tie": ("ArrowDown", "3")}
@@ -78,7 +60,7 @@ def test_an_exam_is_begun_taken_by_keys_and_its_result_is_kept(
     page.get_by_role("button", name="Begin the exam").click()
     expect(page.get_by_role("heading", name="The next pair is being drawn")).to_be_visible()
     expect(page.get_by_role("button", name="Begin the exam")).to_be_hidden()
-    exam = draw(store, labelling)
+    exam = draw_exam(store, labelling)
     assert len({pair.prompt for pair in exam.pairs}) == 6
     assert not {pair.prompt for pair in exam.pairs} & {"red apple", "lion", "sailboat"}
     for number, pair in enumerate(exam.pairs):
@@ -179,7 +161,7 @@ def test_leaving_asks_first_and_counts_nothing(open_page, store, labelling, exam
 
 def test_pictures_that_failed_are_asked_for_again(open_page, store, labelling, tuned):
     store.add_exam(labelling.id, tuned.id, 1.0, [("a fresh thing", n) for n in range(3)])
-    exam = draw(store, labelling, pairs=1)
+    exam = draw_exam(store, labelling, pairs=1)
     [job] = store.jobs(labelling.id, "exam")
     store.update_job(job.id, state="failed", message="The disk was full.")
     page = open_page("exam")
@@ -187,7 +169,7 @@ def test_pictures_that_failed_are_asked_for_again(open_page, store, labelling, t
     expect(page.locator("#exam")).to_contain_text("The disk was full. Your answers are kept.")
     page.get_by_role("button", name="Draw the rest").click()
     expect(page.get_by_role("heading", name="The next pair is being drawn")).to_be_visible()
-    expect_asked(page, draw(store, labelling).pairs[1])
+    expect_asked(page, draw_exam(store, labelling).pairs[1])
 
 
 def test_a_practised_prompt_is_refused_with_a_sentence(open_page, store, labelling, tuned):
@@ -210,7 +192,7 @@ def test_the_best_strength_is_recommended_and_offered_for_the_export(
 ):
     for strength, wins in ((0.5, 5), (0.8, 8), (1.2, 2)):
         store.add_exam(labelling.id, tuned.id, strength, [("a snail", n) for n in range(8)])
-        for number, pair in enumerate(draw(store, labelling).pairs):
+        for number, pair in enumerate(draw_exam(store, labelling).pairs):
             side = pair.tuned_side if number < wins else base_side(pair)
             store.answer_exam(f"{strength} {number}", pair.id, side)
     page = open_page("exam")

@@ -10,8 +10,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Question, Store
 from tests.browser import seed
-from tests.browser.test_look import RULES
-from tests.browser.test_pages import addresses, expect_pair, expect_saved, wait_for
+from tests.browser.steps import RULES, addresses, expect_pair, expect_saved, wait_for
 
 pytestmark = pytest.mark.browser
 

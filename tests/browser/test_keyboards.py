@@ -7,8 +7,7 @@ from playwright.sync_api import Page, expect
 
 from studio.ui import static
 from tests.browser import seed
-from tests.browser.test_exam import draw, expect_asked
-from tests.browser.test_pages import expect_pair, expect_saved, wait_for
+from tests.browser.steps import draw_exam, expect_asked, expect_pair, expect_saved, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -130,7 +129,7 @@ def test_the_exam(open_page, store, labelling, left, back):
     seed.pick_all(store, labelling)
     tuned = seed.learn(store, labelling)
     store.add_exam(labelling.id, tuned.id, 1.0, [(f"a fresh thing {n}", n) for n in range(2)])
-    exam = draw(store, labelling)
+    exam = draw_exam(store, labelling)
     page = open_page("exam")
     expect_asked(page, exam.pairs[0])
     press(page, *left, virtual=INPUT_METHOD)

@@ -19,10 +19,9 @@ from playwright.sync_api import Page, expect
 from studio.store import Session, Store
 from tests.browser import seed
 from tests.browser.conftest import ARTEFACTS, LOOKS, snap
+from tests.browser.steps import RULES
 
 WIDTHS_PX = (390, 1280, 2560)
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
-
 CUT_TABS = """() => [...document.querySelectorAll("[role=tab]")].filter((tab) => {
   const { left, right } = tab.getBoundingClientRect();
   return left < 0 || right > innerWidth;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,7 @@ from playwright.sync_api import Page, Route, expect
 from studio.settings import OBJECTIVES, STARTER_SIZE_PX, SessionSettings, TrainingSettings
 from studio.store import Export, KnownModel
 from tests.browser import seed
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.steps import expect_pair, expect_saved, open_fold, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -25,15 +24,6 @@ def pictures(page: Page) -> list[str]:
     return [image.get_attribute("src") for image in page.locator(".choice img").all()]
 
 
-def addresses(pair) -> list[str]:
-    return [f"/images/{pair.left.id}", f"/images/{pair.right.id}"]
-
-
-def expect_pair(page: Page, pair) -> None:
-    for place, address in enumerate(addresses(pair)):
-        expect(page.locator(".choice img").nth(place)).to_have_attribute("src", address)
-
-
 def press_each(page: Page, keys) -> None:
     """(key, pair) in turn: a key for a pair that is not on the screen yet is no answer."""
     for key, pair in keys:
@@ -41,33 +31,8 @@ def press_each(page: Page, keys) -> None:
         page.keyboard.press(key)
 
 
-def open_fold(page: Page, name: str) -> None:
-    """Open it, and leave it to Gradio for half a second of the page's own time.
-
-    Some frames after a fold opened for the first time, Gradio sets what it holds once more
-    (`render_previously_invisible_children`), over what was typed before: a hand is slower.
-    """
-    page.get_by_role("button", name=name).click()
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 500)))")
-
-
-def wait_for(page: Page, reached: Callable[[], bool]) -> None:
-    """Until the store has it: a page that is left at once takes its requests with it."""
-    until_s = time.monotonic() + PATIENCE_MS / 1000
-    while not reached():
-        assert time.monotonic() < until_s, "it was not saved"
-        page.wait_for_timeout(50)
-
-
 def choices(store, session) -> dict[str, str]:
     return {one.pair.id: one.pick.choice for one in store.picked_pairs(session.id)}
-
-
-def expect_saved(page: Page, store, session, picks: int) -> None:
-    """The page shows so many picks, and then the store has them."""
-    expect(page.locator(".prefer-counts")).to_have_text(re.compile(rf"^{picks} picks?$"))
-    page.wait_for_function("() => !document.querySelector('#prefer [data-unsaved]')")
-    assert store.pick_counts(session.id).total == picks
 
 
 # --- Prefer --------------------------------------------------------------------------------------

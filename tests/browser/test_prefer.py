@@ -11,7 +11,7 @@ from playwright.sync_api import Page, Route, expect
 
 from studio.store import Store
 from tests.browser import seed
-from tests.browser.test_pages import expect_pair, expect_saved, wait_for
+from tests.browser.steps import expect_pair, expect_saved, wait_for
 
 pytestmark = pytest.mark.browser
 

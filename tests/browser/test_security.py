@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from studio.store import Export, Session, Store
 from tests.browser import seed
-from tests.ui.test_guard import export_files
+from tests.browser.seed import export_files
 
 CANARY = '<img src=x onerror="window.canary=1"><script>window.canary=2</script>'
 HOSTILE = f"{CANARY}'\"`--></textarea></script><svg onload=window.canary=3>"

@@ -8,8 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import seed
-from tests.browser.test_exam import draw, expect_asked
-from tests.browser.test_pages import expect_pair, expect_saved, wait_for
+from tests.browser.steps import draw_exam, expect_asked, expect_pair, expect_saved, wait_for
 from tests.support.factories import discard
 
 pytestmark = pytest.mark.browser
@@ -158,7 +157,7 @@ def exam(store, labelling):
     seed.pick_all(store, labelling)
     tuned = seed.learn(store, labelling)
     store.add_exam(labelling.id, tuned.id, 1.0, [(f"a fresh thing {n}", n) for n in range(3)])
-    return draw(store, labelling)
+    return draw_exam(store, labelling)
 
 
 def test_an_exam_in_two_tabs(pages, open_page, store, exam):

@@ -38,7 +38,7 @@ from studio.store.archive import TABLES
 from studio.store.checked import odd_columns
 from studio.ui import app
 from studio.ui.page import Page
-from tests.store.test_archive import fill, rewritten
+from tests.support.archives import fill, rewritten
 from tests.support.factories import make_pair
 
 SHAPES: list[Any] = [

@@ -14,9 +14,7 @@ from scipy.stats import binomtest
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies, wilson
 from studio.store import Store, StoreError
-from tests.support.factories import finish, make_image, open_at, pick
-
-QUESTIONS = [("a snail", 1), ("a fox", 2), ("a snail", 3), ("an owl", 4)]
+from tests.support.factories import QUESTIONS, finish, make_image, open_at, pick
 
 
 @pytest.fixture

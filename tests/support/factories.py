@@ -13,6 +13,9 @@ from studio.store import Adapter, Image, Pair, Question, Store
 from studio.store.database import MIGRATIONS
 from studio.store.waiting import discard_waiting
 
+# (prompt, seed) of an exam
+QUESTIONS = [("a snail", 1), ("a fox", 2), ("a snail", 3), ("an owl", 4)]
+
 # Another value of every field of the sampling settings than make_image has.
 OTHER_SAMPLING = {
     "steps": 5,

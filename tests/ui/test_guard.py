@@ -17,10 +17,10 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import Response
 
-from studio.store import Export, Session, Store
+from studio.store import Store
 from studio.ui import connections, guard
 from studio.ui.app import build, server
-from tests.browser import seed
+from tests.browser.seed import export_files
 
 AUTH = ("ada", "secret")
 RIGHT, WRONG = (
@@ -55,19 +55,6 @@ def open_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     home = tmp_path_factory.mktemp("home")
     with contextlib.closing(Store.open(home)) as store, serving(store) as found:
         yield found
-
-
-def export_files(store: Store, session: Session, *names: str) -> list[str]:
-    """The addresses of files of an export, which say window.canary = 1 if they can."""
-    seed.add_pairs(store, session, 4)
-    seed.pick_all(store, session)
-    adapter = seed.learn(store, session)
-    folder = store.export_path(session.id, "e1")
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).write_text("window.canary = parent.canary = 1")
-    store.add_export(Export("e1", session.id, adapter.id, "Blue", names, {}, time.time()))
-    return [f"/exports/{session.id}/e1/{name}" for name in names]
 
 
 def ask(port: int, headers: dict[str, str], path: str = PATH) -> http.client.HTTPResponse:

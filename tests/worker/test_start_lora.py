@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from studio import models
 from studio.settings import SamplingSettings, SessionSettings, StartLora, TrainingSettings
@@ -22,6 +21,7 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.export.exports import export_cards
 from studio.ui.tabs.prompt import start_lora
 from studio.worker.loop import Worker
+from tests.support.loras import write_lora
 
 
 @pytest.fixture
@@ -48,20 +48,6 @@ def session(store: Store, settings: SessionSettings) -> Session:
 @pytest.fixture
 def worker(store: Store) -> Worker:
     return Worker(store, "cpu")
-
-
-def write_lora(path: Path, model: Path, seed: int = 0) -> Path:
-    """One that changes all attention, visibly."""
-    draw = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, shape in models.load(str(model), "cpu").adapters.layer_shapes.items():
-        if len(shape) == 2 and "attn" in name:
-            key = f"lora_unet_{name.replace('.', '_')}"
-            tensors[f"{key}.lora_down.weight"] = torch.randn(2, shape[1], generator=draw)
-            tensors[f"{key}.lora_up.weight"] = torch.randn(shape[0], 2, generator=draw)
-            tensors[f"{key}.alpha"] = torch.tensor(1.0)
-    save_file(tensors, path)
-    return path
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.starter_pack import starter_concepts
 from studio.ui.tabs.exam import questions
 from studio.ui.tabs.exam.state import meaning, page_state
-from tests.store.test_exams import QUESTIONS
-from tests.support.factories import finish, make_image, pick
+from tests.support.factories import QUESTIONS, finish, make_image, pick
 
 SETTINGS = SessionSettings(prompts=("a red apple", "two lions"))
 

@@ -160,7 +160,7 @@ def test_without_room_nothing_is_begun(store, worker, session, tmp_path, monkeyp
 
 
 def test_they_are_taken_in_for_the_model_that_the_session_has(store, worker, session, tmp_path):
-    from tests.worker.test_start_lora import write_lora
+    from tests.support.loras import write_lora
 
     lora = write_lora(tmp_path / "style.safetensors", Path(session.settings.base_model))
     settings = replace(session.settings, start=StartLora(str(lora)))
