@@ -19,14 +19,15 @@ from studio import models
 from studio.engine import recogniser, sampling
 from studio.settings import SamplingSettings
 from studio.starter import data
-from studio.starter.crisp import captions, codes, networks, pictures, sources, styles, train
+from studio.starter.crisp import captions, codes, kept, networks, pictures, sources, styles, train
 from studio.starter.crisp.loop import Run, learning_rate
 from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
 from tests.support.packages import SHAPES, add_package
 
-NAMES = ("red apple", "owl")  # a latent of each of 770 pictures
+NAMES = ("red apple", "owl")  # a latent of each of 264 pictures
 STAGES = {
     "diffusion": train.train_diffusion,
+    "decoder": train.train_decoder,
     "autoencoder": train.train_autoencoder,
     "recogniser": train.train_recogniser,
 }
@@ -104,15 +105,6 @@ def test_a_mirrored_drawing_is_the_mirror_image(loaded: Pictures):
     torch.testing.assert_close(plain.flip(2), mirrored)
 
 
-def test_the_shadow_of_a_sticker_falls_inside_the_picture():
-    pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[44:60, 44:60] = 255, 0, 0, 255
-    drawn = np.asarray(styles.sticker(Image.fromarray(pixels, "RGBA")))
-    assert drawn[50, 50, 3] == 255
-    assert not drawn[:8, :, 3].any()
-    assert not drawn[:, :8, 3].any()
-
-
 def test_captions_name_what_they_are_given():
     assert captions.words("owl", "ink", "blue", 0) == "owl, ink style, blue background"
     assert captions.words("owl", "ink", "blue", 1) == "an ink owl on a blue background"
@@ -128,6 +120,34 @@ def test_codes_are_principal_components(loaded: Pictures, built: Path):
     images = loaded.drawn(np.arange(8))
     again = codes.linear_decode(fitted, codes.encode(fitted, images))
     assert 10 * math.log10(4 / (again - images).square().mean()) > 20
+
+
+def test_eight_bits_of_each_row():
+    values, scale = kept.rounded(torch.tensor([[1.0, -2.0], [0.5, 0.25], [0.0, 0.0]]))
+    assert values.tolist() == [[64, -127], [127, 64], [0, 0]]  # 1 / (2 / 127) = 63.5, to even
+    torch.testing.assert_close(scale[:2], torch.tensor([2 / 127, 0.5 / 127]))
+    assert kept.restored(values, scale)[0].tolist() == pytest.approx([128 / 127, -2])
+
+
+def test_a_smaller_decoder_is_taken_over_but_for_the_last_levels():
+    small, whole = networks.new_autoencoder(64).decoder, networks.new_autoencoder().decoder
+    train.grow(whole, small.state_dict())
+    learned = small.state_dict()
+    same = {
+        name
+        for name, values in whole.state_dict().items()
+        if name in learned and torch.equal(values, learned[name])
+    }
+    last = "up_blocks.3.resnets.1.conv2.weight"
+    assert {"conv_in.weight", "mid_block.resnets.0.conv1.weight", last} <= same
+    assert "conv_out.weight" not in same
+    latents = torch.zeros(1, codes.CHANNELS, codes.PLACES, codes.PLACES)
+    assert (small(latents).shape[-1], whole(latents).shape[-1]) == (64, SIZE_PX)
+
+
+def test_nothing_kept_is_said(tmp_path: Path):
+    with pytest.raises(SystemExit, match="nothing was kept"):
+        kept.unpack(tmp_path, tmp_path / "nowhere.safetensors")
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -159,6 +179,25 @@ def test_every_stage_and_the_model_that_comes_of_them(
         assert stage(loaded, Run(folder, 2), batch=2)
     found = np.load(folder / "samples.npz")
     assert found["latents"].shape == (2, codes.CHANNELS, codes.PLACES, codes.PLACES)
+
+    again = tmp_path / "again"
+    text_encoder = networks.new_text_encoder(captions.tokenizer_for(loaded, folder))
+    diffusion = {"unet": networks.new_unet(), "text_encoder": text_encoder}
+    kept.keep(loaded, folder, diffusion, tmp_path / "kept.safetensors")
+    assert kept.unpack(again, tmp_path / "kept.safetensors") == (
+        '{"diffusion": 2, "decoder": 2, "autoencoder": 2, "recogniser": 2}'
+    )
+    shutil.copy(folder / "latents.npy", again)
+    begun = {"unet": networks.new_unet(), "vae": networks.new_autoencoder()}
+    kept.begin(again, begun)
+    vae = torch.load(folder / "autoencoder.pt", weights_only=True)["vae"]
+    for state, now in ((diffusion["unet"].state_dict(), "unet"), (vae, "vae")):
+        for name, values in begun[now].state_dict().items():
+            spread = state[name].abs().max() / kept.LARGEST
+            torch.testing.assert_close(values, state[name], atol=float(spread), rtol=1e-6)
+    before, after = (captions.tokenizer_for(loaded, place) for place in (folder, again))
+    assert before("an ink owl").input_ids == after("an ink owl").input_ids
+    assert train.train_diffusion(loaded, Run(again, 1), batch=2)
 
     model = train.write(loaded, folder)
     settings = SamplingSettings(steps=2, width_px=SIZE_PX, height_px=SIZE_PX)
@@ -194,7 +233,9 @@ def test_the_pictures_that_a_prompt_describes(loaded: Pictures):
         [concept] = parts[0]
         assert NAMES[concept] in prompt
         named = number % 2 == 1
-        assert (len(parts[1]), len(parts[2])) == ((1, 1) if named else (7, 11))
+        assert (len(parts[1]), len(parts[2])) == (
+            (1, 1) if named else (len(styles.STYLES), len(GROUNDS))
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from studio.starter.crisp.pictures import GROUNDS, Pictures
 from studio.starter.crisp.styles import STYLES
 from studio.starter.pipeline import train_tokenizer
 
-EMPTY_CAPTION_SHARE = 0.1
-# A style is told by details and learned slowly, a ground at once: the style is named more often.
-NAMED_STYLE_SHARE = 0.75
+EMPTY_CAPTION_SHARE = 0.05
+# All is named in most captions: where one picture alone fits the words, most is learned from it.
+ALL_NAMED_SHARE = 0.6
+NAMED_STYLE_SHARE = 0.5  # of the others
 NAMED_GROUND_SHARE = 0.5
 TOKENS = 24
 VOCABULARY = 1400
@@ -36,10 +37,11 @@ def draw_caption(pictures: Pictures, number: int, draw: random.Random) -> str:
     if draw.random() < EMPTY_CAPTION_SHARE:
         return ""
     concept, style, ground, _ = (int(part) for part in pictures.parts(np.array(number)))
+    all_named = draw.random() < ALL_NAMED_SHARE
     return words(
         pictures.concepts[concept],
-        STYLES[style] if draw.random() < NAMED_STYLE_SHARE else None,
-        GROUNDS[ground] if draw.random() < NAMED_GROUND_SHARE else None,
+        STYLES[style] if all_named or draw.random() < NAMED_STYLE_SHARE else None,
+        GROUNDS[ground] if all_named or draw.random() < NAMED_GROUND_SHARE else None,
         draw.randrange(2),
     )
 

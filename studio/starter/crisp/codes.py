@@ -19,6 +19,7 @@ PATCH_PX = 32
 CHANNELS = 32
 PLACES = SIZE_PX // PATCH_PX
 FITTED_TO = 800  # pictures
+CODES = "codes.pt"
 
 
 def patches(images: torch.Tensor) -> torch.Tensor:
@@ -66,9 +67,11 @@ def linear_decode(codes: dict[str, torch.Tensor], latents: torch.Tensor) -> torc
 
 def stored_latents(pictures: Pictures, folder: Path) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """The codes, and the latents of all pictures (count, CHANNELS, PLACES, PLACES) in float16."""
-    path, values = folder / "codes.pt", folder / "latents.npy"
-    if not path.exists() or not values.exists():
-        codes = fit_codes(pictures)
+    path, values = folder / CODES, folder / "latents.npy"
+    if not path.exists():
+        torch.save(fit_codes(pictures), path)
+    codes = torch.load(path, weights_only=True)
+    if not values.exists():
         found = np.empty((pictures.count, CHANNELS, PLACES, PLACES), np.float16)
         errors = []
         for some in np.array_split(np.arange(pictures.count), pictures.count // 64):
@@ -77,6 +80,5 @@ def stored_latents(pictures: Pictures, folder: Path) -> tuple[dict[str, torch.Te
             found[some] = latents.numpy()
             errors.append((linear_decode(codes, latents) - images).square().mean())
         np.save(values, found)
-        torch.save(codes, path)
         print(f"codes: {10 * torch.log10(4 / torch.stack(errors).mean()):.1f} dB", flush=True)
-    return torch.load(path, weights_only=True), np.load(values)
+    return codes, np.load(values)

@@ -42,11 +42,8 @@ class Placement:
 
 
 PLACEMENTS = (
-    Placement(216, 20, 20, False, 0.34),
-    Placement(216, 20, 20, True, 0.24),
-    Placement(144, 56, 88, False, 0.14),
-    Placement(144, 14, 76, False, 0.14),
-    Placement(144, 98, 76, True, 0.14),
+    Placement(216, 20, 20, False, 0.7),
+    Placement(216, 20, 20, True, 0.3),
 )
 
 

@@ -13,7 +13,6 @@ SOURCES = {
     "flat": "fluent-flat",
     "ink": "fluent-ink",
     "3d": None,
-    "sticker": "twemoji",
     "pixel": "twemoji",
     "neon": "fluent-flat",
     "watercolour": "noto",
@@ -48,25 +47,6 @@ def _filled(image: Image.Image) -> np.ndarray:
         near /= _blurred(cover, radius_px).clip(1e-2)
         rgb = np.where(cover > 0.5, rgb, near.clip(0, 1))
     return rgb
-
-
-def sticker(image: Image.Image) -> Image.Image:
-    """A broad white border with a soft shadow around the drawing, a little smaller."""
-    small = Image.new("RGBA", image.size)
-    side = round(image.width * 0.9)
-    margin = (image.width - side) // 2
-    small.paste(image.resize((side, side), Image.Resampling.BOX), (margin, margin))
-    rgb, cover = _values(small)
-    wide = small.getchannel("A").filter(ImageFilter.MaxFilter(13))
-    border = _blurred(np.asarray(wide, np.float32)[..., None] / 255, 1.5)
-    border = ((border - 0.5) * 3 + 0.5).clip(0, 1)
-    blurred = np.pad(_blurred(border, 3), ((4, 0), (3, 0), (0, 0)))
-    shadow = 0.45 * blurred[: image.height, : image.width]  # falls to the right and down
-    under = border + shadow * (1 - border)
-    white = border / under.clip(1e-3)
-    total = cover + under * (1 - cover)
-    colours = (rgb * cover + white * under * (1 - cover)) / total.clip(1e-3)
-    return _image(colours, total)
 
 
 def pixel(image: Image.Image) -> Image.Image:
@@ -124,4 +104,4 @@ def watercolour(image: Image.Image, seed: int = 0) -> Image.Image:
     return _image(pale * (1 - 0.35 * rim), wash * (0.72 + 0.28 * rim))
 
 
-EFFECTS = {"sticker": sticker, "pixel": pixel, "neon": neon}
+EFFECTS = {"pixel": pixel, "neon": neon}

@@ -3,10 +3,14 @@
     diffusion    U-Net and CLIP text encoder together on the stored latents, v-prediction, weights
                  capped as in min-SNR (2303.09556), EMA
     samples      what the U-Net makes of prompts, beside the drawings that it comes closest to
-    autoencoder  a decoder that draws crisp pictures from latents that are a little wrong, and an
+    decoder      to small pictures, from latents that are a little wrong: cheap, and the larger
+                 part of what the next stage has to know
+    autoencoder  a decoder that draws crisp pictures, which begins with the small one, and an
                  encoder that computes the codes
     recogniser   the classifier of the drawings, which judges what the model makes
     write        fp16 diffusers folder, loadable by StableDiffusionPipeline
+    keep         what was learned so far, into assets/crisp
+    unpack       what was kept, into the build folder, before the other stages
 
 Each stage keeps a checkpoint in the build folder and goes on from it when started again.
 """
@@ -24,9 +28,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from diffusers.training_utils import EMAModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from studio.engine import recogniser
+from studio.starter.crisp import kept
 from studio.starter.crisp import pictures as crisp_pictures
 from studio.starter.crisp.captions import draw_caption, tokenizer_for, words
 from studio.starter.crisp.codes import CHANNELS, stored_latents
@@ -51,18 +56,22 @@ from studio.starter.crisp.styles import STYLES
 from studio.starter.loop import Figures, read_checkpoint
 from studio.starter.pipeline import new_scheduler, pipeline_of
 
-UPDATES = {"diffusion": 12_000, "autoencoder": 3000, "recogniser": 1500}
+UPDATES = {"diffusion": 16_000, "decoder": 4000, "autoencoder": 3000, "recogniser": 1500}
 SAMPLES = 4096
 
 
 # --- diffusion -----------------------------------------------------------------------------------
+
+NOISIEST_SHARE = 0.3  # of the timesteps
 
 
 def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
     _, latents = stored_latents(pictures, run.folder)
     tokenizer = tokenizer_for(pictures, run.folder)
     torch.manual_seed(run.seed)
-    unet, text_encoder = new_unet().to(run.device), new_text_encoder(tokenizer).to(run.device)
+    unet = new_unet().to(run.device, memory_format=torch.channels_last)
+    text_encoder = new_text_encoder(tokenizer).to(run.device)
+    kept.begin(run.folder, {"unet": unet, "text_encoder": text_encoder})
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     # foreach: a few kernels for all parameters, where three for each take longer to begin
@@ -80,15 +89,19 @@ def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         clean = torch.from_numpy(latents[numbers.numpy()]).float()
         noise = torch.randn(clean.shape, generator=draw)
-        # spread evenly over a batch, so that no update happens to see little noise alone
+        # spread evenly over a batch, so that no update happens to see little noise alone; and half
+        # of them where there is most noise, because there the words decide what is drawn
         even = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
+        noisiest = torch.arange(batch) % 2 == 1
+        even = torch.where(noisiest, 1 - NOISIEST_SHARE * (1 - even), even)
         timesteps = (even * len(alphas)).long()
         alpha_bar = alphas[timesteps][:, None, None, None]
         noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
         velocity = (alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean).to(run.device)
+        noisy = noisy.to(run.device, memory_format=torch.channels_last)
         with run.bfloat16():
             states = text_encoder(ids.input_ids.to(run.device))[0]
-            predicted = unet(noisy.to(run.device), timesteps.to(run.device), states).sample
+            predicted = unet(noisy, timesteps.to(run.device), states).sample
         # Min-SNR-5 where there is little noise; elsewhere alike, because what a drawing shows is
         # learned where there is most noise, and min-SNR hardly weighs that.
         snr = (alpha_bar / (1 - alpha_bar)).flatten().to(run.device)
@@ -153,9 +166,10 @@ def sample_latents(pictures: Pictures, run: Run, count: int, batch: int = 64) ->
 
 # --- autoencoder ---------------------------------------------------------------------------------
 
-LARGEST_NOISE = 0.6  # standard deviation of what is added to a code; the codes' own is 1
+LARGEST_NOISE = 0.8  # standard deviation of what is added to a code; the codes' own is 1
 SAMPLED_SHARE = 0.5  # of the latents, those that the U-Net has drawn
-ENCODER_EVERY = 4  # updates: it costs as much as the decoder, and has less to learn
+ENCODER_EVERY = 10  # updates: it costs as much as the decoder, and has less to learn
+SMALL_PX = 64
 
 
 def picture_error(drawn: Tensor, images: Tensor) -> Tensor:
@@ -186,13 +200,50 @@ def latents_to_decode(
     return wrong, numbers
 
 
-def train_autoencoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
+def _samples(folder: Path) -> dict[str, np.ndarray] | None:
+    path = folder / "samples.npz"
+    return dict(np.load(path)) if path.exists() else None
+
+
+def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
+    """At SMALL_PX, where an update costs a quarter."""
+    _, stored = stored_latents(pictures, run.folder)
+    torch.manual_seed(run.seed)
+    vae = new_autoencoder(SMALL_PX).to(run.device)
+    decoder = vae.decoder
+    kept.begin(run.folder, {"decoder": decoder})
+    optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
+    samples = _samples(run.folder)
+
+    def loss_of(update: int) -> tuple[Tensor, Figures]:
+        draw = run.generator(update)
+        some = torch.randint(pictures.count, (batch,), generator=draw).numpy()
+        latents, numbers = latents_to_decode(stored, samples, some, draw)
+        images = F.avg_pool2d(pictures.drawn(numbers), SIZE_PX // SMALL_PX).to(run.device)
+        with run.bfloat16():
+            drawn = decoder(latents.to(run.device)).float()
+        return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
+
+    parts = {"decoder": decoder, "optimizer": optimizer}
+    return run.updates_of("decoder", parts, loss_of, peak=2e-3)
+
+
+def grow(decoder: nn.Module, small: dict[str, Tensor]) -> None:
+    """A decoder takes over what a smaller one has learned; its last levels are left as they are."""
+    own = decoder.state_dict()
+    same = {name for name in small if name in own and own[name].shape == small[name].shape}
+    decoder.load_state_dict({name: small[name] for name in same}, strict=False)
+
+
+def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
     vae = new_autoencoder().to(run.device)
+    if (run.folder / "decoder.pt").exists():
+        grow(vae.decoder, read_checkpoint(run.folder / "decoder.pt", run.device)["decoder"])
+    kept.begin(run.folder, {"vae": vae})
     optimizer = torch.optim.AdamW(vae.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
-    sampled = run.folder / "samples.npz"
-    samples = dict(np.load(sampled)) if sampled.exists() else None
+    samples = _samples(run.folder)
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
         draw = run.generator(update)
@@ -264,6 +315,7 @@ def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
     torch.manual_seed(run.seed)
     names = (pictures.concepts, STYLES, GROUNDS)
     network = recogniser.Network(*map(len, names)).to(run.device)
+    kept.begin(run.folder, {"network": network})
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
@@ -300,10 +352,9 @@ def trained_pipeline(
     """With the averaged weights of U-Net and text encoder, in float32 on the CPU."""
     tokenizer = tokenizer_for(pictures, folder)
     unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    ema = EMAModel(parameters)
-    ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
-    ema.copy_to(parameters)
+    kept.averaged(
+        read_checkpoint(folder / "diffusion.pt"), {"unet": unet, "text_encoder": text_encoder}
+    )
     return pipeline_of(vae, text_encoder, tokenizer, unet)
 
 
@@ -318,7 +369,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=(*UPDATES, "samples", "write"))
+    parser.add_argument("stage", choices=(*UPDATES, "samples", "write", "keep", "unpack"))
     parser.add_argument("--folder", type=Path, default=BUILD_PATH)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -328,17 +379,25 @@ def main(argv: list[str] | None = None) -> None:
         "--minutes", type=float, default=math.inf, help="stop with a checkpoint after so many"
     )
     args = parser.parse_args(argv)
+    if args.stage == "unpack":
+        print(f"Updates made: {kept.unpack(args.folder)}")
+        return
     pictures = crisp_pictures.load(args.folder)
     updates = args.updates or UPDATES.get(args.stage, 0)
     deadline_s = time.monotonic() + 60 * args.minutes
     run = Run(args.folder, updates, deadline_s, args.seed, args.device)
     stages = {
         "diffusion": train_diffusion,
+        "decoder": train_decoder,
         "autoencoder": train_autoencoder,
         "recogniser": train_recogniser,
     }
     if args.stage == "samples":
         sample_latents(pictures, run, args.samples)
+    elif args.stage == "keep":
+        text_encoder = new_text_encoder(tokenizer_for(pictures, args.folder))
+        kept.keep(pictures, args.folder, {"unet": new_unet(), "text_encoder": text_encoder})
+        print(f"Wrote {kept.KEPT_PATH}")
     elif args.stage == "write":
         print(f"Wrote {write(pictures, args.folder)}")
     elif not stages[args.stage](pictures, run):
