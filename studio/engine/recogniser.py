@@ -51,6 +51,15 @@ class Network(nn.Module):
         return self.head(self.body(x).mean((2, 3))).split(self.sizes, dim=1)
 
 
+def _pixels(images: list[Image.Image]) -> Tensor:
+    """(B, 3, INPUT_PX, INPUT_PX) in -1..1."""
+    arrays = [
+        np.asarray(image.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BOX))
+        for image in images
+    ]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 @dataclass(frozen=True)
 class Recogniser:
     network: Network
@@ -67,12 +76,12 @@ class Recogniser:
     @torch.no_grad()
     def logits(self, images: list[Image.Image]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of object (B, objects), style (B, styles) and ground (B, grounds)."""
-        arrays = [
-            np.asarray(image.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BOX))
-            for image in images
-        ]
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return self.network(pixels)
+        return self.network(_pixels(images))
+
+    @torch.no_grad()
+    def features(self, images: list[Image.Image]) -> Tensor:
+        """What the logits are read from, (B, 256)."""
+        return self.network.body(_pixels(images)).mean((2, 3))
 
     def object_ranks(self, images: list[Image.Image], objects: list[str]) -> Tensor:
         """(B,) rank of the right object among all, 0 for the likeliest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import random
 import shutil
@@ -19,7 +20,17 @@ from studio import models
 from studio.engine import recogniser, sampling
 from studio.settings import SamplingSettings
 from studio.starter import data
-from studio.starter.crisp import captions, codes, kept, networks, pictures, sources, styles, train
+from studio.starter.crisp import (
+    captions,
+    codes,
+    evaluate,
+    kept,
+    networks,
+    pictures,
+    sources,
+    styles,
+    train,
+)
 from studio.starter.crisp.loop import Run, learning_rate
 from studio.starter.crisp.pictures import GROUNDS, PLACEMENTS, SIZE_PX, Pictures
 from tests.support.packages import SHAPES, add_package
@@ -122,6 +133,37 @@ def test_codes_are_principal_components(loaded: Pictures, built: Path):
     assert 10 * math.log10(4 / (again - images).square().mean()) > 20
 
 
+def test_the_distance_of_two_clouds():
+    """Of Gaussians along the axes: squares of the differences of means and of spreads."""
+    cube = torch.tensor([[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)])
+    first, second = cube, cube * torch.tensor([3.0, 1.0]) + torch.tensor([0.0, 2.0])
+    unit = 4 / 3  # the variance of -1, -1, 1, 1
+    assert evaluate.frechet(first, second) == pytest.approx(4 + unit * (3 - 1) ** 2, rel=1e-5)
+    assert evaluate.frechet(first, first) == pytest.approx(0, abs=1e-5)
+
+
+def test_edges_are_differences_of_neighbours():
+    halves = Image.new("RGB", (SIZE_PX, SIZE_PX), "black")
+    halves.paste("white", (SIZE_PX // 2, 0, SIZE_PX, SIZE_PX))
+    assert evaluate.mean_gradient([halves]) == pytest.approx(1 / (SIZE_PX - 1) / 2, rel=1e-5)
+
+
+def test_blind_pairs_say_which_side_is_ours():
+    ours = [Image.new("RGB", (2, 2), "red")] * 30
+    theirs = [Image.new("RGB", (2, 2), "blue")] * 30
+    shown, sides = evaluate.blind_pairs(ours, theirs, random.Random(1))
+    assert 5 < sides.count("left") < 25
+    for place, side in enumerate(sides):
+        assert shown[2 * place + (side == "right")] is ours[0]
+
+
+def test_every_style_meets_every_ground(loaded: Pictures):
+    asked = evaluate.all_named(loaded)
+    assert len(asked) == len(NAMES) * len(styles.STYLES)
+    eleven = Pictures(np.zeros((11, 6, 4, 1, 1)), loaded.grounds, ("x",) * 11)
+    assert len({parts[1:] for parts in evaluate.all_named(eleven)}) == 6 * 11
+
+
 def test_eight_bits_of_each_row():
     values, scale = kept.rounded(torch.tensor([[1.0, -2.0], [0.5, 0.25], [0.0, 0.0]]))
     assert values.tolist() == [[64, -127], [127, 64], [0, 0]]  # 1 / (2 / 127) = 63.5, to even
@@ -168,7 +210,7 @@ def test_the_weights_stay_small():
 
 
 def test_every_stage_and_the_model_that_comes_of_them(
-    loaded: Pictures, built: Path, tmp_path: Path
+    loaded: Pictures, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     folder = tmp_path / "build"
     shutil.copytree(built, folder)
@@ -204,6 +246,16 @@ def test_every_stage_and_the_model_that_comes_of_them(
     denoiser = models.load(str(model), "cpu")
     [picture] = sampling.images(denoiser, sampling.sample(denoiser, ["an owl"], [1], settings))
     assert picture.size == (SIZE_PX, SIZE_PX)
+    evaluate.main(["--folder", str(folder), "--steps", "2", "--every", "2"])
+    printed = capsys.readouterr().out
+    figures = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
+    assert figures["drawings"]["edges"] == 1
+    assert figures["drawings"]["frechet"] == pytest.approx(0, abs=1e-2)
+    assert figures["ours"]["frechet"] > 0.1
+    assert figures["both know"]["pictures"] == 1  # owl or apple, in ink or flat, on plain ground
+    assert Image.open(folder / "named.png").size == (6 * 128, 128)
+    assert len(json.loads((folder / "pairs.json").read_text())) == 1
+
     judge = recogniser.load(folder / "recogniser")
     assert (judge.objects, judge.styles, judge.grounds) == (NAMES, styles.STYLES, GROUNDS)
 
