@@ -21,22 +21,27 @@ class BenchError(Exception):
     """The measurement cannot be made; the message says why."""
 
 
+def start(home: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    """A studio that has just opened, and its address."""
+    command = [sys.executable, "-u", "-m", "studio", "--home", str(home), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--no-browser", *options], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if "open at" in line:
+            return process, line.split()[-1]
+    process.wait()
+    raise BenchError("The studio did not start. Its output:\n" + "".join(lines))
+
+
 @contextmanager
 def studio(home: Path) -> Iterator[str]:
     """Run a complete studio with its worker; gives its address."""
-    command = [sys.executable, "-u", "-m", "studio", "--home", str(home), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--no-browser"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+    process, url = start(home)
     try:
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            if "open at" in line:
-                break
-        else:
-            raise BenchError("The studio did not start. Its output:\n" + "".join(lines))
-        yield lines[-1].split()[-1]
+        yield url
     finally:
         process.terminate()
         process.wait()

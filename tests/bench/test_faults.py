@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from studio.bench import faults
-from studio.bench.faults import disks, growth, operations, trial
+from studio.bench.faults import disks, growth, operations, tabs, trial
 from studio.bench.faults.operations import Home, make_homes
 from studio.store import Store
 
@@ -75,6 +76,23 @@ def test_what_is_lost_or_torn_or_not_said_is_noticed(
     assert (row.lost, row.torn) == counts
     assert any(problem in one for one in row.problems), row.problems
     assert not row.is_clean
+
+
+def test_an_answer_that_does_not_count_is_noticed(homes):
+    home = homes["new"]
+    with contextlib.closing(Store.open(home.path)) as store:
+        pair_id = next(
+            row.pair.id for row in store.picked_pairs(home.session_id) if row.pick.id == "pick3"
+        )
+
+    def lost(*both: tabs.Answers) -> list[str]:
+        return tabs.replaced_without_a_word(home.path, home.session_id, list(both))
+
+    nothing, other = tabs.Answers(), tabs.Answers({pair_id: "never kept"})
+    assert lost(tabs.Answers({pair_id: "pick3"}), nothing) == []
+    assert lost(tabs.Answers({pair_id: "pick3"}), other) == []
+    assert lost(other, nothing) == [f"an answer to {pair_id}"]
+    assert lost(other, tabs.Answers(sent=(pair_id, "pick3"))) == []
 
 
 def test_what_hangs_is_noticed(homes, tmp_path, monkeypatch):

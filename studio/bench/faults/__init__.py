@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from studio.bench.faults import damage, disks, growth, hostile, kills, rounds
+from studio.bench.faults import damage, disks, growth, hostile, kills, rounds, tabs
 from studio.bench.faults.operations import make_homes
 from studio.bench.faults.trial import Row
 
@@ -35,6 +35,7 @@ PARTS = {
     "hostile": hostile,
     "growth": growth,
     "rounds": rounds,
+    "tabs": tabs,
 }
 HOW_TO_GET_STRACE = "Debian and Ubuntu: apt install strace"
 
