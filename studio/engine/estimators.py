@@ -250,7 +250,8 @@ class StepsGivenEnd(DenoisingSteps):
     E[next | x_t, x0], in every reduction (Rao-Blackwell: the same expectation, and no more
     variance). That mean is `mean_given_end` under q: x0 from what x_t leaves open, then next from
     q(next | x_t, x0). Under q it is exact; the drawn chain is q with the network's mean prediction
-    x0_hat in the place of x0, and its end is known only later. With the end of the chain for x0:
+    x0_hat in the place of x0, and its end is known only later. With the end of the chain for x0 (a
+    schedule may leave a trace of noise in it):
 
     - Given x_t, it is unbiased: the plain log-ratio and this one have the same mean if the ends of
       chains from x_t have the mean x0_hat. With an exact network that is affine in the latent
