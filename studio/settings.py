@@ -203,6 +203,10 @@ class SamplingSettings(_Stored):
         )
 
 
+# Estimators of the gains (`studio.engine.objective.ESTIMATORS`).
+Loss = Literal["diffusion_dpo", "d3po", "d3po_given_end"]
+LOSSES: tuple[str, ...] = get_args(Loss)
+
 # Forms of the preference loss, by their names in `studio.maths.objectives`.
 Form = Literal[
     "dpo",
@@ -241,6 +245,9 @@ _FIRST_VERSION: dict[str, Any] = {
 class TrainingSettings(_Stored):
     """How a round learns. `OBJECTIVES` holds the presets; `studio.engine` explains each term.
 
+    loss: the estimator of the gains: "diffusion_dpo" from the finished pictures, "d3po" from the
+        steps of the drawing, "d3po_given_end" from the steps with `next` replaced by its
+        expectation given the picture (`studio.engine.estimators.StepsGivenEnd`).
     form: the function from the gains of a pair to its loss (`studio.maths.objectives.FORMS`).
     reduction: how a step's squared errors over the latent's elements become one number:
         "sum" (the paper's likelihood), "mean" (the published code), or "noise" (the mean error of
@@ -252,7 +259,7 @@ class TrainingSettings(_Stored):
     optimizer: "scalar_adam" (`studio.maths.scalar_adam`), which follows the gradient's direction;
         or "adamw". They need different learning rates.
     timestep_fraction: finished pictures are noised to the noisiest fraction of the timesteps. D3PO
-        uses the steps of the drawing instead.
+        takes the noisiest fraction of the drawing's random steps instead.
     noise_draws_per_pair: the number of draws of timestep and noise for a pair's finished pictures
         in a round. Draws take turns, and the reference's error of each is computed once. UNBOUNDED
         is more than a round uses. D3PO uses its steps instead.
@@ -270,7 +277,7 @@ class TrainingSettings(_Stored):
     """
 
     objective: str = "diffusion_dpo"
-    loss: Literal["d3po", "diffusion_dpo"] = "diffusion_dpo"
+    loss: Loss = "diffusion_dpo"
     form: Form = "dpo"
     reduction: Literal["sum", "mean", "noise"] = "noise"
     beta: float = _positive(80.0, 1e9, "Beta must be greater than 0, and at most 1e9.")
@@ -337,7 +344,7 @@ class TrainingSettings(_Stored):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.objective in OBJECTIVE_NAMES, f"Unknown objective: {self.objective}.")
-        _require(self.loss in ("d3po", "diffusion_dpo"), f"Unknown loss: {self.loss}.")
+        _require(self.loss in LOSSES, f"Unknown loss: {self.loss}.")
         _require(self.form in FORMS, f"Unknown form of the loss: {self.form}.")
         _require(
             self.reduction in ("sum", "mean", "noise"), f"Unknown reduction: {self.reduction}."

@@ -28,6 +28,10 @@ SYSTEMS: dict[str, System] = {
     "Diffusion-DPO": System("2311.12908", {}),
     "D3PO": System("2311.13231", {}, "d3po"),
     "D3PO, steps weighted equally": System("2311.13231", {}, "d3po_balanced"),
+    "D3PO, steps given the end": System(
+        "2311.13231",
+        {"loss": "d3po_given_end", "timestep_fraction": 0.4, "steps_per_pair": 8},
+    ),
     "IPO": System("2310.12036", {"form": "ipo"}),
     "SLiC, RSO": System("2309.06657", {"form": "hinge"}),
     "P3O": System("2310.00212", {"form": "linear"}),

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from studio.engine.estimators import DenoisingSteps, Estimator, NoisedPictures
+from studio.engine.estimators import DenoisingSteps, Estimator, NoisedPictures, StepsGivenEnd
 from studio.maths import objectives
 from studio.maths.objectives import Counts, Form
 from studio.settings import TrainingSettings
 
 # (denoiser, batch, settings) to an estimator.
 MakeEstimator = Callable[..., Estimator]
+
+# The estimator of each loss in the settings.
+ESTIMATORS: dict[str, type[Estimator]] = {
+    "diffusion_dpo": NoisedPictures,
+    "d3po": DenoisingSteps,
+    "d3po_given_end": StepsGivenEnd,
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,7 @@ class Objective:
     @classmethod
     def of(cls, settings: TrainingSettings) -> Objective:
         """The objective that the settings name."""
-        estimator = DenoisingSteps if settings.loss == "d3po" else NoisedPictures
-        return cls(estimator, objectives.FORMS[settings.form], settings.clip_range)
+        return cls(ESTIMATORS[settings.loss], objectives.FORMS[settings.form], settings.clip_range)
 
     def losses(self, chosen: Tensor, rejected: Tensor, beta: float, counts: Counts) -> Tensor:
         """The losses of pairs with these gains; all are (B,)."""

@@ -215,6 +215,18 @@ def step_mean(latent: Tensor, prediction: Tensor, step: Step) -> Tensor:
     return _over_latent(step.of_latent) * latent + _over_latent(step.of_prediction) * prediction
 
 
+def mean_given_end(latent: Tensor, end: Tensor, step: Step) -> Tensor:
+    """E[next | latent, x0] where the picture x0 is `end`; all are (B, C, h, w).
+
+    The end makes the noise in the latent known, eps = (latent - alpha · x0) / sigma. A step is by
+    definition q(next | latent, x0) = N(mean_of(x0, eps), s²), for which a drawing has to guess x0
+    (DDIM: arXiv 2010.02502, eq. 7 and 9). It has the spread s of the step that is drawn, and only
+    another mean. Not defined for sigma = 0, where no step begins.
+    """
+    alpha, sigma = _over_latent(step.alpha), _over_latent(step.variance.sqrt())
+    return mean_of(end, (latent - alpha * end) / sigma, step)
+
+
 def log_prob(
     next_latent: Tensor, latent: Tensor, prediction: Tensor, step: Step, reduction: Reduction
 ) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from studio import models
 from studio.bench.systems import SYSTEMS, System
 from studio.engine import sampling
+from studio.engine.objective import ESTIMATORS
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
 from studio.maths import objectives
-from studio.settings import FORMS, SamplingSettings
+from studio.settings import FORMS, LOSSES, SamplingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +53,8 @@ def test_each_has_a_row_in_the_documentation() -> None:
         assert f"| {system.paper} | `{system.settings.form}` |" in row
 
 
-def test_the_settings_name_every_form() -> None:
+def test_the_settings_name_every_form_and_estimator() -> None:
     assert tuple(objectives.FORMS) == FORMS
+    assert tuple(ESTIMATORS) == LOSSES
     used = {system.settings.form for system in SYSTEMS.values()}
     assert set(FORMS) - used == {"capped"}

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from studio import models
+from studio.bench.systems import SYSTEMS
 from studio.engine import memory, sampling
 from studio.engine.estimators import (
     DenoisingSteps,
     Estimator,
     NoisedPictures,
+    StepsGivenEnd,
     step_log_prob,
     velocity_errors,
 )
@@ -36,7 +38,11 @@ SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
 FEW = {"updates_base": 4, "updates_per_pick": 0, "batch_pairs": 4, "micro_batch_pairs": 4}
 SHORT = replace(OBJECTIVES["d3po_balanced"], **FEW)
 SHORT_DPO = replace(OBJECTIVES["diffusion_dpo"], **FEW)
+SHORT_GIVEN_END = replace(SHORT_DPO, loss="d3po_given_end", timestep_fraction=0.5)
 both_kinds = pytest.mark.parametrize("short", [SHORT, SHORT_DPO], ids=["d3po", "diffusion_dpo"])
+all_kinds = pytest.mark.parametrize(
+    "short", [SHORT, SHORT_DPO, SHORT_GIVEN_END], ids=lambda short: short.loss
+)
 PROMPTS = ["a cat", "a dog", "a fish", "a bird", "a fox", "a cow"]
 
 
@@ -114,7 +120,7 @@ def test_an_untrained_adapter_has_a_log_ratio_of_exactly_zero(
     assert torch.equal(policy, reference)
 
 
-@both_kinds
+@all_kinds
 def test_the_reference_is_the_base_however_far_the_adapter_is_trained(
     denoiser: Denoiser, pairs: PairBatch, short: TrainingSettings
 ) -> None:
@@ -202,6 +208,60 @@ def test_every_objective_raises_what_was_chosen(
     metrics = list(Training(denoiser, pairs, settings, held_out=pairs))
     assert sum(m.margin for m in metrics[-5:]) > sum(m.margin for m in metrics[:5])
     assert metrics[-1].held_out_agreement > 0.5
+
+
+def test_steps_are_the_noisiest_fraction_of_the_chain(denoiser: Denoiser, pairs: PairBatch) -> None:
+    for fraction, steps in ((1.0, [0, 1, 2, 3]), (0.5, [0, 1]), (0.01, [0])):
+        settings = replace(SHORT, timestep_fraction=fraction)
+        assert DenoisingSteps(denoiser, pairs, settings).steps.tolist() == steps
+
+
+@pytest.mark.parametrize("model", ["tiny", "starter"])
+def test_a_step_given_its_end_is_a_noised_picture_at_the_chains_own_latent(
+    model: str, tiny_model: Path
+) -> None:
+    """The tiny model predicts noise, the starter velocity: the error of one is that of the other,
+    times the weight of the step. And another `next` changes nothing."""
+    denoiser = models.load(str(tiny_model) if model == "tiny" else "starter", "cpu")
+    pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a lion"], [3], SAMPLING))
+    settings = replace(SHORT_GIVEN_END, timestep_fraction=1.0)
+    steps = torch.tensor([[0, 2], [1, 2]])
+    alpha_bar = denoiser.schedule(SAMPLING.steps).alpha_bar[steps]
+    over = (..., None, None, None)
+    latent = torch.stack([pairs.latents[picture, steps[picture]] for picture in (0, 1)])
+    noise = latent - alpha_bar.sqrt()[over] * pairs.latents[:, -1:]
+    noise /= (1 - alpha_bar).sqrt()[over]
+    with torch.no_grad():
+        scores = StepsGivenEnd(denoiser, pairs, settings).scores([0, 1], steps)
+        errors = velocity_errors(denoiser, pairs, [0, 1], pairs.timesteps[steps], noise)
+    # of velocity; of noise they are alpha_bar times as large
+    weight = 1 if model == "tiny" else alpha_bar.rsqrt()
+    torch.testing.assert_close(scores, -weight * alpha_bar * errors, rtol=1e-3, atol=1e-5)
+
+    other = pairs.latents.clone()
+    other[:, 3] += 1.0  # where step 2 leads to
+    shifted = replace(pairs, latents=other)
+    with torch.no_grad():
+        again = StepsGivenEnd(denoiser, shifted, settings).scores([0, 1], steps)
+        plain, moved = (
+            DenoisingSteps(denoiser, p, settings).scores([0, 1], steps) for p in (pairs, shifted)
+        )
+    assert torch.equal(again, scores)
+    assert (plain == moved).tolist() == [[True, False], [True, False]]
+
+
+def test_steps_given_the_end_teach_the_starter() -> None:
+    """Two updates as in the table of systems, and the chosen pictures are on their way up."""
+    denoiser = models.load("starter", "cpu")
+    five = SamplingSettings(steps=5)
+    pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a lion", "a car"], [1, 2], five))
+    few = {"updates_base": 2, "updates_per_pick": 0, "learning_rate": 3e-3}
+    settings = replace(SYSTEMS["D3PO, steps given the end"].settings, **few)
+    training = Training(denoiser, pairs, settings)
+    assert type(training.estimator) is StepsGivenEnd
+    first, second = training
+    assert first.loss == pytest.approx(math.log(2))
+    assert first.margin == 0 < second.margin
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.25, 750), (1.0, 0), (0.0001, 999)])
@@ -294,7 +354,7 @@ def test_the_published_settings_draw_every_step_of_one_pair(
     assert all(0.683 < loss < 0.704 for loss in losses)
 
 
-@both_kinds
+@all_kinds
 def test_a_run_continued_from_its_state_is_the_run_itself(
     denoiser: Denoiser, picks: PairBatch, short: TrainingSettings
 ) -> None:
@@ -321,9 +381,10 @@ def test_final_latents_are_all_that_noised_pictures_need(
     for name, value in denoiser.adapters.state().items():
         assert torch.equal(value, expected[name])
     assert reads_only_final(SHORT_DPO)
-    assert not reads_only_final(SHORT)
-    with pytest.raises(ValueError, match="final latents alone"):
-        Training(denoiser, final, SHORT)
+    for of_steps in (SHORT, SHORT_GIVEN_END):
+        assert not reads_only_final(of_steps)
+        with pytest.raises(ValueError, match="final latents alone"):
+            Training(denoiser, final, of_steps)
 
 
 @both_kinds
@@ -645,8 +706,9 @@ def test_an_exploding_round_is_stopped_with_a_sentence(
 def test_pictures_made_without_noise_are_refused(denoiser: Denoiser) -> None:
     still = replace(SAMPLING, eta=0.0, shared_noise=False)
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a cat"], [1], still))
-    with pytest.raises(TrainingFailed, match="eta 1"):
-        Training(denoiser, pairs, SHORT)
+    for of_steps in (SHORT, SHORT_GIVEN_END):
+        with pytest.raises(TrainingFailed, match="eta 1"):
+            Training(denoiser, pairs, of_steps)
 
 
 def test_another_base_model_is_refused(denoiser: Denoiser, pairs: PairBatch) -> None:

@@ -260,3 +260,166 @@ def test_steps_without_noise_are_left_out() -> None:
     )
     assert schedule.stochastic_steps(1.0).tolist() == [0, 1]
     assert schedule.stochastic_steps(0.0).tolist() == []
+
+
+# --- a step given the end of its chain -----------------------------------------------------------
+
+
+def test_a_step_given_its_end_by_hand() -> None:
+    # alpha 0.6 to 0.8, eta 1: s² = (0.36 / 0.64)(1 - 0.36 / 0.64) = 63/256, and what is left of eps
+    # is sqrt(0.36 - 63/256) = 0.3375. Latent 1, end 0.5: eps = (1 - 0.6 · 0.5) / 0.8 = 0.875
+    one = torch.ones(1, 1, 1, 1)
+    step = schedules.ddim_step(torch.tensor([0.36]), torch.tensor([0.64]), 1.0)
+    expected = 0.8 * 0.5 + 0.3375 * 0.875
+    assert schedules.mean_given_end(one, one / 2, step).item() == pytest.approx(expected)
+    # the flow above: alpha 0.2, sigma 0.8 to 0.5, sqrt(3)/4 of eps. eps = (1 - 0.1) / 0.8 = 1.125
+    step = schedules.flow_step(torch.tensor(0.8), torch.tensor(0.5), eta=1 / 3)
+    expected = 0.5 * 0.5 + math.sqrt(3) / 4 * 1.125
+    assert schedules.mean_given_end(one, one / 2, step).item() == pytest.approx(expected)
+    # from pure noise the latent is the noise
+    step = schedules.flow_step(torch.tensor(1.0), torch.tensor(0.5), eta=1 / 3)
+    expected = 0.5 * 0.5 + math.sqrt(3) / 4
+    assert schedules.mean_given_end(one, one / 2, step).item() == pytest.approx(expected)
+
+
+def test_a_step_given_its_end_is_ddpms_posterior() -> None:
+    """Ho et al., arXiv 2006.11239, eq. 7, which DDIM with eta 1 has in other letters."""
+    draw = torch.Generator().manual_seed(7)
+    latent, end = torch.randn(2, *SHAPE, generator=draw, dtype=torch.float64)
+    a, before = torch.tensor([0.3, 0.9]).double(), torch.tensor([0.5, 0.95]).double()
+    beta, kept = 1 - a / before, (a / before).sqrt()
+    of_end, of_latent = before.sqrt() * beta / (1 - a), kept * (1 - before) / (1 - a)
+    over = (slice(None), None, None, None)
+    step = schedules.ddim_step(a, before, 1.0)
+    found = schedules.mean_given_end(latent, end, step)
+    torch.testing.assert_close(found, of_end[over] * end + of_latent[over] * latent)
+    torch.testing.assert_close(step.s.square(), (1 - before) / (1 - a) * beta)
+
+
+class NormalPictures:
+    """Pictures from N(mean, variance), and the network that knows it: all is exact."""
+
+    def __init__(self, mean: float, variance: float) -> None:
+        self.mean, self.variance = mean, variance
+
+    def of(self, latent: torch.Tensor, step: schedules.Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """E[x0 | latent] and E[eps | latent]."""
+        total = self.variance * step.alpha.square() + step.variance
+        gain = self.variance * step.alpha / total
+        x0 = self.mean + gain * (latent - step.alpha * self.mean)
+        return x0, (latent - step.alpha * x0) / step.variance.sqrt()
+
+
+REFERENCE, POLICY = NormalPictures(0.7, 0.25), NormalPictures(1.0, 0.16)
+DRAWS = 200_000
+
+
+def log_ratio(
+    next_latent: torch.Tensor, latent: torch.Tensor, step: schedules.Step, is_flow: bool, reduction
+) -> torch.Tensor:
+    policy, reference = (
+        schedules.log_prob(next_latent, latent, eps - x0 if is_flow else eps, step, reduction)
+        for x0, eps in (pictures.of(latent, step) for pictures in (POLICY, REFERENCE))
+    )
+    return policy - reference
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """How far their means are apart, in standard errors."""
+    difference = one - other
+    return (difference.mean().abs() / difference.std() * math.sqrt(len(difference))).item()
+
+
+@pytest.mark.parametrize("is_flow", [False, True], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "noise"])
+def test_many_draws_of_a_step_have_the_log_ratio_of_their_mean(
+    is_flow: bool, reduction: schedules.Reduction
+) -> None:
+    """Pictures are noised to the latent and, with a part of the same noise, to the next one. Given
+    latent and end, the plain log-ratios of many draws of `next` have this one for their mean; and
+    over all latents and ends they differ by what neither tells."""
+    a = torch.tensor([0.2, 0.36], dtype=torch.float64)
+    step = (
+        schedules.flow_step(*torch.tensor([0.8, 0.6]).double(), 0.5)
+        if is_flow
+        else schedules.ddim_step(*a, 1.0)
+    )
+    draw = torch.Generator().manual_seed(8)
+    shape = (DRAWS, 1, 1, 1)
+    standard, noise, z = torch.randn(3, *shape, generator=draw, dtype=torch.float64)
+
+    def ratios(end: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        latent = step.alpha * end + step.variance.sqrt() * noise
+        drawn = step.next_alpha * end + step.direction * noise + step.s * z
+        given = schedules.mean_given_end(latent, end, step)
+        rest = (latent, step, is_flow, reduction)
+        return log_ratio(drawn, *rest), log_ratio(given, *rest), latent
+
+    plain, exact, _ = ratios(torch.full_like(z, 1.9), torch.full_like(z, -0.4))
+    assert exact.std() < 1e-9
+    assert apart(plain, exact) < 4 < 10 < apart(plain, 0 * plain)
+
+    end = REFERENCE.mean + math.sqrt(REFERENCE.variance) * standard
+    plain, exact, latent = ratios(end, noise)
+    for known in (torch.ones_like(end), end, latent, end * latent):
+        assert apart(known.flatten() * plain, known.flatten() * exact) < 4
+    assert exact.var() < plain.var() / 2
+
+
+def sd_chain(steps: int) -> schedules.DiffusionSchedule:
+    """Stable Diffusion's, to a picture without noise."""
+    alphas = scheduler("epsilon", "trailing", steps).alphas_cumprod.double()
+    timesteps = torch.arange(1000, 0, -1000 // steps) - 1
+    before = torch.cat([alphas[timesteps[1:]], torch.ones(1)])
+    return schedules.DiffusionSchedule(timesteps, alphas[timesteps], before)
+
+
+def test_chains_of_an_exact_network_have_the_same_mean_with_their_own_ends() -> None:
+    """Given the latent from which they go on, with eta 1; their ends are drawn step by step."""
+    schedule = sd_chain(20)
+    draw = torch.Generator().manual_seed(9)
+    first = 8
+    latent = torch.full((DRAWS, 1, 1, 1), 0.4, dtype=torch.float64)
+    chain = [latent]
+    for index in range(first, 20):
+        step = schedule.step(index, 1.0)
+        z = torch.randn(latent.shape, generator=draw, dtype=torch.float64)
+        chain.append(schedules.mean_of(*REFERENCE.of(chain[-1], step), step) + step.s * z)
+    step = schedule.step(first, 1.0)
+    given = schedules.mean_given_end(latent, chain[-1], step)
+    plain, exact = (log_ratio(one, latent, step, False, "noise") for one in (chain[1], given))
+    assert apart(plain, exact) < 4 < 10 < apart(exact, 0 * exact)
+    assert exact.var() < plain.var() / 2
+
+
+def given_the_end(schedule: schedules.Schedule, index: int, eta: float) -> tuple[float, float]:
+    """How much of a change of the end is in E[next | latent, end]: of the chains that an exact
+    network draws, and of `mean_given_end`. All is linear and normal, so it is computed exactly."""
+    zero, one = torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()
+
+    def slope(step: schedules.Step) -> float:
+        at = [schedules.mean_of(*REFERENCE.of(latent, step), step) for latent in (zero, one)]
+        return (at[1] - at[0]).item()
+
+    onward, variance = 1.0, 0.0  # end = onward · next + a draw of this variance
+    for later in range(len(schedule) - 1, index, -1):
+        step = schedule.step(later, eta)
+        variance += (onward * step.s.item()) ** 2
+        onward *= slope(step)
+    step = schedule.step(index, eta)
+    s2 = step.s.item() ** 2
+    used = schedules.mean_given_end(zero, one, step) - schedules.mean_given_end(zero, zero, step)
+    return s2 * onward / (s2 * onward**2 + variance), used.item()
+
+
+@pytest.mark.parametrize(("steps", "factor"), [(20, 0.667), (200, 0.931), (1000, 0.981)])
+def test_chains_come_to_it_with_the_number_of_steps(steps: int, factor: float) -> None:
+    """The noisy steps all alike."""
+    for share in (0, 0.2, 0.35):
+        of_chain, used = given_the_end(sd_chain(steps), int(share * steps), 1.0)
+        assert used / of_chain == pytest.approx(factor, abs=2e-3)
+
+
+def test_chains_with_less_noise_do_not_come_to_it() -> None:
+    of_chain, used = given_the_end(sd_chain(1000), 0, 0.5)
+    assert used / of_chain == pytest.approx(0.16, abs=0.01)

@@ -14,7 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline
 from studio import models
 from studio.bench.families import drawing_scheduler, make_pipeline, write_checkpoint
 from studio.engine import sampling
-from studio.engine.estimators import NoisedPictures, velocity_errors
+from studio.engine.estimators import NoisedPictures, StepsGivenEnd, velocity_errors
 from studio.engine.trajectory import PairBatch
 from studio.lora.export import export_lora
 from studio.lora.metadata import ExportInfo
@@ -111,6 +111,27 @@ def test_errors_are_of_the_velocity_itself(denoiser: Denoiser) -> None:
         ).sample
     expected = (noise[0] - final - velocity).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_given_its_end_has_the_velocitys_error_at_the_chains_own_latent(
+    denoiser: Denoiser,
+) -> None:
+    """Times the weight of the step, from pure noise on."""
+    settings = replace(SETTINGS, eta=0.7)
+    pairs = PairBatch.of(sampling.sample_pairs(denoiser, [PROMPT], [1], settings))
+    training = replace(OBJECTIVES["diffusion_dpo"], loss="d3po_given_end", timestep_fraction=1.0)
+    estimator = StepsGivenEnd(denoiser, pairs, training)
+    steps = torch.tensor([[0, 1]])
+    sigma = (pairs.timesteps[steps] / 1000)[..., None, None, None]
+    assert sigma[0, 0] == 1
+    noise = (pairs.latents[:1, :2] - (1 - sigma) * pairs.latents[:1, -1:]) / sigma
+    with torch.no_grad():
+        scores = estimator.scores([0], steps)
+        errors = velocity_errors(denoiser, pairs, [0], pairs.timesteps[steps], noise)
+    step = denoiser.schedule(SETTINGS.steps).step(steps, 0.7)
+    torch.testing.assert_close(
+        scores, -errors * step.of_prediction.abs() / step.s, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_the_exported_lora_draws_the_same_in_diffusers(
