@@ -58,6 +58,7 @@ from studio.starter.pipeline import new_scheduler, pipeline_of
 
 UPDATES = {"diffusion": 16_000, "decoder": 4000, "autoencoder": 3000, "recogniser": 1500}
 SAMPLES = 4096
+GUIDANCES = (1.5, 2.0, 3.0)  # of samples, one for each batch
 
 
 # --- diffusion -----------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def sample_latents(pictures: Pictures, run: Run, count: int, batch: int = 64) ->
             drawn = pipeline(
                 [prompt for prompt, _ in asked],
                 num_inference_steps=20,
-                guidance_scale=3.0,
+                guidance_scale=chance.choice(GUIDANCES),
                 generator=torch.Generator().manual_seed(chance.randrange(2**31)),
                 output_type="latent",
                 height=SIZE_PX,
