@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lora",
         "models",
         "paths",
+        "pictures",
         "prompting",
         "runtime",
         "settings",

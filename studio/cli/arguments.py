@@ -147,6 +147,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--precision", choices=PRECISIONS, default="float32", help="of the numbers; default float32"
     )
     command.add_argument("--format", choices=FORMATS, action="append", help="default: both")
+    command.add_argument(
+        "--workflows",
+        action="store_true",
+        help="also write a ComfyUI workflow and settings for A1111",
+    )
 
     command = _command(
         commands, "sessions", "sessions:sessions", "list sessions, or export or import one"

@@ -45,6 +45,7 @@ def export(arguments: argparse.Namespace) -> int:
             "licence": arguments.licence,
             "formats": arguments.format or list(FORMATS),
             "precision": arguments.precision,
+            "workflows": arguments.workflows,
         }
         job_id = store.add_job(session.id, "export", payload).id
 

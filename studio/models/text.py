@@ -91,7 +91,7 @@ class PromptEncoder:
         self.device = device
         self._encoders, self._tokenizers = parts.text_encoders, parts.tokenizers
         self._inversions = inversions
-        self._zero_unconditional = parts.zero_unconditional
+        self.zero_unconditional = parts.zero_unconditional
         self._reads_clip_skip = reads_clip_skip
         self._embeddings: dict[tuple[str, int], Text] = {}  # by marked prompt and clip skip
         self._is_offloaded = False
@@ -113,7 +113,7 @@ class PromptEncoder:
 
     def embed_negative(self, prompt: str, count: int, clip_skip: int = 1) -> Text:
         """The negative prompt, `count` times, for the unconditional half of guidance."""
-        if prompt or not self._zero_unconditional:
+        if prompt or not self.zero_unconditional:
             return self.embed([prompt] * count, clip_skip)
         text = self.embed([""] * count, clip_skip)
         return Text(torch.zeros_like(text.states), torch.zeros_like(text.pooled))

@@ -73,7 +73,7 @@ def write(made: Parameters) -> str:
         "Size": size,
         "Model hash": made.model_hash or None,
         "Model": made.model or None,
-        "Eta": _number(made.eta),
+        _eta_name(made.sampler): _number(made.eta),
         "Clip skip": made.clip_skip if (made.clip_skip or 1) > 1 else None,
         **made.more,
     }
@@ -108,6 +108,7 @@ def read(text: str) -> Parameters:
     loras = [(name.strip(), _float(strength or "1")) for name, strength in LORA.findall(words)]
     words = LORA.sub("", words)
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.pop("Size", "")) or (None, None, None)
+    eta = _float(found.pop(_eta_name(found.get("Sampler", "")), None))
     return Parameters(
         prompt="\n".join(line.strip() for line in words.split("\n")).strip(),
         negative_prompt="\n".join(negative).strip(),
@@ -117,13 +118,18 @@ def read(text: str) -> Parameters:
         seed=_int(found.pop("Seed", None)),
         width_px=_int(size[1]),
         height_px=_int(size[2]),
-        eta=_float(found.pop("Eta", None)),
+        eta=_float(found.pop("Eta", None)) if eta is None else eta,  # as the studio wrote it once
         clip_skip=_int(found.pop("Clip skip", None)),
         model=found.pop("Model", ""),
         model_hash=found.pop("Model hash", ""),
         loras=tuple((name, 1.0 if strength is None else strength) for name, strength in loras),
         more=found,
     )
+
+
+def _eta_name(sampler: str) -> str:
+    """A1111 has two settings for eta; "Eta" is that of ancestral samplers, and DDIM ignores it."""
+    return "Eta DDIM" if sampler == "DDIM" else "Eta"
 
 
 def lora_name(name: str) -> str:

@@ -54,3 +54,13 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
         ("".join(text for text, _ in part), min(max(weight, LEAST), MOST))
         for weight, part in groupby(letters, key=lambda letter: round(letter[1], 6))
     ]
+
+
+def for_comfyui(prompt: str) -> str:
+    """The prompt in ComfyUI's syntax, which has no square brackets: `[clouds]` is
+    `(clouds:0.9091)`."""
+    return "".join(
+        escaped if weight == 1 else f"({escaped}:{weight:.4g})"
+        for text, weight in weighted(prompt)
+        for escaped in [re.sub(r"([()])", r"\\\1", text)]
+    )

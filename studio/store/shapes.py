@@ -81,6 +81,7 @@ class Payload(TypedDict, total=False):
     name: Text
     formats: TextList
     precision: Text
+    workflows: bool
     trigger: Text
     licence: Text
     author: Text

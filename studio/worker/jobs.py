@@ -28,7 +28,8 @@ from studio.paths import expanded
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
-from studio.store.rows import CHECK_PICTURE, USE_WITH
+from studio.store.rows import CHECK_PICTURE, IN_OTHER_TOOLS, USE_WITH
+from studio.worker import other_tools
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
 from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
@@ -267,6 +268,13 @@ class Jobs:
         write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
         files = (*(path.name for path in report.files), checked.name)
         checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
+        if job.payload.get("workflows"):
+            prompt = self.renderer.expand(wanted.prompt, wanted.seed)
+            drawing = other_tools.drawing(denoiser, wanted, prompt, report.name)
+            written, checks[IN_OTHER_TOOLS] = other_tools.write(
+                folder, report.name, drawing, strength
+            )
+            files += written
         self.store.add_export(replace(export, files=files, checks=checks))
         return {"export_id": export.id, "files": list(files), "checks": checks}
 

@@ -92,10 +92,12 @@ def test_what_the_studio_writes():
     made = Parameters("a lion", "blurry", 20, "DDIM", 3.0, 7, 64, 64, 1.0, "starter", "ab12")
     assert write(made) == (
         "a lion\nNegative prompt: blurry\nSteps: 20, Sampler: DDIM, CFG scale: 3, Seed: 7, "
-        "Size: 64x64, Model hash: ab12, Model: starter, Eta: 1"
+        "Size: 64x64, Model hash: ab12, Model: starter, Eta DDIM: 1"
     )
+    assert write(replace(made, sampler="Euler a")).endswith("Eta: 1")
+    assert read(write(made).replace("Eta DDIM", "Eta")).eta == 1.0  # as it was written before
     assert "Clip skip" not in write(replace(made, clip_skip=1))
-    assert write(replace(made, clip_skip=2)).endswith("Eta: 1, Clip skip: 2")
+    assert write(replace(made, clip_skip=2)).endswith("Eta DDIM: 1, Clip skip: 2")
 
 
 # Lines of prompts: anything printable that is not this format's own marks.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio import models
-from studio.prompting.emphasis import weighted
+from studio.prompting.emphasis import for_comfyui, weighted
 from tests.support.work import steps_of
 
 
@@ -87,3 +87,9 @@ def test_more_layers_cannot_be_left_out_than_there_are():
     denoiser = models.load("starter", "cpu")
     with pytest.raises(models.ModelError, match="has 2 layers"):
         denoiser.text.embed(["red apple"], 3)
+
+
+def test_comfyui_has_no_square_brackets():
+    found = for_comfyui(r"a [cloud], (warm:1.3) ((sky)) \(old\) (")
+    assert found == r"a (cloud:0.9091), (warm:1.3) (sky:1.21) \(old\) \("
+    assert weighted(for_comfyui("a ([cloud]) b")) == [("a cloud b", 1.0)]

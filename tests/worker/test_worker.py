@@ -26,6 +26,7 @@ from studio.lora.format import LoraError
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
 from studio.models import denoiser as denoiser_module
+from studio.pictures import comfyui, infotext
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Image, Session, Store, StoreError, StoreFull
 from studio.worker import wanted as wanted_module
@@ -888,6 +889,51 @@ class TestJobs:
         assert len(load_file(folder / "My LoRA.safetensors")) > 0
         beside = json.loads((folder / "My LoRA.json").read_text("utf-8"))
         assert "d3po_studio" not in beside  # no exam was taken
+
+    def test_an_export_goes_to_other_tools_with_its_settings(
+        self, store, session, worker, adapter, settings, tmp_path
+    ):
+        store.update_settings(session.id, replace(settings, prompts=("a [red] {owl}",)))
+        job = self.do(
+            store,
+            worker,
+            session,
+            "export",
+            adapter_id=adapter.id,
+            name="Blue",
+            formats=["kohya"],
+            strength=0.8,
+            workflows=True,
+        )
+        assert job.state == "done", job.message
+        [export] = store.exports(session.id)
+        folder = store.export_path(session.id, export.id)
+        page, nodes, text = (
+            (folder / f"Blue-{ending}").read_text("utf-8")
+            for ending in ("comfyui.json", "comfyui-api.json", "a1111.txt")
+        )
+        assert {"Blue-comfyui.json", "Blue-comfyui-api.json", "Blue-a1111.txt"} < set(export.files)
+        drawn = settings.sampling
+        in_comfyui, in_a1111 = comfyui.read(nodes), infotext.read(text)
+        for found in (in_comfyui, in_a1111):
+            assert found.loras == (("Blue", 1.0),)
+            assert found.seed == preview_seed(drawn.seed, "a [red] {owl}")
+            assert (found.steps, found.guidance) == (drawn.steps, drawn.guidance)
+            assert (found.width_px, found.height_px) == (drawn.width_px, drawn.height_px)
+        assert (in_comfyui.prompt, in_a1111.prompt) == ("a (red:0.9091) owl", "a [red] owl")
+        assert (in_a1111.sampler, in_a1111.eta) == ("DDIM", drawn.eta)
+        note = export.checks["in ComfyUI and A1111"]
+        assert json.loads(page)["nodes"][-1]["widgets_values"] == [note]
+        assert "stands for its checkpoint" in note
+        assert note.endswith("The picture has strength 1; recommended is 0.8.")
+        store.set_lora_folder(str(tmp_path))
+        store.send_export(session.id, export.id)
+        sent = {path.name for path in tmp_path.iterdir() if path.is_file()}
+        assert {name for name in sent if name.startswith("Blue")} == {
+            "Blue.safetensors",
+            "Blue.json",
+            "Blue.png",
+        }
 
     def test_the_picture_of_an_export_leaves_nothing_of_its_prompt_open(
         self, store, session, worker, adapter, settings, monkeypatch

@@ -80,6 +80,13 @@ def build(page: Page) -> None:
         info="Half the size rounds a little; every tool reads all three.",
         elem_id="export-precision",
     )
+    workflows = gr.Checkbox(
+        label="Also write a ComfyUI workflow and settings for A1111",
+        info="For the export’s picture. Drop the workflow on ComfyUI; paste the settings into "
+        "A1111’s prompt.",
+        value=False,
+        elem_id="export-workflows",
+    )
     exam = gr.HTML(apply_default_css=False, elem_id="export-exam", elem_classes="under-field")
     export = gr.Button("Export the LoRA", variant="primary", elem_id="export-make")
 
@@ -115,7 +122,10 @@ def build(page: Page) -> None:
     page.on(
         export.click,
         request_export,
-        inputs=[adapter, name, notes, trigger, strength, author, licence, formats, precision],
+        inputs=[
+            *(adapter, name, notes, trigger, strength, author, licence, formats, precision),
+            workflows,
+        ],
     )
 
 
@@ -144,6 +154,7 @@ def export_payload(
     licence: str | None,
     formats: list[str],
     precision: str = "float32",
+    workflows: bool = False,
 ) -> dict[str, object]:
     """The payload of a job. Raises SettingsError with a sentence if something is missing."""
     if not adapter_id:
@@ -164,4 +175,5 @@ def export_payload(
         "licence": (licence or "").strip(),
         "formats": list(formats),
         "precision": precision,
+        "workflows": workflows,
     }
