@@ -227,7 +227,7 @@ def test_every_stage_and_the_model_that_comes_of_them(
     diffusion = {"unet": networks.new_unet(), "text_encoder": text_encoder}
     kept.keep(loaded, folder, diffusion, tmp_path / "kept.safetensors")
     assert kept.unpack(again, tmp_path / "kept.safetensors") == (
-        '{"diffusion": 2, "decoder": 2, "autoencoder": 2, "recogniser": 2}'
+        '{"diffusion": 2, "autoencoder": 2, "recogniser": 2}'
     )
     shutil.copy(folder / "latents.npy", again)
     begun = {"unet": networks.new_unet(), "vae": networks.new_autoencoder()}
@@ -250,8 +250,8 @@ def test_every_stage_and_the_model_that_comes_of_them(
     printed = capsys.readouterr().out
     figures = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])
     assert figures["drawings"]["edges"] == 1
-    assert figures["drawings"]["frechet"] == pytest.approx(0, abs=1e-2)
-    assert figures["ours"]["frechet"] > 0.1
+    assert figures["drawings"]["frechet"] == pytest.approx(0, abs=1e-4)
+    assert figures["ours"]["frechet"] > 0.01
     assert figures["both know"]["pictures"] == 1  # owl or apple, in ink or flat, on plain ground
     assert Image.open(folder / "named.png").size == (6 * 128, 128)
     assert len(json.loads((folder / "pairs.json").read_text())) == 1

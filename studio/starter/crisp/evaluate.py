@@ -45,6 +45,7 @@ Asked = list[tuple[int, int, int]]  # concept, style, ground
 
 def frechet(first: Tensor, second: Tensor) -> float:
     """Between Gaussians fitted to features (N, d) and (M, d), as in arXiv 1706.08500, eq. 6."""
+    first, second = first.double(), second.double()  # many values are nearly 0
     means = first.mean(0), second.mean(0)
     covariances = first.T.cov(), second.T.cov()
     values, vectors = torch.linalg.eigh(covariances[0])

@@ -24,6 +24,7 @@ from studio.starter.loop import read_checkpoint
 KEPT_PATH = Path(__file__).resolve().parents[3] / "assets" / "crisp" / "kept.safetensors"
 START = "start.pt"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+NAMES = {"decoder": "decoder", "autoencoder": "vae", "recogniser": "network"}  # in checkpoints
 LARGEST = 127  # of eight bits
 
 State = dict[str, Tensor]
@@ -87,8 +88,11 @@ def keep(
     checkpoint = read_checkpoint(folder / "diffusion.pt")
     networks = averaged(checkpoint, diffusion)
     updates = {"diffusion": checkpoint["update"]}
-    for stage, name in (("decoder", "decoder"), ("autoencoder", "vae"), ("recogniser", "network")):
+    # the autoencoder has taken over what the small decoder knew
+    decoder = "autoencoder" if (folder / "autoencoder.pt").exists() else "decoder"
+    for stage in (decoder, "recogniser"):
         if (folder / f"{stage}.pt").exists():
+            name = NAMES[stage]
             checkpoint = read_checkpoint(folder / f"{stage}.pt")
             networks[name] = checkpoint[name]
             updates[stage] = checkpoint["update"]
