@@ -8,10 +8,19 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import seed
-from tests.browser.steps import draw_exam, expect_asked, expect_pair, expect_saved, wait_for
+from tests.browser.steps import (
+    addresses,
+    draw_exam,
+    expect_asked,
+    expect_pair,
+    expect_saved,
+    wait_for,
+)
 from tests.support.factories import discard
 
 pytestmark = pytest.mark.browser
+
+POLL = re.compile("run/predict")
 
 REPLACED = (
     "You had answered this in another window: “Left is much better: detail”. "
@@ -29,7 +38,7 @@ def another(page: Page, url: str, tab: str) -> Page:
 
 def stop_looking(page: Page) -> None:
     """From now on the page hears of the store only in answers to what it sends."""
-    page.route(re.compile("queue/join"), lambda route: route.abort())
+    page.route(POLL, lambda route: route.abort())
 
 
 def expect_notice(page: Page, text: str) -> None:
@@ -79,6 +88,36 @@ def test_it_moves_on_by_itself_in_the_end(open_page, store, labelling):
     page = open_page("prefer")
     expect_pair(page, first)
     store.add_answer("elsewhere", first.id, "left")
+    expect_pair(page, second)
+
+
+def test_late_news_do_not_push_away_what_was_called_back(open_page, store, labelling):
+    """A poll that read the store before an undo, and ends while the pictures are fetched."""
+    first, second, *_ = store.waiting_pairs(labelling.id)
+    page = open_page("prefer")
+    expect_pair(page, first)
+    store.add_answer("elsewhere", second.id, "left")
+    expect(page.locator(".prefer-counts")).to_have_text("1 pick")
+    polls, pictures = [], []
+
+    def hold(route):
+        answer = route.fetch()
+        if polls or "a change" in answer.text():
+            polls.append((route, answer))
+        else:
+            route.fulfill(response=answer)
+
+    page.route(POLL, hold)
+    page.route(re.compile(addresses(second)[0]), lambda route: pictures.append(route))  # noqa: PLW0108 - Playwright looks into the handler
+    store.set_note(first.id, "a change, for a poll to have news")
+    wait_for(page, lambda: bool(polls))
+    page.keyboard.press("z")
+    wait_for(page, lambda: bool(pictures) and not store.picked_pairs(labelling.id))
+    [(route, answer)] = polls
+    route.fulfill(response=answer)
+    wait_for(page, lambda: len(polls) > 1)  # the one before was taken in
+    for route in pictures:
+        route.continue_()
     expect_pair(page, second)
 
 

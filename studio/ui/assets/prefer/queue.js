@@ -17,6 +17,7 @@ export class Queue {
   behind = []; // what was answered here, for undo
   answered = new Map(); // id -> answer, of this page's life
   onScreen = null; // the id of the question that is shown
+  #called = null; // the id of the question that the artist called back, whose pictures may be on their way
   #server;
   #outbox;
   #pictures;
@@ -63,8 +64,11 @@ export class Queue {
     // Until the store knows how many pictures are wanted at a time, it tells of those before.
     const isOutdated = this.#outbox.entries.some((entry) => entry.call === "size");
     const waiting = isOutdated ? [] : (news.waiting || []).filter((asked) => !gone.has(asked.id));
-    // The question on the screen stays there, unless another tab of the page is open.
-    const kept = this.#page.isSeen() ? this.shown : null;
+    // The question on the screen stays there, unless another tab of the page is open; and so does one
+    // that was called back: news from before that may come late, and do not know of it.
+    const [first] = this.line;
+    const stays = first && [this.onScreen, this.#called].includes(first.id);
+    const kept = stays && this.#page.isSeen() ? first : null;
     this.line = kept ? [kept, ...waiting.filter((asked) => asked.id !== kept.id)] : waiting;
     this.#refresh();
     this.#strip.follow();
@@ -124,9 +128,8 @@ export class Queue {
     if (this.shown?.reopened) return this.leave();
     const here = this.behind.pop();
     if (here) {
-      this.line = [here, ...this.line.filter((asked) => asked.id !== here.id)];
       this.#strip.takeOff(here.id);
-      this.#refresh();
+      this.#call(here);
     }
     this.#page.say("Back to the one before.");
     const reply = await this.send("undo", { undo_id: crypto.randomUUID(), session_id: this.state.session_id });
@@ -142,18 +145,21 @@ export class Queue {
   #takeBack(asked) {
     this.#strip.takeOff(asked.id);
     this.behind = this.behind.filter((one) => one.id !== asked.id);
-    if (this.isAllSent) {
-      this.line = [asked, ...this.line.filter((one) => one.id !== asked.id)];
-      this.#refresh();
-    }
+    if (this.isAllSent) this.#call(asked);
     if (this.shown?.id === asked.id) this.#page.layAgain();
+  }
+
+  #call(asked) {
+    this.#called = asked.id;
+    this.line = [asked, ...this.line.filter((one) => one.id !== asked.id)];
+    this.#refresh();
   }
 
   /* What was answered before comes first, until it is answered anew or left. */
   reopen({ asked, answer }) {
     this.answered.set(asked.id, answer);
-    this.line = [{ ...asked, reopened: true }, ...this.line.filter((one) => !one.reopened && one.id !== asked.id)];
-    this.#refresh();
+    this.line = this.line.filter((one) => !one.reopened);
+    this.#call({ ...asked, reopened: true });
     this.#page.say("Before: " + inWords(answer, asked) + ".");
   }
 
