@@ -49,5 +49,5 @@ class Exports(Database):
         if export_id not in found:
             raise StoreError("This export is not there any more.")
         names = (Path(file).stem for file in found[export_id].files if file.endswith(".json"))
-        name = min(names, key=len, default="")  # those of workflows are longer
+        name = next(names, "")
         return send(self.export_path(session_id, export_id), name, tool_folder(self.lora_folder()))

@@ -66,12 +66,15 @@ def answer_and_kill(home: Path, session_id: str, after_s: float, seed: int) -> l
     process, url = served.start(home, "--gpus", "0")
     both = [Answers(), Answers()]
     try:
-        tabs = [Tab(url), Tab(url)]
         killed = threading.Event()
-        with ThreadPoolExecutor() as pool:
+        with (
+            contextlib.closing(Tab(url)) as one,
+            contextlib.closing(Tab(url)) as other,
+            ThreadPoolExecutor() as pool,
+        ):
             ends = [
                 pool.submit(_answer, tab, pairs, answers, killed, random.Random(f"{seed} {name}"))
-                for name, (tab, answers) in enumerate(zip(tabs, both, strict=True))
+                for name, (tab, answers) in enumerate(zip((one, other), both, strict=True))
             ]
             while not all(
                 answers.kept or end.done() for answers, end in zip(both, ends, strict=True)

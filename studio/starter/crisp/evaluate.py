@@ -28,16 +28,18 @@ from PIL import Image
 from torch import Tensor
 
 from studio import models
-from studio.engine import recogniser, sampling
+from studio.engine import recogniser
 from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.starter.crisp import pictures as crisp_pictures
 from studio.starter.crisp.captions import words
 from studio.starter.crisp.pictures import BUILD_PATH, GROUNDS, SIZE_PX, Pictures
 from studio.starter.crisp.styles import STYLES
+from studio.starter.evaluate import contact_sheet, draw_images, pictures_of, when_not_named
 
 BATCH = 16
 PAIRS = 40
-SHEET_COLUMNS = 10
+SHEET_PX, PAIR_PX = 128, 192  # a picture, on a sheet
+PAIR_COLUMNS = 10
 
 Images = list[Image.Image]
 Asked = list[tuple[int, int, int]]  # concept, style, ground
@@ -76,24 +78,13 @@ def prompt_of(pictures: Pictures, asked: tuple[int, int, int]) -> str:
     return words(pictures.concepts[concept], STYLES[style], GROUNDS[ground], 0)
 
 
-def draw(denoiser: models.Denoiser, settings: SamplingSettings, prompts: list[str]) -> Images:
-    """A picture of each prompt, whose seed is its place."""
-    images: Images = []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        chains = sampling.sample(denoiser, part, range(start, start + len(part)), settings)
-        images += sampling.images(denoiser, chains)
-    return images
-
-
 def rendered(pictures: Pictures, asked: Asked) -> Images:
     """The drawings themselves, in the first placement."""
     by_parts = np.arange(pictures.count).reshape(pictures.sizes)
     numbers = np.array([by_parts[(*parts, 0)] for parts in asked])
     images = []
     for some in np.array_split(numbers, -(-len(numbers) // BATCH)):
-        values = ((pictures.drawn(some) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        images += [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).numpy()]
+        images += pictures_of(pictures.drawn(some))
     return images
 
 
@@ -107,18 +98,6 @@ def shares_right(judge: recogniser.Recogniser, images: Images, asked: Asked) -> 
     }
 
 
-def left_open(judge: recogniser.Recogniser, images: Images, objects: list[str]) -> dict[str, Any]:
-    """`uneven`: the share of pictures that would have to change for all to appear equally often."""
-    _, styles, grounds = judge.logits(images)
-    figures: dict[str, Any] = {
-        "object": (judge.object_ranks(images, objects) == 0).float().mean().item()
-    }
-    for word, logits in (("style", styles), ("ground", grounds)):
-        shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(images)
-        figures[f"{word}_uneven"] = (shares - 1 / len(shares)).clamp(min=0).sum().item()
-    return figures
-
-
 def judged(
     judge: recogniser.Recogniser, drawn: Images, drawings: Images, asked: Asked
 ) -> dict[str, float]:
@@ -127,13 +106,8 @@ def judged(
     return shares_right(judge, drawn, asked) | {"frechet": distance, "edges": edges}
 
 
-def contact_sheet(images: Images, columns: int, side_px: int = 128) -> Image.Image:
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * side_px, rows * side_px), "white")
-    for place, image in enumerate(images):
-        small = image.resize((side_px,) * 2, Image.Resampling.LANCZOS)
-        sheet.paste(small, (place % columns * side_px, place // columns * side_px))
-    return sheet
+def small(images: Images, side_px: int) -> Images:
+    return [image.resize((side_px,) * 2, Image.Resampling.LANCZOS) for image in images]
 
 
 def blind_pairs(ours: Images, theirs: Images, chance: random.Random) -> tuple[Images, list[str]]:
@@ -161,10 +135,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = SamplingSettings(
         steps=args.steps, guidance=args.guidance, width_px=SIZE_PX, height_px=SIZE_PX
     )
-    small = replace(settings, width_px=STARTER_SIZE_PX, height_px=STARTER_SIZE_PX)
+    theirs_px = replace(settings, width_px=STARTER_SIZE_PX, height_px=STARTER_SIZE_PX)
 
     asked = all_named(pictures)[:: args.every]
-    drawn = draw(ours, settings, [prompt_of(pictures, parts) for parts in asked])
+    drawn = draw_images(ours, settings, [prompt_of(pictures, parts) for parts in asked])
     drawings = rendered(pictures, asked)
     figures: dict[str, Any] = {
         "drawings": judged(judge, drawings, drawings, asked),
@@ -182,21 +156,23 @@ def main(argv: list[str] | None = None) -> None:
     both = rendered(pictures, shared)
     figures["both know"] = {
         "pictures": len(shared),
-        "ours": judged(judge, draw(ours, settings, prompts), both, shared),
-        "theirs": judged(judge, draw(theirs, small, prompts), both, shared),
+        "ours": judged(judge, draw_images(ours, settings, prompts), both, shared),
+        "theirs": judged(judge, draw_images(theirs, theirs_px, prompts), both, shared),
     }
     objects = list(pictures.concepts)[:: args.every]
-    alone = draw(ours, settings, objects)
-    figures["open"] = left_open(judge, alone, objects)
+    alone = draw_images(ours, settings, objects)
+    figures["open"] = when_not_named(judge, alone, objects)
     print(json.dumps(figures, indent=2))
 
-    contact_sheet(drawn, len(STYLES)).save(args.folder / "named.png")
-    contact_sheet(drawings, len(STYLES)).save(args.folder / "drawings.png")
-    contact_sheet(alone, SHEET_COLUMNS).save(args.folder / "open.png")
+    contact_sheet(small(drawn, SHEET_PX), len(STYLES)).save(args.folder / "named.png")
+    contact_sheet(small(drawings, SHEET_PX), len(STYLES)).save(args.folder / "drawings.png")
+    contact_sheet(small(alone, SHEET_PX)).save(args.folder / "open.png")
     chance = random.Random(0)
     some = chance.sample(objects, min(PAIRS, len(objects)))
-    shown, sides = blind_pairs(draw(ours, settings, some), draw(theirs, small, some), chance)
-    contact_sheet(shown, 2 * SHEET_COLUMNS // 2, 192).save(args.folder / "pairs.png")
+    shown, sides = blind_pairs(
+        draw_images(ours, settings, some), draw_images(theirs, theirs_px, some), chance
+    )
+    contact_sheet(small(shown, PAIR_PX), PAIR_COLUMNS).save(args.folder / "pairs.png")
     key = [{"prompt": prompt, "ours": side} for prompt, side in zip(some, sides, strict=True)]
     (args.folder / "pairs.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
     print(f"contact sheets in {args.folder}")

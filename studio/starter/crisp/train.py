@@ -183,13 +183,11 @@ def picture_error(drawn: Tensor, images: Tensor) -> Tensor:
 
 
 def latents_to_decode(
-    stored: np.ndarray,
-    samples: dict[str, np.ndarray] | None,
-    numbers: np.ndarray,
-    draw: torch.Generator,
+    stored: np.ndarray, samples: dict[str, np.ndarray] | None, batch: int, draw: torch.Generator
 ) -> tuple[Tensor, np.ndarray]:
     """Latents that are a little wrong, and the numbers of the pictures that they should become:
     codes with noise of any size up to the largest, and in the place of some the U-Net's samples."""
+    numbers = torch.randint(len(stored), (batch,), generator=draw).numpy()
     codes = torch.from_numpy(stored[numbers]).float()
     level = LARGEST_NOISE * torch.rand(len(numbers), 1, 1, 1, generator=draw)
     wrong = codes + level * torch.randn(codes.shape, generator=draw)
@@ -210,16 +208,13 @@ def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
     """At SMALL_PX, where an update costs a quarter."""
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
-    vae = new_autoencoder(SMALL_PX).to(run.device)
-    decoder = vae.decoder
+    decoder = new_autoencoder(SMALL_PX).decoder.to(run.device)
     kept.begin(run.folder, {"decoder": decoder})
     optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
     samples = _samples(run.folder)
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
-        draw = run.generator(update)
-        some = torch.randint(pictures.count, (batch,), generator=draw).numpy()
-        latents, numbers = latents_to_decode(stored, samples, some, draw)
+        latents, numbers = latents_to_decode(stored, samples, batch, run.generator(update))
         images = F.avg_pool2d(pictures.drawn(numbers), SIZE_PX // SMALL_PX).to(run.device)
         with run.bfloat16():
             drawn = decoder(latents.to(run.device)).float()
@@ -247,9 +242,7 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     samples = _samples(run.folder)
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
-        draw = run.generator(update)
-        some = torch.randint(pictures.count, (batch,), generator=draw).numpy()
-        latents, numbers = latents_to_decode(stored, samples, some, draw)
+        latents, numbers = latents_to_decode(stored, samples, batch, run.generator(update))
         images = pictures.drawn(numbers).to(run.device)
         with run.bfloat16():
             drawn = vae.decode(latents.to(run.device)).sample.float()
