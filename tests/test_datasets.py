@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from studio import datasets, models
@@ -25,7 +25,7 @@ from studio.datasets import ExchangeError, ForeignPick
 from studio.pictures import files as picture_files
 from studio.pictures import infotext
 from studio.settings import OBJECTIVES, TrainingSettings
-from studio.store import Session, Store, write_atomically
+from studio.store import Session, Store, StoreError, write_atomically
 from studio.worker.loop import Worker
 
 SAID = [
@@ -36,6 +36,7 @@ SAID = [
     ("skip", {}),
     ("right", {"reason": "detail"}),
 ]
+DECIDED = (0, 1, 5)  # of these: left or right
 
 
 def png(number: int, form: str = "PNG", px: int = 64) -> bytes:
@@ -63,7 +64,10 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
     out = tmp_path / "picks"
     assert datasets.write(out, "pickapic", picked, store.image_path) == (6, 0)
     table = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
-    rows = table.to_pylist()
+    undecided = pq.read_table(out / "data" / "undecided-00000-of-00001.parquet")
+    # diffusers' train_diffusion_dpo takes the left picture for the better one unless label_0 is 0.
+    assert table["label_0"].to_pylist() == [1, 0, 0]
+    rows = sorted((table.to_pylist() + undecided.to_pylist()), key=lambda row: row["ranking_id"])
     assert [row["choice"] for row in rows] == [choice for choice, _ in SAID]
     assert [row["has_label"] for row in rows] == [True, True, True, False, False, True]
     labels = [(1, 0), (0, 1), (0.5, 0.5), (None, None), (None, None), (0, 1)]
@@ -84,7 +88,8 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
     assert rows[0]["best_image_uid"] == rows[0]["image_0_uid"] == picked[0].pair.left.id
     assert rows[2]["best_image_uid"] == "tie"
     assert table.schema.field("created_at").type == pa.timestamp("ns")
-    assert "data/train-*" in (out / "README.md").read_text("utf-8")
+    readme = (out / "README.md").read_text("utf-8")
+    assert "  - split: train\n    path: data/train-*\n  - split: undecided\n" in readme
     with pytest.raises(ExchangeError, match="already"):
         datasets.write(out, "pickapic", picked, store.image_path)
 
@@ -95,9 +100,10 @@ def test_what_went_out_comes_in_again(store, picked, tmp_path):
         ForeignPick("a red apple", png(2 * n), png(2 * n + 1), choice, **more)
         for n, (choice, more) in enumerate(SAID)
     ]
-    assert list(datasets.read(tmp_path / "picks")) == expected
-    [table] = (tmp_path / "picks").rglob("*.parquet")
-    assert list(datasets.read(table)) == expected
+    decided = [expected[n] for n in DECIDED]
+    undecided = [one for one in expected if one not in decided]
+    assert list(datasets.read(tmp_path / "picks")) == decided + undecided
+    assert list(datasets.read(next((tmp_path / "picks").rglob("train-*")))) == decided
 
 
 def test_the_files_of_d3po_go_out_and_in(store, picked, tmp_path):
@@ -114,6 +120,144 @@ def test_the_files_of_d3po_go_out_and_in(store, picked, tmp_path):
     found = list(datasets.read(out))
     assert [one.choice for one in found] == ["left", "right", "tie", "tie", "right"]
     assert [one.left for one in found] == [png(n) for n in (0, 2, 4, 6, 10)]
+
+
+def written_folders(store: Store, picked: list, folder: Path) -> Path:
+    assert datasets.write(folder, "folders", picked, store.image_path) == (3, 3)
+    return folder
+
+
+def pairs_for_simpletuner(folder: Path) -> list[tuple[list[str], bytes, bytes]]:
+    """As its guides say: a strict reference has the same path, and a line is a caption."""
+    chosen, rejected = json.loads((folder / "simpletuner.json").read_text())
+    assert (chosen["dataset_type"], chosen["conditioning_data"]) == ("image", [rejected["id"]])
+    assert rejected["dataset_type"] == "conditioning"
+    assert rejected["conditioning_type"] == "reference_strict"
+    assert rejected["source_dataset_id"] == chosen["id"]
+    assert chosen["caption_strategy"] == rejected["caption_strategy"] == "textfile"
+    found = []
+    for one in sorted(Path(chosen["instance_data_dir"]).glob("*.png")):
+        other = Path(rejected["instance_data_dir"]) / one.name
+        captions = one.with_suffix(".txt").read_bytes().decode("utf-8").split("\n")
+        assert other.with_suffix(".txt").read_bytes() == one.with_suffix(".txt").read_bytes()
+        found.append((captions, one.read_bytes(), other.read_bytes()))
+    return found
+
+
+def pairs_for_onetrainer(folder: Path) -> list[tuple[list[str], bytes, bytes]]:
+    """As its pull request 1403 says: what stands for {} is the same in both patterns."""
+    [concept] = json.loads((folder / "concepts.json").read_text())
+    assert (concept["type"], concept["enabled"]) == ("STANDARD", True)
+    assert concept["include_subdirectories"]
+    start, end = concept["dpo_chosen_pattern"].split("{}")
+    found = []
+    for one in sorted(Path(concept["path"]).rglob("*.png")):
+        name = one.relative_to(concept["path"]).with_suffix("").as_posix()
+        if name.startswith(start) and name.endswith(end):
+            stem = name[len(start) : len(name) - len(end)]
+            other = concept["dpo_rejected_pattern"].replace("{}", stem)
+            captions = one.with_suffix(".txt").read_text("utf-8").split("\n")[:1]
+            content = (Path(concept["path"]) / f"{other}.png").read_bytes()
+            found.append((captions, one.read_bytes(), content))
+    return found
+
+
+def pairs_for_flow_factory(folder: Path) -> list[tuple[list[str], bytes, bytes]]:
+    """As its guide of data sets says: no unknown keys, no blank lines, paths within the folder."""
+    found = []
+    with (folder / "train.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            record = json.loads(line)
+            assert set(record) == {"schema_version", "input", "supervision", "metadata"}
+            assert record["schema_version"] == 2
+            assert (set(record["input"]), record["input"]["media"]) == ({"prompt", "media"}, [])
+            supervision = record["supervision"]
+            assert set(supervision) == {"type", "chosen", "rejected"}
+            assert supervision["type"] == "preference"
+            sides = []
+            for side in ("chosen", "rejected"):
+                assert set(supervision[side]) == {"media"}
+                [media] = supervision[side]["media"]
+                assert (set(media), media["type"]) == ({"type", "path"}, "image")
+                assert not Path(media["path"]).is_absolute()
+                sides.append((folder / media["path"]).read_bytes())
+            found.append(([record["input"]["prompt"]], *sides))
+    return found
+
+
+@pytest.mark.parametrize(
+    "pairs_of", [pairs_for_simpletuner, pairs_for_onetrainer, pairs_for_flow_factory]
+)
+def test_folders_hold_the_pairs_where_each_trainer_looks(pairs_of, store, picked, tmp_path):
+    folder = written_folders(store, picked, tmp_path / "my picks")
+    assert pairs_of(folder) == [
+        (["a red apple"], png(0), png(1)),
+        (["a red apple"], png(3), png(2)),
+        (["a red apple"], png(11), png(10)),
+    ]
+    readme = (folder / "README.md").read_text("utf-8")
+    assert f"--data_backend_config={folder}/simpletuner.json" in readme
+
+
+def test_folders_come_in_again_with_sides_strength_and_reason(store, picked, tmp_path):
+    folder = written_folders(store, picked, tmp_path / "picks")
+    assert list(datasets.read(folder)) == [
+        ForeignPick(
+            "a red apple",
+            png(2 * number),
+            png(2 * number + 1),
+            name=f"Line {line} of train.jsonl",
+            choice=SAID[number][0],
+            **SAID[number][1],
+        )
+        for line, number in enumerate(DECIDED, start=1)
+    ]
+    (folder / "train.jsonl").unlink()
+    found = list(datasets.read(folder))
+    assert [(one.choice, one.prompt) for one in found] == [
+        (choice, "a red apple") for choice in ("left", "right", "left")
+    ]
+    assert [one.left for one in found] == [png(0), png(2), png(11)]
+    assert not any(one.problem or one.remark for one in found)
+
+
+def test_folders_without_a_winner_or_a_place_get_a_sentence(store, picked, tmp_path):
+    ties = [one for one in picked if one.pick.choice not in ("left", "right")]
+    with pytest.raises(ExchangeError, match="no pick yet that says which picture is better"):
+        datasets.write(tmp_path / "ties", "folders", ties, store.image_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ExchangeError, match="something at"):
+        datasets.write(tmp_path / "file", "folders", picked, store.image_path)
+    with pytest.raises(StoreError, match="in cannot be written"):
+        datasets.write(tmp_path / "file" / "in", "folders", picked, store.image_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "home"]
+
+
+words = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60
+)
+names = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\"),
+    min_size=1,
+    max_size=20,
+).filter(lambda name: name not in (".", ".."))
+
+
+@example(prompt="a cat", name=os.fsdecode(b"caf\xe9"))  # of Latin-1
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=words, name=names)
+def test_any_prompt_and_name_of_a_folder(prompt, name, store, picked, tmp_path_factory):
+    said = [replace(one, pair=replace(one.pair, prompt=prompt)) for one in picked]
+    folder = written_folders(store, said, tmp_path_factory.mktemp("any") / name)
+    assert [one.prompt for one in datasets.read(folder)] == [prompt] * 3
+    for pairs_of in (pairs_for_simpletuner, pairs_for_onetrainer):
+        assert [captions for captions, *_ in pairs_of(folder)] == [
+            [" ".join(prompt.splitlines())]
+        ] * 3
+    assert len(pairs_for_flow_factory(folder)) == 3
+    (folder / "train.jsonl").unlink()
+    expected = " ".join(prompt.splitlines()).removeprefix("\ufeff").strip()
+    assert [(one.prompt, one.problem) for one in datasets.read(folder)] == [(expected, "")] * 3
 
 
 def test_a_picture_that_is_missing_leaves_its_pick_out(store, picked, tmp_path):
@@ -176,6 +320,75 @@ def test_a_folder_of_own_pairs(tmp_path):
     assert found[0].left == png(0)
     assert found[1].right == png(2)
     assert found[1].left == png(3, "JPEG", 96)
+
+
+def test_the_pairs_of_onetrainers_pair_tool(tmp_path):
+    """They lie in train and val of either side."""
+    for part, number in (("train", 0), ("val", 1)):
+        for place, side in enumerate(("chosen", "rejected")):
+            folder = tmp_path / side / part
+            folder.mkdir(parents=True)
+            (folder / f"pair_{number:04}.png").write_bytes(png(2 * number + place))
+        (tmp_path / "chosen" / part / f"pair_{number:04}.txt").write_text(f"a cat {number}")
+    found = list(datasets.read(tmp_path))
+    assert [(one.prompt, one.left, one.right, one.choice) for one in found] == [
+        ("a cat 0", png(0), png(1), "left"),
+        ("a cat 1", png(2), png(3), "left"),
+    ]
+    assert [one.name for one in found] == ["chosen/train/pair_0000.png", "chosen/val/pair_0001.png"]
+
+
+def preference(chosen: str, rejected: str, **more: object) -> bytes:
+    sides = {
+        side: {"media": [{"type": "image", "path": path}]}
+        for side, path in (("chosen", chosen), ("rejected", rejected))
+    }
+    record = {"schema_version": 2, "input": {"prompt": "a cat"}, **more}
+    return json.dumps({"supervision": {"type": "preference", **sides}, **record}).encode() + b"\n"
+
+
+def test_a_data_set_of_flow_factory_itself(tmp_path):
+    """Of any folders, without our metadata; what cannot be used is named with its line."""
+    folder = tmp_path / "set"
+    for name in ("pairs", "chosen"):
+        (folder / name).mkdir(parents=True)
+    for number in range(4):
+        (folder / "pairs" / f"{number}.png").write_bytes(png(number))
+    (folder / "chosen" / "new.png").write_bytes(png(9))
+    (tmp_path / "secret.png").write_bytes(png(9))
+    pair = ("pairs/0.png", "./pairs/1.png")
+    edit = {"prompt": "bluer", "media": [{"type": "image", "path": "pairs/3.png"}]}
+    marks = {"better": ["left"], "strength": 3, "reason": {"a": "colour"}}
+    lines = [
+        preference(*pair),
+        preference("pairs/2.png", str(folder / "pairs" / "3.png"), metadata=marks),
+        preference("pairs/0.png", "../secret.png"),
+        preference(str(tmp_path / "secret.png"), "pairs/0.png"),
+        preference(*pair, schema_version=1),
+        preference(*pair, input=edit),
+        preference(*pair).replace(b"preference", b"demonstration"),
+        preference(*pair).replace(b"a cat", b"\xff"),
+        b"[" * 100_000 + b"\n",
+        b"\r\n",
+        preference("pairs/gone.png", "pairs/1.png"),
+    ]
+    (folder / "train.jsonl").write_bytes(b"".join(lines))
+    found = list(datasets.read(folder))
+    assert [(one.prompt, one.left, one.right, one.choice) for one in found[:2]] == [
+        ("a cat", png(0), png(1), "left"),
+        ("a cat", png(3), png(2), "right"),
+    ]
+    assert not any(one.much_better or one.reason or one.problem for one in found[:2])
+    problems = [(one.name, one.problem.split(":")[0]) for one in found[2:]]
+    no_record = "it is no version 2 record of which of two pictures is better for a prompt"
+    assert problems == [
+        ("Line 3 of train.jsonl", "its pictures are outside the folder"),
+        ("Line 4 of train.jsonl", "its pictures are outside the folder"),
+        *((f"Line {number} of train.jsonl", no_record) for number in range(5, 10)),
+        ("Line 11 of train.jsonl", ""),  # the importer finds that the picture is missing
+        ("chosen/new.png", "train.jsonl does not list it"),
+    ]
+    assert not any(one.left for one in found[2:])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
@@ -425,3 +638,21 @@ def test_whatever_the_json_says_it_is_picks_or_a_sentence(tmp_path, prompts, sco
         for one in datasets.read(tmp_path):
             assert one.choice in ("left", "right", "tie")
             assert isinstance(one.prompt, str)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lines=st.lists(
+        st.binary(max_size=30)
+        | st.builds(lambda value: json.dumps(value).encode(), anything)
+        | st.builds(preference, st.text(max_size=8), st.text(max_size=8))
+        | st.builds(lambda value: preference("a", "b", metadata=value), anything),
+        max_size=5,
+    )
+)
+@example(lines=[preference("a\0", "\ud800"), preference("x" * 5000, "~/.."), preference("", "")])
+def test_whatever_the_lines_say_they_are_picks_or_problems(tmp_path, lines):
+    (tmp_path / "train.jsonl").write_bytes(b"\n".join(lines))
+    for one in datasets.read(tmp_path):
+        assert one.choice in ("left", "right", "tie")
+        assert one.problem or isinstance(one.prompt, str)

@@ -34,7 +34,7 @@ BENCHMARKS = (
     "train",
 )
 FORMATS = ("kohya", "diffusers")
-PICK_FORMS = ("pickapic", "d3po")
+PICK_FORMS = ("pickapic", "folders", "d3po")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -181,15 +181,16 @@ def make_parser() -> argparse.ArgumentParser:
         dest="form",
         choices=PICK_FORMS,
         default=PICK_FORMS[0],
-        help="pickapic: a folder for `datasets` with Pick-a-Pic's columns (default); d3po: the "
+        help="pickapic: a folder for `datasets` with Pick-a-Pic's columns (default); folders: "
+        "chosen and rejected, as SimpleTuner, OneTrainer and Flow-Factory take them; d3po: the "
         "files of D3PO's published code",
     )
     action = actions.add_parser(
         "import",
         help="make a session from other programs' picks",
         description="Make a session from other programs' picks: parquet files with Pick-a-Pic's "
-        "columns, D3PO's files, or the folders chosen and rejected with pictures of the same names "
-        "and their prompts in text files beside them.",
+        "columns, D3PO's files, Flow-Factory's train.jsonl, or the folders chosen and rejected "
+        "with pictures of the same names and their prompts in text files beside them.",
     )
     _add_home(action)
     action.add_argument("path", type=Path, metavar="PATH", help="a folder, or a parquet file")

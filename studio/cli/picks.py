@@ -18,10 +18,12 @@ def picks(arguments: argparse.Namespace) -> int:
             out, picked = arguments.out.absolute(), store.picked_pairs(session.id)
             done, left_out = datasets.write(out, arguments.form, picked, store.image_path)
             say(f"{done} picks are in {arguments.out}.")
+            why = "whose pictures are missing, or whose answer has no place there"
         else:
             done, left_out = _import(arguments, store)
+            why = "which cannot be used"
     if left_out:
-        say(f"{left_out} could not be used and were left out.", to_errors=True)
+        say(f"Left out: {left_out}, {why}.", to_errors=True)
     return 0
 
 

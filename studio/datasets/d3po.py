@@ -8,10 +8,13 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from studio.datasets.picks import ExchangeError, ForeignPick, picture_content
+from studio.datasets.picks import (
+    LARGEST_JSON_BYTES,
+    ExchangeError,
+    ForeignPick,
+    picture_content,
+)
 from studio.store import Image, PickedPair
-
-LARGEST_JSON_BYTES = 64_000_000
 
 
 def write(folder: Path, picked: list[PickedPair], path_of: Callable[[Image], Path]) -> int:

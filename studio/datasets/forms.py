@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from studio.datasets import d3po, own_pairs, pickapic
+from studio.datasets import d3po, flow_factory, folders, pickapic
 from studio.datasets.picks import ExchangeError, ForeignPick
 from studio.store import Image, PickedPair, write_atomically
 
-FORMS = ("pickapic", "d3po")
+FORMS = ("pickapic", "folders", "d3po")
 
 
 def write(
@@ -17,8 +18,9 @@ def write(
 ) -> tuple[int, int]:
     """Write picks into a new folder; returns how many were written and how many left out.
 
-    Left out are picks whose pictures are missing and, in the format of D3PO, skipped ones. Pairs
-    that were asked again are not exported. Raises ExchangeError if the folder exists.
+    Left out are picks whose pictures are missing, and those that the format has no place for: in
+    the format of D3PO skipped ones, and in folders all but left and right. Pairs that were asked
+    again are not exported. Raises ExchangeError if the folder exists or nothing would be in it.
     """
     if folder.exists():
         raise ExchangeError(f"There is something at {folder} already: choose another folder.")
@@ -30,19 +32,24 @@ def write(
         for one in first_asked
         if all(path_of(side).is_file() for side in (one.pair.left, one.pair.right))
     ]
+    write_form = {
+        "pickapic": pickapic.write,
+        "folders": partial(folders.write, final=folder),
+        "d3po": d3po.write,
+    }[form]
     written = 0
 
     def write_draft(path: Path) -> None:
         nonlocal written
         path.mkdir()
-        written = {"pickapic": pickapic, "d3po": d3po}[form].write(path, there, path_of)
+        written = write_form(path, there, path_of)
 
     write_atomically(folder, write_draft)
     return written, len(first_asked) - written
 
 
 def read(path: Path) -> Iterator[ForeignPick]:
-    """The picks at `path`, in any of the three formats.
+    """The picks at `path`, in any of the formats.
 
     Raises ExchangeError with a sentence, also between two picks.
     """
@@ -63,10 +70,12 @@ def _read(path: Path) -> Iterator[ForeignPick]:
         return pickapic.read(tables)
     if (path / "prompt.json").is_file():
         return d3po.read(path)
-    if (path / "chosen").is_dir() and (path / "rejected").is_dir():
-        return own_pairs.read(path)
+    if (path / flow_factory.FILE_NAME).is_file():
+        return flow_factory.read(path)
+    if all((path / side).is_dir() for side in folders.SIDES):
+        return folders.read(path)
     raise ExchangeError(
         f"{path} holds no picks that can be read: neither parquet files (Pick-a-Pic), nor "
-        "prompt.json with images/ (D3PO), nor the folders chosen and rejected with pictures of the "
-        "same names."
+        "prompt.json with images/ (D3PO), nor train.jsonl (Flow-Factory), nor the folders chosen "
+        "and rejected with pictures of the same names."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -66,11 +67,12 @@ task_categories:
 configs:
 - config_name: default
   data_files:
-  - split: train
-    path: data/train-*
+{splits}
 ---
 
-Picks made with D3PO Studio: {count}, one a row. The columns up to `num_example_per_prompt` are
+Picks made with D3PO Studio: {count}, one a row. The split `train` holds those of left or right, and
+`undecided` the others, because diffusers' train_diffusion_dpo takes the left picture of a row
+without a winner for the better one. The columns up to `num_example_per_prompt` are
 those of Pick-a-Pic; `jpg_0` (left) and `jpg_1` (right) hold PNG files. `label_0` and `label_1` are
 1 and 0, or 0.5 each for a tie; pairs of which both were bad, or that were skipped, have no label
 (see `choice`). `strength` is "much better" or "better", `reason` the artist's reason, and
@@ -81,17 +83,23 @@ those of Pick-a-Pic; `jpg_0` (left) and `jpg_1` (right) hold PNG files. `label_0
 def write(folder: Path, picked: list[PickedPair], path_of: Callable[[Image], Path]) -> int:
     """Write a dataset folder; returns the number of picks."""
     (folder / "data").mkdir()
-    (folder / "README.md").write_text(README.format(count=len(picked)), "utf-8")
-    prompts = [one.pair.prompt for one in picked]
-    path = folder / "data" / "train-00000-of-00001.parquet"
-    with pq.ParquetWriter(path, COLUMNS) as writer:
-        for start in range(0, len(picked), ROWS_AT_ONCE):
-            part = picked[start : start + ROWS_AT_ONCE]
-            rows = [
-                _row(one, number, prompts.count(one.pair.prompt), path_of)
-                for number, one in enumerate(part, start)
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, COLUMNS))
+    of_prompt = Counter(one.pair.prompt for one in picked)
+    splits: dict[str, list[tuple[int, PickedPair]]] = {}
+    for number, one in enumerate(picked):
+        split = "train" if one.pick.choice in ("left", "right") else "undecided"
+        splits.setdefault(split, []).append((number, one))
+    for split, numbered in splits.items():
+        path = folder / "data" / f"{split}-00000-of-00001.parquet"
+        with pq.ParquetWriter(path, COLUMNS) as writer:
+            for start in range(0, len(numbered), ROWS_AT_ONCE):
+                rows = [
+                    _row(one, number, of_prompt[one.pair.prompt], path_of)
+                    for number, one in numbered[start : start + ROWS_AT_ONCE]
+                ]
+                writer.write_table(pa.Table.from_pylist(rows, COLUMNS))
+    named = "\n".join(f"  - split: {one}\n    path: data/{one}-*" for one in sorted(splits))
+    readme = README.format(count=len(picked), splits=named)
+    (folder / "README.md").write_text(readme, "utf-8")
     return len(picked)
 
 

@@ -142,6 +142,11 @@ class PickedPair:
         return self.pair.left if self.pick.choice == "left" else self.pair.right
 
     @property
+    def rejected(self) -> Image:
+        """The other picture, if the choice is left or right."""
+        return self.pair.right if self.pick.choice == "left" else self.pair.left
+
+    @property
     def images(self) -> tuple[Image, Image]:
         return self.pair.left, self.pair.right
 

@@ -281,8 +281,8 @@ class Jobs:
     def _do_give_picks(self, job: Job, session: Session) -> dict[str, Any]:
         """{"form"} → {"folder", "picks", "left_out"}: a new folder for other programs."""
         form, picked = job.payload["form"], self.store.picked_pairs(session.id)
-        sides = (side for row in picked for side in (row.pair.left, row.pair.right))
-        paths = {self.store.image_path(side) for side in sides}
+        # Each pair has its own copies, also of a picture that belongs to several pairs of a grid.
+        paths = [self.store.image_path(side) for row in picked for side in row.images]
         needed = sum(path.stat().st_size for path in paths if path.is_file())
         require_disk_space(self.store.home, needed)
         stem = f"{file_name(session.name)}-{form}"

@@ -11,11 +11,12 @@ import pytest
 
 from studio import datasets
 from studio.settings import SamplingSettings, SessionSettings, StartLora
-from studio.store import Job, Session, Store, StoreFull, set_orphans_aside
+from studio.store import Job, Session, Store, StoreFull, set_orphans_aside, write_atomically
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.export import picks
 from studio.worker import jobs
 from studio.worker.loop import Worker
+from tests.support.factories import make_grid
 
 
 @pytest.fixture
@@ -82,6 +83,19 @@ def test_picks_go_out_and_come_in(store, worker, session, form):
     said = picks.taken_picks(taken)
     assert "2 picks in the new session" in said
     assert "Diffusion-DPO can learn from them; D3PO cannot." in said
+
+
+def test_room_is_asked_for_every_copy_of_a_picture(store, worker, session, monkeypatch):
+    """Three pictures of a grid are three pairs: each picture is written twice."""
+    grid = make_grid(store, session.id, 3)
+    for image in grid.images:
+        write_atomically(store.image_path(image), lambda path: path.write_bytes(b"x" * 1000))
+    ranking = [image.id for image in grid.images]
+    store.add_answer(uuid.uuid4().hex, grid.id, "ranked", ranking=ranking)
+    asked = []
+    monkeypatch.setattr(jobs, "require_disk_space", lambda home, needed=0: asked.append(needed))
+    job = do(store, worker, session, "give_picks", form="folders")
+    assert (job.state, job.result["picks"], asked) == ("done", 3, [6000])
 
 
 def test_without_picks_there_is_nothing_to_write(store, worker, session):

@@ -18,14 +18,22 @@ from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.widgets import click_events
 
-FORMS = {"pickapic": "As a data set (Pick-a-Pic)", "d3po": "As D3PO’s code keeps them"}
+FORMS = {
+    "pickapic": "As a data set (Pick-a-Pic)",
+    "folders": "As folders for trainers",
+    "d3po": "As D3PO’s code keeps them",
+}
+NOT_GIVEN = "whose pictures are missing, or whose answer has no place there"
+NOT_TAKEN = "whose pictures or prompts could not be used"
 
 
 def build(page: Page, is_local: bool) -> None:
-    """Two ways out, and one way in that reads every form."""
+    """Three ways out, and one way in that reads every form."""
     store = page.store
     gr.HTML(
-        "<p class='soft'>With both pictures, prompts, seeds and reasons, in a new folder.</p>",
+        "<p class='soft'>With both pictures, prompts, seeds and reasons, in a new folder. The data "
+        "set is for diffusers; the folders “chosen” and “rejected” are for SimpleTuner, OneTrainer "
+        "and Flow-Factory, and take only picks that say which picture is better.</p>",
         apply_default_css=False,
     )
     with gr.Row(elem_classes="buttons"):
@@ -38,9 +46,9 @@ def build(page: Page, is_local: bool) -> None:
     )
     path = gr.Textbox(
         label="Take picks in",
-        info="A folder on this computer: a data set with Pick-a-Pic’s columns, D3PO’s files, or "
-        "your own pairs: “chosen” and “rejected” with pictures of the same names, and the prompts "
-        "in text files beside them.",
+        info="A folder on this computer: a data set with Pick-a-Pic’s columns, D3PO’s files, "
+        "Flow-Factory’s train.jsonl, or your own pairs: “chosen” and “rejected” with pictures of "
+        "the same names, and the prompts in text files beside them.",
         placeholder="/home/me/pairs",
         lines=1,
         elem_id="picks-path",
@@ -120,7 +128,7 @@ def given_picks(job: Job | None, is_local: bool) -> str:
         )
     return (
         f"<p>{words.count(result['picks'], 'pick')} in <code>{escape(result['folder'])}</code>."
-        f"{_left_out(result['left_out'])} {show}</p>"
+        f"{_left_out(result['left_out'], NOT_GIVEN)} {show}</p>"
     )
 
 
@@ -141,7 +149,8 @@ def taken_picks(job: Job | None) -> str:
     result = job.result
     return (
         f"<p>{words.count(result['picks'], 'pick')} in the new session “{escape(result['name'])}”."
-        f"{_left_out(result['left_out'])} Diffusion-DPO can learn from them; D3PO cannot.</p>"
+        f"{_left_out(result['left_out'], NOT_TAKEN)} "
+        "Diffusion-DPO can learn from them; D3PO cannot.</p>"
         f"{_remarks(result.get('remarks', []))}"
         "<button type='button' class='button small primary' data-event='open_session'>Open it"
         "</button>"
@@ -156,7 +165,5 @@ def _remarks(remarks: list[str]) -> str:
     return f"<details><summary>Which, and why</summary><ul>{lines}</ul></details>"
 
 
-def _left_out(number: int) -> str:
-    if not number:
-        return ""
-    return f" Left out: {number}, whose pictures or prompts could not be used."
+def _left_out(number: int, why: str) -> str:
+    return f" Left out: {number}, {why}." if number else ""
