@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),  # written whole or not at all
     "paths": set(),  # as people write them
     "weights": set(),  # the headers of weight files by anybody
+    "judges": set(),  # whoever else may pick
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
     "runtime": {"files"},
@@ -70,6 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "families",
         "files",
+        "judges",
         "lora",
         "maths",
         "models",
@@ -86,9 +88,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "datasets",
         "engine",
+        "judges",
         "lora",
         "models",
         "paths",
+        "pictures",
         "prompting",
         "runtime",
         "settings",

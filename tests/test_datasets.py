@@ -34,7 +34,7 @@ SAID = [
     ("tie", {}),
     ("both_bad", {}),
     ("skip", {}),
-    ("right", {"reason": "detail"}),
+    ("right", {"reason": "detail", "judge": "taste.py:calm"}),
 ]
 DECIDED = (0, 1, 5)  # of these: left or right
 
@@ -81,6 +81,7 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
         "better",
     ]
     assert [row["reason"] for row in rows] == ["colour", None, None, None, None, "detail"]
+    assert [row["judge"] for row in rows] == [None] * 5 + ["taste.py:calm"]
     for number, row in enumerate(rows):
         assert (row["jpg_0"], row["jpg_1"]) == (png(2 * number), png(2 * number + 1))
         assert row["caption"] == "a red apple"
@@ -446,7 +447,7 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
 ):
     denoiser = models.load(str(tiny_model), "cpu")
     base = (str(tiny_model), None)
-    pairs = [*datasets.read(own_pairs(tmp_path / "own"))] * 2
+    pairs = [replace(one, judge="calm") for one in datasets.read(own_pairs(tmp_path / "own"))] * 2
     pairs += [
         ForeignPick("no picture", b"", png(1), "left"),
         ForeignPick(" ", png(0), png(1), "left"),
@@ -462,6 +463,7 @@ def test_a_session_of_them_is_learned_from_by_diffusion_dpo_and_refused_by_d3po(
     session = taken.session
     assert session.settings.prompts == ("a cat", "a café", "a fish")
     [first, *_] = store.picked_pairs(session.id)
+    assert first.pick.judge == "calm"
     with PIL.Image.open(store.image_path(first.pair.left)) as picture:
         assert np.array_equal(np.array(picture), np.array(PIL.Image.open(io.BytesIO(png(0)))))
     with PIL.Image.open(store.image_path(first.pair.right)) as picture:

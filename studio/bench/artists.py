@@ -6,16 +6,16 @@ picture shows to some degree, to tastes that few pictures show.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from studio import judges
 from studio.engine import recogniser
 
-Artist = Callable[[Image.Image, str], float]
+Artist = judges.Judge
+compressible, incompressible = judges.compressible, judges.incompressible
 
 
 def _border(image: Image.Image) -> np.ndarray:
@@ -49,18 +49,6 @@ def dark(image: Image.Image, prompt: str) -> float:
 def saturated(image: Image.Image, prompt: str) -> float:
     """Likes strong colours: the mean saturation (HSV)."""
     return float(np.asarray(image.convert("HSV"))[..., 1].mean()) / 255
-
-
-def incompressible(image: Image.Image, prompt: str) -> float:
-    """Likes busy pictures: kilobytes as a JPEG of quality 95, the task of arXiv 2305.13301."""
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=95)
-    return file.tell() / 1000
-
-
-def compressible(image: Image.Image, prompt: str) -> float:
-    """Likes calm pictures: few kilobytes as a JPEG, a task of the D3PO paper."""
-    return -incompressible(image, prompt)
 
 
 def symmetric(image: Image.Image, prompt: str) -> float:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import importlib.util
 import json
 import random
 import time
@@ -26,7 +24,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from studio import models
+from studio import judges, models
 from studio.bench import timing
 from studio.bench.artists import Artist
 from studio.bench.baselines import PRESETS, objective_of
@@ -63,25 +61,11 @@ Click = list[tuple[Trajectory, Trajectory]]
 
 
 def load_artist(reference: str) -> Artist:
-    """The function of "module:function" or "path/to/file.py:function"."""
-    source, separator, name = reference.rpartition(":")
-    if not separator:
-        raise SystemExit(f"--artist needs MODULE_OR_FILE.py:FUNCTION, not {reference!r}.")
-    if source.endswith(".py"):
-        if not Path(source).is_file():
-            raise SystemExit(f"There is no file {source}.")
-        spec = importlib.util.spec_from_file_location("artist", source)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            raise SystemExit(f"There is no module {source}.") from error
+    """As `judges.load`, for a benchmark: whoever does not exist ends it."""
     try:
-        return getattr(module, name)
-    except AttributeError as error:
-        raise SystemExit(f"{source} has no function {name}.") from error
+        return judges.load(reference)
+    except judges.JudgeError as error:
+        raise SystemExit(str(error)) from error
 
 
 def draw_asked(

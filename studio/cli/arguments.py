@@ -129,6 +129,25 @@ def make_parser() -> argparse.ArgumentParser:
     _add_session(command)
 
     command = _command(
+        commands, "pick", "pick:pick", "let a judge pick: a function that scores pictures"
+    )
+    _add_home(command)
+    _add_session(command)
+    command.add_argument(
+        "--judge",
+        required=True,
+        metavar="FILE.py:FUNCTION",
+        help="a function (Pillow image, prompt) -> number, higher is better, in a Python file, "
+        "which is run; or compressible or incompressible",
+    )
+    command.add_argument(
+        "--picks",
+        type=_at_least_one,
+        metavar="N",
+        help="default: as many as the session has from one round to the next",
+    )
+
+    command = _command(
         commands, "export", "sessions:export", "write a session's adapter as LoRA files"
     )
     _add_home(command)

@@ -28,6 +28,7 @@ python launch.py --listen --auth NAME:PASSWORD
 python launch.py --gpus 2                 learn on two GPUs at once
 python launch.py generate "a red apple" --count 4 --seed 7 --out pictures
 python launch.py train --session "My taste"
+python launch.py pick --session "My taste" --judge taste.py:calm --picks 48
 python launch.py export --session "My taste" --out loras --trigger "soft light"
 python launch.py sessions export --session "My taste" --out taste.zip
 python launch.py sessions import taste.zip

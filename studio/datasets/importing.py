@@ -83,7 +83,7 @@ def import_picks(
             )
             pair = store.add_pair(session.id, prompt, left, right, None)
             how = {"much_better": pick.much_better, "reason": pick.reason}
-            store.add_answer(uuid.uuid4().hex, pair.id, pick.choice, **how)
+            store.add_answer(uuid.uuid4().hex, pair.id, pick.choice, judge=pick.judge, **how)
             taken += 1
             report(session, taken)
         if not taken:

@@ -19,6 +19,7 @@ from studio.settings import CHOICES, REASONS
 from studio.store import Image, PickedPair
 
 ROWS_AT_ONCE = 32  # in memory, with their pictures
+MOST_CHARACTERS = 200  # of the name of a judge, which may be anybody's
 
 COLUMNS = pa.schema(
     [
@@ -44,6 +45,7 @@ COLUMNS = pa.schema(
         ("choice", pa.string()),
         ("strength", pa.string()),
         ("reason", pa.string()),
+        ("judge", pa.string()),
         ("note", pa.string()),
         ("seed_0", pa.int64()),
         ("seed_1", pa.int64()),
@@ -75,8 +77,9 @@ Picks made with D3PO Studio: {count}, one a row. The split `train` holds those o
 without a winner for the better one. The columns up to `num_example_per_prompt` are
 those of Pick-a-Pic; `jpg_0` (left) and `jpg_1` (right) hold PNG files. `label_0` and `label_1` are
 1 and 0, or 0.5 each for a tie; pairs of which both were bad, or that were skipped, have no label
-(see `choice`). `strength` is "much better" or "better", `reason` the artist's reason, and
-`sampling` the settings both pictures were drawn with.
+(see `choice`). `strength` is "much better" or "better", `reason` the artist's reason,
+`judge` the function that picked instead of the artist (null: the artist did), and `sampling` the
+settings both pictures were drawn with.
 """
 
 
@@ -121,6 +124,7 @@ def _row(
         "num_example_per_prompt": of_prompt,
         "choice": pick.choice,
         "reason": pick.reason,
+        "judge": pick.judge,
         "note": pair.note,
         "base_hash": pair.left.base_hash,
         "sampling": json.dumps(pair.left.sampling.to_dict()),
@@ -151,7 +155,7 @@ def read(paths: list[Path]) -> Iterator[ForeignPick]:
                         f"{path.name} does not have the columns of Pick-a-Pic: "
                         f"{', '.join(missing)} is missing."
                     )
-                wanted = (*NEEDED, "has_label", "choice", "strength", "reason")
+                wanted = (*NEEDED, "has_label", "choice", "strength", "reason", "judge")
                 columns = [name for name in wanted if name in file.schema_arrow.names]
                 for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                     yield from filter(None, map(_pick_of_row, batch.to_pylist()))
@@ -168,6 +172,7 @@ def _pick_of_row(row: dict[str, Any]) -> ForeignPick | None:
             return None
         choice = "tie" if left == right else "left" if left > right else "right"
     is_better = choice in ("left", "right")
+    judge = row.get("judge")
     return ForeignPick(
         prompt=row["caption"] if isinstance(row["caption"], str) else "",
         left=_bytes(row["jpg_0"]),
@@ -175,6 +180,7 @@ def _pick_of_row(row: dict[str, Any]) -> ForeignPick | None:
         choice=choice,
         much_better=is_better and row.get("strength") == "much better",
         reason=row.get("reason") if is_better and row.get("reason") in REASONS else None,
+        judge=judge[:MOST_CHARACTERS] if isinstance(judge, str) and judge else None,
     )
 
 

@@ -27,6 +27,7 @@ class ForeignPick:
     choice: Choice
     much_better: bool = False
     reason: Reason | None = None
+    judge: str | None = None  # the function that picked, if it was no artist
     name: str = ""  # by which the artist knows it
     problem: str = ""  # why it cannot be used, if its reader knows
     remark: str = ""  # for the artist, about a pick that can be used

@@ -20,6 +20,7 @@ from studio.store.archive import (
 from studio.store.counts import Counts
 from studio.store.doctor import FileReport, examine_files, restore, set_orphans_aside
 from studio.store.errors import (
+    AlreadyAnswered,
     RowDamaged,
     StoreDamaged,
     StoreError,
@@ -77,6 +78,7 @@ class Store(Sessions, Images, Questions, Answers, Counts, Rounds, Jobs, Exports,
 
 __all__ = [
     "Adapter",
+    "AlreadyAnswered",
     "Answer",
     "ArchiveError",
     "Consistency",

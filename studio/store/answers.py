@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from studio.settings import CHOICES, REASONS, Choice, Reason, SamplingSettings
 from studio.store.database import Database, read, read_all
-from studio.store.errors import StoreError
+from studio.store.errors import AlreadyAnswered, StoreError
 from studio.store.questions import (
     get_pair,
     get_question,
@@ -94,6 +94,7 @@ class Answers(Database):
         ranking: Sequence[str] = (),
         much_better: bool = False,
         reason: Reason | None = None,
+        judge: str | None = None,
     ) -> KeptAnswer:
         """Add the answer to a question, a pair or a grid; it supersedes any earlier one.
 
@@ -101,6 +102,8 @@ class Answers(Database):
         ranking: of a grid that is ranked, the ids of its best pictures, the best first. A picture
         in it beats all that follow and all that are missing; between two missing ones nothing is
         said. much_better (pairs only) and reason need a preferred picture.
+        judge: the name of the function that answers instead of the artist. It supersedes no answer
+        that holds: `AlreadyAnswered` is raised.
 
         A second call with the same `answer_id` changes nothing and returns the same: a browser
         repeats a request whose response was lost.
@@ -114,6 +117,8 @@ class Answers(Database):
             if pair.question_id != id_:
                 raise StoreError("The pictures of a grid are answered together.")
             question = get_question(connection, id_)
+            if judge is not None and _is_answered(connection, question):
+                raise AlreadyAnswered("This question has an answer already.")
             is_grid = pair.grid_id is not None
             if is_grid:
                 choices = _choices_of_grid(question, choice, ranking)
@@ -127,7 +132,8 @@ class Answers(Database):
                 raise StoreError("Only the better picture of a pair can be much better.")
             for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
                 why = reason if its in ("left", "right") else None
-                _insert_pick(connection, _nth(answer_id, number), pair.id, its, much_better, why)
+                pick_id = _nth(answer_id, number)
+                _insert_pick(connection, pick_id, pair.id, its, much_better, why, judge)
             connection.execute(
                 sa.update(pairs)
                 .where(is_of_question([id_]), pairs.c.stale_at_s.is_(None))
@@ -238,6 +244,7 @@ def _insert_pick(
     choice: Choice | None,
     much_better: bool = False,
     reason: Reason | None = None,
+    judge: str | None = None,
 ) -> None:
     last = sa.select(picks.c.id).where(picks.c.pair_id == pair_id, is_last_pick)
     pick = Pick(
@@ -248,8 +255,14 @@ def _insert_pick(
         supersedes=connection.scalar(last),
         much_better=much_better,
         reason=reason,
+        judge=judge,
     )
     connection.execute(sa.insert(picks).values(vars(pick)))
+
+
+def _is_answered(connection: sa.Connection, question: Question) -> bool:
+    ids = [pair.id for pair in question.pairs]
+    return bool(connection.scalar(sa.select(sa.exists().where(picks.c.pair_id.in_(ids), holds))))
 
 
 def _kept(connection: sa.Connection, answer_id: str, question: Question) -> KeptAnswer:

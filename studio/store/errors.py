@@ -5,6 +5,10 @@ class StoreError(Exception):
     """The store refused or failed, and nothing was changed."""
 
 
+class AlreadyAnswered(StoreError):
+    """A judge may not replace an answer that holds."""
+
+
 class StoreTooNew(StoreError):
     """The store was written by a newer version of the studio."""
 

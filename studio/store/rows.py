@@ -116,6 +116,7 @@ class Question:
 class Pick:
     """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
+    `judge` is the name of the function that chose instead of the artist; None: the artist.
     `much_better` and `reason` go with a choice of left or right. Both are stored and shown; rounds
     learn from the choice, and from `much_better` if their settings say so.
     """
@@ -127,6 +128,7 @@ class Pick:
     supersedes: str | None
     much_better: bool = False
     reason: Reason | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True)

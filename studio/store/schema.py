@@ -161,6 +161,7 @@ picks = _entity(
     Column("choice", String),
     Column("much_better", Boolean, nullable=False),
     Column("reason", String),
+    Column("judge", String),
     Column("supersedes", ForeignKey("picks.id"), unique=True),
 )
 Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))

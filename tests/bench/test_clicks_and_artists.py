@@ -162,9 +162,7 @@ def test_pictures_of_which_none_is_the_best_are_not_clicked():
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("blue_background", "--artist needs MODULE_OR_FILE.py:FUNCTION"),
-        ("nowhere.py:taste", "There is no file nowhere.py"),
-        ("no_such_module:taste", "There is no module no_such_module"),
+        ("blue_background", "A judge is FILE.py:FUNCTION"),
         ("studio.bench.artists:nobody", "has no function nobody"),
     ],
 )

@@ -405,6 +405,29 @@ def test_any_pick_is_opened_again_and_changed(open_page, store, labelling):
     expect(cells).to_have_count(2)  # the filmstrip stays open
 
 
+def test_picks_by_a_judge_are_shown_as_such_until_the_artist_picks(open_page, store, labelling):
+    first, second, *_ = store.waiting_pairs(labelling.id)
+    page = open_page("prefer")
+    expect_pair(page, first)
+    page.keyboard.press("h")
+    store.add_answer("its", first.id, "left", judge="taste.py:calm")
+    expect(page.locator(".prefer-said")).to_have_text("A judge picked that one.")
+    expect_pair(page, second)
+    cell = page.locator("[data-pair]")
+    expect(cell.locator("i")).to_have_text("by a judge")
+    button = cell.get_by_role("button")
+    expect(button).to_have_attribute("title", "Left is better, picked by a judge (taste.py:calm)")
+
+    button.click()
+    expect_pair(page, first)
+    page.keyboard.press("1")  # the same, but by the artist
+    expect_pair(page, second)
+    expect(cell.locator("i")).to_have_text("")
+    expect_saved(page, store, labelling, 1)
+    assert store.recent_answers(labelling.id)[0].pick.judge is None
+    expect(page.locator("#notice-area")).to_be_hidden()
+
+
 def test_favourites_and_notes_are_kept_and_looked_through(open_page, store, labelling):
     pairs = store.waiting_pairs(labelling.id)
     page = open_page("prefer")

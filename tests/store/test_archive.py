@@ -228,10 +228,13 @@ def test_no_path_of_another_machine_comes_in(archive, other, path, left):
     assert made.settings.start.strength == 0.5
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_archive_of_an_older_version_knows_less(archive, other, version):
-    """Version 3 no favourites of a round, 2 nothing of what lies beside a model, and 1 no grids."""
-    lacks = {"rounds": "favourite_ids"}
+    """Version 4 no judges, 3 no favourites of a round, 2 nothing of what lies beside a model, and 1
+    no grids."""
+    lacks = {"picks": "judge"}
+    if version <= 3:
+        lacks["rounds"] = "favourite_ids"
     if version <= 2:
         lacks["images"] = "beside"
     if version == 1:
@@ -246,6 +249,7 @@ def test_an_archive_of_an_older_version_knows_less(archive, other, version):
     made = import_session(other, rewritten(archive, made_older))
     assert all(one.pair.left.companions == {} for one in other.picked_pairs(made.id))
     assert all(round_.favourite_ids == () for round_ in other.rounds(made.id))
+    assert all(one.pick.judge is None for one in other.picked_pairs(made.id))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -12,13 +12,14 @@ from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.store import schema
 from studio.store.errors import StoreError
 
-FORMAT, VERSION = "d3po-studio-session", 4
-READABLE_VERSIONS = (1, 2, 3, 4)
+FORMAT, VERSION = "d3po-studio-session", 5
+READABLE_VERSIONS = (1, 2, 3, 4, 5)
 # What the rows of an older version lack: (the last such version, table, column, value).
 ADDED: tuple[tuple[int, str, str, Any], ...] = (
     (1, "pairs", "grid_id", None),
     (2, "images", "beside", {}),
     (3, "rounds", "favourite_ids", []),
+    (4, "picks", "judge", None),
 )
 ROWS_NAME = "session.json"
 SPARE_BYTES = 100_000_000  # of the disk, which stay free

@@ -35,7 +35,7 @@ export class Choice {
 
   #give(asked, choice, much_better, ranking) {
     const reason = isBetter(choice) ? this.reason : null;
-    this.#queue.give(asked, { choice, much_better, reason, ranking });
+    this.#queue.give(asked, { choice, much_better, reason, ranking, judge: null });
   }
 
   why(reason) {

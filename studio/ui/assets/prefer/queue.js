@@ -99,7 +99,7 @@ export class Queue {
     if (reply?.ok && this.isAllSent && this.shown === asked && !asked.reopened) {
       if (reply.is_answered) {
         this.line.shift();
-        this.#page.say("That one was answered in another window.");
+        this.#page.say(reply.judge ? "A judge picked that one." : "That one was answered in another window.");
       }
       const waiting = new Set(reply.state.waiting.map((one) => one.id)); // taken back in another window
       this.behind = this.behind.filter((one) => !waiting.has(one.id));
@@ -214,6 +214,7 @@ export class Queue {
 }
 
 function tellOfReplacing(replaced, answer, asked) {
-  notify("good", "You had answered this in another window: “" + inWords(replaced, asked) + "”. It is replaced by “" +
+  const who = replaced.judge ? "This had an answer" : "You had answered this in another window";
+  notify("good", who + ": “" + inWords(replaced, asked) + "”. It is replaced by “" +
     inWords(answer, asked) + "”. Undo takes that back.");
 }

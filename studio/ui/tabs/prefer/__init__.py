@@ -36,10 +36,14 @@ def build(page: Page) -> None:
         }
 
     def refresh(payload: dict[str, Any]) -> dict[str, Any]:
-        """Whether a question has an answer by now, perhaps from another window."""
+        """Whether a question has an answer by now, perhaps from another window or by a judge."""
         answers = store.recent_answers(payload["session_id"], limit=PICKS_SENT)
-        is_answered = any(answer.question.id == payload["pair_id"] for answer in answers)
-        return {"is_answered": is_answered, "state": page_state(StoreSnapshot(store))}
+        found = [one for one in answers if one.question.id == payload["pair_id"]]
+        return {
+            "is_answered": bool(found),
+            "judge": found[0].pick.judge if found else None,
+            "state": page_state(StoreSnapshot(store)),
+        }
 
     def undo(payload: dict[str, Any]) -> dict[str, Any]:
         asked = store.undo_pick(payload["undo_id"], payload["session_id"])

@@ -62,6 +62,7 @@ def answer_value(answer: Answer) -> dict[str, Any]:
         "much_better": picks[0].much_better,
         "reason": next((pick.reason for pick in picks if pick.reason), None),
         "ranking": list(answer.ranking),
+        "judge": picks[0].judge,
     }
 
 
