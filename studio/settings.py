@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 STARTER_PATH = Path(__file__).resolve().parent.parent / "assets" / "starter"
 LEAST_PX, MOST_PX, STEP_PX = 64, 2048, 8  # of a side of a picture
-STARTER_SIZE_PX = 64  # of the starter model's pictures
+STARTER_SIZE_PX = 256  # of the starter model's pictures
 RECOGNISER_PATH = STARTER_PATH.parent / "recogniser"
 
 # The id of a model on the Hugging Face hub; an existing local path has precedence.

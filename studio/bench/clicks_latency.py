@@ -3,7 +3,7 @@
     python launch.py bench clicks-latency --json FILE
 
 A complete studio (pages and worker) runs on its own home. Its worker draws pairs with the starter
-model and trains an endless round on their picks. The starter draws at 64 px, so synthetic pairs of
+model and trains an endless round on their picks. The starter draws at 256 px, so synthetic pairs of
 each real size are added to the queue of the same session. The browser is a headless Chromium.
 
 Each time runs from the input event's own timestamp to the second animation frame after the pictures

@@ -14,7 +14,7 @@ from studio import models
 from studio.bench.artists import Artist
 from studio.engine import collapse, recogniser, sampling
 from studio.settings import SamplingSettings
-from studio.starter.scenes import caption
+from studio.starter.captions import words
 from studio.statistics import wilson
 
 HELD_OUT_PROMPTS = 32
@@ -90,7 +90,7 @@ def draw_held_out(
 
     plain = [prompt for prompt in held_out.objects for _ in range(IMAGES_PER_PROMPT)]
     return Drawn(
-        draw(plain, 9_000_000), draw([caption(*names) for names in held_out.named], 9_500_000)
+        draw(plain, 9_000_000), draw([words(*names, form=0) for names in held_out.named], 9_500_000)
     )
 
 

@@ -21,6 +21,7 @@ from studio.datasets.picks import (
     PICTURE_ENDINGS,
     ExchangeError,
     ForeignPick,
+    judge_name,
     picture_content,
 )
 from studio.settings import REASONS
@@ -73,6 +74,7 @@ def line(one: PickedPair, chosen: str, rejected: str) -> bytes:
             "better": one.pick.choice,
             "strength": "much better" if one.pick.much_better else "better",
             "reason": one.pick.reason,
+            "judge": one.pick.judge,
             "note": one.pair.note,
             "seed_left": one.pair.left.seed,
             "seed_right": one.pair.right.seed,
@@ -123,6 +125,7 @@ def _pick(record: Record, paths: list[Path], folder: Path, number: int) -> Forei
         choice=better,
         much_better=marks.get("strength") == "much better",
         reason=marks.get("reason") if marks.get("reason") in REASONS else None,
+        judge=judge_name(marks.get("judge")),
         name=name,
     )
 

@@ -14,12 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from studio.datasets.picks import ExchangeError, ForeignPick
+from studio.datasets.picks import ExchangeError, ForeignPick, judge_name
 from studio.settings import CHOICES, REASONS
 from studio.store import Image, PickedPair
 
 ROWS_AT_ONCE = 32  # in memory, with their pictures
-MOST_CHARACTERS = 200  # of the name of a judge, which may be anybody's
 
 COLUMNS = pa.schema(
     [
@@ -172,7 +171,6 @@ def _pick_of_row(row: dict[str, Any]) -> ForeignPick | None:
             return None
         choice = "tie" if left == right else "left" if left > right else "right"
     is_better = choice in ("left", "right")
-    judge = row.get("judge")
     return ForeignPick(
         prompt=row["caption"] if isinstance(row["caption"], str) else "",
         left=_bytes(row["jpg_0"]),
@@ -180,7 +178,7 @@ def _pick_of_row(row: dict[str, Any]) -> ForeignPick | None:
         choice=choice,
         much_better=is_better and row.get("strength") == "much better",
         reason=row.get("reason") if is_better and row.get("reason") in REASONS else None,
-        judge=judge[:MOST_CHARACTERS] if isinstance(judge, str) and judge else None,
+        judge=judge_name(row.get("judge")),
     )
 
 

@@ -11,6 +11,7 @@ PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LARGEST_PICTURE_BYTES = 200_000_000
 LARGEST_JSON_BYTES = 64_000_000
+MOST_CHARACTERS = 200  # of the name of a judge
 
 
 class ExchangeError(Exception):
@@ -31,6 +32,11 @@ class ForeignPick:
     name: str = ""  # by which the artist knows it
     problem: str = ""  # why it cannot be used, if its reader knows
     remark: str = ""  # for the artist, about a pick that can be used
+
+
+def judge_name(value: object) -> str | None:
+    """The name of a judge in a file of anybody's, cut to a reasonable length."""
+    return value[:MOST_CHARACTERS] if isinstance(value, str) and value else None
 
 
 def picture_content(path: Path) -> bytes:

@@ -1,57 +1,89 @@
-"""How well a starter model does what it is told: figures and contact sheets.
+"""How good the starter's pictures are, perhaps beside another model's: figures, contact sheets.
 
-Asks for every object with a named style and ground, and without, for combinations that training
-held out, and for scenes; the recogniser judges what comes out. `--model` names the embedded model,
-which assets/recogniser judges, or a diffusers folder, which the build's own recogniser does.
+Asks for every object in every style, with the grounds taking turns, and for every object alone.
+The recogniser judges what comes out; it was trained on drawings alone.
+
+    object, style, ground   shares of the named ones that were recognised
+    open                    the same for what no word said: how unevenly styles and grounds fall
+    frechet                 Fréchet distance between the recogniser's features of drawn pictures and
+                            of the drawings that were asked for (2401.09603 says what it cannot see)
+    edges                   mean gradient of drawn pictures, as a ratio to the drawings'
+    seconds_a_pair          the least of three pairs
+
+Needs the drawings that `python -m studio.starter.pictures` renders. `--beside` names a model that
+is asked for the same, in its own size; then `pairs.png` shows pictures of both for the same prompts
+and seeds, their sides shuffled, and `pairs.json` says which is which.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from studio import models
 from studio.engine import recogniser, sampling
 from studio.settings import RECOGNISER_PATH, SamplingSettings
-from studio.starter import scenes
-from studio.starter.data import Drawings, arguments, chosen, load, load_for
-from studio.starter.recipe import Recipe
-from studio.starter.scenes import Combinations, Scene, caption
-from studio.starter.train import any_ground_batch, autoencoder_concepts, generator, recogniser_batch
+from studio.starter.captions import words
+from studio.starter.pictures import BUILD_PATH, GROUNDS, SIZE_PX, Pictures, load
+from studio.starter.styles import STYLES
 
-BATCH = 26
+BATCH = 16
+PAIRS = 40
+SHEET_PX, PAIR_PX = 128, 192  # a picture, on a sheet
+PAIR_COLUMNS = 10
 SHEET_COLUMNS = 12
-SCENES_OF_A_KIND = 20
 
-Pictures = list[Image.Image]
+Images = list[Image.Image]
+Asked = list[tuple[int, int, int]]  # concept, style, ground
 
 
-def check_on_drawings(
-    judge: recogniser.Recogniser, recipe: Recipe, drawings: Drawings
-) -> dict[str, float]:
-    """The recogniser on drawings placed and coloured anew: what it could score at best."""
-    images, labels = recogniser_batch(recipe, drawings, 1000, generator(99, 0))
-    with torch.no_grad():
-        outputs = judge.network(images)
-    right = [(out.argmax(1) == labels[:, i]).float().mean().item() for i, out in enumerate(outputs)]
-    return dict(zip(("object", "style", "ground"), right, strict=True))
+def frechet(first: Tensor, second: Tensor) -> float:
+    """Between Gaussians fitted to features (N, d) and (M, d), as in arXiv 1706.08500, eq. 6."""
+    first, second = first.double(), second.double()  # many values are nearly 0
+    means = first.mean(0), second.mean(0)
+    covariances = first.T.cov(), second.T.cov()
+    values, vectors = torch.linalg.eigh(covariances[0])
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    mixed = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
+    spread = covariances[0].trace() + covariances[1].trace() - 2 * mixed
+    return float((means[0] - means[1]).square().sum() + spread)
+
+
+def mean_gradient(images: Images) -> float:
+    """Of neighbouring pixels' values in 0..1, at SIZE_PX, over rows and columns."""
+    total = 0.0
+    for image in images:
+        whole = image.convert("RGB").resize((SIZE_PX,) * 2, Image.Resampling.BICUBIC)
+        values = np.asarray(whole, np.float32) / 255
+        total += sum(float(np.abs(np.diff(values, axis=axis)).mean()) for axis in (0, 1)) / 2
+    return total / len(images)
+
+
+def all_named(pictures: Pictures) -> Asked:
+    """Every object in every style, the grounds taking turns so that each style meets each."""
+    concepts, styles, grounds, _ = pictures.sizes
+    return [(c, s, (c + 2 * s) % grounds) for c in range(concepts) for s in range(styles)]
+
+
+def prompt_of(pictures: Pictures, asked: tuple[int, int, int]) -> str:
+    concept, style, ground = asked
+    return words(pictures.concepts[concept], STYLES[style], GROUNDS[ground], 0)
 
 
 def draw_images(
     denoiser: models.Denoiser, settings: SamplingSettings, prompts: list[str]
-) -> Pictures:
+) -> Images:
     """One of each prompt, its seed its place."""
-    images: Pictures = []
+    images: Images = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
         seeds = [start + i for i in range(len(part))]
@@ -60,41 +92,42 @@ def draw_images(
     return images
 
 
-def asked(judge: recogniser.Recogniser, unseen: Combinations, held_out: bool) -> Iterator[Scene]:
-    """Every object alone, in a combination that training held out, or in one that it did not.
-
-    Styles and grounds take turns, so that each style meets each ground.
-    """
-    each = list(product(judge.grounds, judge.styles))
-    for number, name in enumerate(judge.objects):
-        first = number % len(each)
-        for ground, style in each[first:] + each[:first]:
-            if ((name, style, ground) in unseen) == held_out:
-                yield Scene("alone", (name,), style, ground)
-                break
+def pictures_of(pixels: torch.Tensor) -> Images:
+    """(B, 3, h, w) in -1..1, as the recogniser is shown what a model draws."""
+    values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).numpy()]
 
 
-def prompt_of(scene: Scene) -> str:
-    return caption(scenes.subject(scene), scene.style, scene.ground)
+def rendered(pictures: Pictures, asked: Asked) -> Images:
+    """The drawings themselves, in the first placement."""
+    by_parts = np.arange(pictures.count).reshape(pictures.sizes)
+    numbers = np.array([by_parts[(*parts, 0)] for parts in asked])
+    images = []
+    for some in np.array_split(numbers, -(-len(numbers) // BATCH)):
+        images += pictures_of(pictures.drawn(some))
+    return images
 
 
-def recognised(
-    judge: recogniser.Recogniser, images: Pictures, shown: list[Scene]
-) -> dict[str, float]:
-    """Shares of pictures of one object each whose object, style and ground came out right."""
-    ranks = judge.object_ranks(images, [scene.objects[0] for scene in shown])
-    _, styles, grounds = judge.logits(images)
-    right = {
-        "style": styles.argmax(1) == torch.tensor([judge.styles.index(s.style) for s in shown]),
-        "ground": grounds.argmax(1) == torch.tensor([judge.grounds.index(s.ground) for s in shown]),
-        "object_top1": ranks < 1,
-        "object_top5": ranks < 5,
+def shares_right(judge: recogniser.Recogniser, images: Images, asked: Asked) -> dict[str, float]:
+    found = judge.logits(images)
+    return {
+        name: (logits.argmax(1) == torch.tensor(wanted)).float().mean().item()
+        for name, logits, wanted in zip(
+            ("object", "style", "ground"), found, zip(*asked, strict=True), strict=True
+        )
     }
-    return {name: each.float().mean().item() for name, each in right.items()}
+
+
+def judged(
+    judge: recogniser.Recogniser, drawn: Images, drawings: Images, asked: Asked
+) -> dict[str, float]:
+    distance = frechet(judge.features(drawn), judge.features(drawings))
+    edges = mean_gradient(drawn) / mean_gradient(drawings)
+    return shares_right(judge, drawn, asked) | {"frechet": distance, "edges": edges}
 
 
 def when_not_named(
-    judge: recogniser.Recogniser, images: Pictures, objects: list[str]
+    judge: recogniser.Recogniser, images: Images, objects: list[str]
 ) -> dict[str, Any]:
     """Objects that came out right, and how the styles and grounds that were left open fell.
 
@@ -116,71 +149,6 @@ def when_not_named(
     return figures
 
 
-def objects_in_cells(judge: recogniser.Recogniser, images: Pictures, shown: list[Scene]) -> float:
-    """The share of scenes in which every object is recognised in the square where it belongs."""
-    right = 0
-    for image, scene in zip(images, shown, strict=True):
-        squares = scenes.cells(scene.relation, image.width)
-        crops = [
-            image.crop((left, top, left + side, top + side)).resize(
-                (recogniser.INPUT_PX,) * 2, Image.Resampling.BICUBIC
-            )
-            for top, left, side in squares
-        ]
-        names = scene.objects + scene.objects[-1:] * (len(crops) - len(scene.objects))
-        right += bool((judge.object_ranks(crops, list(names)) == 0).all())
-    return right / len(images)
-
-
-def pictures_of(pixels: torch.Tensor) -> Pictures:
-    """(B, 3, h, w) in -1..1, as the recogniser is shown what a model draws."""
-    values = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(image) for image in values.permute(0, 2, 3, 1).numpy()]
-
-
-def scenes_right(
-    denoiser: models.Denoiser,
-    settings: SamplingSettings,
-    judge: recogniser.Recogniser,
-    recipe: Recipe,
-    drawings: Drawings,
-    unseen: Combinations,
-) -> tuple[dict[str, dict[str, float]], Pictures]:
-    """By relation, the shares of scenes recognised: drawn by the model, and composed of drawings.
-
-    The second is what the recogniser could score at best. And the model's pictures.
-    """
-    figures, drawn = {}, []
-    for relation in scenes.CELLS if recipe.scenes else ():
-        chance = random.Random(relation)
-        shown = [
-            scenes.draw_scene(relation, drawings, unseen, chance) for _ in range(SCENES_OF_A_KIND)
-        ]
-        placed = [scenes.boxes(relation, recipe, chance) for _ in shown]
-        composed = scenes.drawn(drawings, shown, placed, scenes.palette(shown), recipe.size_px)
-        images = draw_images(denoiser, settings, [prompt_of(scene) for scene in shown])
-        figures[relation] = {
-            "drawn": objects_in_cells(judge, images, shown),
-            "composed": objects_in_cells(judge, pictures_of(composed), shown),
-        }
-        drawn += images
-    return figures, drawn
-
-
-@torch.no_grad()
-def autoencoder_psnr_db(vae: torch.nn.Module, recipe: Recipe, drawings: Drawings) -> float:
-    """Of single drawings that its training held out, or of any where the recipe holds out none."""
-    held_out = autoencoder_concepts(recipe, drawings, seen=not recipe.held_out)
-    alone = replace(recipe, scenes=0.0)
-    images = any_ground_batch(alone, drawings.only(held_out), 128, generator(99, 0))
-    images = images.to(vae.device, vae.dtype)
-    errors = []
-    for part in images.split(BATCH):
-        rebuilt = vae.decode(vae.encode(part).latent_dist.mode()).sample
-        errors.append((rebuilt.clamp(-1, 1) - part).float().square().mean((1, 2, 3)))
-    return 10 * math.log10(4 / torch.cat(errors).mean().item())
-
-
 def seconds_a_pair(denoiser: models.Denoiser, settings: SamplingSettings) -> float:
     """The least of three pairs."""
     seconds = []
@@ -191,52 +159,7 @@ def seconds_a_pair(denoiser: models.Denoiser, settings: SamplingSettings) -> flo
     return min(seconds)
 
 
-def weights_mb(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
-
-
-def evaluate(
-    denoiser: models.Denoiser,
-    judge: recogniser.Recogniser,
-    recipe: Recipe,
-    folder: Path,
-    settings: SamplingSettings,
-    subset: int,
-) -> tuple[dict[str, Any], dict[str, Pictures]]:
-    """All figures, and the pictures for the contact sheets by their names."""
-    drawings = load_for(recipe, folder)
-    unseen = scenes.held_out(recipe, drawings)
-    objects = list(judge.objects)
-
-    def named(shown: list[Scene], **changes: float) -> tuple[dict[str, float], Pictures]:
-        prompts = [prompt_of(scene) for scene in shown]
-        images = draw_images(denoiser, replace(settings, **changes), prompts)
-        return recognised(judge, images, shown), images
-
-    def some(shown: list[Scene]) -> list[Scene]:
-        return shown[:: max(1, len(shown) // subset)][:subset]
-
-    seen = list(asked(judge, unseen, held_out=False))
-    figures: dict[str, Any] = {"drawings": check_on_drawings(judge, recipe, drawings)}
-    sheets: dict[str, Pictures] = {}
-    figures["named"], sheets["named"] = named(seen)
-    if unseen:
-        held_out = list(asked(judge, unseen, held_out=True))
-        figures["named_held_out"], sheets["held_out"] = named(held_out)
-    sheets["plain"] = draw_images(denoiser, settings, objects)
-    figures["plain"] = when_not_named(judge, sheets["plain"], objects)
-    figures["guidance"] = {g: named(some(seen), guidance=g)[0] for g in (2.0, 4.0, 6.0)}
-    figures["steps"] = {n: named(some(seen), steps=n)[0] for n in (20, 50)}
-    figures["scenes"], sheets["scenes"] = scenes_right(
-        denoiser, settings, judge, recipe, drawings, unseen
-    )
-    figures["autoencoder_psnr_db"] = autoencoder_psnr_db(denoiser.vae, recipe, load(folder))
-    figures["seconds_a_pair"] = seconds_a_pair(denoiser, settings)
-    figures["weights_mb"] = weights_mb(denoiser.info.path)
-    return figures, sheets
-
-
-def contact_sheet(images: Pictures, columns: int = SHEET_COLUMNS) -> Image.Image:
+def contact_sheet(images: Images, columns: int = SHEET_COLUMNS) -> Image.Image:
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
@@ -245,37 +168,68 @@ def contact_sheet(images: Pictures, columns: int = SHEET_COLUMNS) -> Image.Image
     return sheet
 
 
+def small(images: Images, side_px: int) -> Images:
+    return [image.resize((side_px,) * 2, Image.Resampling.LANCZOS) for image in images]
+
+
+def blind_pairs(ours: Images, theirs: Images, chance: random.Random) -> tuple[Images, list[str]]:
+    """The pictures side by side, and which side is ours."""
+    sides = [chance.choice(("left", "right")) for _ in ours]
+    shown: Images = []
+    for our, their, side in zip(ours, theirs, sides, strict=True):
+        shown += [our, their] if side == "left" else [their, our]
+    return shown, sides
+
+
+def own_size(denoiser: models.Denoiser, args: argparse.Namespace) -> SamplingSettings:
+    """Settings for pictures of the size that a model was made for."""
+    side_px = denoiser.unet.config.sample_size * denoiser.vae_scale_factor
+    return SamplingSettings(
+        steps=args.steps, guidance=args.guidance, width_px=side_px, height_px=side_px
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=BUILD_PATH)
     parser.add_argument("--model", default="starter", help="'starter' or a diffusers folder")
-    parser.add_argument("--device", help="default: the GPU, if there is one")
+    parser.add_argument("--judge", type=Path, default=RECOGNISER_PATH)
+    parser.add_argument("--beside", help="a diffusers folder")
+    parser.add_argument("--every", type=int, default=1, help="ask for every so manyth picture")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument(
-        "--subset", type=int, default=60, help="objects for other guidance and other steps"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)
-    recipe, folder = chosen(args)
-    judge = recogniser.load(RECOGNISER_PATH if args.model == "starter" else folder / "recogniser")
-    denoiser = models.load(args.model, args.device)
-    settings = SamplingSettings(
-        steps=args.steps,
-        guidance=args.guidance,
-        width_px=recipe.size_px,
-        height_px=recipe.size_px,
-    )
-    if denoiser.latent_shape(settings)[1] != denoiser.unet.config.sample_size:
-        raise SystemExit(f"{args.model} does not draw the {recipe.size_px} px of this recipe.")
-    figures, sheets = evaluate(denoiser, judge, recipe, folder, settings, args.subset)
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
-    for name, images in sheets.items():
-        if images:
-            contact_sheet(images).save(folder / f"contact_{name}.png")
-    print(f"contact sheets in {folder}")
+    pictures, judge = load(args.folder), recogniser.load(args.judge)
+    asked = all_named(pictures)[:: args.every]
+    prompts = [prompt_of(pictures, parts) for parts in asked]
+    objects = list(pictures.concepts)[:: args.every]
+    drawings = rendered(pictures, asked)
+    figures: dict[str, Any] = {"drawings": judged(judge, drawings, drawings, asked)}
+    alone: list[Images] = []
+    for name in filter(None, (args.model, args.beside)):
+        denoiser = models.load(str(name), "cpu")
+        settings = own_size(denoiser, args)
+        drawn = draw_images(denoiser, settings, prompts)
+        alone.append(draw_images(denoiser, settings, objects))
+        figures[name] = judged(judge, drawn, drawings, asked) | {
+            "open": when_not_named(judge, alone[-1], objects),
+            "seconds_a_pair": seconds_a_pair(denoiser, settings),
+        }
+        if name == args.model:
+            contact_sheet(small(drawn, SHEET_PX), len(STYLES)).save(args.folder / "named.png")
+    print(json.dumps(figures, indent=2))
+    contact_sheet(small(drawings, SHEET_PX), len(STYLES)).save(args.folder / "drawings.png")
+    contact_sheet(small(alone[0], SHEET_PX)).save(args.folder / "open.png")
+    if args.beside:
+        chance = random.Random(0)
+        some = chance.sample(range(len(objects)), min(PAIRS, len(objects)))
+        shown, sides = blind_pairs(*([each[n] for n in some] for each in alone), chance)
+        contact_sheet(small(shown, PAIR_PX), PAIR_COLUMNS).save(args.folder / "pairs.png")
+        key = [{"prompt": objects[n], "ours": side} for n, side in zip(some, sides, strict=True)]
+        (args.folder / "pairs.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+    print(f"contact sheets in {args.folder}")
 
 
 if __name__ == "__main__":

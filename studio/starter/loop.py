@@ -1,4 +1,4 @@
-"""What every stage of a recipe shares: the loop of updates, its checkpoints, its random numbers.
+"""What every stage of the recipe shares: the loop of updates, its checkpoints, its random numbers.
 
 Random numbers are drawn from (seed, update), so that a stopped run continues the sequence it would
 have had.
@@ -6,19 +6,25 @@ have had.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Figures = dict[str, torch.Tensor]
 
-
-def generator(seed: int, update: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 1_000_003 + update)
+CPU_FLAGS = Path("/proc/cpuinfo")
+# float32 is faster where the processor would only emulate bfloat16
+HAS_BFLOAT16 = CPU_FLAGS.exists() and any(
+    flag in CPU_FLAGS.read_text(encoding="utf-8").split() for flag in ("avx512_bf16", "amx_bf16")
+)
+WARMUP = 200  # updates
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
@@ -34,56 +40,87 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def run_updates(
-    checkpoint: Path,
-    parts: dict[str, Any],
-    loss_of: Callable[[int], tuple[torch.Tensor, Figures]],
-    rate_of: Callable[[int], float],
-    updates: int,
-    deadline_s: float,
-) -> bool:
-    """Makes the updates that the checkpoint lacks; whether all were made before the deadline.
+def learning_rate(update: int, updates: int, peak: float) -> float:
+    """A warm-up, a plateau, and a linear end over the last quarter: the plateau can be made longer
+    while a run goes on."""
+    cooling = max(1, updates // 4)
+    return peak * min(1.0, (update + 1) / WARMUP, max(0.01, (updates - update) / cooling))
 
-    parts: everything that changes, by its name in the checkpoint, among it the "optimizer" and
-    perhaps an "ema"; loss_of: from an update's number to its loss and to figures to be shown;
-    rate_of: from an update's number to its learning rate; deadline_s: of `time.monotonic`. At
-    least one update is made by every call that lacks one.
-    """
-    optimizer = parts["optimizer"]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first = 0
-    if checkpoint.exists():
-        state = read_checkpoint(checkpoint, parameters[0].device)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["update"]
-    shown: list[Figures] = []
-    started_s = time.monotonic()
-    for update in range(first, updates):
-        loss, figures = loss_of(update)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_of(update)
-        optimizer.step()
-        if "ema" in parts:
-            parts["ema"].step(parameters)
-        # read later: a GPU need not be waited for
-        shown.append({"loss": loss.detach()} | figures)
-        done = update + 1
-        stops = done == updates or time.monotonic() > deadline_s
-        if stops or done % 100 == 0:
-            speed = (done - first) / (time.monotonic() - started_s)
-            place = f"{checkpoint.stem} {done}/{updates}"
-            print(f"{place}  {_means(shown)}  {speed:.2f} a second", flush=True)
-            shown.clear()
-        if stops or done % 250 == 0:
-            state = {name: part.state_dict() for name, part in parts.items()}
-            save_checkpoint(checkpoint, state | {"update": done})
-        if stops:
-            return done == updates
-    return True
+
+@dataclass(frozen=True)
+class Run:
+    """How far a stage goes: all `updates`, or to `deadline_s` of `time.monotonic`."""
+
+    folder: Path
+    updates: int
+    deadline_s: float = float("inf")
+    seed: int = 0
+    device: str = "cpu"
+
+    def generator(self, update: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + update)
+
+    @contextlib.contextmanager
+    def bfloat16(self) -> Iterator[None]:
+        """A forward pass in bfloat16, where the processor has it."""
+        is_fast = self.device != "cpu" or HAS_BFLOAT16
+        # the fused attention's backward pass is slow on a CPU in bfloat16
+        is_cpu = self.device == "cpu"
+        attention = sdpa_kernel(SDPBackend.MATH) if is_cpu else contextlib.nullcontext()
+        with attention, torch.autocast(self.device, torch.bfloat16, enabled=is_fast):
+            yield
+
+    def updates_of(
+        self,
+        name: str,
+        parts: dict[str, Any],
+        loss_of: Callable[[int], tuple[torch.Tensor, Figures]],
+        peak: float,
+    ) -> bool:
+        """Makes the updates that the checkpoint `name`.pt lacks; whether all were made in time.
+
+        parts: everything that changes, by its name in the checkpoint, among it the "optimizer" and
+        perhaps an "ema"; loss_of: from an update's number to its loss and to figures to be shown;
+        peak: of the learning rate. At least one update is made by every call that lacks one.
+        """
+        checkpoint = self.folder / f"{name}.pt"
+        optimizer = parts["optimizer"]
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        first = 0
+        if checkpoint.exists():
+            state = read_checkpoint(checkpoint, parameters[0].device)
+            for part_name, part in parts.items():
+                part.load_state_dict(state[part_name])
+            first = state["update"]
+        shown: list[Figures] = []
+        started_s = time.monotonic()
+        for update in range(first, self.updates):
+            loss, figures = loss_of(update)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(update, self.updates, peak)
+            optimizer.step()
+            if "ema" in parts:
+                parts["ema"].step(parameters)
+            # read later: a GPU need not be waited for
+            shown.append({"loss": loss.detach()} | figures)
+            done = update + 1
+            stops = done == self.updates or time.monotonic() > self.deadline_s
+            if stops or done % 100 == 0:
+                speed = (done - first) / (time.monotonic() - started_s)
+                print(
+                    f"{name} {done}/{self.updates}  {_means(shown)}  {speed:.2f} a second",
+                    flush=True,
+                )
+                shown.clear()
+            if stops or done % 250 == 0:
+                state = {part_name: part.state_dict() for part_name, part in parts.items()}
+                save_checkpoint(checkpoint, state | {"update": done})
+            if stops:
+                return done == self.updates
+        return True
 
 
 def _means(shown: list[Figures]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import sqlalchemy as sa
 
-from studio.settings import SessionSettings
+from studio.settings import STARTER_SIZE_PX, SessionSettings
 from studio.store.database import Database, get_value, read, read_all, set_value
 from studio.store.errors import StoreError
 from studio.store.rows import KnownModel, Session
@@ -101,13 +101,17 @@ class Library(Database):
 
     def take_changed_model(self, session_id: str) -> Session:
         """Accept that the session's model file has changed, as if it were another model: adapters
-        stay with the old one."""
+        stay with the old one, and the starter has a size of its own."""
         with self.writing() as connection:
             settings = read_session(connection, session_id).settings
             stop_rounds(connection, session_id)
             use_adapter(connection, session_id, None)
             discard_waiting(connection, session_id)
-            write_settings(connection, session_id, replace(settings, model_hash="", model_bytes=0))
+            settings = replace(settings, model_hash="", model_bytes=0)
+            if settings.base_model == "starter":
+                sides = {"width_px": STARTER_SIZE_PX, "height_px": STARTER_SIZE_PX}
+                settings = replace(settings, sampling=replace(settings.sampling, **sides))
+            write_settings(connection, session_id, settings)
             return read_session(connection, session_id)
 
 

@@ -25,7 +25,7 @@ from studio.bench.held_out import (
 )
 from studio.engine import recogniser
 from studio.engine.collapse import Checks
-from studio.settings import SamplingSettings
+from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.statistics import wilson
 
 
@@ -192,7 +192,7 @@ def test_a_whole_run_with_an_artist_from_a_file(tmp_path: Path, monkeypatch, cap
     assert figures["diversity"] > 0
     assert figures["peak_memory_mb"] > 100
     assert figures["comparisons"] == 2 * IMAGES_PER_PROMPT
-    assert Image.open(sheet_path).width == 16 * 64
+    assert Image.open(sheet_path).width == 16 * STARTER_SIZE_PX
     assert "diffusion_dpo, 3 picks: win rate" in capsys.readouterr().out
 
 
@@ -231,7 +231,7 @@ def test_what_is_learned_from_the_bases_pairs_does_not_depend_on_what_was_learne
     denoiser = clicks.load_base("starter")
     few = {"updates_base": 3, "updates_per_pick": 0, "batch_pairs": 2, "micro_batch_pairs": 2}
     session = clicks.session_settings("diffusion_dpo", {**few, "learning_rate": 0.01})
-    prompts = ["lion", "owl", "avocado"]
+    prompts = ["lion", "owl", "banana"]
     adapters = []
     for picks in ([6], [4, 6]):
         for _ in clicks.teach(denoiser, artists.bright, prompts, picks, 0.0, session, 0):

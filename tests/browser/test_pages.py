@@ -398,7 +398,7 @@ def test_sessions_are_made_renamed_duplicated_and_deleted(open_page, store, labe
 
     choose("new", "", "Second <b>")
     expect(name).to_have_text("Second <b>")
-    expect(page.get_by_label("Prompts").first).to_have_value(re.compile("octopus"))
+    expect(page.get_by_label("Prompts").first).to_have_value(re.compile("penguin"))
     choose("Rename", "Second <b>", "Third")
     expect(name).to_have_text("Third")
     choose("Duplicate", "Blue things", "Copy")

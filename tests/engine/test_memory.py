@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +62,7 @@ def test_what_was_used_is_given_back():
 def drawn_both_ways(tiny_model: Path, prompts: list[str]) -> tuple[list, list]:
     """Latents and pixels, without saving memory and with."""
     denoiser = models.load(str(tiny_model), "cpu")
-    settings = replace(SamplingSettings(), steps=2)
+    settings = SamplingSettings(steps=2, width_px=64, height_px=64)
     latents, pixels = [], []
     for model_cpu_offload in (False, True):
         denoiser.save_memory(model_cpu_offload, vae_tiling=model_cpu_offload)
@@ -90,7 +89,9 @@ def test_pictures_decoded_one_by_one_are_those_decoded_together(tiny_model: Path
 def test_parts_that_are_away_come_to_the_device_for_their_work_alone(tiny_model: Path):
     denoiser = models.load(str(tiny_model), "cuda")
     denoiser.save_memory(model_cpu_offload=True, vae_tiling=False)
-    chains = sampling.sample(denoiser, ["a cat"], [1], replace(SamplingSettings(), steps=2))
+    chains = sampling.sample(
+        denoiser, ["a cat"], [1], SamplingSettings(steps=2, width_px=64, height_px=64)
+    )
     sampling.images(denoiser, chains)
     assert {p.device.type for p in denoiser.vae.parameters()} == {"cpu"}
     assert {p.device.type for p in denoiser.text_encoders[0].parameters()} == {"cpu"}

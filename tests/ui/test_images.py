@@ -140,7 +140,7 @@ def test_a_saved_picture_says_how_it_was_made(client, store, session, adapter):
     assert found.prompt == image.prompt
     assert found.negative_prompt == "blurry, grey"
     assert (found.seed, found.guidance, found.eta) == (2**31, 4.5, 1.0)
-    assert (found.width_px, found.height_px, found.steps) == (64, 64, 20)
+    assert (found.width_px, found.height_px, found.steps) == (256, 256, 20)
     assert found.loras == (("First round 1", 0.75),)
     assert (found.sampler, found.model_hash, found.model) == ("DDIM", "0123456789", "")
     with (

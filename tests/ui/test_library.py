@@ -16,12 +16,19 @@ from safetensors.torch import load_file, save_file
 
 from studio import models
 from studio.bench.families import make_pipeline, write_checkpoint
-from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import (
+    STARTER_PATH,
+    STARTER_SIZE_PX,
+    SamplingSettings,
+    SessionSettings,
+    TrainingSettings,
+)
 from studio.store import KnownModel, Session, Store, StoreError
 from studio.store.library import write_settings
 from studio.ui.app import build
 from studio.ui.snapshot import StoreSnapshot
-from studio.ui.tabs.prompt import library
+from studio.ui.tabs.prompt import library, model
+from studio.worker.errors import WorkerError
 from studio.worker.loop import Worker
 from studio.worker.model_library import models_in
 
@@ -206,6 +213,45 @@ def test_a_session_remembers_its_model_and_says_when_it_has_changed(
         pass
     assert store.session(session.id).settings.model_hash not in ("", remembered)
     assert library.model_problem(StoreSnapshot(store)) == ""
+
+
+def test_a_session_of_another_starter_says_so_and_goes_on_with_it_or_with_this_one(
+    store: Store, tmp_path: Path
+) -> None:
+    old = tmp_path / "kept" / "the starter of before"
+    shutil.copytree(STARTER_PATH, old)
+    weights = old / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v + 1 for k, v in load_file(weights).items()}, weights)
+    small = SamplingSettings(width_px=64, height_px=64, steps=2)
+    settings = SessionSettings(
+        prompts=("owl",),
+        sampling=small,
+        model_hash=models.weights_hash(old),
+        model_bytes=models.stamp(old)[0],
+    )
+    session = store.create_session("made before", settings)
+    store.set_last_session(session.id)
+    worker = Worker(store, "cpu")
+    with pytest.raises(WorkerError, match="no longer the model that this session began with"):
+        worker.work()
+    said = model.model_card(StoreSnapshot(store))
+    assert "another starter model" in said
+    assert "pictures, picks and rounds are kept" in said
+    assert "Begin with the new starter model" in said
+    assert "Go on with it" not in said
+
+    store.set_model_folders([str(old.parent)])
+    look_through(store, worker, session)
+    assert str(old) in model.model_card(StoreSnapshot(store))
+    store.move_model_of(session.id, str(old))
+    assert store.session(session.id).settings.sampling == small
+    assert library.model_problem(StoreSnapshot(store)) == ""
+
+    store.change_settings(session.id, lambda now: replace(now, base_model="starter"))
+    store.take_changed_model(session.id)
+    now = store.session(session.id).settings
+    assert (now.sampling.width_px, now.sampling.height_px) == (STARTER_SIZE_PX, STARTER_SIZE_PX)
+    assert "another starter model" not in model.model_card(StoreSnapshot(store))
 
 
 def test_a_model_that_has_moved_is_known_by_its_hash(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from studio.starter.data import CONCEPTS_PATH
 from studio.store import (
     Store,
 )
 from studio.ui.sessions import open_session
-from studio.ui.starter_pack import first_settings, starter_packs
+from studio.ui.starter_pack import CONCEPTS_PATH, first_settings, starter_packs
 
 
 def test_a_new_home_is_ready_to_label(store: Store):

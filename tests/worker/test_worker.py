@@ -686,7 +686,7 @@ class TestOnTheStarter:
         round_ = store.request_round(session.id)
         work_until(worker, lambda: store.round(round_.id).finished_at_s)
         [adapter] = store.adapters(session.id)
-        exam = store.add_exam(session.id, adapter.id, 1.0, [("snail", 1), ("teapot", 2)])
+        exam = store.add_exam(session.id, adapter.id, 1.0, [("snail", 1), ("anchor", 2)])
         axes = {"prompts": ["snail"], "seeds": [1], "strengths": [0, 1.0]}
         grid = store.add_job(session.id, "grid", {"adapter_ids": [adapter.id], **axes})
         work_until(worker, lambda: store.job(grid.id).state == "done")

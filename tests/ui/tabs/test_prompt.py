@@ -220,7 +220,7 @@ def test_sizes_fit_the_family(family, size_px, some, count):
 
 
 def test_the_starter_has_its_own_size_and_an_unknown_model_none():
-    assert fitting_sizes("starter", None) == [(64, 64)]
+    assert fitting_sizes("starter", None) == [(256, 256)]
     assert fitting_sizes("/models/one", None) == []
     assert fitting_sizes("/models/one", replace(MODEL, family="")) == []
 

@@ -121,7 +121,17 @@ def model_problem(snapshot: StoreSnapshot) -> str:
         return ""
     problem = "The model of this session is not there any more."
     restart = ""
-    if not is_gone:
+    if settings.base_model == "starter":
+        problem = (
+            "This session was made with another starter model than the one that is in this version "
+            "of the studio. Its pictures, picks and rounds are kept. What was learned belongs to "
+            "the model that it was."
+        )
+        restart = (
+            "<button type='button' class='button' data-event='use_changed'>"
+            "Begin with the new starter model</button>"
+        )
+    elif not is_gone:
         problem = (
             "The file of this session’s model has changed since it was first used. What was picked "
             "and learned belongs to what it was."

@@ -194,6 +194,7 @@ def model_card(snapshot: StoreSnapshot) -> str:
         return (
             "<p><b>Starter model</b> is in use. It is in the box, small, quick on any machine, and "
             "draws emoji-like pictures: made to learn how this studio works.</p>"
+            f"{library.model_problem(snapshot)}"
         )
     warning = (
         "<p class='soft'>What was learned with another model stays with that model.</p>"

@@ -1,11 +1,10 @@
-"""The packages that the crisp starter's drawings come from."""
+"""The packages that the starter's drawings come from."""
 
 from __future__ import annotations
 
 import tarfile
 from pathlib import Path
 
-from studio.starter.data import NAMES_PACKAGE
 from studio.starter.packages import fetch_package, read_member
 
 # name -> (npm package, version, licence); all of them draw the same Unicode names
@@ -15,6 +14,7 @@ ICON_SETS = {
     "fluent-flat": ("@iconify-json/fluent-emoji-flat", "1.2.6", "MIT, Microsoft"),
     "fluent-ink": ("@iconify-json/fluent-emoji-high-contrast", "1.2.6", "MIT, Microsoft"),
 }
+NAMES_PACKAGE = ("unicode-emoji-json", "0.9.0")  # MIT
 RENDERS_PACKAGE = ("@lobehub/fluent-emoji-3d", "1.1.0")  # MIT, Microsoft's own renders, 256 px
 
 

@@ -18,16 +18,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from studio.starter.crisp import sources
-from studio.starter.crisp.styles import EFFECTS, SOURCES, STYLES, watercolour
-from studio.starter.data import GROUNDS as COLOURS
+from studio.starter import sources
 from studio.starter.packages import icon_name, icon_svg, render
+from studio.starter.styles import EFFECTS, SOURCES, STYLES, watercolour
 
 SIZE_PX = 256
 DRAWING_PX = 216
-BUILD_PATH = Path("build/starter/crisp")
+BUILD_PATH = Path("build/starter")
 CONCEPTS_PATH = Path(__file__).with_name("concepts.txt")
 
+COLOURS = {
+    "white": (250, 250, 248),
+    "yellow": (252, 208, 84),
+    "red": (226, 92, 84),
+    "green": (112, 184, 108),
+    "blue": (74, 134, 222),
+    "purple": (164, 122, 208),
+}
 SCENERY = ("sky", "sunset", "night", "paper", "pattern")
 GROUNDS = (*COLOURS, *SCENERY)
 
@@ -197,7 +204,7 @@ def load(folder: Path) -> Pictures:
     """Raises SystemExit with a sentence where nothing was built."""
     path = folder / "drawings.npz"
     if not path.exists():
-        raise SystemExit(f"There is no {path}: run python -m studio.starter.crisp.pictures first.")
+        raise SystemExit(f"There is no {path}: run python -m studio.starter.pictures first.")
     grounds = np.stack([ground(name) for name in GROUNDS]).astype(np.float32)
     built = np.load(path)
     return Pictures(built["rgba"], grounds, tuple(built["concepts"].tolist()))

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
-from studio.starter.crisp.pictures import SIZE_PX, Pictures
+from studio.starter.pictures import SIZE_PX, Pictures
 
 PATCH_PX = 32
 CHANNELS = 32
 PLACES = SIZE_PX // PATCH_PX
 FITTED_TO = 800  # pictures
-CODES = "codes.pt"
+CODES = "codes.safetensors"
 
 
 def patches(images: torch.Tensor) -> torch.Tensor:
@@ -69,8 +70,8 @@ def stored_latents(pictures: Pictures, folder: Path) -> tuple[dict[str, torch.Te
     """The codes, and the latents of all pictures (count, CHANNELS, PLACES, PLACES) in float16."""
     path, values = folder / CODES, folder / "latents.npy"
     if not path.exists():
-        torch.save(fit_codes(pictures), path)
-    codes = torch.load(path, weights_only=True)
+        save_file(fit_codes(pictures), path)
+    codes = load_file(path)
     if not values.exists():
         found = np.empty((pictures.count, CHANNELS, PLACES, PLACES), np.float16)
         errors = []

@@ -5,13 +5,14 @@ from __future__ import annotations
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from studio.starter.crisp.captions import TOKENS
-from studio.starter.crisp.codes import CHANNELS, PLACES
-from studio.starter.crisp.pictures import SIZE_PX
+from studio.starter.captions import TOKENS
+from studio.starter.codes import CHANNELS, PLACES
+from studio.starter.pictures import SIZE_PX
 
 UNET_WIDTHS = (96, 144, 208)
 TEXT_WIDTH, TEXT_LAYERS = 160, 2
-VAE_WIDTHS = (8, 8, 24, 48, 96, 128)
+# nearly all weights where there are few places: there they remember drawings, and cost least
+VAE_WIDTHS = (8, 16, 32, 64, 128, 192)
 LOG_VARIANCE = -12.0  # the code is certain
 
 
@@ -63,7 +64,8 @@ def new_autoencoder(size_px: int = SIZE_PX) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
         latent_channels=CHANNELS,
-        norm_num_groups=8,
+        # with a group for each of 8 channels, the last norm would take a picture's colours from it
+        norm_num_groups=1,
         sample_size=size_px,
         scaling_factor=1.0,  # the codes have a spread of 1
         use_quant_conv=False,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from transformers import CLIPTokenizer
 
-from studio.starter.crisp.pictures import GROUNDS, Pictures
-from studio.starter.crisp.styles import STYLES
+from studio.starter.pictures import GROUNDS, Pictures
 from studio.starter.pipeline import train_tokenizer
+from studio.starter.styles import STYLES
 
 EMPTY_CAPTION_SHARE = 0.05
 # All is named in most captions: where one picture alone fits the words, most is learned from it.
