@@ -1,6 +1,7 @@
 """The shipped starter model as the beginning of a longer training.
 
-`unpack` puts it into a build folder; a stage without a checkpoint begins with what it finds there.
+`unpack` puts it into a build folder. A stage without a checkpoint begins with what it finds there,
+and what no stage has gone on with is taken from there.
 """
 
 from __future__ import annotations
@@ -37,3 +38,8 @@ def begin(folder: Path, networks: dict[str, nn.Module]) -> None:
         for name, network in networks.items():
             if name in start:
                 network.load_state_dict(start[name])
+
+
+def is_trained(folder: Path, stage: str) -> bool:
+    """False where what was unpacked has to do; with neither, reading the checkpoint says so."""
+    return (folder / f"{stage}.pt").exists() or not (folder / START).exists()

@@ -198,7 +198,7 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
             drawn = vae.decode(latents.to(run.device)).sample.float()
         return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
 
-    parts = {"vae": vae, "optimizer": optimizer}
+    parts = {"decoder": vae.decoder, "optimizer": optimizer}
     return run.updates_of("autoencoder", parts, loss_of, peak=2e-3)
 
 

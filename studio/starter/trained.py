@@ -20,13 +20,17 @@ from studio.starter.networks import (
 )
 from studio.starter.pictures import Pictures
 from studio.starter.pipeline import pipeline_of
+from studio.starter.start import begin, is_trained
 
 
 def trained_autoencoder(folder: Path) -> AutoencoderKL:
     """On the CPU. Raises SystemExit with a sentence where it was not trained."""
     vae = new_autoencoder().eval().requires_grad_(False)
-    vae.load_state_dict(read_checkpoint(folder / "autoencoder.pt")["vae"])
-    vae.encoder.load_state_dict(read_checkpoint(folder / "encoder.pt")["encoder"])
+    begin(folder, {"vae": vae})
+    if is_trained(folder, "autoencoder"):
+        vae.decoder.load_state_dict(read_checkpoint(folder / "autoencoder.pt")["decoder"])
+    if is_trained(folder, "encoder"):
+        vae.encoder.load_state_dict(read_checkpoint(folder / "encoder.pt")["encoder"])
     last = vae.encoder.conv_out
     last.weight[CHANNELS:] = 0
     last.bias[CHANNELS:] = LOG_VARIANCE
@@ -39,10 +43,12 @@ def trained_pipeline(
     """With the averaged weights of U-Net and text encoder, in float32 on the CPU."""
     tokenizer = tokenizer_for(pictures, folder)
     unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
-    ema = EMAModel(parameters)
-    ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
-    ema.copy_to(parameters)
+    begin(folder, {"unet": unet, "text_encoder": text_encoder})
+    if is_trained(folder, "diffusion"):
+        parameters = [*unet.parameters(), *text_encoder.parameters()]
+        ema = EMAModel(parameters)
+        ema.load_state_dict(read_checkpoint(folder / "diffusion.pt")["ema"])
+        ema.copy_to(parameters)
     return pipeline_of(vae, text_encoder, tokenizer, unet)
 
 
