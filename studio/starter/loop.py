@@ -49,10 +49,12 @@ def learning_rate(update: int, updates: int, peak: float) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """How far a stage goes: all `updates`, or to `deadline_s` of `time.monotonic`."""
+    """How far a stage goes: all `updates`, or to `deadline_s` of `time.monotonic`; and at which
+    highest learning rate."""
 
     folder: Path
     updates: int
+    peak: float = 1e-3
     deadline_s: float = float("inf")
     seed: int = 0
     device: str = "cpu"
@@ -75,13 +77,12 @@ class Run:
         name: str,
         parts: dict[str, Any],
         loss_of: Callable[[int], tuple[torch.Tensor, Figures]],
-        peak: float,
     ) -> bool:
         """Makes the updates that the checkpoint `name`.pt lacks; whether all were made in time.
 
         parts: everything that changes, by its name in the checkpoint, among it the "optimizer" and
-        perhaps an "ema"; loss_of: from an update's number to its loss and to figures to be shown;
-        peak: of the learning rate. At least one update is made by every call that lacks one.
+        perhaps an "ema"; loss_of: from an update's number to its loss and to figures to be shown.
+        At least one update is made by every call that lacks one.
         """
         checkpoint = self.folder / f"{name}.pt"
         optimizer = parts["optimizer"]
@@ -100,7 +101,7 @@ class Run:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(update, self.updates, peak)
+                group["lr"] = learning_rate(update, self.updates, self.peak)
             optimizer.step()
             if "ema" in parts:
                 parts["ema"].step(parameters)

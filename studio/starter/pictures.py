@@ -180,9 +180,16 @@ class Pictures:
         images = []
         for concept, style, ground_index, placement in zip(*self.parts(numbers), strict=True):
             image = torch.from_numpy(self.grounds[ground_index].copy())
-            rgba = torch.from_numpy(self.rgba[concept, style].astype(np.float32))
+            rgba = self.drawing(concept, style, ground_index)
             images.append(pasted(image, rgba, PLACEMENTS[placement]))
         return torch.stack(images) / 127.5 - 1
+
+    def drawing(self, concept: int, style: int, ground_index: int) -> torch.Tensor:
+        """(4, DRAWING_PX, DRAWING_PX) in 0..255. Ink is white at night, where black is not seen."""
+        rgba = torch.from_numpy(self.rgba[concept, style].astype(np.float32))
+        if STYLES[style] == "ink" and GROUNDS[ground_index] == "night":
+            rgba[:3] = 255 - rgba[:3]
+        return rgba
 
 
 def pasted(image: torch.Tensor, rgba: torch.Tensor, placement: Placement) -> torch.Tensor:

@@ -57,9 +57,17 @@ from studio.starter.trained import write
 UPDATES = {
     "diffusion": 16_000,
     "decoder": 4000,
-    "autoencoder": 3000,
+    "autoencoder": 12_000,
     "encoder": 1500,
     "recogniser": 1500,
+}
+# the highest learning rates
+PEAKS = {
+    "diffusion": 1e-3,
+    "decoder": 2e-3,
+    "autoencoder": 2e-3,
+    "encoder": 1e-3,
+    "recogniser": 3e-3,
 }
 
 
@@ -113,7 +121,7 @@ def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
         return (weight * error).mean(), {}
 
     parts = {"unet": unet, "text_encoder": text_encoder, "optimizer": optimizer, "ema": ema}
-    return run.updates_of("diffusion", parts, loss_of, peak=1e-3)
+    return run.updates_of("diffusion", parts, loss_of)
 
 
 # --- autoencoder ---------------------------------------------------------------------------------
@@ -158,7 +166,7 @@ def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
     """At SMALL_PX, where an update costs a quarter."""
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
-    decoder = new_autoencoder(SMALL_PX).decoder.to(run.device)
+    decoder = new_autoencoder(SMALL_PX).decoder.to(run.device, memory_format=torch.channels_last)
     begin(run.folder, {"decoder": decoder})
     optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
     samples = _samples(run.folder)
@@ -166,12 +174,13 @@ def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
     def loss_of(update: int) -> tuple[Tensor, Figures]:
         latents, numbers = latents_to_decode(stored, samples, batch, run.generator(update))
         images = F.avg_pool2d(pictures.drawn(numbers), SIZE_PX // SMALL_PX).to(run.device)
+        latents = latents.to(run.device, memory_format=torch.channels_last)
         with run.bfloat16():
-            drawn = decoder(latents.to(run.device)).float()
+            drawn = decoder(latents).float()
         return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
 
     parts = {"decoder": decoder, "optimizer": optimizer}
-    return run.updates_of("decoder", parts, loss_of, peak=2e-3)
+    return run.updates_of("decoder", parts, loss_of)
 
 
 def grow(decoder: nn.Module, small: dict[str, Tensor]) -> None:
@@ -184,7 +193,7 @@ def grow(decoder: nn.Module, small: dict[str, Tensor]) -> None:
 def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
-    vae = new_autoencoder().to(run.device)
+    vae = new_autoencoder().to(run.device, memory_format=torch.channels_last)
     if (run.folder / "decoder.pt").exists():
         grow(vae.decoder, read_checkpoint(run.folder / "decoder.pt", run.device)["decoder"])
     begin(run.folder, {"vae": vae})
@@ -194,32 +203,33 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     def loss_of(update: int) -> tuple[Tensor, Figures]:
         latents, numbers = latents_to_decode(stored, samples, batch, run.generator(update))
         images = pictures.drawn(numbers).to(run.device)
+        latents = latents.to(run.device, memory_format=torch.channels_last)
         with run.bfloat16():
-            drawn = vae.decode(latents.to(run.device)).sample.float()
+            drawn = vae.decode(latents).sample.float()
         return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
 
     parts = {"decoder": vae.decoder, "optimizer": optimizer}
-    return run.updates_of("autoencoder", parts, loss_of, peak=2e-3)
+    return run.updates_of("autoencoder", parts, loss_of)
 
 
 def train_encoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
-    vae = new_autoencoder().to(run.device)
+    vae = new_autoencoder().to(run.device, memory_format=torch.channels_last)
     begin(run.folder, {"vae": vae})
     optimizer = torch.optim.AdamW(vae.encoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
         draw = run.generator(update)
         numbers = torch.randint(len(stored), (batch,), generator=draw).numpy()
-        images = pictures.drawn(numbers).to(run.device)
+        images = pictures.drawn(numbers).to(run.device, memory_format=torch.channels_last)
         codes = torch.from_numpy(stored[numbers]).float().to(run.device)
         with run.bfloat16():
             found = vae.encode(images).latent_dist.mode().float()
         return F.mse_loss(found, codes), {}
 
     parts = {"encoder": vae.encoder, "optimizer": optimizer}
-    return run.updates_of("encoder", parts, loss_of, peak=1e-3)
+    return run.updates_of("encoder", parts, loss_of)
 
 
 # --- recogniser ----------------------------------------------------------------------------------
@@ -242,8 +252,7 @@ def labelled_pictures(
         left, top = (int(draw.integers(0, SIZE_PX - side + 1)) for _ in range(2))
         place = Placement(side, left, top, bool(draw.integers(2)), 1.0)
         image = torch.from_numpy(pictures.grounds[ground].copy())
-        rgba = torch.from_numpy(pictures.rgba[concept, style].astype(np.float32))
-        images.append(pasted(image, rgba, place))
+        images.append(pasted(image, pictures.drawing(concept, style, ground), place))
     small = F.adaptive_avg_pool2d(torch.stack(images) / 127.5 - 1, recogniser.INPUT_PX)
     return small, torch.from_numpy(labels)
 
@@ -283,7 +292,7 @@ def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
         return loss, right
 
     parts = {"network": network, "optimizer": optimizer}
-    done = run.updates_of("recogniser", parts, loss_of, peak=3e-3)
+    done = run.updates_of("recogniser", parts, loss_of)
     if done:
         made = recogniser.Recogniser(network.eval().cpu(), *names)
         recogniser.save(made, run.folder / "recogniser")
@@ -299,6 +308,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--updates", type=int, help=f"default: {UPDATES}")
+    parser.add_argument("--peak", type=float, help=f"of the learning rate; default: {PEAKS}")
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="stop with a checkpoint after so many"
@@ -310,7 +320,8 @@ def main(argv: list[str] | None = None) -> None:
     pictures = load(args.folder)
     updates = args.updates or UPDATES.get(args.stage, 0)
     deadline_s = time.monotonic() + 60 * args.minutes
-    run = Run(args.folder, updates, deadline_s, args.seed, args.device)
+    peak = args.peak or PEAKS.get(args.stage, 1e-3)
+    run = Run(args.folder, updates, peak, deadline_s, args.seed, args.device)
     stages = {
         "diffusion": train_diffusion,
         "decoder": train_decoder,
