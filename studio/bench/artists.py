@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from studio import judges
 from studio.engine import recogniser
@@ -18,9 +18,14 @@ Artist = judges.Judge
 compressible, incompressible = judges.compressible, judges.incompressible
 
 
-def _border(image: Image.Image) -> np.ndarray:
+def values(image: Image.Image) -> np.ndarray:
+    """(h, w, 3) in 0..1."""
+    return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+
+
+def border(image: Image.Image) -> np.ndarray:
     """(n, 3) colours in 0..1 of the outermost sixteenth of the picture, which shows the ground."""
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    pixels = values(image)
     edge = max(1, image.height // 16)
     return np.concatenate(
         [
@@ -32,7 +37,7 @@ def _border(image: Image.Image) -> np.ndarray:
 
 def blue_background(image: Image.Image, prompt: str) -> float:
     """Likes blue grounds: how much blue outweighs the other colours along the border."""
-    red, green, blue = _border(image).mean(0)
+    red, green, blue = border(image).mean(0)
     return float(blue - (red + green) / 2)
 
 
@@ -53,9 +58,8 @@ def saturated(image: Image.Image, prompt: str) -> float:
 
 def symmetric(image: Image.Image, prompt: str) -> float:
     """Likes pictures that look like their mirror image."""
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    mirrored = np.asarray(ImageOps.mirror(image.convert("RGB")), dtype=np.float32) / 255
-    return -float(np.abs(pixels - mirrored).mean())
+    pixels = values(image)
+    return -float(np.abs(pixels - pixels[:, ::-1]).mean())
 
 
 @cache

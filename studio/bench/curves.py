@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from studio.bench import baselines, clicks, runs
+from studio.bench import baselines, clicks, runs, tastes
+from studio.bench.artists import Artist
 from studio.bench.runs import Row
 from studio.settings import TrainingSettings
 from studio.statistics import wilson
@@ -84,13 +85,21 @@ class Run:
     seed: int
 
 
+def artist_named(name: str) -> Artist:
+    """Of `studio.bench.artists`, or of the population of tastes."""
+    population = tastes.population()
+    if name in population:
+        return population[name]
+    return clicks.load_artist(f"studio.bench.artists:{name}")
+
+
 def run(parameters: Run, picks: list[int], threads: int) -> list[Row]:
     """The figures of a run after each number of picks; in a process of its own."""
     torch.set_num_threads(threads)
     way = WAYS[parameters.way]
     session = replace(clicks.session_settings(way.objective, way.changes), pictures=way.pictures)
     figures = clicks.run(
-        clicks.load_artist(f"studio.bench.artists:{parameters.artist}"),
+        artist_named(parameters.artist),
         picks,
         session,
         [parameters.seed],
@@ -115,16 +124,23 @@ def missing(wanted: Iterable[Run], picks: Iterable[int], rows: list[Row]) -> lis
     return [run for run in wanted if any((run, count) not in stored for count in picks)]
 
 
-def pooled(rows: list[Row]) -> Row:
-    """Rows of the same number of picks as one; all comparisons have equal weight."""
-    total = sum(row["comparisons"] for row in rows)
+def _win_rate(rows: list[Row]) -> float:
+    """All comparisons have equal weight."""
     wins = sum(row["win_rate"] * row["comparisons"] for row in rows)
-    low, high = wilson(wins, total)
+    return wins / sum(row["comparisons"] for row in rows)
+
+
+def pooled(rows: list[Row]) -> Row:
+    """Rows of the same number of picks as one, and the win rate of the artist with the lowest."""
+    total = sum(row["comparisons"] for row in rows)
+    rate = _win_rate(rows)
+    low, high = wilson(rate * total, total)
     means = ("shift_sd", "object_accuracy_base", "object_accuracy_tuned", "diversity")
     return {
-        "win_rate": wins / total,
+        "win_rate": rate,
         "win_rate_low": low,
         "win_rate_high": high,
+        "lowest_win_rate": min(_win_rate(group) for group in by(rows, "artist").values()),
         **{name: sum(row[name] for row in rows) / len(rows) for name in means},
         "runs": len(rows),
     }
@@ -155,9 +171,9 @@ def most_compared(rows: list[Row]) -> int:
 def table(rows: list[Row]) -> str:
     """Markdown: all artists pooled by way, noise and picks, if all were run; then each artist."""
     lines = [
-        "| way of learning | wrong picks | picks | tuned wins (95%) | taste score | "
-        "object recognised | diversity | runs |",
-        "|---|---|---|---|---|---|---|---|",
+        "| way of learning | wrong picks | picks | tuned wins (95%) | lowest artist | "
+        "taste score | object recognised | diversity | runs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     averages = of_all_artists(rows, "way", "noise", "picks").items()
     order = list(WAYS)
@@ -176,8 +192,13 @@ def _artists_table(rows: list[Row]) -> list[str]:
     lines = [f"| artist, {picks} picks, none wrong | {labels} |", "|" + "---|" * (len(ways) + 1)]
     for artist in sorted({artist for artist, _ in groups}):
         cells = [_cell(groups.get((artist, way), [])) for way in ways]
-        lines.append(f"| {artist.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {described(artist)} | {' | '.join(cells)} |")
     return lines
+
+
+def described(artist: str) -> str:
+    """What an artist likes, in a word or by weights."""
+    return str(tastes.population().get(artist, artist.replace("_", " ")))
 
 
 def _cell(rows: list[Row]) -> str:
@@ -196,8 +217,9 @@ def _wins(f: Row) -> str:
 
 def _cells(f: Row) -> str:
     return (
-        f"{_wins(f)} | {f['shift_sd']:+.2f} sd | {f['object_accuracy_base']:.0%} → "
-        f"{f['object_accuracy_tuned']:.0%} | {f['diversity']:.2f} | {f['runs']}"
+        f"{_wins(f)} | {f['lowest_win_rate']:.2f} | {f['shift_sd']:+.2f} sd | "
+        f"{f['object_accuracy_base']:.0%} → {f['object_accuracy_tuned']:.0%} | "
+        f"{f['diversity']:.2f} | {f['runs']}"
     )
 
 
@@ -276,7 +298,7 @@ def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
         span = [point["win_rate_low"], point["win_rate_high"]]
         axis.plot(span, [height] * 2, color=_colour(way), linewidth=1)
         axis.plot([point["win_rate"]], [height], marker="o", markersize=4, color=_colour(way))
-    axis.set_yticks(range(len(artists)), [a.replace("_", " ") for a in reversed(artists)])
+    axis.set_yticks(range(len(artists)), [described(name) for name in reversed(artists)])
     axis.axvline(0.5, color="gray", linewidth=0.8, linestyle="--")
     axis.set_xlim(0.1, 1.0)
     axis.set_title(f"Each artist, {picks} picks")
@@ -285,24 +307,33 @@ def _plot_artists(axis: object, rows: list[Row], artists: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch.py bench curves", description=__doc__)
     parser.add_argument("--artists", nargs="*", choices=ARTISTS, default=ARTISTS)
+    parser.add_argument(
+        "--population",
+        choices=tuple(tastes.halves()),
+        help="these of the random tastes in the place of the artists, and rows of their own",
+    )
     parser.add_argument("--noises", nargs="*", type=float, default=NOISES)
     parser.add_argument("--picks", nargs="*", type=int, default=PICKS)
     parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=USUAL_WAYS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1, 2))
     parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
-    parser.add_argument("--rows", type=Path, default=FIGURES / "curves.jsonl")
+    parser.add_argument("--rows", type=Path, help="default: in studio/bench/figures")
     parser.add_argument("--plot", type=Path, nargs="*", help="such as curves.png curves.svg")
     parser.add_argument("--table", type=Path, help="also write the table here")
     args = parser.parse_args(argv)
-    grid = itertools.product(args.seeds, args.noises, args.ways, args.artists)
+    names = tastes.halves()[args.population] if args.population else args.artists
+    stored = args.rows or FIGURES / f"{'tastes' if args.population else 'curves'}.jsonl"
+    grid = itertools.product(args.seeds, args.noises, args.ways, names)
     wanted = [Run(artist, noise, way, seed) for seed, noise, way, artist in grid]
     picks = sorted(args.picks)
-    todo = missing(wanted, picks, read(args.rows))
+    todo = missing(wanted, picks, read(stored))
     print(f"{len(todo)} of {len(wanted)} runs are missing.", flush=True)
-    for rows in runs.gather(run, [(each, picks) for each in todo], args.jobs, args.rows):
+    for rows in runs.gather(run, [(each, picks) for each in todo], args.jobs, stored):
         for row in rows:
             print(f"{row['artist']}: {clicks.report(row, WAYS[row['way']].label)}", flush=True)
-    rows = [row for row in read(args.rows) if row["way"] in (args.ways or WAYS)]
+    rows = [row for row in read(stored) if row["way"] in (args.ways or WAYS)]
+    if args.population:
+        rows = [row for row in rows if row["artist"] in names]
     if not rows:
         raise SystemExit("There are no rows to plot.")
     print(table(rows))

@@ -31,6 +31,7 @@ BENCHMARKS = (
     "readers",
     "sample",
     "soak",
+    "tastes",
     "train",
 )
 FORMATS = ("kohya", "diffusers")

@@ -62,8 +62,10 @@ def test_the_table_names_what_does_not_work_too():
     made = curves.table(
         [row(ONE, 16), row(ONE, 32), row(published, 32, win_rate=0.5, shift_sd=0.0)]
     )
-    assert "| the default, the better of 2 | 0% | 16 | 0.75 (0.63 to 0.84) | +0.50 sd |" in made
-    assert "| D3PO as published | 10% | 32 | 0.50 (0.38 to 0.62) | +0.00 sd |" in made
+    assert (
+        "| the default, the better of 2 | 0% | 16 | 0.75 (0.63 to 0.84) | 0.75 | +0.50 sd |" in made
+    )
+    assert "| D3PO as published | 10% | 32 | 0.50 (0.38 to 0.62) | 0.50 | +0.00 sd |" in made
     assert "\n| bright | 0.75 (0.63 to 0.84)<br>+0.50 sd, 90%, 0.80 |\n" in made
     assert made.count("D3PO as published") == 1  # the second part is of picks without a slip
 
@@ -72,7 +74,7 @@ def test_an_average_over_some_artists_is_not_held_against_one_over_all():
     mixed = replace(ONE, artist="mixed")
     rows = [row(ONE, 16), row(ONE, 32), row(mixed, 32, win_rate=0.25)]
     made = curves.table(rows)
-    assert "| the default, the better of 2 | 0% | 32 | 0.50 (" in made
+    assert "| the default, the better of 2 | 0% | 32 | 0.50 (0.41 to 0.59) | 0.25 |" in made
     assert "| 0% | 16 |" not in made
     assert list(curves.of_all_artists(rows, "picks")) == [(32,)]
 
