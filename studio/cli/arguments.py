@@ -111,6 +111,13 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--count", type=_at_least_one, default=1, help="pictures per prompt; default 1"
     )
+    command.add_argument(
+        "--best-of",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="for each picture, draw N with --lora and keep the one that it likes best; default 1",
+    )
     command.add_argument("--seed", type=int, default=0, help="of the first picture; default 0")
     command.add_argument("--steps", type=int, default=20, help="default 20")
     command.add_argument("--guidance", type=float, default=3.0, help="default 3")

@@ -54,10 +54,10 @@ class Run:
 
     folder: Path
     updates: int
-    peak: float = 1e-3
     deadline_s: float = float("inf")
     seed: int = 0
     device: str = "cpu"
+    peak: float = 1e-3
 
     def generator(self, update: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + update)

@@ -321,7 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     updates = args.updates or UPDATES.get(args.stage, 0)
     deadline_s = time.monotonic() + 60 * args.minutes
     peak = args.peak or PEAKS.get(args.stage, 1e-3)
-    run = Run(args.folder, updates, peak, deadline_s, args.seed, args.device)
+    run = Run(args.folder, updates, deadline_s, args.seed, args.device, peak)
     stages = {
         "diffusion": train_diffusion,
         "decoder": train_decoder,

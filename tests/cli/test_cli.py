@@ -28,6 +28,7 @@ from studio.lora.export import check
 from studio.lora.format import from_peft
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
+from tests.support.loras import write_lora
 from tests.support.processes import surroundings, typed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
@@ -204,6 +205,7 @@ def test_what_follows_test_and_bench_is_passed_on_as_it_is():
         ["generate"],
         ["generate", "x", "--size", "big"],
         ["generate", "x", "--count", "0"],
+        ["generate", "x", "--best-of", "0"],
         ["export", "--session", "x"],
         ["bench", "nonsense"],
     ],
@@ -374,6 +376,23 @@ def test_generate_draws_files_that_depend_on_the_seed_alone(tmp_path, tiny_model
     assert len(set(three.values())) == 4
     one = drawn("one", "a cat", "--seed", 6)
     assert one == {"001 6 a cat.png": three["001 6 a cat.png"]}
+
+
+@pytest.mark.slow
+def test_generate_keeps_the_best_of_many(tmp_path, tiny_model):
+    """One of the seeds of each picture; without a LoRA there is nothing to rank by."""
+    lora, out = write_lora(tmp_path / "taste.safetensors", tiny_model), tmp_path / "out"
+    options = ["a cat", "--model", tiny_model, "--steps", 2, "--size", "64x64", "--best-of", 3]
+    run = typed("generate", *options, "--out", out)
+    assert "name it by --lora" in sentence(run)
+    assert not out.exists()
+    options += ["--lora", lora, "--count", 2]
+    assert typed("generate", *options, "--out", out).returncode == 0
+    first, second = sorted(int(path.name.split()[1]) for path in out.iterdir())
+    assert 0 <= first < 3 <= second < 6
+    again = tmp_path / "again"
+    assert typed("generate", *options, "--out", again).returncode == 0
+    assert [p.name for p in sorted(out.iterdir())] == [p.name for p in sorted(again.iterdir())]
 
 
 def test_a_model_that_is_not_there_is_a_sentence(tmp_path):

@@ -253,6 +253,18 @@ def test_every_stage_and_the_model_that_comes_of_them(
     assert (judge.objects, judge.styles, judge.grounds) == (NAMES, styles.STYLES, GROUNDS)
 
 
+def test_the_shipped_codes_are_those_that_the_shipped_encoder_computes():
+    """All that `unpack` needs is there, and nothing else would decode to the same pictures."""
+    denoiser = models.load(str(STARTER_PATH), "cpu")
+    chains = sampling.sample(denoiser, ["an owl", "a red apple"], [1, 2], SamplingSettings())
+    drawn = [np.asarray(image, np.float32) for image in sampling.images(denoiser, chains)]
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        found = denoiser.vae.encode(pixels).latent_dist.mode()
+    expected = codes.encode(load_file(STARTER_PATH / codes.CODES), pixels)
+    assert (found - expected).square().mean() < 0.25 * expected.square().mean()
+
+
 def test_a_run_in_pieces_is_the_same_as_one_in_one_piece(
     loaded: Pictures, built: Path, tmp_path: Path
 ):
