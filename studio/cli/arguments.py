@@ -20,6 +20,7 @@ DEFAULT_PORT = 7860
 RESEARCH = ("ablations", "gradients", "questions")
 BENCHMARKS = (
     *RESEARCH,
+    "best-of",
     "clicks",
     "clicks-latency",
     "curves",
