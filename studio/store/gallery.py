@@ -99,16 +99,15 @@ class Gallery(Database):
 
         Each is found by a step in the index, however many pictures it has.
         """
-        found: list[str] = []
+        first = sa.select(sa.func.min(images.c.prompt).label("prompt")).where(
+            images.c.session_id == session_id
+        )
+        found = first.cte("found", recursive=True)
+        following = first.where(images.c.prompt > found.c.prompt).scalar_subquery()
+        found = found.union_all(sa.select(following).where(found.c.prompt.is_not(None)))
+        query = sa.select(found.c.prompt).where(found.c.prompt.is_not(None)).limit(limit)
         with self.reading() as connection:
-            while len(found) < limit:
-                last = [images.c.prompt > found[-1]] if found else []
-                query = sa.select(sa.func.min(images.c.prompt))
-                prompt = connection.scalar(query.where(images.c.session_id == session_id, *last))
-                if prompt is None:
-                    break
-                found.append(prompt)
-        return found
+            return list(connection.scalars(query))
 
     def newest_image_seq(self, session_id: str) -> int:
         """A number that grows with every picture of the session; 0 if there is none."""
