@@ -104,7 +104,7 @@ def test_the_menus_of_the_header(
     synchronised: None, open_page: Callable[..., Page], store: Store, labelling: Session
 ) -> None:
     page = open_page("prompt")
-    sign, tab = (page.locator(one).bounding_box() for one in (".home-sign", "#tab-export-button"))
+    sign, tab = (page.locator(one).bounding_box() for one in (".home-sign", "#tab-gallery-button"))
     assert tab["x"] + tab["width"] <= sign["x"]
     for opens, menu in ((".session-open", "#session-menu"), (".home-sign", "#home-warning")):
         page.locator(opens).focus()
