@@ -82,7 +82,7 @@ def test_the_walk_with_the_keys_alone(open_page, store, walked):
     page.keyboard.press("c")
     expect(large(page)).to_contain_text("The settings are copied.")
     copied = page.evaluate("() => navigator.clipboard.readText()")
-    assert copied.startswith(store.image(ids[2]).prompt + "\n")
+    assert copied.startswith(store.image(ids[2]).prompt + " <lora:Blue things round 1:1>\n")
     assert f"Seed: {store.image(ids[2]).seed}" in copied
     page.keyboard.press("Delete")
     expect_large(page, ids[3])

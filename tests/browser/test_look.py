@@ -24,7 +24,7 @@ from tests.browser.steps import RULES
 WIDTHS_PX = (390, 1280, 2560)
 CUT_TABS = """() => [...document.querySelectorAll("[role=tab]")].filter((tab) => {
   const { left, right } = tab.getBoundingClientRect();
-  return left < 0 || right > innerWidth;
+  return left < 0 || right > innerWidth || tab.scrollWidth > tab.clientWidth + 1;
 }).map((tab) => tab.innerText)"""
 
 

@@ -146,7 +146,7 @@ export function begin({ element, props, server, trigger, watch }) {
     if (filter.deleted) return restore(image_ids);
     const reply = await call(server.remove, { session_id, image_ids });
     if (!reply) return;
-    deletions.push(reply.image_ids);
+    if (reply.image_ids.length) deletions.push(reply.image_ids);
     await reload(reply.words + " Undo brings " + (reply.image_ids.length === 1 ? "it" : "them") + " back.");
   }
 

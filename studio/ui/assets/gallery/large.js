@@ -64,6 +64,7 @@ export class Large {
     if (this.isOpen) return;
     this.say("");
     this.#dialog.showModal();
+    (isOne ? this.#button("next") : this.#dialog.querySelector(".primary")).focus();
   }
 
   /* In the list of what was deleted a picture can be brought back instead. */
