@@ -320,6 +320,20 @@ PROTECTIONS = (
         "tests/store/test_damaged_rows.py::TestWhatAnArchiveSaysStartsNothing",
     ),
     Protection(
+        "the gallery shows no picture of an open exam",
+        "studio/store/gallery.py",
+        "    found = [images.c.session_id == session_id, _is_no_secret(session_id)]\n",
+        "    found = [images.c.session_id == session_id]\n",
+        "tests/store/test_gallery.py::test_the_pictures_of_an_open_exam_are_a_secret",
+    ),
+    Protection(
+        "the gallery erases no picture that something uses",
+        "studio/store/deleting.py",
+        "        if use := use_of(row):\n",
+        '        if use := "":\n',
+        "tests/store/test_deleting.py::test_what_something_uses_is_not_erased",
+    ),
+    Protection(
         "settings beyond measure are not parsed",
         "studio/pictures/comfyui.py",
         "    if len(prompt) > MOST_CHARACTERS:\n",

@@ -6,8 +6,9 @@
 Any number of threads and processes may use a `Store` at once; each of its methods is one
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
-status), `exports`, `exams` and `library` (base models). Each is a class on `database`
-(transactions, migrations), and none knows another. Its return values are in `rows`.
+status), `exports`, `exams`, `gallery`, `deleting` (of pictures) and `library` (base models). Each
+is a class on `database` (transactions, migrations), and none knows another. Its return values are
+in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -18,6 +19,7 @@ from studio.store.archive import (
     outgoing_archive,
 )
 from studio.store.counts import Counts
+from studio.store.deleting import DeletedPictures, Deleting
 from studio.store.doctor import FileReport, examine_files, restore, set_orphans_aside
 from studio.store.errors import (
     AlreadyAnswered,
@@ -31,6 +33,12 @@ from studio.store.errors import (
 from studio.store.exams import Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
+from studio.store.gallery import (
+    Gallery,
+    GalleryFilter,
+    GalleryIndex,
+    GalleryPicture,
+)
 from studio.store.home_check import warning as home_warning
 from studio.store.images import Images
 from studio.store.jobs import Jobs
@@ -72,7 +80,20 @@ from studio.store.snapshots import (
 )
 
 
-class Store(Sessions, Images, Questions, Answers, Counts, Rounds, Jobs, Exports, Exams, Library):
+class Store(
+    Sessions,
+    Images,
+    Gallery,
+    Deleting,
+    Questions,
+    Answers,
+    Counts,
+    Rounds,
+    Jobs,
+    Exports,
+    Exams,
+    Library,
+):
     """The store of one home; see `Store.open`."""
 
 
@@ -82,10 +103,14 @@ __all__ = [
     "Answer",
     "ArchiveError",
     "Consistency",
+    "DeletedPictures",
     "Exam",
     "ExamPair",
     "Export",
     "FileReport",
+    "GalleryFilter",
+    "GalleryIndex",
+    "GalleryPicture",
     "Image",
     "Job",
     "KeptAnswer",

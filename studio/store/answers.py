@@ -117,6 +117,8 @@ class Answers(Database):
             if pair.question_id != id_:
                 raise StoreError("The pictures of a grid are answered together.")
             question = get_question(connection, id_)
+            if any(image.erased_at_s is not None for image in question.images):
+                raise StoreError("A picture of this question was deleted for good.")
             if judge is not None and _is_answered(connection, question):
                 raise AlreadyAnswered("This question has an answer already.")
             is_grid = pair.grid_id is not None

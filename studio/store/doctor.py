@@ -1,4 +1,7 @@
-"""Checks everything in a home and repairs what it can. It never deletes a file."""
+"""Checks everything in a home and repairs what it can.
+
+It deletes no file but those of pictures that the artist deleted for good.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TEMPORARY_PREFIX
 from studio.store import schema
 from studio.store.checked import checked_row
 from studio.store.database import Database, read, read_all
+from studio.store.deleting import erase_files
 from studio.store.errors import StoreDamaged, StoreError
 from studio.store.files import require_whole, set_aside, write_atomically
 from studio.store.rows import Adapter, Export, Image
@@ -84,6 +88,8 @@ def _expected_files(store: Database) -> list[tuple[Path, str]]:
             rows(Export, schema.exports),
         )
     for image in images:
+        if image.erased_at_s is not None:
+            continue
         found.append((store.image_path(image), image.picture_sha256))
         if image.purpose == "pair":
             found.append((store.trajectory_path(image), image.trajectory_sha256))
@@ -100,7 +106,8 @@ def set_orphans_aside(store: Database) -> list[Path]:
     """Move files that no row names to `home/aside`, and the folders of deleted sessions.
 
     The worker calls it when it starts. Only an import may write files at that time, and it moves
-    them into place within the transaction of its rows. Returns the paths that were moved.
+    them into place within the transaction of its rows. Files of erased pictures, which a crash
+    left behind, are removed. Returns the paths that were moved.
     """
     with store.writing(counts=False) as connection:
         live = set(
@@ -113,22 +120,31 @@ def set_orphans_aside(store: Database) -> list[Path]:
             for table in (schema.images, schema.adapters, schema.exports, schema.rounds)
             for id_ in connection.scalars(sa.select(table.c.id))
         }
+        erased = sa.select(schema.images).where(schema.images.c.erased_at_s.is_not(None))
+        gone = {image.id: image for image in _images(connection, erased)}
         moved: list[Path] = []
         for session in _entries(store.home / "sessions"):
             if session.name not in live:
                 candidates = [session]
             else:
+                inside = [entry for folder in _entries(session) for entry in _entries(folder)]
+                for entry in inside:
+                    if entry.stem in gone:
+                        erase_files(store, gone[entry.stem])
                 candidates = [
                     entry
-                    for folder in _entries(session)
-                    if folder.is_dir()
-                    for entry in _entries(folder)
+                    for entry in inside
                     if entry.name.startswith(TEMPORARY_PREFIX) or entry.stem not in named
                 ]
             for path in candidates:
                 set_aside(store.home, path)
                 moved.append(path)
     return moved
+
+
+def _images(connection: sa.Connection, query: sa.Select[Any]) -> list[Image]:
+    found = connection.execute(query)
+    return read_all(connection, found, lambda row: read(Image, row, schema.images))
 
 
 def _entries(folder: Path) -> list[Path]:

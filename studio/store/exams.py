@@ -30,7 +30,7 @@ from studio.store.sessions import read_session
 MOST_PAIRS = 200
 
 _later = exam_answers.alias("later")
-_newest = ~sa.exists().where(
+is_newest_answer = ~sa.exists().where(
     _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.seq > exam_answers.c.seq
 )
 
@@ -165,7 +165,11 @@ class Exams(Database):
             last = connection.scalar(
                 sa.select(exam_answers.c.exam_pair_id)
                 .join(exam_pairs, exam_pairs.c.id == exam_answers.c.exam_pair_id)
-                .where(exam_pairs.c.exam_id == exam_id, _newest, exam_answers.c.choice.is_not(None))
+                .where(
+                    exam_pairs.c.exam_id == exam_id,
+                    is_newest_answer,
+                    exam_answers.c.choice.is_not(None),
+                )
                 .order_by(exam_answers.c.seq.desc())
                 .limit(1)
             )
@@ -226,7 +230,9 @@ def _exam(connection: sa.Connection, exam_id: str) -> Exam:
 
 def _exams(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Exam]:
     answers = (
-        sa.select(exam_answers.c.exam_pair_id, exam_answers.c.choice).where(_newest).subquery()
+        sa.select(exam_answers.c.exam_pair_id, exam_answers.c.choice)
+        .where(is_newest_answer)
+        .subquery()
     )
     asked: dict[str, list[ExamPair]] = {}
     found = connection.execute(

@@ -53,6 +53,7 @@ class Images(Database):
         query = sa.select(images).where(
             images.c.sampling == like.sampling,
             images.c.companions == like.companions,
+            images.c.erased_at_s.is_(None),
             *(images.c[name] == getattr(like, name) for name in same),
         )
         with self.reading() as connection:

@@ -203,6 +203,8 @@ NEUTRAL: dict[tuple[str, str], Callable[[sqlite3.Connection, Stored], Any]] = {
     ("images", "picture_sha256"): _is(""),
     ("images", "trajectory_sha256"): _is(""),
     ("images", "beside"): _is("{}"),
+    ("images", "deleted_at_s"): _is(None),
+    ("images", "erased_at_s"): _is(None),
     ("pairs", "note"): _is(""),
     ("pairs", "stale_at_s"): _now,
     ("picks", "choice"): _is(None),  # it is asked again

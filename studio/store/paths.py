@@ -25,6 +25,10 @@ class Home:
         """The file with the artist's styles; it exists once a style has been saved."""
         return self.home / "styles.csv"
 
+    def thumbnail_path(self, content_sha256: str) -> Path:
+        """The small copy of every picture whose file has this checksum; it can be made again."""
+        return self.home / "thumbnails" / f"{content_sha256}.jpg"
+
     def session_path(self, session_id: str) -> Path:
         """The folder of a session's files."""
         return self.home / "sessions" / session_id

@@ -15,6 +15,7 @@ from studio.settings import (
 )
 
 Purpose = Literal["pair", "preview", "compare", "exam"]
+Verdict = Literal["chosen", "passed_over", "undecided"]
 RoundState = Literal[
     "queued", "running", "paused", "stopping", "done", "held_back", "stopped", "failed"
 ]
@@ -73,6 +74,8 @@ class Image:
     trajectory_sha256: str = ""  # likewise; "" also where no trajectory is kept
     # Files that took part besides the model, in A1111's words: its own VAE, textual inversions.
     companions: dict[str, str] = field(default_factory=dict)
+    deleted_at_s: float | None = None  # set: out of the gallery, and can be brought back
+    erased_at_s: float | None = None  # set too: its files are gone for good
 
 
 @dataclass(frozen=True)

@@ -136,14 +136,21 @@ images = _entity(
     Column("picture_sha256", String, nullable=False),  # "": not known
     Column("trajectory_sha256", String, nullable=False),
     Column("beside", Json(TEXTS), nullable=False, key="companions"),
+    Column("deleted_at_s", Float),  # set: out of the gallery, and can be brought back
+    Column("erased_at_s", Float),  # set too: its files are gone for good
 )
+# The gallery reads pages of these, the newest first: an index ends with the row's `seq`.
+Index("ix_images_prompt", images.c.session_id, images.c.prompt)
+Index("ix_images_adapter", images.c.session_id, images.c.adapter_id)
+Index("ix_images_favourite", images.c.session_id, sqlite_where=images.c.favourite)
+Index("ix_images_deleted", images.c.session_id, sqlite_where=images.c.deleted_at_s.is_not(None))
 
 pairs = _entity(
     "pairs",
     _session(),
     Column("prompt", String, nullable=False),
-    Column("left_image_id", ForeignKey("images.id"), nullable=False),
-    Column("right_image_id", ForeignKey("images.id"), nullable=False),
+    Column("left_image_id", ForeignKey("images.id"), nullable=False, index=True),
+    Column("right_image_id", ForeignKey("images.id"), nullable=False, index=True),
     Column("adapter_id", ForeignKey("adapters.id")),
     Column("stale_at_s", Float),  # set: no longer in the queue, as it was answered or discarded
     Column("repeat_of", ForeignKey("pairs.id")),  # set: this pair repeats that one, sides swapped

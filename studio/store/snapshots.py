@@ -94,7 +94,7 @@ def database_complaints(path: Path, most: int = 20) -> list[str]:
 
 # Tables whose rows never change, except for the columns named.
 KEPT_FOR_EVER: dict[str, set[str]] = {
-    "images": set(),
+    "images": {"favourite", "deleted_at_s", "erased_at_s"},
     "pairs": {"stale_at_s"},
     "picks": set(),
     "adapters": set(),

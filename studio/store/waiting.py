@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from studio.store.schema import pairs, picks, question_id
+from studio.store.schema import images, pairs, picks, question_id
 
 _later = picks.alias("later")
 # The last pick of a pair's chain; it holds unless its choice is None.
@@ -21,8 +21,22 @@ def is_of_question(ids: Sequence[str]) -> sa.ColumnElement[bool]:
     return sa.and_(indexed, question_id.in_(ids))
 
 
+_has_deleted_picture = sa.exists().where(
+    images.c.id.in_((pairs.c.left_image_id, pairs.c.right_image_id)),
+    images.c.deleted_at_s.is_not(None),
+)
+
+
 def waiting_ids(session_id: str) -> sa.Select[tuple[str]]:
     """The ids of the questions that wait for an answer: those withdrawn last, then by age.
+
+    A question with a deleted picture waits again when the picture is brought back.
+    """
+    return _unanswered_ids(session_id).having(sa.func.max(_has_deleted_picture) == 0)
+
+
+def _unanswered_ids(session_id: str) -> sa.Select[tuple[str]]:
+    """The ids of the questions that would wait if no picture were deleted, in the same order.
 
     Its cost grows with the number that waits, and not with the number answered: an answer sets
     `stale_at_s`, and the pairs where it is not set have an index of their own.
@@ -50,7 +64,7 @@ def discard_waiting(
     unless_prompt_in: Sequence[str] = (),
 ) -> None:
     """Stop asking the waiting questions, except the first `keep` and those of the prompts given."""
-    ids = connection.scalars(waiting_ids(session_id)).all()[keep:]
+    ids = connection.scalars(_unanswered_ids(session_id)).all()[keep:]
     connection.execute(
         sa.update(pairs)
         .where(is_of_question(ids), pairs.c.prompt.not_in(unless_prompt_in))

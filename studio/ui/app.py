@@ -16,7 +16,7 @@ from studio.ui import archives, header, images, static
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
-from studio.ui.tabs import compare, exam, export, prefer, prompt, train
+from studio.ui.tabs import compare, exam, export, gallery, prefer, prompt, train
 from studio.ui.theme import theme
 
 
@@ -57,7 +57,7 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
 
 
 def pages(store: Store, is_local: bool = True) -> gr.Blocks:
-    """The six tabs below their header."""
+    """The six tabs of the work and the gallery, below their header."""
     with gr.Blocks(title="D3PO Studio", fill_width=True, analytics_enabled=False) as demo:
         page = Page(
             store=store,
@@ -74,6 +74,7 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
                 ("Compare", compare.build),
                 ("Exam", exam.build),
                 ("Export", lambda page: export.build(page, is_local)),
+                ("Gallery", gallery.build),
             ):
                 # All tabs are rendered at once, so that values sent to any of them arrive.
                 with gr.Tab(name, elem_id=f"tab-{name.lower()}", render_children=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response
 
 from studio import __version__
+from studio.files import sha256
 from studio.pictures.files import (
     MOST_BYTES,
     animation,
@@ -24,12 +26,12 @@ from studio.pictures.files import (
 )
 from studio.pictures.infotext import Parameters, ParametersError, write
 from studio.settings import SessionSettings
-from studio.store import Image, Store, StoreError
+from studio.store import Image, Store, StoreError, write_atomically
 from studio.ui.guard import BYTES
 from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
 
-THUMBNAIL_PX = 144  # the longer side: twice the size in the filmstrip, for fine screens
+THUMBNAIL_PX = 320  # the longer side: twice the size in the gallery, for fine screens
 MODEL_PX = 320  # the longer side of a model's picture
 
 # Fixed here, because systems differ in their tables. Any other file can only be downloaded.
@@ -60,8 +62,7 @@ def routes(store: Store) -> APIRouter:
     @router.get("/images/{image_id}/thumbnail")
     def small(image_id: str) -> Response:
         try:
-            path = store.display_path(store.image(image_id))
-            data = thumbnail(path, THUMBNAIL_PX)
+            data = thumbnail_of(store, store.image(image_id))
             return Response(data, headers=FOREVER, media_type="image/jpeg")
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
@@ -133,6 +134,22 @@ def routes(store: Store) -> APIRouter:
         return _file(path, {"Cache-Control": "private, no-cache"}, download=name)
 
     return router
+
+
+def thumbnail_of(store: Store, image: Image) -> bytes:
+    """The small copy of a picture: made once for all pictures with the same content.
+
+    The checksum is that of the file as it is now, and not the row's, which an archive may have
+    brought. Raises OSError if the picture cannot be read.
+    """
+    path = store.display_path(image)
+    kept = store.thumbnail_path(sha256(path))
+    if kept.is_file():
+        return kept.read_bytes()
+    data = thumbnail(path, THUMBNAIL_PX)
+    with contextlib.suppress(StoreError):  # a full disk: then it is made again
+        write_atomically(kept, lambda draft: draft.write_bytes(data))
+    return data
 
 
 def _settings_of(data: bytes) -> dict[str, object]:

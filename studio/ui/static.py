@@ -37,6 +37,7 @@ STYLES = (
     "shared/dropin.css",
     "exam/exam.css",
     "export/export.css",
+    "gallery/gallery.css",
 )
 ICON = "favicon.svg"  # always at one address, which bookmarks keep
 THEME = "base/theme.js"  # a plain script: it runs before the first paint, so nothing flashes

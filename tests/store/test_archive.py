@@ -228,21 +228,23 @@ def test_no_path_of_another_machine_comes_in(archive, other, path, left):
     assert made.settings.start.strength == 0.5
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_an_archive_of_an_older_version_knows_less(archive, other, version):
-    """Version 4 no judges, 3 no favourites of a round, 2 nothing of what lies beside a model, and 1
-    no grids."""
-    lacks = {"picks": "judge"}
+    """Version 5 no deleted pictures, 4 no judges, 3 no favourites of a round, 2 nothing of what
+    lies beside a model, and 1 no grids."""
+    lacks = [("images", "deleted_at_s"), ("images", "erased_at_s")]
+    if version <= 4:
+        lacks.append(("picks", "judge"))
     if version <= 3:
-        lacks["rounds"] = "favourite_ids"
+        lacks.append(("rounds", "favourite_ids"))
     if version <= 2:
-        lacks["images"] = "beside"
+        lacks.append(("images", "beside"))
     if version == 1:
-        lacks["pairs"] = "grid_id"
+        lacks.append(("pairs", "grid_id"))
 
     def made_older(document, files):
         document["version"] = version
-        for table, column in lacks.items():
+        for table, column in lacks:
             for row in document["tables"][table]:
                 del row[column]
 

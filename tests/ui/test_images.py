@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import time
 from dataclasses import replace
@@ -212,3 +213,42 @@ def test_the_story_is_saved_in_three_forms(client, store, session, adapter):
     broken = client.get(address + "gif")
     assert broken.status_code == 404
     assert "cannot be read" in broken.text
+
+
+def test_a_thumbnail_is_made_once_for_all_pictures_of_one_content(client, store, home):
+    session = store.create_session("Alike", SessionSettings())
+    one, two, other = (drawn(store, session) for _ in range(3))
+    store.image_path(two).write_bytes(store.image_path(one).read_bytes())
+    first, second, third = (
+        client.get(f"/images/{image.id}/thumbnail").content for image in (one, two, other)
+    )
+    assert first == second != third
+    [kept, _] = sorted((home / "thumbnails").iterdir(), key=lambda path: path.read_bytes() != first)
+    kept.write_bytes(b"not made again")
+    assert client.get(f"/images/{two.id}/thumbnail").content == b"not made again"
+
+
+def test_what_a_row_says_of_its_content_is_not_believed(client, store):
+    session = store.create_session("Alike", SessionSettings())
+    one = drawn(store, session)
+    sha256 = hashlib.sha256(store.image_path(one).read_bytes()).hexdigest()
+    liar = drawn(store, session, picture_sha256=sha256)
+    shown = [client.get(f"/images/{image.id}/thumbnail").content for image in (one, liar)]
+    assert shown[0] != shown[1]
+
+
+def test_a_small_copy_goes_with_its_erased_picture(client, store, home):
+    session = store.create_session("Erased", SessionSettings())
+    gone = drawn(store, session)
+    client.get(f"/images/{gone.id}/thumbnail")
+    store.delete_images(session.id, [gone.id])
+    assert client.get(f"/images/{gone.id}/thumbnail").status_code == 200
+    store.erase_images(session.id, [gone.id])
+    assert list((home / "thumbnails").iterdir()) == []
+    for path in ("", "/thumbnail", "/master", "/download"):
+        assert client.get(f"/images/{gone.id}{path}").status_code == 404
+
+
+def test_a_full_disk_keeps_no_thumbnail_from_being_shown(client, store, home, picture):
+    (home / "thumbnails").write_text("a file where the folder should be")
+    assert client.get(f"/images/{picture.id}/thumbnail").status_code == 200

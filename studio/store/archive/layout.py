@@ -12,14 +12,16 @@ from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.store import schema
 from studio.store.errors import StoreError
 
-FORMAT, VERSION = "d3po-studio-session", 5
-READABLE_VERSIONS = (1, 2, 3, 4, 5)
+FORMAT, VERSION = "d3po-studio-session", 6
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6)
 # What the rows of an older version lack: (the last such version, table, column, value).
 ADDED: tuple[tuple[int, str, str, Any], ...] = (
     (1, "pairs", "grid_id", None),
     (2, "images", "beside", {}),
     (3, "rounds", "favourite_ids", []),
     (4, "picks", "judge", None),
+    (5, "images", "deleted_at_s", None),
+    (5, "images", "erased_at_s", None),
 )
 ROWS_NAME = "session.json"
 SPARE_BYTES = 100_000_000  # of the disk, which stay free
@@ -57,6 +59,8 @@ def owned_files(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The names of all files that the rows can own, relative to the session's folder."""
     names = []
     for image in tables["images"]:
+        if image["erased_at_s"] is not None:
+            continue
         for folder, ending in (
             ("images", "png"),
             ("display", "jpg"),

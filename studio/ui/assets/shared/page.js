@@ -1,7 +1,7 @@
 /* What the whole page listens to: the open tab, and saving while the artist types. */
 
 /* --- the open tab is in the address, so that a reload comes back to it --------------------------- */
-const TABS = ["prompt", "prefer", "train", "compare", "exam", "export"];
+const TABS = ["prompt", "prefer", "train", "compare", "exam", "export", "gallery"];
 const tabButton = (name) => document.getElementById("tab-" + name + "-button");
 
 function openTab(name) {

@@ -1,0 +1,126 @@
+"""The pictures of the gallery, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store
+from studio.store.gallery import PAGE
+from studio.store.rows import Image, Verdict
+from studio.ui import words
+from studio.ui.adapters import round_number
+from studio.ui.images import image_url, thumbnail_url
+from studio.ui.snapshot import StoreSnapshot
+
+BASE = "base"  # stands for the base model where an adapter is named
+PURPOSES = {"preview": "strip of rounds", "compare": "Compare", "exam": "Exam"}
+
+
+def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """The value of the component; `newest` changes with every picture that is drawn."""
+    return {
+        "session_id": snapshot.session.id,
+        "newest": snapshot.store.newest_image_seq(snapshot.session.id),
+    }
+
+
+def filter_of(payload: dict[str, Any]) -> GalleryFilter:
+    """The filter that the browser asks for."""
+    asked = payload["filter"]
+    changes: dict[str, Any] = {}
+    if asked["round"]:
+        changes["adapter_id"] = None if asked["round"] == BASE else asked["round"]
+    return GalleryFilter(
+        prompt=asked["prompt"] or None,
+        favourites=bool(asked["favourites"]),
+        verdict=asked["verdict"] if asked["verdict"] in get_args(Verdict) else None,
+        deleted=bool(asked["deleted"]),
+        **changes,
+    )
+
+
+def index_value(snapshot: StoreSnapshot, session_id: str, wanted: GalleryFilter) -> dict[str, Any]:
+    index = snapshot.store.gallery_index(session_id, wanted)
+    return {
+        "page": PAGE,
+        "total": index.total,
+        "starts": index.starts,
+        "prompts": snapshot.store.gallery_prompts(session_id),
+        "rounds": [
+            {"id": adapter.id, "name": f"Round {adapter.number}"}
+            for adapter in sorted(snapshot.store.adapters(session_id), key=lambda a: -a.number)
+        ],
+        "deleted": snapshot.store.deleted_count(session_id),
+    }
+
+
+def page_value(snapshot: StoreSnapshot, found: Sequence[GalleryPicture]) -> dict[str, Any]:
+    return {
+        "pictures": [
+            {
+                "id": one.image.id,
+                "url": image_url(one.image.id),
+                "thumbnail": thumbnail_url(one.image.id),
+                "prompt": one.image.prompt,
+                "about": about(snapshot, one.image),
+                "favourite": one.image.favourite,
+                "verdict": one.verdict,
+            }
+            for one in found
+        ]
+    }
+
+
+def about(snapshot: StoreSnapshot, image: Image) -> str:
+    """`Round 2 at 0.8 · seed 7 · 512 × 512 · Compare`."""
+    drawn_by = "Base model"
+    if image.adapter_id is not None:
+        drawn_by = f"Round {round_number(snapshot, image.adapter_id)}"
+        if image.strength != 1:
+            drawn_by += f" at {image.strength:g}"
+    size = f"{image.sampling.width_px} × {image.sampling.height_px}"
+    parts = [drawn_by, f"seed {image.seed}", size, PURPOSES.get(image.purpose, "")]
+    return " · ".join(filter(None, parts))
+
+
+def deleted_words(number: int) -> str:
+    """What deleting so many pictures means."""
+    its = "Its picks are" if number == 1 else "Their picks are"
+    return f"{words.count(number, 'picture')} deleted. {its} kept, and still learned from."
+
+
+def erasable(store: Store, session_id: str) -> dict[str, Any]:
+    """The ids of the pictures that can be erased, and the question before it is done."""
+    found = store.deleted_pictures(session_id)
+    ids = [image.id for image in found.unused]
+    return {"image_ids": ids, "text": erasing_words(found, _bytes(store, found.unused))}
+
+
+def erasing_words(found: DeletedPictures, size_bytes: int) -> str:
+    """`3 pictures leave the disk for good (1.2 MB). 2 stay, because a pick uses them.`"""
+    parts = []
+    if found.unused:
+        leave = "leaves" if len(found.unused) == 1 else "leave"
+        size = f"{max(size_bytes / 1e6, 0.1):.1f} MB"
+        pictures = words.count(len(found.unused), "picture")
+        parts.append(f"{pictures} {leave} the disk for good ({size}).")
+    for use, number in found.used.items():
+        stays = "stays" if number == 1 else "stay"
+        still = "it" if number == 1 else "them"
+        what = f"{number} {stays}" if found.unused else f"{words.count(number, 'picture')} {stays}"
+        parts.append(f"{what} in here, because {use} needs {still}.")
+    return " ".join(parts)
+
+
+def _bytes(store: Store, pictures: Sequence[Image]) -> int:
+    """Of their files, as far as they exist."""
+    total = 0
+    for image in pictures:
+        paths = {
+            store.image_path(image),
+            store.display_path(image),
+            store.trajectory_path(image),
+        }
+        total += sum(path.stat().st_size for path in paths if path.is_file())
+    return total
