@@ -35,6 +35,8 @@ def words_of(snapshot: StoreSnapshot, job: Job) -> str:
     tone, line = snapshot.worker_line
     if tone == "idle":
         return "Waiting for the painter"
+    if line.startswith("The painter"):
+        return line
     return f"Waiting for the painter: {line[0].lower()}{line[1:]}"
 
 
