@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": set(),
     "families": set(),  # a table, for the pages too
     "files": set(),  # written whole or not at all
+    "durations": set(),  # in words
     "paths": set(),  # as people write them
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": {"engine", "files", "pictures", "prompting", "settings", "store"},
     "worker": {  # whatever the studio does with a device
         "datasets",
+        "durations",
         "engine",
         "families",
         "files",
@@ -57,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "weights",
     },
     "ui": {
+        "durations",
         "families",
         "files",
         "paths",
@@ -87,6 +90,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "starter": {"engine", "models", "settings"},  # the recipe: what it made is drawn with
     "cli": {
         "datasets",
+        "durations",
         "engine",
         "judges",
         "lora",

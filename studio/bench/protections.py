@@ -236,7 +236,7 @@ PROTECTIONS = (
     ),
     Protection(
         "collapse detection: a round that ruined the model is held back",
-        "studio/worker/rounds.py",
+        "studio/worker/round_checks.py",
         "message, held_back=bool(lost))",
         "message, held_back=False)",
         "tests/worker/test_worker.py::TestCollapse::test_a_ruined_adapter_is_not_used_and_a_gentle_one_is",
@@ -345,13 +345,6 @@ PROTECTIONS = (
         "studio/models/denoiser.py",
         "                block.register_forward_pre_hook(lambda *_: self.require_wanted())\n",
         "                pass\n",
-        "tests/worker/test_worker.py::TestRoundsThatAreLeft",
-    ),
-    Protection(
-        "half an update is no checkpoint",
-        "studio/worker/rounds.py",
-        "            if not active.is_torn:\n",
-        "            if True:\n",
         "tests/worker/test_worker.py::TestRoundsThatAreLeft",
     ),
     Protection(

@@ -9,6 +9,7 @@ from pathlib import Path
 from studio.cli.arguments import FORMATS
 from studio.cli.errors import CommandError, progress, say
 from studio.cli.home import find_session, open_store, wait_for_worker
+from studio.durations import with_time_left
 from studio.store import Adapter, Session, Store, export_session, import_session
 from studio.store.rows import CHECK_PICTURE, OPEN_JOB_STATES, OPEN_ROUND_STATES, Job, Round
 
@@ -21,8 +22,10 @@ def train(arguments: argparse.Namespace) -> int:
 
         def poll() -> Round | None:
             round_ = store.round(round_id)
-            done, total = round_.updates_done, round_.updates_total
-            progress(f"Round {round_.number}: {done} of {total} updates")
+            status = store.worker_status()
+            at = status and status.round
+            words = with_time_left(at.step, at.left_s) if at else "getting ready"
+            progress(f"Round {round_.number}: {words}")
             return None if round_.state in OPEN_ROUND_STATES else round_
 
         round_ = wait_for_worker(store.home, poll)

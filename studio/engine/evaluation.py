@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,13 +33,25 @@ def held_out_agreement(estimator: Estimator, micro_batches: MicroBatches) -> flo
     return float((margins > 0).float().mean())
 
 
+def to_the_end(done: int, total: int) -> bool:
+    """The `go_on` of a measurement that nobody stops."""
+    return True
+
+
 def velocity_shift(
-    denoiser: Denoiser, batch: PairBatch, fraction: float, seed: int, at_once: int
+    denoiser: Denoiser,
+    batch: PairBatch,
+    fraction: float,
+    seed: int,
+    at_once: int,
+    go_on: Callable[[int, int], bool] = to_the_end,
 ) -> float:
     """How far the adapter moves the pictures, in units of `TrainingSettings.target_shift`.
 
     The root mean square of `velocity_changes`. A seed fixes the pictures of the batch, the
     timesteps (of the noisiest `fraction`) and the noise. at_once: pictures per forward pass.
+    go_on: called with the pictures measured and all of them, first with (0, all) and then after
+    every pass; once it says no, those so far are enough. They are a random sample of all.
     """
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(batch.latents), generator=draw)
@@ -46,11 +59,15 @@ def velocity_shift(
     least, count = denoiser.levels.noisiest(fraction)
     timesteps = (least + spread(len(pictures), 1, count, draw)).squeeze(1)
     noise = torch.randn((len(pictures), *batch.latents.shape[2:]), generator=draw)
-    parts = [slice(start, start + at_once) for start in range(0, len(pictures), at_once)]
-    squares = [
-        velocity_changes(denoiser, batch, pictures[part], timesteps[part], noise[part])
-        for part in parts
-    ]
+    squares: list[Tensor] = []
+    go_on(0, len(pictures))
+    for start in range(0, len(pictures), at_once):
+        part = slice(start, start + at_once)
+        squares.append(
+            velocity_changes(denoiser, batch, pictures[part], timesteps[part], noise[part])
+        )
+        if not go_on(min(start + at_once, len(pictures)), len(pictures)):
+            break
     return float(torch.cat(squares).mean().sqrt())
 
 

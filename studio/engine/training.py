@@ -4,6 +4,9 @@
     for metrics in training:          # one update each
         ...                           # stop, show, or save training.state() between any two
 
+A step is an update and what is measured after it: `learn`, `scale` and `check` are its parts, each
+of which may be left and begun anew.
+
 The estimator scores pictures (`estimators`), the form turns gains into losses
 (`studio.maths.objectives`), and `microbatches` decides how much goes through the network at once.
 Every random number is a function of (seed, update), so a continued run equals an uninterrupted one.
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,7 +30,7 @@ from studio.engine import memory, optimizers
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.engine.errors import TrainingFailed
 from studio.engine.estimators import Estimator
-from studio.engine.evaluation import held_out_agreement, velocity_shift
+from studio.engine.evaluation import held_out_agreement, to_the_end, velocity_shift
 from studio.engine.microbatches import MicroBatches
 from studio.engine.objective import Objective
 from studio.engine.trajectory import PairBatch
@@ -95,6 +98,8 @@ class Training:
             self.held_out = objective.estimator(denoiser, held_out, settings)
         self.updates = settings.updates(len(self.estimator.groups))
         self.update = 0
+        self.checked = 0  # the last update after which the held-out pairs were asked
+        self.is_scaled = settings.target_shift is None
         denoiser.adapters.new(settings)
         self.parameters = denoiser.adapters.parameters()
         self.micro_batches = MicroBatches(self.estimator, preset)
@@ -126,6 +131,13 @@ class Training:
             yield self.step()
 
     def step(self) -> Metrics:
+        """One update, and the measurements that are due after it."""
+        metrics = self.learn()
+        if self.is_scaling_due:
+            self.scale()
+        return replace(metrics, held_out_agreement=self.check() if self.is_check_due else None)
+
+    def learn(self) -> Metrics:
         """One update over `batch_pairs` groups; most groups are a single pair."""
         loss, margin = self.gradient()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
@@ -136,9 +148,6 @@ class Training:
             )
         self._while_memory_lasts(partial(optimizers.step, self.optimizer))
         self.update += 1
-        if self.update == self.updates and self.settings.target_shift is not None:
-            factor = self.settings.target_shift / max(self._while_memory_lasts(self.shift), 1e-9)
-            self.denoiser.adapters.scale(min(factor, MOST_SCALED))
         return Metrics(
             update=self.update,
             updates=self.updates,
@@ -146,8 +155,49 @@ class Training:
             margin=self.settings.beta * float(margin.mean()),
             accuracy=float((margin > 0).float().mean()),
             grad_norm=float(grad_norm),
-            held_out_agreement=self._held_out_agreement() if self._is_check() else None,
+            held_out_agreement=None,
         )
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether all updates are made."""
+        return self.update == self.updates
+
+    @property
+    def is_scaling_due(self) -> bool:
+        return self.has_learned and not self.is_scaled
+
+    def scale(self, go_on: Callable[[int, int], bool] = to_the_end) -> None:
+        """After the last update: bring the adapter to the target shift.
+
+        go_on: as for `velocity_shift`; the shift is then that of the pictures measured so far.
+        """
+        assert self.settings.target_shift is not None
+        shift = self._while_memory_lasts(partial(self.shift, go_on=go_on))
+        self.denoiser.adapters.scale(
+            min(self.settings.target_shift / max(shift, 1e-9), MOST_SCALED)
+        )
+        self.is_scaled = True
+
+    @property
+    def checks(self) -> int:
+        """How often a whole round asks its held-out pairs."""
+        if self.held_out is None:
+            return 0
+        return math.ceil(self.updates / self._check_every)
+
+    @property
+    def is_check_due(self) -> bool:
+        """Whether the held-out pairs are to be asked before the next update."""
+        is_time = self.is_scaled if self.has_learned else self.update % self._check_every == 0
+        return self.held_out is not None and self.update > self.checked and is_time
+
+    def check(self) -> float:
+        """The agreement on the held-out pairs after the latest update."""
+        agreement = partial(held_out_agreement, self.held_out, self.micro_batches)
+        found = self._while_memory_lasts(agreement)
+        self.checked = self.update
+        return found
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """Put the update's gradient into the parameters; gives its losses and margins, flat.
@@ -198,28 +248,29 @@ class Training:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.cat(losses), torch.cat(margins)
 
-    def shift(self, fraction: float | None = None) -> float:
+    def shift(
+        self, fraction: float | None = None, go_on: Callable[[int, int], bool] = to_the_end
+    ) -> float:
         """How far the adapter moves the pictures, in units of `TrainingSettings.target_shift`.
 
         At the noisiest `fraction` of the timesteps; None takes that of the settings.
         """
         fraction = fraction or self.settings.timestep_fraction
-        at_once = max(1, self.micro_batches.at_once_without_gradient // 2)  # guidance doubles it
-        return velocity_shift(self.denoiser, self.pairs, fraction, self.settings.seed, at_once)
-
-    def _is_check(self) -> bool:
-        every = max(1, self.updates // HELD_OUT_CHECKS)
-        return self.held_out is not None and (
-            self.update % every == 0 or self.update == self.updates
+        most = self.micro_batches.at_once_without_gradient // 2  # guidance doubles it
+        # A processor gains nothing from more, and can be stopped between two pictures.
+        at_once = 1 if self.denoiser.device.type == "cpu" else max(1, most)
+        return velocity_shift(
+            self.denoiser, self.pairs, fraction, self.settings.seed, at_once, go_on
         )
 
-    def _held_out_agreement(self) -> float:
-        agreement = partial(held_out_agreement, self.held_out, self.micro_batches)
-        return self._while_memory_lasts(agreement)
+    @property
+    def _check_every(self) -> int:
+        return max(1, self.updates // HELD_OUT_CHECKS)
 
     def _while_memory_lasts(self, work: Callable[[], Result]) -> Result:
         estimators = (self.estimator,) if self.held_out is None else (self.estimator, self.held_out)
-        return self.micro_batches.while_memory_lasts(work, self.update + 1, estimators)
+        update = min(self.update + 1, self.updates)
+        return self.micro_batches.while_memory_lasts(work, update, estimators)
 
     # --- saving and resuming ---
 
@@ -230,6 +281,8 @@ class Training:
         """
         return {
             "update": self.update,
+            "checked": self.checked,
+            "scaled": self.is_scaled,
             "adapter": self.denoiser.adapters.state(),
             "optimizer": self.optimizer.state_dict(),
             "optimizer_8bit": self.in_8bit,
@@ -245,6 +298,8 @@ class Training:
         if state.get("optimizer_8bit", False) != self.in_8bit:
             self._use_optimizer(not self.in_8bit)  # a round keeps the optimizer it began with
         self.update = state["update"]
+        self.checked = state.get("checked", self.update)  # an older state is between two steps
+        self.is_scaled = state.get("scaled", self.is_scaled or self.has_learned)
         self.denoiser.adapters.set_state(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("reference") is not None:

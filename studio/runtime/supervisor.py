@@ -24,7 +24,7 @@ log = logging.getLogger("studio.supervisor")
 FIRST_DELAY_S = 0.5  # before the first restart; doubled after each early death
 LONGEST_DELAY_S = 60.0
 STEADY_S = 60.0  # after a life this long the delays begin anew
-LEAVE_S = 20.0  # for a worker to end by itself, before it is killed
+LEAVE_S = 8.0  # for a worker to end by itself, before it is killed: see `studio.worker.ending`
 
 
 def worker_command(home: Path, processes: int = 1) -> list[str]:

@@ -25,9 +25,10 @@ from studio.store.rows import (
     OPEN_JOB_STATES,
     Job,
     JobKind,
+    RoundProgress,
     WorkerStatus,
 )
-from studio.store.schema import jobs
+from studio.store.schema import jobs, rounds
 from studio.store.sessions import read_session
 
 MOST_ATTEMPTS = 2  # a job that was started as often and never ended kills the worker
@@ -108,6 +109,15 @@ class Jobs(Database):
                         message=f"The worker stopped {MOST_ATTEMPTS} times while doing this.",
                     )
 
+    def give_work_back(self) -> None:
+        """Queue what a worker is in the middle of that is asked to end, as if never begun."""
+        with self.writing() as connection:
+            for table in (jobs, rounds):
+                running = sa.update(table).where(table.c.state == "running")
+                if table is jobs:
+                    running = running.where(~_in_background)
+                connection.execute(running.values(state="queued", attempts=0))
+
     def set_worker_status(self, status: WorkerStatus) -> None:
         """Set the worker's status. A mere heartbeat does not change `version`."""
         before = self.worker_status()
@@ -121,7 +131,20 @@ class Jobs(Database):
         """The last status of the worker, or None if no worker has ever run."""
         with self.reading() as connection:
             value = get_value(connection, "worker")
-        return None if value is None else WorkerStatus(**value)
+        if value is None:
+            return None
+        round_ = value.get("round")
+        return WorkerStatus(**value | {"round": round_ and RoundProgress(**round_)})
+
+    def measured_seconds(self) -> dict[str, float]:
+        """How long this machine takes for a unit of each kind of work, as it was measured."""
+        with self.reading() as connection:
+            return get_value(connection, "seconds") or {}
+
+    def set_measured_seconds(self, seconds: dict[str, float]) -> None:
+        """Keep them for the next worker. That does not change `version`."""
+        with self.writing(counts=False) as connection:
+            set_value(connection, "seconds", seconds)
 
 
 def insert_job(

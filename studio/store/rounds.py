@@ -152,10 +152,12 @@ class Rounds(Database):
         return self._request(round_id, {"running": "queued"}, "Waiting for the worker.")
 
     def stop_round(self, round_id: str) -> Round:
-        """Ask the worker to end a round without an adapter."""
+        """Ask the worker to end a round: without an adapter, or, if it has learned, with what it
+        has learned and without the rest."""
+        at_rest = "stopping" if self.round(round_id).has_learned else "stopped"
         return self._request(
             round_id,
-            {"queued": "stopped", "paused": "stopped", "running": "stopping"},
+            {"queued": at_rest, "paused": at_rest, "running": "stopping"},
             "Stopped. The adapter from before it stays in use.",
         )
 
@@ -187,19 +189,33 @@ class Rounds(Database):
             )
             return read_all(connection, found, lambda row: read(Metric, row, metrics))
 
+    def keep_adapter(self, round_id: str, adapter: Adapter) -> Round:
+        """Add the adapter of a round that goes on, and whose pictures are to be looked at next.
+
+        Its files are already written. `adapters` lists it once the round is finished. Raises
+        StoreError if the round has been ended in the meantime.
+        """
+        with self.writing() as connection:
+            _require_open(connection, round_id)
+            connection.execute(sa.insert(adapters).values(vars(adapter)))
+            return _update_round(connection, round_id, adapter_id=adapter.id, attempts=1)
+
     def finish_round(
         self, round_id: str, adapter: Adapter, message: str = "Done.", *, held_back: bool = False
     ) -> Round:
-        """Add the adapter of a round, whose files are already written, and make it current.
+        """Add the adapter of a round, whose files are already written, or, if it is there, its
+        checks; and make it current.
 
         If it draws the pairs, all waiting ones but the next few are discarded. The adapter of a
         round that is held back does not become current. Raises StoreError if the round has been
         stopped in the meantime.
         """
         with self.writing() as connection:
-            if _round(connection, round_id).state not in ("queued", "running", "paused"):
-                raise StoreError("This round was ended before its adapter was ready.")
-            connection.execute(sa.insert(adapters).values(vars(adapter)))
+            if _require_open(connection, round_id).adapter_id is None:
+                connection.execute(sa.insert(adapters).values(vars(adapter)))
+            else:
+                same = adapters.c.id == adapter.id
+                connection.execute(sa.update(adapters).where(same).values(checks=adapter.checks))
             done = _update_round(
                 connection,
                 round_id,
@@ -223,11 +239,12 @@ class Rounds(Database):
             )
 
     def adapters(self, session_id: str) -> list[Adapter]:
-        """The adapters of a session, the oldest first."""
+        """The adapters of a session's finished rounds, the oldest first."""
+        of_open = sa.exists().where(rounds.c.id == adapters.c.round_id, _open)
         with self.reading() as connection:
             found = connection.execute(
                 sa.select(adapters)
-                .where(adapters.c.session_id == session_id)
+                .where(adapters.c.session_id == session_id, ~of_open)
                 .order_by(adapters.c.seq)
             )
             return read_all(connection, found, lambda row: read(Adapter, row, adapters))
@@ -264,6 +281,13 @@ def _round(connection: sa.Connection, round_id: str) -> Round:
     if found is None:
         raise StoreError("This round does not exist.")
     return read(Round, found, rounds)
+
+
+def _require_open(connection: sa.Connection, round_id: str) -> Round:
+    round_ = _round(connection, round_id)
+    if round_.state not in OPEN_ROUND_STATES:
+        raise StoreError("This round was ended before its adapter was ready.")
+    return round_
 
 
 def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Round:

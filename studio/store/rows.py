@@ -269,6 +269,12 @@ class Round:
     finished_at_s: float | None
     favourite_ids: tuple[str, ...] = ()
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether all its updates are made: what remains is to measure and to look at it."""
+        is_last = self.updates_done == self.updates_total > 0
+        return self.adapter_id is not None or is_last
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -392,6 +398,16 @@ class Exam:
 
 
 @dataclass(frozen=True)
+class RoundProgress:
+    """How far the worker is with a round. It begins anew with the worker."""
+
+    round_id: str
+    step: str  # what it does now, for the artist: "Drawing test pictures, 3 of 12"
+    share: float  # 0 to 1: of the time that the whole round takes
+    left_s: float | None  # of all steps that remain; None: not measured yet
+
+
+@dataclass(frozen=True)
 class WorkerStatus:
     """The worker's last report about itself."""
 
@@ -400,3 +416,4 @@ class WorkerStatus:
     message: str
     device: str
     heartbeat_at_s: float
+    round: RoundProgress | None = None  # of the round in training

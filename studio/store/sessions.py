@@ -207,15 +207,15 @@ class Sessions(Database):
 
 def stop_rounds(connection: sa.Connection, session_id: str) -> None:
     """Stop the open rounds of a session whose base model has changed."""
-    for states, values in (
-        (("queued", "paused"), {"state": "stopped", "finished_at_s": time.time()}),
-        (("running",), {"state": "stopping"}),  # its worker ends it
-    ):
-        connection.execute(
-            sa.update(rounds)
-            .where(rounds.c.session_id == session_id, rounds.c.state.in_(states))
-            .values(message="Stopped: the base model was changed.", **values)
+    connection.execute(
+        sa.update(rounds)
+        .where(rounds.c.session_id == session_id, rounds.c.state.in_(OPEN_ROUND_STATES))
+        .values(
+            state="stopped",
+            message="Stopped: the base model was changed.",
+            finished_at_s=time.time(),
         )
+    )
 
 
 def _named(name: str) -> str:

@@ -119,6 +119,16 @@ class Result(TypedDict, total=False):
     remarks: TextList  # about files that were left out
 
 
+class RoundProgress(TypedDict):
+    """The worker's report about its round."""
+
+    __pydantic_config__ = STRICT
+    round_id: Text
+    step: Text
+    share: Share
+    left_s: Duration | None
+
+
 class Worker(TypedDict):
     """The worker's report about itself."""
 
@@ -128,6 +138,7 @@ class Worker(TypedDict):
     message: Text
     device: Text
     heartbeat_at_s: Moment
+    round: NotRequired[RoundProgress | None]
 
 
 # Keys that the pages need, by kind of job: of its payload, and of its result when it is done.
@@ -156,6 +167,7 @@ VALUES: dict[str, TypeAdapter[Any]] = {
     "last_session_id": TypeAdapter(Text, config=STRICT),
     "lora_folder": TypeAdapter(Text, config=STRICT),
     "model_folders": TypeAdapter(TextList, config=STRICT),
+    "seconds": TypeAdapter(dict[Text, Duration], config=STRICT),
     "worker": TypeAdapter(Worker),
 }
 

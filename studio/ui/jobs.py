@@ -6,6 +6,7 @@ from typing import Any
 
 from studio.store import Store
 from studio.store.rows import OPEN_JOB_STATES, Job
+from studio.ui.snapshot import StoreSnapshot
 
 
 def is_open(job: Job | None) -> bool:
@@ -27,6 +28,21 @@ def cancel_queued(store: Store, session_id: str, kind: str) -> None:
             store.cancel_job(job.id)
 
 
-def progress(job: Job | None) -> dict[str, Any] | None:
-    """A job's state for the browser."""
-    return job and {"state": job.state, "progress": job.progress, "message": job.message}
+def words_of(snapshot: StoreSnapshot, job: Job) -> str:
+    """What is done for an open job now, or what it waits for, and how long that takes."""
+    if job.state != "queued":
+        return job.message or "Beginning"
+    tone, line = snapshot.worker_line
+    if tone == "idle":
+        return "Waiting for the painter"
+    if line.startswith("The painter"):
+        return line
+    return f"Waiting for the painter: {line[0].lower()}{line[1:]}"
+
+
+def progress(snapshot: StoreSnapshot, job: Job | None) -> dict[str, Any] | None:
+    """A job's state for the browser; while it is open, the message says what is done now."""
+    if job is None:
+        return None
+    message = words_of(snapshot, job) if is_open(job) else job.message
+    return {"state": job.state, "progress": job.progress, "message": message}

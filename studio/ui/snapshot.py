@@ -117,7 +117,7 @@ class StoreSnapshot:
 
     @cached_property
     def worker_line(self) -> tuple[str, str]:
-        return words.worker_line(self.worker, self.open_round, self.metrics)
+        return words.worker_line(self.worker, self.open_round)
 
     def newest_job(self, kind: str) -> Job | None:
         jobs = self.store.jobs(self.session.id, kind=kind, limit=1)

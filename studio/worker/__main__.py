@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import signal
-import stat
 import sys
+import threading
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,9 +20,9 @@ from studio import models
 from studio.engine import distributed
 from studio.engine.distributed import ProcessGroup, ProcessLost
 from studio.runtime import logs
-from studio.runtime.supervisor import when_supervisor_leaves
 from studio.store import Store, StoreError
 from studio.worker import follower
+from studio.worker.ending import end_in_time, stop_when_asked
 from studio.worker.loop import Worker
 
 log = logging.getLogger("studio.worker")
@@ -55,14 +54,13 @@ def main(argv: list[str] | None = None) -> int:
 def _run_main(home: Path, device: str, processes: ProcessGroup) -> None:
     """Run the worker: of several processes, the only one that writes to the store."""
     try:
+        stopping = threading.Event()
+        stop_when_asked(stopping)
         store = Store.open(home)
         logs.set_up(store.home, "worker")
+        end_in_time(store, stopping)
         with FileLock(store.home / "worker.lock", timeout=HANDOVER_S), contextlib.closing(store):
-            worker = Worker(store, device, processes)
-            signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
-            if stat.S_ISFIFO(os.fstat(0).st_mode):  # a supervisor holds the other end
-                when_supervisor_leaves(worker.stopping.set)
-            worker.run()
+            Worker(store, device, processes, stopping).run()
     finally:
         with contextlib.suppress(ProcessLost):
             processes.broadcast(follower.LEAVE)

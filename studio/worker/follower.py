@@ -143,7 +143,7 @@ def run(processes: ProcessGroup, device: str) -> None:
             raise ProcessLost("This process has no round, and the other processes train one.")
         else:
             try:
-                training.step()
+                training.learn()  # the main process measures alone
             except TrainingFailed as error:
                 log.warning("%s", error)  # the main process knows of it, too
                 training = None

@@ -17,6 +17,7 @@ import PIL.ImageStat
 from safetensors.torch import load_file
 
 from studio import datasets
+from studio.durations import with_time_left
 from studio.engine.distributed import ProcessLost
 from studio.families import key_of
 from studio.files import ADAPTER_FILE, free_bytes
@@ -94,14 +95,29 @@ class Jobs:
         self.renderer.give_memory_back()
         return True
 
+    def _say(
+        self, job: Job, what: str, done: int, total: int, unit_s: float | None, **fields: Any
+    ) -> Job:
+        """Show what of a job is done next, and how long all that is left takes."""
+        left_s = None if unit_s is None else unit_s * (total - done)
+        message = with_time_left(f"{what} {min(done + 1, total)} of {total}", left_s)
+        return self.store.update_job(job.id, progress=done / total, message=message, **fields)
+
     def _report(
-        self, job: Job, done: int, total: int, result: dict[str, Any], did: str = "drawn"
+        self,
+        job: Job,
+        done: int,
+        total: int,
+        result: dict[str, Any],
+        session: Session,
+        what: str = "picture",
+        pictures: int = 1,
     ) -> None:
-        """Show a job's progress between two pictures, and check for cancellation and the queue."""
-        job = self.store.update_job(
-            job.id, progress=done / total, message=f"{done} of {total} {did}.", result=result
-        )
-        self._stay(job)
+        """Show a job's progress before each picture (or set of `pictures`), and check for
+        cancellation and the queue."""
+        picture_s = self.renderer.picture_s(session)
+        unit_s = None if picture_s is None else picture_s * pictures
+        self._stay(self._say(job, f"Drawing {what}", done, total, unit_s, result=result))
 
     def _require_wanted(self, job: Job) -> None:
         """Raise Cancelled if the artist has cancelled the job, or the worker ends."""
@@ -125,12 +141,13 @@ class Jobs:
         ends = {prompt: denoiser.text.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
+        self._report(job, 0, len(shown), result, session)
         for done, prompt in enumerate(shown, start=1):
             image = self.renderer.draw(
                 self.renderer.preview(session, prompt, job.payload["adapter_id"])
             )
             result["image_ids"].append(image.id)
-            self._report(job, done, len(shown), result)
+            self._report(job, done, len(shown), result, session)
         return result
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
@@ -144,6 +161,9 @@ class Jobs:
         adapter_id, strength = job.payload["adapter_id"], job.payload["strength"]
         result: dict[str, Any] = {"cells": []}
         other = None
+        pictures = 3 if job.payload.get("other") else 2
+        self.renderer.model_of(session)
+        self._report(job, 0, len(wanted), result, session, "comparison", pictures)
         if job.payload.get("other"):
             lora = StartLora.from_dict(job.payload["other"])
             other = lora_format.read(expanded(lora.path)), lora.strength
@@ -159,7 +179,7 @@ class Jobs:
                 shown = self.renderer.image_with(session, prompt, seed, *other)
                 cell["other"] = self.renderer.draw(shown, other).id
             result["cells"].append(cell)
-            self._report(job, done, len(wanted), result)
+            self._report(job, done, len(wanted), result, session, "comparison", pictures)
         return result
 
     def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
@@ -172,12 +192,13 @@ class Jobs:
         for adapter_id in job.payload["adapter_ids"]:
             self.renderer.require_base(session, self.store.adapter(adapter_id))
         result: dict[str, Any] = {"image_ids": []}
+        self._report(job, 0, len(wanted), result, session)
         for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
             tuned = (adapter_id, strength) if strength else (None,)
             text = self.renderer.expand(prompt, seed)
             image = self.renderer.draw(self.renderer.image(session, "compare", text, seed, *tuned))
             result["image_ids"].append(image.id)
-            self._report(job, done, len(wanted), result)
+            self._report(job, done, len(wanted), result, session)
         return result
 
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
@@ -185,6 +206,7 @@ class Jobs:
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
+        self._report(job, 0, len(exam.pairs), {}, as_begun, "pair", 2)
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
                 question = (as_begun, "exam", pair.prompt, pair.seed)
@@ -193,7 +215,7 @@ class Jobs:
                     self.renderer.image(*question, exam.adapter_id, exam.strength)
                 )
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
-            self._report(job, done, len(exam.pairs), {})
+            self._report(job, done, len(exam.pairs), {}, as_begun, "pair", 2)
         return {}
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
@@ -240,11 +262,19 @@ class Jobs:
         state = load_file(weights)
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self.renderer.preview(session, prompt, adapter.id)
+        drawings = 1 + len(job.payload["formats"])
+
+        def say_next(done: int) -> None:
+            unit_s = self.renderer.picture_s(session)
+            self._say(job, "Drawing test picture", done, drawings, unit_s)
+
+        say_next(0)
         with self.renderer.using(adapter.id):
             expected = self.renderer.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
         def verify(path: Path, form: str) -> dict[str, str]:
+            say_next(1 + len(drawn))
             with denoiser.adapters.using_file(path):
                 drawn[form] = self.renderer.picture(wanted)
             return {"picture": same_picture(path, drawn[form], expected)}
@@ -329,9 +359,12 @@ class Jobs:
     def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
         """{} → {"models", "others", "problems"}: the models in the artist's folders."""
         self.status.report("starting", "Looking for models.")
-        return scan(
-            self.store, lambda done, total: self._report(job, done, max(total, 1), {}, "read")
-        )
+
+        def report(done: int, total: int) -> None:
+            words = f"{done} of {max(total, 1)} read."
+            self._stay(self.store.update_job(job.id, progress=done / max(total, 1), message=words))
+
+        return scan(self.store, report)
 
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which is not changed."""

@@ -35,11 +35,15 @@ class Worker:
     """Does the work of one store, piece by piece. A home has at most one worker at a time."""
 
     def __init__(
-        self, store: Store, device: str | None = None, processes: ProcessGroup = SINGLE_PROCESS
+        self,
+        store: Store,
+        device: str | None = None,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        stopping: threading.Event | None = None,
     ) -> None:
         device = device or models.best_device()
         self.store = store
-        self.stopping = threading.Event()
+        self.stopping = stopping or threading.Event()
         self.status = StatusReporter(store, device)
         self.renderer = Renderer(store, device, self.status)
         self.pair_queue = PairQueue(store, self.renderer, self.status, self.stopping, processes)
@@ -99,9 +103,9 @@ class Worker:
             self.downloads.poll,
             self.jobs.run_next,
             self.rounds.go_on,
-            self.pair_queue.draw_tuned_preview,
             self.rounds.begin,
             self.pair_queue.add_pair,
+            self.pair_queue.draw_tuned_preview,
             self.pair_queue.draw_base_preview,
         ):
             try:

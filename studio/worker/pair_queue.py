@@ -7,11 +7,13 @@ import logging
 import random
 import threading
 
+from studio.durations import duration
 from studio.engine import sampling
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
 from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
+from studio.worker.progress import picture_kind
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
@@ -55,8 +57,11 @@ class PairQueue:
         count = min(missing, self.processes.size)
         draws = [nth_draw(settings, number) for number in range(first, first + count)]
         what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
-        self.status.report("sampling", f"Drawing {what}: {draws[0][0]}")
         denoiser = self.renderer.model_of(session)
+        kind = picture_kind(denoiser.base_hash, settings.sampling)
+        picture_s = self.renderer.pace.of(kind)
+        takes = f", {duration(picture_s * settings.pictures)}" if picture_s else ""
+        self.status.report("sampling", f"Drawing {what}{takes}: {draws[0][0]}")
         adapter_id = session.current_adapter_id if settings.pairs_by == "newest" else None
         texts = [self.renderer.expand(prompt, seed) for prompt, seed in draws]
         order = follower.SamplePairs(
@@ -79,7 +84,10 @@ class PairQueue:
                 raise Cancelled  # the artist has changed the settings
 
         try:
-            with self.renderer.while_wanted(require_wanted):
+            with (
+                self.renderer.pace.measured(kind, settings.pictures),  # by each process
+                self.renderer.while_wanted(require_wanted),
+            ):
                 questions = follower.sample_pairs(self.processes, denoiser, order)
                 drawn = [sampling.images(denoiser, chains) for chains in questions]
             require_wanted()

@@ -18,6 +18,7 @@ import PIL.Image
 import torch
 
 from studio import models
+from studio.durations import duration
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
@@ -31,6 +32,7 @@ from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.model_library import known_model
+from studio.worker.progress import Pace, picture_kind
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import now_and_then
 
@@ -51,6 +53,7 @@ class Renderer:
         self.require_wanted: Callable[[], None] = models.always
         self._start_stamp: tuple[int, int] | None = None
         self._status = status
+        self.pace = Pace(store)
 
     # --- the model -------------------------------------------------------------------------------
 
@@ -68,8 +71,11 @@ class Renderer:
                 gc.collect()  # a model has reference cycles, and its memory is needed now
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
-            self._status.report("starting", f"Loading {name}.")
-            self.denoiser = models.load(base_model, self.device, start=start)
+            known = self.pace.of(f"loading {name}")
+            takes = f", {duration(known)}" if known else ""
+            self._status.report("starting", f"Loading {name}{takes}.")
+            with self.pace.measured(f"loading {name}"):
+                self.denoiser = models.load(base_model, self.device, start=start)
             self.denoiser.require_wanted = self._check_wanted
             self.base, self._start_stamp = base, stamp
             self.store.remember_model(known_model(base_model, self.denoiser.info))
@@ -226,12 +232,19 @@ class Renderer:
             picture = self.picture(wanted)
         return self.store.add_image(self.write(wanted, picture))
 
+    def picture_s(self, session: Session) -> float | None:
+        """Seconds for a picture of a session; None if none was ever measured."""
+        assert self.denoiser is not None
+        kind = picture_kind(self.denoiser.base_hash, session.settings.sampling)
+        return self.pace.of(kind)
+
     def picture(self, wanted: Image) -> PIL.Image.Image:
         """Draw `wanted` with the model in its present state."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
-        chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
-        [picture] = sampling.images(self.denoiser, chains)
+        with self.pace.measured(picture_kind(self.denoiser.base_hash, wanted.sampling)):
+            chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+            [picture] = sampling.images(self.denoiser, chains)
         return picture
 
     def write(

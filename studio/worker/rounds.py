@@ -1,6 +1,7 @@
-"""Rounds of training: begun, trained slice by slice, checked for collapse, and stored.
+"""Rounds of training: begun, trained slice by slice, measured, and stored.
 
-An interrupted round resumes from its last checkpoint, and ends in the same adapter.
+Then `round_checks` judges its pictures. An interrupted round resumes from its last checkpoint, and
+ends in the same adapter.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from studio.engine import collapse
 from studio.engine.distributed import ProcessGroup, ProcessLost
 from studio.engine.training import Training, TrainingFailed
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
@@ -35,14 +35,21 @@ from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
+from studio.worker.progress import RoundSteps
 from studio.worker.renderer import Renderer
-from studio.worker.round_checks import RoundChecks
+from studio.worker.round_checks import (
+    REFERENCE_SEEDS,
+    RoundChecks,
+    missing_of_base,
+    wanted_pictures,
+)
 from studio.worker.round_pairs import read_pairs
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
 log = logging.getLogger("studio.worker")
 
+REPORT_S = 0.5  # between two reports of progress
 SLICE_S = 1.0  # of training, before the worker checks for more urgent work
 CHECKPOINT_S = 5.0
 # Disk space of a round in adapters: the result, and two checkpoints (old and new), each with the
@@ -57,8 +64,10 @@ class ActiveRound:
     round: Round
     training: Training
     left_out: int  # picks; see `RoundPairs`
+    steps: RoundSteps
     saved_at_s: float  # of its last checkpoint
-    is_torn: bool = False  # cancelled after an optimizer step: only its last checkpoint counts
+    reported_at_s: float = 0.0
+    notes: tuple[str, ...] = ()  # sentences for the artist
 
 
 class Rounds:
@@ -82,7 +91,7 @@ class Rounds:
         self.processes = processes
         self.stopping = stopping
         self.active: ActiveRound | None = None
-        self._checks = RoundChecks(renderer, status)
+        self.checks = RoundChecks(store, renderer, pair_queue, status, stopping)
         renderer.before_unloading = self.put_down  # a round needs its own model
 
     def begin(self) -> bool:
@@ -90,7 +99,7 @@ class Rounds:
 
         An interrupted round resumes from its last checkpoint.
         """
-        if self.active is not None:
+        if self.active is not None or self.checks.active is not None:
             return False
         round_ = self.store.claim_round()
         if round_ is None:
@@ -99,12 +108,15 @@ class Rounds:
                 return False
             self.store.request_round(due)
             return True  # the next call claims it
-        if round_.state == "stopping":
+        if round_.state == "stopping" and not round_.has_learned:
             self._end(round_, "stopped", _stopped(round_.updates_done, round_.updates_total))
             return True
         self.status.report("training", "Getting ready to learn.")
         try:
-            self.active = self._prepare(round_)
+            if round_.adapter_id is not None:
+                self.checks.begin(round_)
+            else:
+                self.active = self._prepare(round_)
         except StoreFull as error:
             self.store.release_round(
                 round_.id
@@ -118,27 +130,29 @@ class Rounds:
         return True
 
     def go_on(self) -> bool:
-        """Train the active round for a slice of time; False if there is none."""
+        """Train the active round for a slice of time, or draw one of the pictures that judge it;
+        False if there is none."""
         active = self.active
         if active is None:
-            return False
-        match self.store.round(active.round.id).state:
-            case "running" if active.is_torn:
-                self.put_down()
-            case "running":
-                try:
+            return self.checks.go_on()
+        try:
+            round_ = self.store.round(active.round.id)
+            match round_.state:
+                case "running":
                     self._train_for_a_moment(active)
-                except (StoreError, ProcessLost):
+                    self.pair_queue.keep_pairs_ready()
+                case "paused":
                     self.put_down()
-                    raise
-                except Exception as error:
-                    self._end(active.round, "failed", self.status.sentence(error))
-                self.pair_queue.keep_pairs_ready()
-            case "paused":
-                self.put_down()
-            case _:
-                done, total = active.training.update, active.training.updates
-                self._end(active.round, "stopped", _stopped(done, total))
+                case "stopping" if round_.has_learned:
+                    self._keep_what_there_is(active)
+                case _:
+                    done, total = active.training.update, active.training.updates
+                    self._end(active.round, "stopped", _stopped(done, total))
+        except (StoreError, ProcessLost):
+            self.put_down()
+            raise
+        except Exception as error:
+            self._end(active.round, "failed", self.status.sentence(error))
         if self.active is None:
             del active  # frees its memory
             self.renderer.give_memory_back()
@@ -146,17 +160,17 @@ class Rounds:
 
     def say_why_it_waits(self, sentence: str) -> None:
         """Show a sentence beside the active round, if there is one."""
-        if self.active is not None:
-            self.store.update_round(self.active.round.id, message=f"Waiting. {sentence}")
+        if active := self.active or self.checks.active:
+            self.store.update_round(active.round.id, message=f"Waiting. {sentence}")
 
     def put_down(self) -> None:
         """Save the active round and release it, to be resumed later."""
+        self.checks.put_down()
         active = self.active
         if active is None:
             return
         try:
-            if not active.is_torn:
-                self._save(active)
+            self._save(active)
             self.store.release_round(active.round.id)
         except StoreError:
             log.warning("A round goes on from an earlier checkpoint", exc_info=True)
@@ -183,8 +197,12 @@ class Rounds:
             raise
         self._restore(round_, training)
         follower.start_round(self.processes, session.settings.base, training)
-        self.store.update_round(round_.id, updates_total=training.updates)
-        return ActiveRound(round_, training, pairs.left_out, time.monotonic())
+        round_ = self.store.update_round(round_.id, updates_total=training.updates)
+        wanted = wanted_pictures(self.renderer, session, None)
+        pictures = REFERENCE_SEEDS * len(wanted) + missing_of_base(self.renderer, wanted)
+        sampling = session.settings.sampling
+        steps = RoundSteps(self.renderer.pace, denoiser.base_hash, sampling, round_, (0, pictures))
+        return ActiveRound(round_, training, pairs.left_out, steps, time.monotonic())
 
     def _train_for_a_moment(self, active: ActiveRound) -> None:
         training = active.training
@@ -192,37 +210,85 @@ class Rounds:
         if self.store.round(active.round.id).message != training.note:  # an outdated "Waiting."
             self.store.update_round(active.round.id, message=training.note)
         until_s = time.monotonic() + SLICE_S
-        while training.update < training.updates:
-            started_s = time.monotonic()
-            done = training.update
-            if done == training.updates - 1:
-                # The longest update: left while it measures, the round resumes from here.
-                self._save(active)
-                self.status.report("training", "Learning, and measuring what it learned.")
-            self.processes.broadcast(follower.UPDATE)
-            try:
-                # Other processes would wait forever for one that leaves an update.
-                is_alone = self.processes.size == 1
-                with self._while_wanted(active) if is_alone else contextlib.nullcontext():
-                    metrics = training.step()
-            except Cancelled:
-                # Before the optimizer's step, the state is still that of the update before.
-                active.is_torn = training.update > done
-                return
-            if training.preset != self.renderer.preset:
-                self.renderer.use_preset(training.preset)  # also for the work after the round
-            values = {**metrics.values(), "seconds": time.monotonic() - started_s}
-            self.store.add_metric(active.round.id, metrics.update, values)
-            if self.stopping.is_set() or time.monotonic() > until_s:
-                break
-        if training.update == training.updates:
-            # Once cancelled, the round resumes here, after its last update.
-            with contextlib.suppress(Cancelled), self._while_wanted(active):
-                self._finish(active)
-        elif time.monotonic() - active.saved_at_s > CHECKPOINT_S:
+        with contextlib.suppress(Cancelled):
+            while self.active is active and not self.stopping.is_set():
+                if training.is_scaling_due:
+                    self._scale(active)
+                elif training.is_check_due:
+                    self._check(active)
+                elif not training.has_learned:
+                    self._learn(active)
+                else:
+                    self._keep(active)
+                if time.monotonic() > until_s:
+                    break
+        if self.active is active and time.monotonic() - active.saved_at_s > CHECKPOINT_S:
             self._save(active)
 
-    def _finish(self, active: ActiveRound) -> None:
+    def _learn(self, active: ActiveRound, states: tuple[str, ...] = ("running",)) -> None:
+        """One update."""
+        training, pace, kind = active.training, self.renderer.pace, active.steps.update_kind
+        words = f"Learning, {training.update} of {training.updates} updates"
+        is_shown = self._report(active, words)
+        started_s = time.monotonic()
+        self.processes.broadcast(follower.UPDATE)
+        # Other processes would wait forever for one that leaves an update.
+        is_alone = self.processes.size == 1
+        with self._while_wanted(active, states) if is_alone else contextlib.nullcontext():
+            metrics = training.learn()
+        seconds = time.monotonic() - started_s
+        if is_shown:
+            pace.note(kind, seconds)
+        if training.preset != self.renderer.preset:
+            self.renderer.use_preset(training.preset)  # also for the work after the round
+        values = {**metrics.values(), "seconds": seconds}
+        self.store.add_metric(active.round.id, metrics.update, values)
+        if training.has_learned:
+            self._save(active)
+
+    def _scale(self, active: ActiveRound) -> None:
+        """Measure how far the adapter moves the pictures, and bring it to where it should be.
+
+        If the artist stops it, the pictures measured so far have to do.
+        """
+        training = active.training
+        started_s = time.monotonic()
+
+        def go_on(done: int, total: int) -> bool:
+            is_enough = self.store.round(active.round.id).state == "stopping"
+            if done and (done == total or is_enough or not active.steps.measured):
+                unit_s = (time.monotonic() - started_s) / done
+                self.renderer.pace.note(active.steps.measuring_kind, unit_s)
+            active.steps = replace(active.steps, measured=done)
+            self._report(
+                active, f"Measuring how far it went, picture {min(done + 1, total)} of {total}"
+            )
+            if is_enough and done < total:
+                active.notes = (f"Its strength was set from {done} of {total} pictures.",)
+            return not is_enough
+
+        with self._while_wanted(active, ("running", "stopping")):
+            training.scale(go_on)
+        self._save(active)
+
+    def _check(self, active: ActiveRound) -> None:
+        """Ask the held-out pairs."""
+        training, pairs = active.training, len(active.round.held_out_pick_ids)
+        if training.has_learned:
+            self._report(active, f"Measuring: guessing {pairs} of your picks")
+        update = training.update
+        kind = active.steps.asking_kind
+        with self.renderer.pace.measured(kind, pairs), self._while_wanted(active):
+            agreement = training.check()
+        active.steps = replace(active.steps, asked=active.steps.asked + pairs)
+        of_update = next(
+            one for one in reversed(self.store.metrics(active.round.id)) if one.update == update
+        )
+        values = {**of_update.values, "held_out_agreement": agreement}
+        self.store.add_metric(active.round.id, update, values)
+
+    def _keep(self, active: ActiveRound) -> None:
+        """Store the adapter. From then on the round needs no training, and `checks` goes on."""
         round_, denoiser = active.round, active.training.denoiser
         if not all(bool(value.isfinite().all()) for value in denoiser.adapters.state().values()):
             raise WorkerError(
@@ -240,8 +306,6 @@ class Rounds:
             sha256="",
             created_at_s=time.time(),
         )
-        session = self.store.session(round_.session_id)
-        reference_images, checks = self._checks.run(session, denoiser)
         folder = self.store.adapter_path(adapter)
 
         def write(path: Path) -> None:
@@ -253,39 +317,42 @@ class Rounds:
             adapter,
             sha256=sha256(folder / ADAPTER_FILE),
             config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
-            checks=checks.values() if checks else {},
         )
-        lost = collapse.failure(checks) if checks else ""
-        message = "Done."
-        if lost:
-            message = f"Held back, because {lost}. The adapter in use before stays in use."
-            log.warning("Round %d is held back: %s", round_.number, checks)
-        if active.left_out:
-            message += (
-                f" Learned without {active.left_out} of the picks: their files are missing or "
-                "changed."
-            )
-        if active.training.note:
-            message += f" {active.training.note}"
-        self.store.finish_round(round_.id, adapter, message, held_back=bool(lost))
+        kept = self.store.keep_adapter(round_.id, adapter)
+        notes = (*active.notes, active.training.note) if active.training.note else active.notes
         self._forget(round_)
-        for prompt, (first, *_) in zip(
-            reference_images.prompts, reference_images.pictures, strict=True
-        ):
-            # The pictures that judged the round are also its previews.
-            wanted = self.renderer.preview(session, prompt, adapter.id)
-            self.store.add_image(self.renderer.write(wanted, first))
+        self.checks.begin(kept, notes)
+
+    def _keep_what_there_is(self, active: ActiveRound) -> None:
+        """Store the adapter of a round that the artist has stopped after its last update."""
+        with contextlib.suppress(Cancelled):  # the worker ends, and the next one does it
+            while not active.training.has_learned:  # killed before the last update was saved
+                self._learn(active, ("stopping",))
+            if active.training.is_scaling_due:
+                self._scale(active)
+            self._keep(active)
+
+    def _report(self, active: ActiveRound, words: str) -> bool:
+        """Show what is done now; False if it is not shown, as the last is from a moment ago."""
+        now_s = time.monotonic()
+        is_due = active.training.has_learned or now_s > active.reported_at_s + REPORT_S
+        if is_due:
+            active.reported_at_s = now_s
+            self.status.show_round(active.steps.progress(words, active.training.update))
+        return is_due
 
     @contextlib.contextmanager
-    def _while_wanted(self, active: ActiveRound) -> Iterator[None]:
-        """Inside, the model raises Cancelled if the worker ends, the round is paused or stopped, or
+    def _while_wanted(
+        self, active: ActiveRound, states: tuple[str, ...] = ("running",)
+    ) -> Iterator[None]:
+        """Inside, the model raises Cancelled if the worker ends, the round is in no such state, or
         its session is deleted."""
         round_ = active.round
 
         def require_wanted() -> None:
             if self.stopping.is_set() or not self.store.has_session(round_.session_id):
                 raise Cancelled
-            if self.store.round(round_.id).state != "running":
+            if self.store.round(round_.id).state not in states:
                 raise Cancelled
 
         with self.renderer.while_wanted(require_wanted):
@@ -304,6 +371,7 @@ class Rounds:
         if self.active is not None:
             self.active.training.denoiser.adapters.remove()
             self.active = None
+        self.checks.drop()
 
     def _save(self, active: ActiveRound) -> None:
         state = io.BytesIO()

@@ -19,7 +19,7 @@ from studio.runtime import logs
 from studio.settings import SettingsError
 from studio.store import Store, StoreError, WorkerStatus
 from studio.store.files import full_sentence, is_full
-from studio.store.rows import WorkerState
+from studio.store.rows import RoundProgress, WorkerState
 from studio.worker.errors import WorkerError
 
 log = logging.getLogger("studio.worker")
@@ -53,6 +53,12 @@ class StatusReporter:
         """Publish a new state and message."""
         self._status = replace(self._status, state=state, message=message)
         self._publish()
+
+    def show_round(self, progress: RoundProgress | None) -> None:
+        """Publish how far the round is; None: there is none in training."""
+        if progress != self._status.round:
+            self._status = replace(self._status, round=progress)
+            self._publish()
 
     def show_device(self, words: str) -> None:
         """Set the device's description; the next report publishes it."""

@@ -11,6 +11,7 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from studio.store import Adapter, Export, Image, Pair, Question, Session, Store, WorkerStatus
+from studio.store.rows import RoundProgress
 
 COLOURS = ("#f2c14e", "#e07a5f", "#81b29a", "#3d5a80", "#98c1d9", "#b56576", "#355070", "#eeeeee")
 
@@ -116,9 +117,11 @@ def add_previews(store: Store, session: Session, adapter_id: str | None = None) 
         store.add_image(image(store, session, "preview", prompt, adapter_id=adapter_id))
 
 
-def say(store: Store, state: str = "idle", message: str = "") -> None:
+def say(
+    store: Store, state: str = "idle", message: str = "", at: RoundProgress | None = None
+) -> None:
     """What the worker says of itself; there is none, so `pages` waits long for its next word."""
-    store.set_worker_status(WorkerStatus(1, state, message, "cpu", time.time()))
+    store.set_worker_status(WorkerStatus(1, state, message, "cpu", time.time(), at))
 
 
 def export_files(store: Store, session: Session, *names: str) -> list[str]:

@@ -281,8 +281,9 @@ def test_a_grid_is_asked_for_shown_and_can_be_left(open_page, store, labelling, 
         "strengths": [0.0, 0.5, 1.0],
     }
     made = store.add_image(seed.image(store, labelling, "compare", "a snail"))
-    store.update_job(job.id, progress=1 / 6, result={"image_ids": [made.id]})
-    expect(page.locator(".xy .compare-progress")).to_contain_text("Drawing, 17 %")
+    says = "Drawing picture 2 of 6, about 20 s left"
+    store.update_job(job.id, progress=1 / 6, message=says, result={"image_ids": [made.id]})
+    expect(page.locator(".xy .compare-progress")).to_contain_text(says)
     expect(page.locator(".xy td img")).to_have_count(1)
     page.get_by_role("button", name="Cancel the grid").click()
     expect(page.get_by_role("button", name="Draw the grid")).to_be_visible()

@@ -17,6 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from studio.store import Session, Store
+from studio.store.rows import RoundProgress
 from tests.browser import seed
 from tests.browser.conftest import ARTEFACTS, LOOKS, snap
 from tests.browser.steps import RULES
@@ -47,7 +48,9 @@ def working(store: Store, session: Session) -> None:
     """A round is being learned, and no pair waits."""
     seed.pick_all(store, session)
     seed.learn(store, session, updates=20)
-    seed.say(store, "training", "Learning.")
+    [round_] = store.rounds(session.id)
+    at = RoundProgress(round_.id, "Learning, 20 of 26 updates", 0.6, 100.0)
+    seed.say(store, "training", "Learning.", at)
 
 
 def failing(store: Store, session: Session) -> None:

@@ -670,8 +670,9 @@ def test_a_comparison_is_asked_for_and_can_be_left(open_page, store, labelling, 
         "adapter_id": tuned.id,
         "strength": 1,
     }
-    store.update_job(job.id, progress=0.5)
-    expect(page.locator(".compare-progress")).to_contain_text("Drawing, 50 %")
+    says = "Drawing comparison 2 of 2, about 10 s left"
+    store.update_job(job.id, progress=0.5, message=says)
+    expect(page.locator(".compare-progress")).to_contain_text(says)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_visible()
     assert store.job(job.id).state == "cancelled"

@@ -144,7 +144,7 @@ class TestSessions:
         after = store.update_settings(session.id, replace(session.settings, base_model="/other"))
         assert after.current_adapter_id is None
         assert store.session(session.id) == after
-        assert store.round(round_.id).state == "stopping"
+        assert store.round(round_.id).state == "stopped"
         with pytest.raises(StoreError, match="ended before"):
             finish(store, session.id, round_)
         assert store.session(session.id).current_adapter_id is None

@@ -9,7 +9,7 @@ from alembic import command
 from alembic.config import Config
 
 from studio.settings import SamplingSettings
-from studio.store import Adapter, Image, Pair, Question, Store
+from studio.store import Adapter, Image, Pair, Question, Round, Store
 from studio.store.database import MIGRATIONS
 from studio.store.waiting import discard_waiting
 
@@ -77,8 +77,8 @@ def open_at(home: Path, revision: str) -> None:
     old.close()
 
 
-def finish(store, session_id, round_, **changes):
-    """Finish a round with an adapter of which there are no files."""
+def make_adapter(session_id: str, round_: Round, **changes: object) -> Adapter:
+    """The row of an adapter of which there are no files."""
     values = {
         "id": f"adapter-{round_.id}",
         "session_id": session_id,
@@ -90,7 +90,12 @@ def finish(store, session_id, round_, **changes):
         "sha256": "00",
         "created_at_s": time.time(),
     }
-    adapter = Adapter(**values | changes)
+    return Adapter(**values | changes)
+
+
+def finish(store, session_id, round_, **changes):
+    """Finish a round with an adapter of which there are no files."""
+    adapter = make_adapter(session_id, round_, **changes)
     return store.finish_round(round_.id, adapter), adapter
 
 

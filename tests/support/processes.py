@@ -29,9 +29,9 @@ FORKED.set_forkserver_preload(["studio.worker.__main__"])
 
 
 @contextlib.contextmanager
-def worker(home: Path) -> Iterator[BaseProcess]:
-    """A worker process for `home`, killed at the end."""
-    process = FORKED.Process(target=_work, args=(home,))
+def worker(home: Path, target: Callable[[Path], None] | None = None) -> Iterator[BaseProcess]:
+    """A worker process for `home`, killed at the end. target: instead of `work_for`."""
+    process = FORKED.Process(target=target or work_for, args=(home,))
     process.start()
     try:
         yield process
@@ -40,7 +40,7 @@ def worker(home: Path) -> Iterator[BaseProcess]:
         process.join()
 
 
-def _work(home: Path) -> None:
+def work_for(home: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from studio.durations import duration
 from studio.settings import (
     TrainingSettings,
 )
 from studio.store import (
-    Metric,
     Round,
     WorkerStatus,
 )
+from studio.store.rows import RoundProgress
 from studio.ui import words
 
 
@@ -30,7 +31,7 @@ from studio.ui import words
     ],
 )
 def test_durations(seconds, said):
-    assert words.duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def a_round(**changes: object) -> Round:
@@ -62,7 +63,7 @@ def said_now(status: WorkerStatus) -> WorkerStatus:
     return replace(status, heartbeat_at_s=time.time() + status.heartbeat_at_s)
 
 
-METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in range(1, 41)]
+AT = RoundProgress("r", "Drawing test pictures, 3 of 12", 0.8, 61.0)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,7 @@ METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in ran
         (None, None, ("wait", "The painter is starting")),
         (a_status(), None, ("idle", "Idle")),
         (a_status("sampling"), None, ("busy", "Drawing pairs")),
-        (a_status("training"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
-        (a_status("sampling"), a_round(), ("busy", "Learning: 40 %, about 1 min left")),
+        (a_status("training"), a_round(), ("busy", "Learning: 40 %")),
         (a_status("training"), a_round(updates_done=0), ("busy", "Learning: getting ready")),
         (a_status("training", 99), a_round(), ("bad", "The painter stopped and is starting again")),
         (a_status("error", message="No model."), None, ("bad", "No model")),
@@ -80,4 +80,19 @@ METRICS = [Metric("r", update, {"seconds": 1.0, "loss": 0.69}) for update in ran
     ],
 )
 def test_the_workers_line(status, round_, said):
-    assert words.worker_line(status and said_now(status), round_, METRICS) == said
+    assert words.worker_line(status and said_now(status), round_) == said
+
+
+@pytest.mark.parametrize("state", ["training", "sampling", "rendering"])
+def test_the_line_of_a_round_says_what_is_done_and_for_how_long(state):
+    """Whatever it draws in between: after the last update, too."""
+    status = replace(said_now(a_status(state)), round=AT)
+    done = a_round(updates_done=100)
+    line = words.worker_line(status, done)
+    assert line == ("busy", "Drawing test pictures, 3 of 12, about 1 min left")
+    assert words.share_done(done, status) == 0.8
+    unknown = replace(status, round=replace(AT, left_s=None))
+    assert words.worker_line(unknown, done)[1] == AT.step
+    of_another = replace(status, round=replace(AT, round_id="another"))
+    assert words.progress_of(done, of_another) is None
+    assert words.progress_of(done, replace(status, heartbeat_at_s=0.0)) is None

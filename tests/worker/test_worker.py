@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from studio import models
-from studio.engine import sampling, trajectory
+from studio.engine import evaluation, sampling, trajectory
 from studio.engine import training as training_module
 from studio.engine.trajectory import ABSENT
 from studio.files import ADAPTER_FILE
@@ -29,6 +29,7 @@ from studio.models import denoiser as denoiser_module
 from studio.pictures import comfyui, infotext
 from studio.settings import SamplingSettings, SessionSettings, SettingsError, TrainingSettings
 from studio.store import Image, Session, Store, StoreError, StoreFull
+from studio.worker import rounds as rounds_module
 from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.jobs import same_picture
@@ -1200,10 +1201,10 @@ class TestRoundsThatAreLeft:
         work, passes = getattr(module, name), []
 
         def disturbed(*args, **kwargs):
-            active = worker.rounds.active
-            is_now = active is not None and not (
-                is_at_end and active.training.update < active.training.updates
-            )
+            active, checked = worker.rounds.active, worker.rounds.checks.active
+            is_now = checked is not None if module is sampling else active is not None
+            if is_at_end and active is not None:
+                is_now = is_now and active.training.has_learned
             if is_now and not passes:
                 passes.append("begun")
                 worker.stopping.set()
@@ -1223,22 +1224,99 @@ class TestRoundsThatAreLeft:
         assert store.round(round_.id).state == "done"
         assert adapter_bytes(store, session) == expected
 
-    def test_stopped_while_it_is_measured_it_leaves_no_adapter(
+    def test_stopped_while_it_is_measured_it_keeps_what_it_learned(
         self, store, session, worker, monkeypatch
     ):
         monkeypatch.setattr(wanted_module, "POLL_S", 0.0)
         round_ = store.request_round(session.id)
-        measure = training_module.velocity_shift
+        measure, measured = evaluation.velocity_changes, []
 
-        def stopped(*args):
-            store.stop_round(round_.id)
-            return measure(*args)
+        def counted(*args):
+            found = measure(*args)
+            measured.append(1)
+            if len(measured) == 3:
+                store.stop_round(round_.id)
+            return found
 
-        monkeypatch.setattr(training_module, "velocity_shift", stopped)
+        monkeypatch.setattr(evaluation, "velocity_changes", counted)
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        assert len(measured) == 3
+        stopped = store.round(round_.id)
+        assert stopped.state == "done"
+        assert "Its strength was set from 3 of 10 pictures." in stopped.message
+        assert "after 0 of its 6 test pictures" in stopped.message
+        assert store.session(session.id).current_adapter_id == stopped.adapter_id
+        assert worker.rounds.active is worker.rounds.checks.active is None
+
+    @pytest.mark.parametrize("more", ["stopped", "paused and stopped"])
+    def test_stopped_while_its_pictures_are_drawn_it_keeps_what_it_learned(
+        self, store, session, worker, more
+    ):
+        round_ = store.request_round(session.id)
+
+        def drawn() -> int:
+            adapter_id = store.round(round_.id).adapter_id
+            return len(store.images(session.id, "preview", adapter_id=adapter_id or "none"))
+
+        counts = []
+        work_until(worker, lambda: counts.append(drawn()) or counts[-1] == 2)
+        assert set(counts) == {0, 1, 2}  # one by one
+        assert store.adapters(session.id) == []  # nobody draws with it before it is judged
+        if more == "paused and stopped":
+            store.pause_round(round_.id)
+            worker.work()
+            assert worker.rounds.checks.active is None
+        store.stop_round(round_.id)
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        assert drawn() == 2
+        stopped = store.round(round_.id)
+        assert stopped.state == "done"
+        assert "after 2 of its 6 test pictures" in stopped.message
+        [adapter] = store.adapters(session.id)
+        assert adapter.checks == {}
+        assert store.session(session.id).current_adapter_id == adapter.id
         finish_all(worker)
+        assert drawn() == len(PROMPTS)  # the strip is filled later
+
+    def test_another_model_chosen_meanwhile_ends_it_without_putting_it_to_use(
+        self, store, session, worker
+    ):
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).adapter_id)
+        store.update_settings(session.id, replace(session.settings, base_model="starter"))
         assert store.round(round_.id).state == "stopped"
-        assert not store.adapters(session.id)
-        assert worker.rounds.active is None
+        worker.rounds.go_on()
+        assert worker.rounds.checks.active is None
+        assert store.session(session.id).current_adapter_id is None
+
+    def test_its_steps_are_told_one_after_the_other(self, store, session, worker, monkeypatch):
+        monkeypatch.setattr(rounds_module, "REPORT_S", 0.0)
+        said = []
+        show = worker.status.show_round
+        monkeypatch.setattr(
+            worker.status, "show_round", lambda progress: (said.append(progress), show(progress))
+        )
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        told = [progress for progress in said if progress]
+        steps = list(dict.fromkeys(progress.step for progress in told))
+        assert steps == [
+            *(f"Learning, {n} of 6 updates" for n in range(6)),
+            *(f"Measuring how far it went, picture {n} of 10" for n in range(1, 11)),
+            "Measuring: guessing 1 of your picks",
+            *(f"Drawing test pictures, {n} of 6" for n in range(1, 7)),
+            *(f"Drawing the base model's, {n} of 6" for n in range(4, 7)),  # 3 were there before
+            "Judging the test pictures",
+        ]
+        assert told[0].left_s is None  # nothing was learned here before
+        shares = [progress.share for progress in told if progress.left_s is not None]
+        assert 0 < shares[0] < shares[-1] == 1
+        assert told[-1].left_s == 0
+        assert store.worker_status().round is None
+        again = store.request_round(session.id)  # the same picks: now every time is known
+        work_until(worker, lambda: worker.status._status.round)
+        first = worker.status._status.round
+        assert (first.round_id, first.left_s is None) == (again.id, False)
 
 
 def test_a_large_picture_is_decoded_in_tiles_and_left_between_two_of_them(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from studio.settings import (
@@ -9,6 +11,7 @@ from studio.settings import (
     SettingsError,
 )
 from studio.statistics import Tally
+from studio.store import WorkerStatus
 from studio.ui.adapters import best_strength
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.starter_pack import starter_concepts
@@ -66,12 +69,28 @@ def test_the_exam_is_shown_without_a_word_about_which_is_which(store, session, a
         store.set_exam_pictures(pair.id, *two)
     shown = page_state(StoreSnapshot(store))
     assert set(shown["exam"]["pairs"][0]) == {"id", "prompt", "left", "right"}
-    assert shown["exam"]["drawing"] == "2 of 4 pairs drawn."
+    assert shown["exam"]["drawing"] == "2 of 4 pairs drawn. The painter is starting."
     assert shown["result"] is None
     first = store.exam(made.id).pairs[0]
     store.answer_exam("a", first.id, "left")
     after = page_state(StoreSnapshot(store))["exam"]
     assert [pair["id"] for pair in after["pairs"]] == [made.pairs[1].id]
+
+
+def test_an_exam_that_is_drawn_says_what_it_waits_for(store, session, adapter):
+    store.add_exam(session.id, adapter.id, 0.8, QUESTIONS)
+
+    def drawing() -> str:
+        return page_state(StoreSnapshot(store))["exam"]["drawing"]
+
+    status = WorkerStatus(1, "sampling", "Drawing a pair.", "cpu", time.time())
+    store.set_worker_status(status)
+    assert drawing() == "0 of 4 pairs drawn. Waiting for the painter: drawing pairs."
+    job = store.claim_job()
+    store.update_job(job.id, message="Drawing pair 1 of 4, about 20 s left")
+    assert drawing() == "0 of 4 pairs drawn. Drawing pair 1 of 4, about 20 s left."
+    store.cancel_job(job.id)
+    assert drawing() == "0 of 4 pairs drawn."
 
 
 def test_few_pairs_prove_nothing(store, session, adapter):

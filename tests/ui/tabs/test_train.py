@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -15,10 +16,12 @@ from studio.store import (
     Consistency,
     Session,
     Store,
+    WorkerStatus,
 )
+from studio.store.rows import RoundProgress
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.train import evidence, learning, round_card, strip
-from tests.support.factories import make_pair
+from tests.support.factories import make_adapter, make_image, make_pair
 
 
 def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
@@ -68,6 +71,38 @@ def test_the_strip_has_a_row_for_the_base_and_every_round(store: Store, session:
     assert "Round 1" in shown
     assert "It &lt;broke&gt;." in shown
     assert "could not be finished" in round_card.round_card(StoreSnapshot(store))
+
+
+def test_a_round_that_is_being_checked_shows_its_pictures_as_they_come(
+    store: Store, session: Session, add_pairs
+):
+    store.set_last_session(session.id)
+    for number, pair in enumerate(add_pairs(4)):
+        store.add_answer(f"pick{number}", pair.id, "left")
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    adapter = make_adapter(session.id, round_)
+    store.keep_adapter(round_.id, adapter)
+    [prompt, *_] = session.settings.shown_prompts
+    image = store.add_image(
+        make_image(store, session.id, purpose="preview", prompt=prompt, adapter_id=adapter.id)
+    )
+    shown = strip.strip_of_rounds(StoreSnapshot(store))
+    assert image.id in shown
+    assert "being checked" in shown
+    assert f"data-adapter='{adapter.id}'" not in shown  # it is not judged yet
+    assert store.adapters(session.id) == []
+    at = RoundProgress(round_.id, "Drawing test pictures, 2 of 12", 0.8, 61.0)
+    store.set_worker_status(WorkerStatus(1, "training", "", "cpu", time.time(), at))
+    card = round_card.round_card(StoreSnapshot(store))
+    assert "has learned from 4 picks" in card
+    assert "Drawing test pictures, 2 of 12, about 1 min left." in card
+    assert "Stop keeps what it learned" in card
+    assert "aria-valuenow='80'" in card
+    store.stop_round(round_.id)
+    store.finish_round(round_.id, adapter, "Done. You stopped it.")
+    assert [one.id for one in store.adapters(session.id)] == [adapter.id]
+    assert "You stopped it." in round_card.round_card(StoreSnapshot(store))
 
 
 def test_a_round_that_ran_short_of_memory_says_so_while_it_runs_and_when_it_is_done(

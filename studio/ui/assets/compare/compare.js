@@ -32,7 +32,7 @@ export function begin({ element, props, watch }) {
     part("progress").hidden = !open;
     if (open) {
       const share = Math.round(100 * job.progress);
-      part("progress-text").textContent = job.state === "queued" ? "Waiting for the painter" : "Drawing, " + share + " %";
+      part("progress-text").textContent = job.message;
       part("progress-bar").style.inlineSize = share + "%";
     }
     part("problem").hidden = !(job && job.state === "failed");

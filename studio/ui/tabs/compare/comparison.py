@@ -106,7 +106,7 @@ def viewer_value(snapshot: StoreSnapshot, jobs: list[Job]) -> dict[str, Any]:
         "tuned": tuned_name(snapshot, shown) if shown else "",
         "other": other_name(shown) if shown else "",
         "fit": shown.result.get("fit", "") if shown else "",
-        "job": progress(newest),
+        "job": progress(snapshot, newest),
         "empty": empty(snapshot),
     }
 

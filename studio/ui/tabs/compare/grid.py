@@ -143,7 +143,7 @@ def grids(snapshot: StoreSnapshot) -> dict[str, Any]:
     return {
         "grids": [{"id": job.id, "name": grid_name(job)} for job in shown],
         "newest": grid_value(snapshot, shown[0]) if shown else None,
-        "job": progress(newest),
+        "job": progress(snapshot, newest),
     }
 
 

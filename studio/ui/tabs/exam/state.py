@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
-from studio.store.rows import Exam
+from studio.store.rows import Exam, Job
 from studio.ui import words
 from studio.ui.adapters import best_strength, round_number
 from studio.ui.images import image_url
-from studio.ui.jobs import is_open
+from studio.ui.jobs import is_open, words_of
 from studio.ui.snapshot import StoreSnapshot
 
 PAIRS_SENT = 4  # the browser decodes these ahead
@@ -46,15 +46,27 @@ def _open_exam(snapshot: StoreSnapshot, exam: Exam) -> dict[str, Any]:
             }
             for pair in unanswered[:PAIRS_SENT]
         ],
-        "drawing": f"{drawn} of {words.count(len(exam.pairs), 'pair')} drawn.",
+        "drawing": _drawing(snapshot, exam, drawn),
         "problem": _drawing_problem(snapshot, exam) if drawn < len(exam.pairs) else "",
     }
 
 
+def _drawing(snapshot: StoreSnapshot, exam: Exam, drawn: int) -> str:
+    """`3 of 20 pairs drawn. Drawing pair 4 of 20, about 1 min left.`"""
+    counted = f"{drawn} of {words.count(len(exam.pairs), 'pair')} drawn."
+    job = _job(snapshot, exam)
+    return f"{counted} {words_of(snapshot, job)}." if job is not None and is_open(job) else counted
+
+
+def _job(snapshot: StoreSnapshot, exam: Exam) -> Job | None:
+    """The newest one that draws its pictures."""
+    jobs = snapshot.store.jobs(snapshot.session.id, kind="exam")
+    return next((job for job in jobs if job.payload.get("exam_id") == exam.id), None)
+
+
 def _drawing_problem(snapshot: StoreSnapshot, exam: Exam) -> str:
     """Why the missing pictures are not being drawn; "" if they are."""
-    jobs = snapshot.store.jobs(snapshot.session.id, kind="exam")
-    job = next((job for job in jobs if job.payload.get("exam_id") == exam.id), None)
+    job = _job(snapshot, exam)
     if job is None:
         return "The painter has stopped."
     return "" if is_open(job) else job.message

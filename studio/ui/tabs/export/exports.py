@@ -13,6 +13,7 @@ from studio.settings import SettingsError
 from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
 from studio.ui.adapters import round_number
 from studio.ui.folders import show_folder
+from studio.ui.jobs import words_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.widgets import click_events, progress_bar
@@ -76,7 +77,7 @@ def _export_id(event: gr.EventData) -> str:
 
 def export_cards(snapshot: StoreSnapshot, is_local: bool) -> str:
     """The running export, then the finished ones, newest first."""
-    cards = _job_card(snapshot.newest_job("export"))
+    cards = _job_card(snapshot, snapshot.newest_job("export"))
     cards += "".join(_card(snapshot, export, is_local) for export in snapshot.exports)
     if cards:
         return cards
@@ -93,7 +94,7 @@ def export_cards(snapshot: StoreSnapshot, is_local: bool) -> str:
     )
 
 
-def _job_card(job: Job | None) -> str:
+def _job_card(snapshot: StoreSnapshot, job: Job | None) -> str:
     if job is None or job.state in ("done", "cancelled"):
         return ""
     name = escape(str(job.payload.get("name", "")))
@@ -103,7 +104,8 @@ def _job_card(job: Job | None) -> str:
             f"<p class='problem' role='alert'>{escape(job.message)}</p></article>"
         )
     return (
-        f"<article class='card'><h2>{name}</h2><p class='working-line'>Writing and checking</p>"
+        f"<article class='card'><h2>{name}</h2><p class='working-line'>"
+        f"Writing and checking. {escape(words_of(snapshot, job))}</p>"
         f"{progress_bar(job.progress, 'Exporting')}</article>"
     )
 

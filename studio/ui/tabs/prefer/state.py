@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from studio.durations import duration
 from studio.store import Answer, Question
 from studio.ui import words
 from studio.ui.images import image_url, thumbnail_url
@@ -26,7 +27,7 @@ def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
         "round_every": snapshot.settings.round_every,
         "round": round_line(snapshot),
         "known": known_line(snapshot),
-        "round_share": words.share_done(round_) if is_learning else None,
+        "round_share": words.share_done(round_, snapshot.worker) if is_learning else None,
         "empty": None if waiting else empty(snapshot),
     }
 
@@ -74,7 +75,8 @@ def round_line(snapshot: StoreSnapshot) -> str:
     if round_.state == "paused":
         return f"Round {round_.number} is paused"
     if round_.state == "running":
-        return f"Round {round_.number}: {words.learning_line(round_, snapshot.metrics).lower()}"
+        line = words.learning_line(round_, snapshot.worker)
+        return f"Round {round_.number}: {line[0].lower()}{line[1:]}"
     return f"Round {round_.number} is about to begin"
 
 
@@ -108,8 +110,9 @@ def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
             "working": True,
         }
     if snapshot.open_round is not None and snapshot.open_round.state == "running":
-        left_s = words.seconds_left(snapshot.open_round, snapshot.metrics)
-        until = f" It needs {words.duration(left_s)}." if left_s is not None else ""
+        at = words.progress_of(snapshot.open_round, snapshot.worker)
+        known = at is not None and at.left_s is not None
+        until = f" It needs {duration(at.left_s)}." if known else ""
         return {
             "title": "The painter is learning",
             "text": f"New pairs come when this round is done.{until}",
@@ -117,8 +120,11 @@ def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
         }
     is_pair = snapshot.settings.pictures == 2
     faster = "You were faster than the painter. " if snapshot.counts.total else ""
+    now = ""
+    if snapshot.worker and snapshot.worker.state == "sampling" and snapshot.worker.message:
+        now = f"{snapshot.worker.message.partition(':')[0]}. "  # and how long it takes
     return {
         "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
-        "text": f"{faster}What comes next appears here by itself.",
+        "text": f"{faster}{now}What comes next appears here by itself.",
         "working": True,
     }

@@ -9,7 +9,7 @@ import gradio as gr
 from studio.settings import SessionSettings
 from studio.store.rows import Image, Session
 from studio.ui.images import image_url
-from studio.ui.jobs import cancel_queued, is_open
+from studio.ui.jobs import cancel_queued, is_open, words_of
 from studio.ui.page import Page
 from studio.ui.previews import current_previews
 from studio.ui.sessions import request_preview
@@ -46,7 +46,9 @@ def preview(snapshot: StoreSnapshot) -> str:
     title = "Drawn by the base model"
     if snapshot.current_adapter:
         title = f"Drawn with round {snapshot.current_adapter.number}"
-    state = "<span class='working-line'>Drawing</span>" if is_open(job) else ""
+    state = ""
+    if job is not None and is_open(job):
+        state = f"<span class='working-line'>{escape(words_of(snapshot, job))}</span>"
     problem = ""
     if job is not None and job.state == "failed":
         problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"

@@ -84,13 +84,14 @@ def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
     picks = words.count(len(round_.train_pick_ids), "pick")
     if round_.favourite_ids:
         picks += f" and {words.count(len(round_.favourite_ids), 'favourite')}"
-    share = words.share_done(round_)
+    share = words.share_done(round_, snapshot.worker)
     match round_.state:
         case "running":
             title = f"Round {round_.number} is learning from {picks}"
-            left_s = words.seconds_left(round_, snapshot.metrics)
-            left = f"{words.duration(left_s)} left" if left_s is not None else "getting ready"
-            text = f"{words.per_cent(share)} · {left}. Go on picking meanwhile."
+            text = f"{words.learning_line(round_, snapshot.worker)}. Go on picking meanwhile."
+            if round_.has_learned:
+                title = f"Round {round_.number} has learned from {picks}"
+                text += " Stop keeps what it learned, and leaves the rest out."
             if round_.message:
                 text += f" {round_.message}"
         case "paused":

@@ -58,6 +58,8 @@ def _round_row(
 ) -> str:
     name = f"Round {round_.number}"
     held_back = ", held back" if round_.state == "held_back" else ""
+    if adapter is None and round_.adapter_id is not None:  # its pictures are being drawn
+        return _row(name, "being checked", "", _cells(snapshot, name, round_.adapter_id, pictures))
     if adapter is None:
         note = f"<p class='strip-note'>{escape(_unfinished(round_))}</p>"
         return _row(name, held_back, "", note)
@@ -68,10 +70,7 @@ def _round_row(
 def _picture_row(
     snapshot: StoreSnapshot, name: str, adapter_id: str | None, about: str, pictures: Previews
 ) -> str:
-    cells = "".join(
-        _cell(pictures.get((adapter_id, prompt)), prompt, name)
-        for prompt in snapshot.settings.shown_prompts
-    )
+    cells = _cells(snapshot, name, adapter_id, pictures)
     if snapshot.session.current_adapter_id == adapter_id:
         return _row(name, about, "<span class='badge'>In use</span>", cells, "data-current")
     button = (
@@ -79,6 +78,13 @@ def _picture_row(
         f"data-adapter='{adapter_id or ''}' aria-label='Use {name}'>Use this</button>"
     )
     return _row(name, about, button, cells)
+
+
+def _cells(snapshot: StoreSnapshot, name: str, adapter_id: str | None, pictures: Previews) -> str:
+    return "".join(
+        _cell(pictures.get((adapter_id, prompt)), prompt, name)
+        for prompt in snapshot.settings.shown_prompts
+    )
 
 
 def _row(name: str, about: str, action: str, cells: str, mark: str = "") -> str:
@@ -104,4 +110,4 @@ def _unfinished(round_: Round) -> str:
         case "paused":
             return "Paused."
         case _:
-            return "Its pictures appear here when it is done."
+            return "Its pictures appear here, one by one, when it has learned."
