@@ -40,6 +40,8 @@ PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
 MAX_PROMPTS = 1000
 MAX_PATH_CHARACTERS = 4096
 LARGEST_INTEGER = 2**63 - 1  # of the database
+# Of a taste: 1 is what was learned, 0 the base model; below 0 it is turned round.
+LEAST_STRENGTH, MOST_STRENGTH = -1.0, 2.0
 
 
 class SettingsError(ValueError):
@@ -49,6 +51,15 @@ class SettingsError(ValueError):
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise SettingsError(sentence)
+
+
+def checked_strength(strength: float | None, *, zero: bool = True) -> float:
+    """The strength of a taste. Raises SettingsError if it is out of bounds, or 0 unless `zero`."""
+    is_within = strength is not None and LEAST_STRENGTH <= strength <= MOST_STRENGTH
+    sentence = f"A strength lies between {LEAST_STRENGTH:g} and {MOST_STRENGTH:g}"
+    if not is_within or not (zero or strength):
+        raise SettingsError(sentence + ("." if zero else ", and is not 0: that is the base model."))
+    return float(strength or 0)
 
 
 def _within(default: float | None, least: float, most: float, sentence: str) -> Any:

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from studio.pictures.files import parameters_of
 from tests.browser import seed
+from tests.browser.conftest import snap
 from tests.browser.steps import open_fold, wait_for
 
 pytestmark = pytest.mark.browser
@@ -331,6 +332,31 @@ def test_grids_are_kept_turned_zoomed_and_opened_large(open_page, store, labelli
     page.get_by_label("Grid", exact=True).select_option(index=1)
     expect(cells).to_have_count(3)
     expect(cells.first).to_have_attribute("src", f"/images/{first[0]}")
+
+
+def test_the_negative_end_is_seen_before_it_is_used(open_page, store, labelling, tuned):
+    page = open_page("compare")
+    page.locator("#compare-prompts textarea").fill("a snail\nan owl")
+    expect(page.locator("#compare-strength")).to_contain_text("Below 0 it goes the other way")
+    page.get_by_role("button", name="See it from -1 to 2").click()
+    expect(page.locator("#notice-area")).to_contain_text("drawn in the grid")
+    expect(page.locator(".xy .compare-progress")).to_contain_text("Waiting for the painter")
+    job = store.claim_job()
+    assert job.payload == {
+        "prompts": ["a snail"],
+        "seeds": [1000],
+        "adapter_ids": [tuned.id],
+        "strengths": [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],
+    }
+    ids = [store.add_image(seed.image(store, labelling, "compare", "a snail")).id for _ in range(7)]
+    store.update_job(job.id, state="done", progress=1.0, result={"image_ids": ids})
+    expect(page.locator(".xy td img")).to_have_count(7)
+    expect(page.locator(".xy thead")).to_contain_text("at -1")
+    snap(page, "compare-ends")
+    page.locator("#compare-strength input[type=number]").fill("-0.5")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    wait_for(page, lambda: len(store.jobs(labelling.id, kind="compare")) == 2)
+    assert store.claim_job().payload["strength"] == -0.5
 
 
 # --- the story -----------------------------------------------------------------------------------

@@ -23,11 +23,14 @@ from tests.support.factories import finish, pick
         ({"count": None}, "Seeds are whole numbers"),
         ({"adapter_id": None}, "let a round learn first"),
         ({"count": 20}, "at most 32"),
+        ({"strength": -1.05}, "A strength lies between -1 and 2."),
+        ({"strength": None}, "A strength lies between -1 and 2."),
     ],
 )
 def test_what_cannot_be_compared_is_said(changes, sentence):
     good = {"text": "a\nb", "first": 5, "count": 2, "adapter_id": "x", "strength": 1.0}
     assert comparison.comparison_payload(**good)["seeds"] == [5, 6]
+    assert comparison.comparison_payload(**good | {"strength": -1})["strength"] == -1
     with pytest.raises(SettingsError, match=sentence):
         comparison.comparison_payload(**good | changes)
 
@@ -47,6 +50,8 @@ def test_what_a_picture_says_is_compared_again(store, session, adapter):
     assert said == (
         "Filled in from the picture. Not taken over: the LoRA “x” at 0.5 that it was drawn with."
     )
+    turned = replace(found, loras=(("First round 1", -0.5),))
+    assert comparison.restored(snapshot, turned)[0][4] == -0.5
     other = replace(found, loras=(("blue", 1.0),), steps=30, negative_prompt="dogs", seed=2**64)
     values, said = comparison.restored(snapshot, other)
     assert values[3] == adapter.id
@@ -68,9 +73,10 @@ def test_what_a_picture_says_is_compared_again(store, session, adapter):
         ({"count": None}, "Seeds are whole numbers"),
         ({"adapter_ids": [None]}, "let a round learn first"),
         ({"strengths": "0, half"}, "Strengths are numbers"),
-        ({"strengths": " , "}, "Strengths lie between"),
-        ({"strengths": "3"}, "Strengths lie between"),
-        ({"strengths": "nan"}, "Strengths lie between"),
+        ({"strengths": " , "}, "Write the strengths"),
+        ({"strengths": "3"}, "A strength lies between -1 and 2."),
+        ({"strengths": "-1.1"}, "A strength lies between -1 and 2."),
+        ({"strengths": "nan"}, "A strength lies between"),
         ({"count": 1e9}, "at most 144"),
     ],
 )

@@ -6,8 +6,9 @@ import gradio as gr
 
 from studio.paths import typed
 from studio.pictures.infotext import Parameters
-from studio.settings import StartLora
+from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, StartLora
 from studio.store.rows import Session
+from studio.ui import words
 from studio.ui.adapters import adapter_choices
 from studio.ui.dropin import accept_picture
 from studio.ui.jobs import cancel_open, is_open
@@ -41,13 +42,18 @@ def build(page: Page) -> None:
                 label="Tuned by", choices=[], elem_id="compare-adapter", interactive=True
             )
             strength = gr.Slider(
-                0.0,
-                2.0,
+                LEAST_STRENGTH,
+                MOST_STRENGTH,
                 value=1.0,
                 step=0.05,
                 label="Strength",
-                info="1 is what was learned, 0 is the base model.",
+                info=f"1 is what was learned, 0 is the base model. {words.BELOW_ZERO}",
                 elem_id="compare-strength",
+            )
+            ends = gr.Button(
+                f"See it from {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}",
+                size="sm",
+                elem_id="compare-ends",
             )
             with gr.Accordion("Beside them, another LoRA", open=False, elem_id="compare-other"):
                 other = gr.Textbox(
@@ -78,7 +84,8 @@ def build(page: Page) -> None:
                 elem_id="compare-viewer",
             )
 
-    with gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold"):
+    fold = gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold")
+    with fold:
         grid.build(page, prompts, seed, seeds)
     with gr.Accordion("The story so far", open=False, elem_id="story-fold"):
         story.build(page)
@@ -92,9 +99,10 @@ def build(page: Page) -> None:
             adapter: gr.update(choices=adapter_choices(snapshot), value=current),
             draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
             cancel: gr.update(visible=is_drawing),
+            ends: gr.update(interactive=bool(snapshot.adapters)),
         }
 
-    page.show(view, [viewer, adapter, draw, cancel])
+    page.show(view, [viewer, adapter, draw, cancel, ends])
     page.fill(lambda snapshot: {prompts: "\n".join(snapshot.settings.shown_prompts)}, [prompts])
 
     def compare(
@@ -113,6 +121,14 @@ def build(page: Page) -> None:
             payload["other"] = lora.to_dict()
         page.store.add_job(session.id, "compare", payload)
 
+    def show_ends(
+        session: Session, text: str, first: float | None, adapter_id: str | None
+    ) -> tuple[Values, str]:
+        prompt = next((line for line in text.splitlines() if line.strip()), "")
+        payload = grid.grid_payload(prompt, first, 1, [adapter_id], grid.whole_range())
+        page.store.add_job(session.id, "grid", payload)
+        return {fold: gr.update(open=True)}, "It is drawn in the grid, below the pictures."
+
     def restore(session: Session, parameters: Parameters) -> tuple[Values, str]:
         values, sentence = comparison.restored(StoreSnapshot(page.store), parameters)
         return dict(zip(fields, values, strict=True)), sentence
@@ -123,3 +139,4 @@ def build(page: Page) -> None:
 
     page.on(draw.click, compare, inputs=[*fields, other, other_strength])
     page.on(cancel.click, lambda session: cancel_open(page.store, session.id, "compare"))
+    page.on(ends.click, show_ends, inputs=[prompts, seed, adapter], outputs=[fold])

@@ -8,7 +8,15 @@ from typing import Any
 import gradio as gr
 
 from studio.pictures.infotext import Parameters, lora_name
-from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, StartLora
+from studio.settings import (
+    LARGEST_INTEGER,
+    LEAST_STRENGTH,
+    MAX_PROMPT_CHARACTERS,
+    MOST_STRENGTH,
+    SettingsError,
+    StartLora,
+    checked_strength,
+)
 from studio.store.rows import Job
 from studio.ui.adapters import round_number
 from studio.ui.dropin import left_out_loras
@@ -21,7 +29,11 @@ MAX_PAIRS = 32  # of pictures in one comparison
 
 
 def comparison_payload(
-    text: str, first: float | None, count: float | None, adapter_id: str | None, strength: float
+    text: str,
+    first: float | None,
+    count: float | None,
+    adapter_id: str | None,
+    strength: float | None,
 ) -> dict[str, Any]:
     """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn."""
     prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
@@ -39,7 +51,12 @@ def comparison_payload(
             f"at most {MAX_PAIRS} are drawn at once. Take fewer prompts or seeds."
         )
     seeds = [int(first) + i for i in range(int(count))]
-    return {"prompts": prompts, "seeds": seeds, "adapter_id": adapter_id, "strength": strength}
+    return {
+        "prompts": prompts,
+        "seeds": seeds,
+        "adapter_id": adapter_id,
+        "strength": checked_strength(strength),
+    }
 
 
 def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any], str]:
@@ -59,7 +76,7 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
         gr.skip() if seed is None or is_too_large else seed,
         1,
         adapter_ids[own[0]] if own else snapshot.session.current_adapter_id,
-        min(2.0, max(0.0, own[1])) if own else gr.skip(),
+        min(MOST_STRENGTH, max(LEAST_STRENGTH, own[1])) if own else gr.skip(),
     ]
     remarks = [*left_out_loras(parameters, adapter_ids), *parameters.unread]
     if is_too_large:
