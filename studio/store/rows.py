@@ -295,6 +295,7 @@ class Job:
 CHECK_PICTURE = "-check.png"  # the ending of the picture that a LoRA file was checked with
 USE_WITH = "use together with"  # the key, in an export's checks, of a LoRA that it needs
 IN_OTHER_TOOLS = "in ComfyUI and A1111"  # the key of what differs there
+MIX = "Mix"  # the key of what is mixed, in a picture's companions and in an export's checks
 
 
 @dataclass(frozen=True)

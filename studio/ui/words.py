@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from studio.store.rows import Metric, Round, WorkerStatus
 
 SILENT_AFTER_S = 10.0  # a living worker sends a heartbeat every 2 s
-BELOW_ZERO = "Below 0 it goes the other way: more of what you passed over, less of what you chose."
+BELOW_ZERO = "Below 0 it goes against your picks."
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

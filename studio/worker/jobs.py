@@ -14,23 +14,23 @@ from typing import Any
 import PIL.Image
 import PIL.ImageChops
 import PIL.ImageStat
-from safetensors.torch import load_file
 
 from studio import datasets
 from studio.engine.distributed import ProcessLost
 from studio.families import key_of
-from studio.files import ADAPTER_FILE, free_bytes
+from studio.files import free_bytes
 from studio.lora import format as lora_format
-from studio.lora.export import export_lora, file_name
+from studio.lora.export import export_parts, file_name
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo, StartedFrom
 from studio.paths import expanded
 from studio.settings import StartLora
 from studio.statistics import Tally, tallies
 from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
-from studio.store.rows import CHECK_PICTURE, IN_OTHER_TOOLS, USE_WITH
+from studio.store.rows import CHECK_PICTURE, IN_OTHER_TOOLS, MIX, USE_WITH
 from studio.worker import other_tools
 from studio.worker.disk_space import RESERVE_MB, require_disk_space
+from studio.worker.mixing import read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
@@ -134,8 +134,9 @@ class Jobs:
         return result
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_id", "strength", "other"} → {"cells", "fit"}, each cell
-        with base, tuned and, if another LoRA file is named, the base with that."""
+        """{"prompts", "seeds", "adapter_id", "strength", "mix", "other"} → {"cells", "mix", "fit"},
+        each cell with base, tuned (mixed with others, perhaps) and, if another LoRA file is named,
+        the base with that."""
         wanted = [
             (self.renderer.expand(prompt, seed), seed)
             for prompt in job.payload["prompts"]
@@ -148,16 +149,20 @@ class Jobs:
             lora = StartLora.from_dict(job.payload["other"])
             other = lora_format.read(expanded(lora.path)), lora.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
+        if mix := read_mix(self.renderer, session, job.payload):
+            result["mix"] = f"{mix.words}. {mix.remarks}".strip()
         for done, (prompt, seed) in enumerate(wanted, start=1):
-            wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
-            wanted_tuned = self.renderer.image(
-                session, "compare", prompt, seed, adapter_id, strength
-            )
-            base, tuned = self.renderer.draw(wanted_base), self.renderer.draw(wanted_tuned)
+            question = (session, "compare", prompt, seed)
+            base = self.renderer.draw(self.renderer.image(*question, None))
+            if mix:
+                tuned = self.renderer.draw(mix.image(session, prompt, seed), mix.applied())
+            else:
+                tuned = self.renderer.draw(self.renderer.image(*question, adapter_id, strength))
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
             if other:
                 shown = self.renderer.image_with(session, prompt, seed, *other)
-                cell["other"] = self.renderer.draw(shown, other).id
+                using = self.renderer.model_of(session).with_lora(*other)
+                cell["other"] = self.renderer.draw(shown, using).id
             result["cells"].append(cell)
             self._report(job, done, len(wanted), result)
         return result
@@ -197,10 +202,12 @@ class Jobs:
         return {}
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"adapter_id", "name", "formats", …} → {"export_id"}: checked LoRA files."""
+        """{"adapter_id", "name", "formats", "mix", "rank", …} → {"export_id"}: checked LoRA files
+        of an adapter, or of a mix that it takes part in."""
         self.status.report("exporting", f"Exporting {job.payload['name']}.")
         adapter = self.store.adapter(job.payload["adapter_id"])
         denoiser = self.renderer.require_base(session, adapter)
+        mix = read_mix(self.renderer, session, job.payload)
         settings = session.settings.sampling
         strength = job.payload.get("strength", 1.0)
         exam_tallies = tallies(self.store.exams(session.id, adapter.id))
@@ -208,7 +215,7 @@ class Jobs:
         info = ExportInfo(
             family=key_of(denoiser.info.family, denoiser.prediction_type),
             base_model=denoiser.info.name,
-            picks=adapter.picks,
+            picks=mix.picks if mix else adapter.picks,
             trained_at_s=adapter.created_at_s,
             base_hash=adapter.base_hash,
             start=denoiser.start and StartedFrom(*denoiser.start.identity),
@@ -221,6 +228,9 @@ class Jobs:
             exams=tuple(_exam_numbers(at, tally) for at, tally in exam_tallies.items()),
             **{name: job.payload.get(name, "") for name in texts},
         )
+        if mix:  # the exams were about the adapter alone
+            notes = f"A mix of {mix.words}. {info.notes}".strip()
+            info = replace(info, exam="", exams=(), notes=notes)
         export = Export(
             id=uuid.uuid4().hex,
             session_id=session.id,
@@ -230,37 +240,38 @@ class Jobs:
             checks={},
             created_at_s=time.time(),
         )
-        weights = self.renderer.whole_adapter(adapter.id) / ADAPTER_FILE
-        needed_bytes = weights.stat().st_size * len(job.payload["formats"])
+        rank = job.payload.get("rank", 0)
+        parts, exact = mix.as_one(rank) if mix else (self.renderer.adapter_parts(adapter), "")
+        needed_bytes = sum(part.n_bytes for part in parts.values()) * len(job.payload["formats"])
         if needed_bytes + RESERVE_MB * 1_000_000 > free_bytes(self.store.home):
             raise StoreFull(
                 f"An export of this LoRA takes {needed_bytes // 1_000_000} MB, and the disk that "
                 f"holds {self.store.home} has no room for it: make some, and export again."
             )
-        state = load_file(weights)
         [prompt, *_] = session.settings.shown_prompts or ("",)
         wanted = self.renderer.preview(session, prompt, adapter.id)
-        with self.renderer.using(adapter.id):
+        with mix.applied() if mix else self.renderer.using(adapter.id):
             expected = self.renderer.picture(wanted)
         drawn: dict[str, PIL.Image.Image] = {}
 
         def verify(path: Path, form: str) -> dict[str, str]:
-            with denoiser.adapters.using_file(path):
+            written = lora_format.read(path) if mix else None
+            with denoiser.with_lora(written) if written else denoiser.adapters.using_file(path):
                 drawn[form] = self.renderer.picture(wanted)
-            return {"picture": same_picture(path, drawn[form], expected)}
+            if rank:  # the nearest, and not the same
+                return {}
+            return {"picture": same_picture(path, drawn[form], expected, bool(mix))}
 
         folder = self.store.export_path(session.id, export.id)
-        report = export_lora(
+        report = export_parts(
             folder,
             export.name,
-            state,
-            adapter.settings.rank,
-            adapter.settings.alpha,
+            parts,
             info,
             tuple(job.payload["formats"]),
             expected,
             precision=job.payload.get("precision", "float32"),
-            layers=denoiser.adapters.layer_shapes,
+            layers=None if mix else denoiser.adapters.layer_shapes,
             verify=verify,
         )
         # The export's picture: drawn with the written file.
@@ -268,6 +279,7 @@ class Jobs:
         write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
         files = (*(path.name for path in report.files), checked.name)
         checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
+        checks |= {MIX: f"{mix.words}; {exact}"} if mix else {}
         if job.payload.get("workflows"):
             prompt = self.renderer.expand(wanted.prompt, wanted.seed)
             drawing = other_tools.drawing(denoiser, wanted, prompt, report.name)
@@ -341,19 +353,21 @@ class Jobs:
         return {"name": fit.name, "words": fit.words}
 
 
-def same_picture(path: Path, drawn: PIL.Image.Image, expected: PIL.Image.Image) -> str:
-    """How near the picture of a LoRA file is to the adapter's own, in words. Raises LoraError if
-    the two differ."""
+def same_picture(
+    path: Path, drawn: PIL.Image.Image, expected: PIL.Image.Image, is_mix: bool = False
+) -> str:
+    """How near the picture of a LoRA file is to the adapter's own, or the mix's, in words. Raises
+    LoraError if the two differ."""
+    what = "mix" if is_mix else "adapter"
     difference = PIL.ImageChops.difference(drawn.convert("RGB"), expected.convert("RGB"))
     levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
     if levels > SAME_PICTURE_LEVELS:
         raise LoraError(
-            f"The export was stopped: {path.name} does not draw the same picture as the adapter "
+            f"The export was stopped: {path.name} does not draw the same picture as the {what} "
             f"({levels:.0f} of 255 levels apart)."
         )
-    return (
-        f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
-    )
+    loaded = "again" if is_mix else "by diffusers"
+    return f"loaded {loaded}, it draws what the {what} draws ({levels:.1f} of 255 levels apart)"
 
 
 def _exam_words(by_strength: dict[float, Tally], strength: float) -> str:
