@@ -104,6 +104,8 @@ def test_the_tastes_of_a_mixed_picture_are_mixed_again(store, session, adapter):
     values, said = comparison.restored(StoreSnapshot(store), Parameters("a cat", loras=loras))
     assert values[3:9] == [adapter.id, 0.5, f"taste:{warm.id}", -1.0, "", 1.0]
     assert "Not taken over: the LoRA “style” at 1 that" in said
+    values, _ = comparison.restored(StoreSnapshot(store), Parameters("a cat", loras=loras[1:]))
+    assert values[3:7] == [adapter.id, 0.0, f"taste:{warm.id}", -1.0]
 
 
 def test_tastes_of_other_models_and_deleted_sessions_are_not_offered(

@@ -76,6 +76,8 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
     name = snapshot.session.name
     adapter_ids = {lora_name(f"{name} round {a.number}"): a.id for a in snapshot.adapters}
     own = next((lora for lora in parameters.loras if lora[0] in adapter_ids), None)
+    tastes = taste_values(snapshot)
+    mixed = [one for one in parameters.loras if one[0] in tastes and one != own][:MOST_MIXED]
     seed = parameters.seed
     is_too_large = seed is not None and seed > LARGEST_INTEGER
     values = [
@@ -83,10 +85,9 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
         gr.skip() if seed is None or is_too_large else seed,
         1,
         adapter_ids[own[0]] if own else snapshot.session.current_adapter_id,
-        _bounded(own[1]) if own else gr.skip(),
+        # A mix names no part whose strength is 0.
+        _bounded(own[1]) if own else 0.0 if mixed else gr.skip(),
     ]
-    tastes = taste_values(snapshot)
-    mixed = [one for one in parameters.loras if one[0] in tastes and one != own][:MOST_MIXED]
     rows = [(tastes[lora], _bounded(strength)) for lora, strength in mixed]
     for row in (*rows, *[("", 1.0)] * (MOST_MIXED - len(rows))):
         values += row
