@@ -40,6 +40,9 @@ PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
 MAX_PROMPTS = 1000
 MAX_PATH_CHARACTERS = 4096
 LARGEST_INTEGER = 2**63 - 1  # of the database
+# Of a taste: 1 is what was learned, 0 the base model; below 0 it is turned round.
+LEAST_STRENGTH, MOST_STRENGTH = -1.0, 2.0
+_STRENGTH_BOUNDS = f"A strength lies between {LEAST_STRENGTH:g} and {MOST_STRENGTH:g}"
 
 
 class SettingsError(ValueError):
@@ -49,6 +52,15 @@ class SettingsError(ValueError):
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise SettingsError(sentence)
+
+
+def checked_strength(strength: float | None, *, zero: bool = True) -> float:
+    """The strength of a taste. Raises SettingsError if it is out of bounds, or 0 unless `zero`."""
+    is_within = strength is not None and LEAST_STRENGTH <= strength <= MOST_STRENGTH
+    if not is_within or not (zero or strength):
+        end = "." if zero else ", and is not 0: that is the base model."
+        raise SettingsError(_STRENGTH_BOUNDS + end)
+    return float(strength or 0)
 
 
 def _within(default: float | None, least: float, most: float, sentence: str) -> Any:
@@ -414,6 +426,25 @@ class StartLora(_Stored):
             f"A path has at most {MAX_PATH_CHARACTERS} characters.",
         )
         _require(self.strength != 0, _STRENGTH_SENTENCE)
+
+
+@dataclass(frozen=True)
+class MixPart(_Stored):
+    """A part of a mix: a taste (the adapter of a round) or a LoRA file, at its strength."""
+
+    adapter_id: str | None = None
+    path: str | None = None
+    strength: float = _within(1.0, LEAST_STRENGTH, MOST_STRENGTH, f"{_STRENGTH_BOUNDS}.")
+
+    _before: ClassVar[dict[str, Any]] = {"adapter_id": None, "path": None}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(bool(self.adapter_id) != bool(self.path), "A mix is of tastes and of LoRA files.")
+        _require(
+            len(self.path or "") <= MAX_PATH_CHARACTERS,
+            f"A path has at most {MAX_PATH_CHARACTERS} characters.",
+        )
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Examined(Protocol):
 
 
 def tallies(exams: Iterable[Examined]) -> dict[float, Tally]:
-    """Results of finished exams by strength, the gentlest first.
+    """Results of finished exams by strength, the lowest first.
 
     Exams at the same strength are added up. Unfinished exams do not count: stopping at a pleasing
     result would bias it.
@@ -108,8 +108,8 @@ def recommended_strength(results: Mapping[float, Tally]) -> float | None:
     None while no interval lies entirely above one half.
     """
     proven = [
-        (tally.interval[0], -strength)
+        (tally.interval[0], -abs(strength), strength)
         for strength, tally in results.items()
         if tally.decided and tally.interval[0] > 0.5
     ]
-    return -max(proven)[1] if proven else None
+    return max(proven)[2] if proven else None

@@ -14,6 +14,7 @@ from typing import Any
 
 from studio import __version__
 from studio.paths import expanded
+from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checked_strength
 
 DEFAULT_PORT = 7860
 # Modules with `main(argv)`: of studio.bench.research, and of studio.bench.
@@ -108,7 +109,13 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="draw with this adapter folder or LoRA file",
     )
-    command.add_argument("--strength", type=float, default=1.0, help="of the adapter; default 1")
+    command.add_argument(
+        "--strength",
+        type=_strength,
+        default=1.0,
+        help=f"of the adapter, from {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}; 0 is the base model, "
+        "below 0 the opposite of what was learned; default 1",
+    )
     command.add_argument(
         "--count", type=_at_least_one, default=1, help="pictures per prompt; default 1"
     )
@@ -167,7 +174,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--notes", default="", help="the taste in your own words")
     command.add_argument("--trigger", default="", help="words that belong in the prompt")
     command.add_argument(
-        "--strength", type=float, default=1.0, help="your recommendation; default 1"
+        "--strength",
+        type=_recommended,
+        default=1.0,
+        help=f"your recommendation, from {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}; default 1",
     )
     command.add_argument("--licence", default="", help="of the files")
     command.add_argument("--author", default="", help="your name")
@@ -348,6 +358,19 @@ def _at_least_one(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError("a whole number from 1 upwards is needed")
     return int(text)
+
+
+def _strength(text: str, *, zero: bool = True) -> float:
+    try:
+        return checked_strength(float(text), zero=zero)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except ValueError:
+        raise argparse.ArgumentTypeError("a strength is a number such as 0.5") from None
+
+
+def _recommended(text: str) -> float:
+    return _strength(text, zero=False)
 
 
 def _size(text: str) -> tuple[int, int]:

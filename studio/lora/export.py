@@ -44,7 +44,7 @@ from studio.lora.metadata import (
     storable_info,
     training_fields,
 )
-from studio.lora.names import kohya_name
+from studio.lora.names import TEXT, kohya_name
 from studio.weights import ModelError
 
 ENDINGS: dict[Format, str] = {"kohya": ".safetensors", "diffusers": "-diffusers.safetensors"}
@@ -74,10 +74,36 @@ def export_lora(
     layers: Mapping[str, tuple[int, ...]] | None = None,
     verify: Callable[[Path, Format], dict[str, str]] | None = None,
 ) -> ExportReport:
-    """Write an adapter as LoRA files into `folder`, and check them by reading them back.
+    """Write an adapter as LoRA files into `folder`: see `export_parts`.
 
     `lora_state` holds peft's tensors for the UNet (see `from_peft`), as a saved adapter has them;
-    `rank` and `alpha` are the adapter's. `name` may be any text. `layers` has the shapes of the
+    `rank` and `alpha` are the adapter's.
+    """
+    parts = from_peft(lora_state, rank, alpha)
+    return export_parts(
+        *(folder, name, parts, info, formats, thumbnail),
+        precision=precision,
+        layers=layers,
+        verify=verify,
+    )
+
+
+def export_parts(
+    folder: Path,
+    name: str,
+    adapter: Mapping[str, LowRank],
+    info: ExportInfo,
+    formats: tuple[Format, ...] = FORMATS,
+    thumbnail: Image.Image | None = None,
+    *,
+    precision: Precision = "float32",
+    layers: Mapping[str, tuple[int, ...]] | None = None,
+    verify: Callable[[Path, Format], dict[str, str]] | None = None,
+) -> ExportReport:
+    """Write changes of layers as LoRA files into `folder`, and check them by reading them back.
+
+    `adapter` holds them by diffusers' names, as `fuse.by_layer` does, all of one rank and alpha.
+    `name` may be any text. `layers` has the shapes of the
     base model's layers by name, and must contain all layers of the adapter. `verify` is called with
     each file before it gets its name; it gives findings, or raises LoraError.
 
@@ -95,7 +121,6 @@ def export_lora(
     info = storable_info(info)
     if precision not in ROUNDING:
         raise LoraError(f"A LoRA can be written in {', '.join(ROUNDING)}.")
-    adapter = from_peft(lora_state, rank, alpha)
     if layers is not None:
         _require_layers(adapter, layers)
     stem = file_name(name)
@@ -164,10 +189,13 @@ def file_name(name: str) -> str:
 
 def _names_in_file(form: Format, adapter: Mapping[str, LowRank], family: str) -> dict[str, LowRank]:
     """The adapter by the names of its layers in a file."""
-    return {
-        kohya_name(name, family) if form == "kohya" else f"unet.{name}": part
-        for name, part in adapter.items()
-    }
+    return {_name_in_file(form, name, family): part for name, part in adapter.items()}
+
+
+def _name_in_file(form: Format, layer: str, family: str) -> str:
+    if form == "kohya":
+        return kohya_name(layer, family)
+    return layer if layer.startswith(TEXT) else f"unet.{layer}"
 
 
 def _lora_file(

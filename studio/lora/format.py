@@ -88,6 +88,11 @@ class LowRank:
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    @property
+    def n_bytes(self) -> int:
+        """Its size in float32."""
+        return 4 * (self.down.numel() + self.up.numel())
+
     def change(self, device: torch.device | str = "cpu") -> Tensor:
         """(out, in × kh × kw) in float32."""
         down, up = (half.to(device, torch.float32).flatten(1) for half in (self.down, self.up))

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from studio.lora.format import LoraFile, LowRank, bundled_words
-from studio.lora.names import text_spellings, unet_spellings
+from studio.lora.names import TEXT, text_spellings, unet_spellings
 from studio.weights import ModelError
+
+Match = tuple[str, LowRank, nn.Parameter]  # a layer by diffusers' name, its change, its weight
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def fitting(file: LoraFile, unet: nn.Module, texts: Sequence[nn.Module]) -> Fuse
     return fused
 
 
+def by_layer(
+    file: LoraFile, unet: nn.Module, texts: Sequence[nn.Module]
+) -> list[tuple[str, LowRank]]:
+    """The changes that `fuse` makes, in the shapes of the weights. The layers have diffusers'
+    names, those of text encoders behind `TEXT`. Raises ModelError."""
+    _, matches = _match(file, 1.0, unet, texts)
+    found = []
+    for layer, part, weight in matches:
+        down = part.down.float().reshape(part.rank, *weight.shape[1:])
+        up = part.up.float().reshape(weight.shape[0], part.rank, *(1 for _ in weight.shape[2:]))
+        found.append((layer, LowRank(down, up, part.alpha)))
+    return found
+
+
 def hash_with(base_hash: str, lora_sha256: str, strength: float) -> str:
     """The hash of a model with a LoRA fused: it depends on the file and on the strength."""
     return hashlib.sha256(f"{base_hash} {lora_sha256} {strength!r}".encode()).hexdigest()
@@ -85,14 +101,16 @@ def hash_with(base_hash: str, lora_sha256: str, strength: float) -> str:
 
 @contextmanager
 def fused_for_now(
-    file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
+    loras: Sequence[tuple[LoraFile, float]], unet: nn.Module, texts: Sequence[nn.Module]
 ) -> Iterator[None]:
-    """Inside, the LoRA is in the weights; afterwards they are restored to the bit."""
-    _, matches = _match(file, strength, unet, texts)
-    weights = {id(weight): weight for _, weight in matches}
+    """Inside, LoRAs are in the weights, each at its strength; afterwards the weights are restored
+    to the bit. Raises ModelError if one does not fit, or is too strong."""
+    matched = [_match(file, strength, unet, texts)[1] for file, strength in loras]
+    weights = {id(weight): weight for matches in matched for _, _, weight in matches}
     before = {key: weight.detach().cpu().clone() for key, weight in weights.items()}
     try:
-        _add(file, matches, strength)
+        for (file, strength), matches in zip(loras, matched, strict=True):
+            _add(file, matches, strength)
         yield
     finally:
         for key, weight in weights.items():
@@ -101,11 +119,13 @@ def fused_for_now(
 
 def _match(
     file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
-) -> tuple[Fused, list[tuple[LowRank, nn.Parameter]]]:
-    """Match every part of the file with the weight that it changes."""
-    unet_layers = {name: weight for layer, weight in layers(unet) for name in unet_spellings(layer)}
+) -> tuple[Fused, list[Match]]:
+    """Match every part of the file with the layer that it changes."""
+    unet_layers = {
+        name: (layer, weight) for layer, weight in layers(unet) for name in unet_spellings(layer)
+    }
     text_layers = {
-        name: weight
+        name: (f"{TEXT[number - 1]}.text_model.{layer.removeprefix('text_model.')}", weight)
         for number, encoder in enumerate(texts, start=1)
         for layer, weight in layers(encoder)
         for name in text_spellings(layer, number, len(texts))
@@ -114,15 +134,15 @@ def _match(
     matches, strays, texts_changed = [], list(file.strays), 0
     for name, part in file.parts.items():
         layer = name.replace(".processor.", ".")  # in old files of diffusers
-        weight = known.get(layer)
-        if weight is None:
+        if layer not in known:
             strays.append(name)
             continue
+        place, weight = known[layer]
         if (part.up.shape[0], math.prod(part.down.shape[1:])) != weight.flatten(1).shape:
             raise ModelError(
                 f"{file.path.name} was made for another kind of model: {name} has other dimensions."
             )
-        matches.append((part, weight))
+        matches.append((place, part, weight))
         texts_changed += layer in text_layers
     if not matches:
         raise ModelError(
@@ -141,9 +161,9 @@ def _match(
 
 
 @torch.no_grad()
-def _add(file: LoraFile, matches: list[tuple[LowRank, nn.Parameter]], strength: float) -> None:
+def _add(file: LoraFile, matches: list[Match], strength: float) -> None:
     """Raises ModelError if a sum overflows the weights' type; some weights are changed then."""
-    for part, weight in matches:
+    for _, part, weight in matches:
         change = part.change(weight.device).reshape(weight.shape)
         total = (weight.float() + strength * change).to(weight.dtype)
         if not bool(total.isfinite().all()):

@@ -14,6 +14,7 @@ RESNET = {
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
+TEXT = ("text_encoder", "text_encoder_2")  # diffusers' names of the text encoders
 TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -51,24 +52,23 @@ def original_names(name: str) -> list[str]:
             return [f"output_blocks.{3 * block + index}.{int(kind == 'attentions')}.{rest}"]
 
 
-def original_name(layer: str) -> str:
-    """The name of an attention layer or shortcut in the original layout. Raises LoraError."""
-    if ".attentions." not in layer and not layer.endswith(".conv_shortcut"):
-        raise LoraError(f"Only attention layers and shortcuts can be exported, not {layer}.")
-    try:
-        [name] = original_names(layer)
-    except ValueError as error:
-        raise LoraError(f"{layer} is not a layer of a supported UNet.") from error
-    return name
-
-
 def kohya_name(layer: str, family: str) -> str:
-    """`lora_unet_` and the layer's name; for SDXL its name in the original layout.
+    """`lora_unet_` and the layer's name, for SDXL its name in the original layout; or
+    `lora_te_`, `lora_te1_` or `lora_te2_` and the name of a text encoder's layer.
 
-    family: a key of `FAMILIES`. Raises LoraError.
+    layer: of the UNet, or `TEXT` and a layer of a text encoder. family: a key of `FAMILIES`.
+    Raises LoraError.
     """
-    name = original_name(layer) if FAMILIES[family].lora.original else layer
-    return "lora_unet_" + name.replace(".", "_")
+    encoder, _, rest = layer.partition(".")
+    if encoder in TEXT:
+        is_alone = len(FAMILIES[family].text_encoders) == 1
+        number = "" if is_alone else TEXT.index(encoder) + 1
+        return f"lora_te{number}_{rest.replace('.', '_')}"
+    names = original_names(layer) if FAMILIES[family].lora.original else [layer]
+    if not names:
+        raise LoraError(f"{layer} is not a layer of a supported UNet.")
+    # SDXL's upsamplers stand behind attentions, which is the last of their two possible names.
+    return "lora_unet_" + names[-1].replace(".", "_")
 
 
 def diffusers_name(name: str) -> str | None:

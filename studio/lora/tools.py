@@ -8,7 +8,7 @@ its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,29 +79,37 @@ def read(path: Path) -> Lora:
 def blend(loras: Sequence[Lora], strengths: Sequence[float]) -> Lora:
     """One LoRA with exactly the summed effect of all, each at its strength.
 
-    Its rank is the sum of the ranks; it has the metadata of the first. Raises LoraError.
+    Its rank is at most the sum of the ranks; it has the metadata of the first. Raises LoraError.
     """
     first = loras[0]
     if any(lora.form != first.form for lora in loras):
         raise LoraError("Blend files of one format: both for diffusers, or both for other tools.")
     _require_one_base(loras)
-    rank = sum(lora.rank for lora in loras)
+    terms = [
+        (name, part, strength)
+        for lora, strength in zip(loras, strengths, strict=True)
+        for name, part in lora.parts.items()
+    ]
+    return Lora(first.form, summed(terms), first.metadata)
+
+
+def summed(terms: Iterable[tuple[str, LowRank, float]]) -> dict[str, LowRank]:
+    """The exact sum of changes of layers, each at its strength, in layers of one common rank: the
+    largest sum of the ranks in a layer. Raises LoraError if two changes of a layer differ in size.
+    """
     by_layer: dict[str, list[LowRank]] = {}
-    for lora, strength in zip(loras, strengths, strict=True):
-        for name, part in lora.parts.items():
-            scaled = LowRank(part.down, part.up * (strength * part.scale), math.nan)
-            by_layer.setdefault(name, []).append(scaled)
-    parts = {}
-    for name, terms in sorted(by_layer.items()):
-        if len({(term.down.shape[1:], term.up.shape[:1]) for term in terms}) != 1:
+    for name, part, strength in terms:
+        scaled = LowRank(part.down, part.up * (strength * part.scale), math.nan)
+        by_layer.setdefault(name, []).append(scaled)
+    rank = max(sum(part.rank for part in parts) for parts in by_layer.values())
+    total = {}
+    for name, parts in sorted(by_layer.items()):
+        if len({(part.down.shape[1:], part.up.shape[:1]) for part in parts}) != 1:
             raise LoraError(f"The LoRAs were made for different models: {name} does not fit.")
-        total = LowRank(
-            torch.cat([term.down for term in terms]),
-            torch.cat([term.up for term in terms], 1),
-            float(rank),
-        )
-        parts[name] = _padded(total, rank)
-    return Lora(first.form, parts, first.metadata)
+        down = torch.cat([part.down for part in parts])
+        up = torch.cat([part.up for part in parts], 1)
+        total[name] = _padded(LowRank(down, up, float(rank)), rank)
+    return total
 
 
 def _require_one_base(loras: Sequence[Lora]) -> None:

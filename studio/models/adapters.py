@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
 
 
 class Adapters:
-    """The adapters of a UNet: at most one of the artist's, and temporarily a guest in its place.
+    """The adapters of a UNet: at most one of the artist's, and temporarily guests in its place.
 
     The reference of preference training is the same network with the adapter off, which saves a
     second copy in memory.
@@ -69,26 +69,26 @@ class Adapters:
         """Inside, a saved adapter is applied, or none. An attached one is switched off meanwhile,
         so that pictures can be drawn with one adapter while another is in training.
         """
-        if folder is None:
-            with self.off():
-                yield
-            return
-        with self.using_read(self.read(folder), strength, folder):
+        with self.using_read([] if folder is None else [(self.read(folder), strength)]):
             yield
 
     @contextmanager
-    def using_read(
-        self, adapter: ReadAdapter, strength: float = 1.0, folder: Path = Path()
-    ) -> Iterator[None]:
-        """As `using`, with the result of `read`, from here or from another process."""
-        config, state = adapter
+    def using_read(self, adapters: Sequence[tuple[ReadAdapter, float]]) -> Iterator[None]:
+        """As `using`, with results of `read`, from here or from another process, each at its
+        strength: a weight changes by the sum of strength × change."""
+        if not adapters:
+            with self.off():
+                yield
+            return
+        names = [f"{GUEST_NAME}{number or ''}" for number in range(len(adapters))]
         with self._guest():
             try:
-                self._unet.add_adapter(config, GUEST_NAME)
-                set_peft_model_state_dict(self._unet, state, adapter_name=GUEST_NAME)
-                self._unet.set_adapters([GUEST_NAME], weights=[strength])
+                for name, ((config, state), _) in zip(names, adapters, strict=True):
+                    self._unet.add_adapter(config, name)
+                    set_peft_model_state_dict(self._unet, state, adapter_name=name)
+                self._unet.set_adapters(names, weights=[strength for _, strength in adapters])
             except Exception as error:  # libraries raise many kinds
-                raise ModelError(_damaged(folder)) from error
+                raise ModelError("An adapter does not fit this model: it is damaged.") from error
             yield
 
     @contextmanager
@@ -133,13 +133,14 @@ class Adapters:
 
     @contextmanager
     def _guest(self) -> Iterator[None]:
-        """Remove a guest attached inside, and apply the artist's adapter again afterwards."""
+        """Remove all guests attached inside, and apply the artist's adapter again afterwards."""
         was_attached = self.is_attached
         try:
             yield
         finally:
-            if GUEST_NAME in getattr(self._unet, "peft_config", {}):
-                self._unet.delete_adapters(GUEST_NAME)
+            attached = getattr(self._unet, "peft_config", {})
+            if guests := [name for name in attached if name.startswith(GUEST_NAME)]:
+                self._unet.delete_adapters(guests)
             elif not hasattr(self._unet, "peft_config"):  # a guest that failed to attach sets this
                 self._unet._hf_peft_config_loaded = False
             if was_attached:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -211,18 +212,31 @@ class Denoiser:
 
     @contextmanager
     def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
-        """Inside, this is the base model with a LoRA file fused into its weights, text encoders
-        included, and no adapter. Afterwards the weights are restored to the bit.
+        """As `with_mix`, with one LoRA file and no adapter."""
+        with self.with_mix([(file, strength)]):
+            yield
 
-        Raises ModelError unless the file is a LoRA for this model.
+    @contextmanager
+    def with_mix(
+        self,
+        files: Sequence[tuple[LoraFile, float]],
+        folders: Sequence[tuple[Path, float]] = (),
+    ) -> Iterator[None]:
+        """Inside, this is the base model with LoRA files fused into its weights, text encoders
+        included, and with saved adapters instead of that in training. Every weight changes by the
+        sum of strength × change. Afterwards the weights are restored to the bit.
+
+        Raises ModelError unless all files and adapters are for this model.
         """
+        adapters = [(self.adapters.read(folder), strength) for folder, strength in folders]
         base_hash = self.base_hash
         with (
-            self.adapters.off(),
-            fuse.fused_for_now(file, strength, self.unet, self.text_encoders),
+            self.adapters.using_read(adapters),
+            fuse.fused_for_now(files, self.unet, self.text_encoders),
             self.text.without_cache(),
         ):
-            self.adapters.base_hash = fuse.hash_with(base_hash, file.sha256, strength)
+            for file, strength in files:
+                self.adapters.base_hash = fuse.hash_with(self.base_hash, file.sha256, strength)
             try:
                 yield
             finally:

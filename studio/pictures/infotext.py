@@ -58,7 +58,7 @@ class Parameters:
 
 def write(made: Parameters) -> str:
     """The text for a picture."""
-    tags = (f"<lora:{lora_name(name)}:{strength:.12g}>" for name, strength in made.loras)
+    tags = (lora_tag(name, strength) for name, strength in made.loras)
     lines = [" ".join(filter(None, (made.prompt, *tags)))]
     if made.negative_prompt:
         lines.append(f"{NEGATIVE} {made.negative_prompt}")
@@ -105,7 +105,7 @@ def read(text: str) -> Parameters:
     if negative:
         negative[0] = negative[0].removeprefix(NEGATIVE).strip()
     words = "\n".join(prompt)
-    loras = [(name.strip(), _float(strength or "1")) for name, strength in LORA.findall(words)]
+    loras = loras_in(words)
     words = LORA.sub("", words)
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.pop("Size", "")) or (None, None, None)
     eta = _float(found.pop(_eta_name(found.get("Sampler", "")), None))
@@ -122,9 +122,20 @@ def read(text: str) -> Parameters:
         clip_skip=_int(found.pop("Clip skip", None)),
         model=found.pop("Model", ""),
         model_hash=found.pop("Model hash", ""),
-        loras=tuple((name, 1.0 if strength is None else strength) for name, strength in loras),
+        loras=loras,
         more=found,
     )
+
+
+def lora_tag(name: str, strength: float) -> str:
+    """`<lora:name:0.5>`, by which A1111 applies a LoRA."""
+    return f"<lora:{lora_name(name)}:{strength:.12g}>"
+
+
+def loras_in(text: str) -> tuple[tuple[str, float], ...]:
+    """Name and strength of every tag in a text; 1 where the strength is no number."""
+    found = ((name.strip(), _float(strength or "1")) for name, strength in LORA.findall(text))
+    return tuple((name, 1.0 if strength is None else strength) for name, strength in found)
 
 
 def _eta_name(sampler: str) -> str:

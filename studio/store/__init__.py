@@ -67,7 +67,6 @@ from studio.store.rows import (
     Question,
     Round,
     Session,
-    WorkerStatus,
 )
 from studio.store.sessions import Sessions
 from studio.store.snapshots import (
@@ -78,6 +77,7 @@ from studio.store.snapshots import (
     take_daily_snapshot,
     take_snapshot,
 )
+from studio.store.status import WorkerStatus
 
 
 class Store(

@@ -25,11 +25,10 @@ from studio.store.rows import (
     OPEN_JOB_STATES,
     Job,
     JobKind,
-    RoundProgress,
-    WorkerStatus,
 )
 from studio.store.schema import jobs, rounds
 from studio.store.sessions import read_session
+from studio.store.status import RoundProgress, WorkerStatus
 
 MOST_ATTEMPTS = 2  # a job that was started as often and never ended kills the worker
 

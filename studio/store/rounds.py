@@ -23,7 +23,7 @@ from studio.store.rows import (
     Round,
     Session,
 )
-from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds
+from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds, sessions
 from studio.store.sessions import read_session, use_adapter
 
 MOST_ATTEMPTS = 3  # times a round is resumed without progress before it fails
@@ -248,6 +248,21 @@ class Rounds(Database):
                 .order_by(adapters.c.seq)
             )
             return read_all(connection, found, lambda row: read(Adapter, row, adapters))
+
+    def tastes(self, base_hash: str) -> list[tuple[str, Adapter]]:
+        """All adapters for a base model, the newest first, each with the name of its session."""
+        with self.reading() as connection:
+            found = connection.execute(
+                sa.select(adapters, sessions.c.name)
+                .join(sessions, sessions.c.id == adapters.c.session_id)
+                .where(adapters.c.base_hash == base_hash, sessions.c.deleted_at_s.is_(None))
+                .order_by(adapters.c.seq.desc())
+            )
+            return read_all(
+                connection,
+                found,
+                lambda row: (row._mapping[sessions.c.name], read(Adapter, row, adapters)),
+            )
 
     def adapter(self, adapter_id: str) -> Adapter:
         """One adapter."""

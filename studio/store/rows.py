@@ -34,7 +34,6 @@ JobKind = Literal[
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
-WorkerState = Literal["starting", "idle", "sampling", "training", "rendering", "exporting", "error"]
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
@@ -304,6 +303,7 @@ class Job:
 CHECK_PICTURE = "-check.png"  # the ending of the picture that a LoRA file was checked with
 USE_WITH = "use together with"  # the key, in an export's checks, of a LoRA that it needs
 IN_OTHER_TOOLS = "in ComfyUI and A1111"  # the key of what differs there
+MIX = "Mix"  # the key of what is mixed, in a picture's companions and in an export's checks
 
 
 @dataclass(frozen=True)
@@ -395,25 +395,3 @@ class Exam:
     @property
     def base_wins(self) -> int:
         return self.answered - self.ties - self.tuned_wins
-
-
-@dataclass(frozen=True)
-class RoundProgress:
-    """How far the worker is with a round. It begins anew with the worker."""
-
-    round_id: str
-    step: str  # what it does now, for the artist: "Drawing test pictures, 3 of 12"
-    share: float  # 0 to 1: of the time that the whole round takes
-    left_s: float | None  # of all steps that remain; None: not measured yet
-
-
-@dataclass(frozen=True)
-class WorkerStatus:
-    """The worker's last report about itself."""
-
-    pid: int
-    state: WorkerState
-    message: str
-    device: str
-    heartbeat_at_s: float
-    round: RoundProgress | None = None  # of the round in training

@@ -16,11 +16,13 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 # pydantic takes this one before Python 3.12
 from typing_extensions import TypedDict
 
-from studio.settings import CHOICES, LARGEST_INTEGER, REASONS, StartLora
+from studio.settings import CHOICES, LARGEST_INTEGER, REASONS, MixPart, StartLora
 from studio.store import rows
+from studio.store.status import WorkerState
 
 LONGEST_TEXT = 100_000
 LONGEST_LIST = 100_000
+MOST_PARTS = 100  # of a mix
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]  # pydantic rejects lone surrogates
@@ -55,6 +57,12 @@ def _other_lora(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _mix(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for part in values:
+        MixPart.from_dict(part)
+    return values
+
+
 class Cell(TypedDict):
     """Part of a comparison: the ids of the pictures by base, tuned and perhaps another LoRA."""
 
@@ -77,6 +85,8 @@ class Payload(TypedDict, total=False):
     strength: Strength
     strengths: Annotated[list[Strength], Field(max_length=LONGEST_LIST)]
     other: Annotated[dict[str, Any], AfterValidator(_other_lora)] | None
+    mix: Annotated[list[dict[str, Any]], Field(max_length=MOST_PARTS), AfterValidator(_mix)]
+    rank: Count
     exam_id: Text
     name: Text
     formats: TextList
@@ -100,6 +110,7 @@ class Result(TypedDict, total=False):
     unread: Texts
     cells: Annotated[list[Cell], Field(max_length=LONGEST_LIST)]
     fit: Text
+    mix: Text
     export_id: Text
     files: TextList
     checks: Texts
@@ -134,7 +145,7 @@ class Worker(TypedDict):
 
     __pydantic_config__ = STRICT
     pid: Count
-    state: rows.WorkerState
+    state: WorkerState
     message: Text
     device: Text
     heartbeat_at_s: Moment

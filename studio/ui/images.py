@@ -24,9 +24,10 @@ from studio.pictures.files import (
     sheet,
     thumbnail,
 )
-from studio.pictures.infotext import Parameters, ParametersError, write
+from studio.pictures.infotext import Parameters, ParametersError, loras_in, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError, write_atomically
+from studio.store.rows import MIX
 from studio.ui.guard import BYTES
 from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
@@ -214,6 +215,8 @@ def made_with(store: Store, image: Image) -> Parameters:
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number
         loras = ((f"{store.session(image.session_id).name} round {number}", image.strength),)
+    companions = dict(image.companions)
+    loras += loras_in(companions.pop(MIX, ""))
     return Parameters(
         prompt=image.prompt,
         negative_prompt=image.sampling.negative_prompt,
@@ -228,9 +231,7 @@ def made_with(store: Store, image: Image) -> Parameters:
         model=model_name(store, image),
         model_hash=image.base_hash[:10],
         loras=loras,
-        more=start_lora(store, image)
-        | image.companions
-        | {"Version": f"D3PO Studio {__version__}"},
+        more=start_lora(store, image) | companions | {"Version": f"D3PO Studio {__version__}"},
     )
 
 

@@ -17,8 +17,8 @@ from studio.store.rows import (
     PickCounts,
     Round,
     Session,
-    WorkerStatus,
 )
+from studio.store.status import WorkerStatus
 from studio.ui import words
 from studio.ui.sessions import open_session
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from studio.durations import with_time_left
-from studio.store.rows import Round, RoundProgress, WorkerStatus
+from studio.store.rows import Round
+from studio.store.status import RoundProgress, WorkerStatus
 
 SILENT_AFTER_S = 10.0  # a living worker sends a heartbeat every 2 s
+BELOW_ZERO = "Below 0 it goes against your picks."
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -91,12 +91,7 @@ def _draw_share(
     processes: ProcessGroup, denoiser: models.Denoiser, order: SamplePairs
 ) -> list[list[Trajectory]]:
     """Draw this process's share of a command, one pair after another."""
-    adapter = (
-        denoiser.adapters.using_read(order.adapter)
-        if order.adapter
-        else denoiser.adapters.using(None)
-    )
-    with adapter:
+    with denoiser.adapters.using_read([(order.adapter, 1.0)] if order.adapter else []):
         return [
             chains
             for text, seed in zip(

@@ -5,33 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-import time
-import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import PIL.Image
-import PIL.ImageChops
-import PIL.ImageStat
-from safetensors.torch import load_file
 
 from studio import datasets
 from studio.durations import with_time_left
 from studio.engine.distributed import ProcessLost
-from studio.families import key_of
-from studio.files import ADAPTER_FILE, free_bytes
 from studio.lora import format as lora_format
-from studio.lora.export import export_lora, file_name
-from studio.lora.format import LoraError
-from studio.lora.metadata import ExportInfo, StartedFrom
+from studio.lora.export import file_name
 from studio.paths import expanded
 from studio.settings import StartLora
-from studio.statistics import Tally, tallies
-from studio.store import Export, Job, Session, Store, StoreError, StoreFull, write_atomically
-from studio.store.rows import CHECK_PICTURE, IN_OTHER_TOOLS, USE_WITH
-from studio.worker import other_tools
-from studio.worker.disk_space import RESERVE_MB, require_disk_space
+from studio.store import Job, Session, Store, StoreError
+from studio.worker.disk_space import require_disk_space
+from studio.worker.exporting import write_export
+from studio.worker.mixing import read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
@@ -39,7 +26,6 @@ from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
 MOST_REMARKS = 50  # shown of the picks left out of an import
-SAME_PICTURE_LEVELS = 4.0  # of 255, on average: rounding, carried through all steps of a chain
 
 
 class Jobs:
@@ -151,8 +137,9 @@ class Jobs:
         return result
 
     def _do_compare(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_id", "strength", "other"} → {"cells", "fit"}, each cell
-        with base, tuned and, if another LoRA file is named, the base with that."""
+        """{"prompts", "seeds", "adapter_id", "strength", "mix", "other"} → {"cells", "mix", "fit"},
+        each cell with base, tuned (mixed with others, perhaps) and, if another LoRA file is named,
+        the base with that."""
         wanted = [
             (self.renderer.expand(prompt, seed), seed)
             for prompt in job.payload["prompts"]
@@ -168,16 +155,20 @@ class Jobs:
             lora = StartLora.from_dict(job.payload["other"])
             other = lora_format.read(expanded(lora.path)), lora.strength
             result["fit"] = self.renderer.model_of(session).fit(other[0]).words
+        if mix := read_mix(self.renderer, session, job.payload):
+            result["mix"] = f"{mix.words}. {mix.remarks}".strip()
         for done, (prompt, seed) in enumerate(wanted, start=1):
-            wanted_base = self.renderer.image(session, "compare", prompt, seed, None)
-            wanted_tuned = self.renderer.image(
-                session, "compare", prompt, seed, adapter_id, strength
-            )
-            base, tuned = self.renderer.draw(wanted_base), self.renderer.draw(wanted_tuned)
+            question = (session, "compare", prompt, seed)
+            base = self.renderer.draw(self.renderer.image(*question, None))
+            if mix:
+                tuned = self.renderer.draw(mix.image(session, prompt, seed), mix.applied())
+            else:
+                tuned = self.renderer.draw(self.renderer.image(*question, adapter_id, strength))
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
             if other:
                 shown = self.renderer.image_with(session, prompt, seed, *other)
-                cell["other"] = self.renderer.draw(shown, other).id
+                using = self.renderer.model_of(session).with_lora(*other)
+                cell["other"] = self.renderer.draw(shown, using).id
             result["cells"].append(cell)
             self._report(job, done, len(wanted), result, session, "comparison", pictures)
         return result
@@ -219,94 +210,16 @@ class Jobs:
         return {}
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"adapter_id", "name", "formats", …} → {"export_id"}: checked LoRA files."""
+        """{"adapter_id", "name", "formats", "mix", "rank", …} → {"export_id"}: checked LoRA files
+        of an adapter, or of a mix that it takes part in."""
         self.status.report("exporting", f"Exporting {job.payload['name']}.")
-        adapter = self.store.adapter(job.payload["adapter_id"])
-        denoiser = self.renderer.require_base(session, adapter)
-        settings = session.settings.sampling
-        strength = job.payload.get("strength", 1.0)
-        exam_tallies = tallies(self.store.exams(session.id, adapter.id))
-        texts = ("trigger", "licence", "author", "notes")
-        info = ExportInfo(
-            family=key_of(denoiser.info.family, denoiser.prediction_type),
-            base_model=denoiser.info.name,
-            picks=adapter.picks,
-            trained_at_s=adapter.created_at_s,
-            base_hash=adapter.base_hash,
-            start=denoiser.start and StartedFrom(*denoiser.start.identity),
-            prediction_type=denoiser.prediction_type,
-            width_px=settings.width_px,
-            height_px=settings.height_px,
-            clip_skip=settings.clip_skip,
-            strength=strength,
-            exam=_exam_words(exam_tallies, strength),
-            exams=tuple(_exam_numbers(at, tally) for at, tally in exam_tallies.items()),
-            **{name: job.payload.get(name, "") for name in texts},
-        )
-        export = Export(
-            id=uuid.uuid4().hex,
-            session_id=session.id,
-            adapter_id=adapter.id,
-            name=job.payload["name"],
-            files=(),
-            checks={},
-            created_at_s=time.time(),
-        )
-        weights = self.renderer.whole_adapter(adapter.id) / ADAPTER_FILE
-        needed_bytes = weights.stat().st_size * len(job.payload["formats"])
-        if needed_bytes + RESERVE_MB * 1_000_000 > free_bytes(self.store.home):
-            raise StoreFull(
-                f"An export of this LoRA takes {needed_bytes // 1_000_000} MB, and the disk that "
-                f"holds {self.store.home} has no room for it: make some, and export again."
-            )
-        state = load_file(weights)
-        [prompt, *_] = session.settings.shown_prompts or ("",)
-        wanted = self.renderer.preview(session, prompt, adapter.id)
-        drawings = 1 + len(job.payload["formats"])
 
-        def say_next(done: int) -> None:
+        def say_next(done: int, drawings: int) -> None:
             unit_s = self.renderer.picture_s(session)
             self._say(job, "Drawing test picture", done, drawings, unit_s)
 
-        say_next(0)
-        with self.renderer.using(adapter.id):
-            expected = self.renderer.picture(wanted)
-        drawn: dict[str, PIL.Image.Image] = {}
-
-        def verify(path: Path, form: str) -> dict[str, str]:
-            say_next(1 + len(drawn))
-            with denoiser.adapters.using_file(path):
-                drawn[form] = self.renderer.picture(wanted)
-            return {"picture": same_picture(path, drawn[form], expected)}
-
-        folder = self.store.export_path(session.id, export.id)
-        report = export_lora(
-            folder,
-            export.name,
-            state,
-            adapter.settings.rank,
-            adapter.settings.alpha,
-            info,
-            tuple(job.payload["formats"]),
-            expected,
-            precision=job.payload.get("precision", "float32"),
-            layers=denoiser.adapters.layer_shapes,
-            verify=verify,
-        )
-        # The export's picture: drawn with the written file.
-        checked = folder / f"{report.name}{CHECK_PICTURE}"
-        write_atomically(checked, lambda path: next(iter(drawn.values())).save(path, "PNG"))
-        files = (*(path.name for path in report.files), checked.name)
-        checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
-        if job.payload.get("workflows"):
-            prompt = self.renderer.expand(wanted.prompt, wanted.seed)
-            drawing = other_tools.drawing(denoiser, wanted, prompt, report.name)
-            written, checks[IN_OTHER_TOOLS] = other_tools.write(
-                folder, report.name, drawing, strength
-            )
-            files += written
-        self.store.add_export(replace(export, files=files, checks=checks))
-        return {"export_id": export.id, "files": list(files), "checks": checks}
+        export = write_export(self.renderer, self.store, session, job.payload, say_next)
+        return {"export_id": export.id, "files": list(export.files), "checks": export.checks}
 
     def _do_give_picks(self, job: Job, session: Session) -> dict[str, Any]:
         """{"form"} → {"folder", "picks", "left_out"}: a new folder for other programs."""
@@ -372,37 +285,3 @@ class Jobs:
         file = lora_format.read(expanded(job.payload["path"]))
         fit = self.renderer.model_of(session).fit(file)
         return {"name": fit.name, "words": fit.words}
-
-
-def same_picture(path: Path, drawn: PIL.Image.Image, expected: PIL.Image.Image) -> str:
-    """How near the picture of a LoRA file is to the adapter's own, in words. Raises LoraError if
-    the two differ."""
-    difference = PIL.ImageChops.difference(drawn.convert("RGB"), expected.convert("RGB"))
-    levels = sum(PIL.ImageStat.Stat(difference).mean) / 3
-    if levels > SAME_PICTURE_LEVELS:
-        raise LoraError(
-            f"The export was stopped: {path.name} does not draw the same picture as the adapter "
-            f"({levels:.0f} of 255 levels apart)."
-        )
-    return (
-        f"loaded by diffusers, it draws what the adapter draws ({levels:.1f} of 255 levels apart)"
-    )
-
-
-def _exam_words(by_strength: dict[float, Tally], strength: float) -> str:
-    """The results of the exams for the file's metadata, the recommended strength first."""
-    order = sorted(by_strength, key=lambda at: (at != strength, at))
-    results = [f"at strength {at:g} in {by_strength[at]}" for at in order]
-    return f"Chosen blind over the base model: {'; '.join(results)}." if results else ""
-
-
-def _exam_numbers(strength: float, tally: Tally) -> dict[str, float]:
-    low, high = tally.interval
-    return {
-        "strength": strength,
-        "tuned": tally.tuned,
-        "base": tally.base,
-        "no_difference": tally.ties,
-        "low_95": round(low, 4),
-        "high_95": round(high, 4),
-    }

@@ -12,7 +12,7 @@ from studio.engine.evaluation import SHIFT_PICTURES
 from studio.engine.training import HELD_OUT_CHECKS
 from studio.settings import SamplingSettings
 from studio.store import Round, Store, StoreError
-from studio.store.rows import RoundProgress
+from studio.store.status import RoundProgress
 
 log = logging.getLogger("studio.worker")
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import PIL.Image
 import torch
+from safetensors.torch import load_file
 
 from studio import models
 from studio.durations import duration
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
-from studio.lora.format import LoraFile
+from studio.lora.format import LoraFile, LowRank, from_peft
 from studio.lora.fuse import hash_with
 from studio.paths import expanded
 from studio.prompting import alternatives
@@ -164,6 +165,11 @@ class Renderer:
             ) from error
         return folder
 
+    def adapter_parts(self, adapter: Adapter) -> dict[str, LowRank]:
+        """The changes of an adapter of the store, by diffusers' names of the layers."""
+        state = load_file(self.whole_adapter(adapter.id) / ADAPTER_FILE)
+        return from_peft(state, adapter.settings.rank, adapter.settings.alpha)
+
     # --- pictures --------------------------------------------------------------------------------
 
     def image(
@@ -213,22 +219,18 @@ class Renderer:
         image = self.store.find_image(wanted)
         return image if image is not None and self.store.image_path(image).exists() else None
 
-    def draw(self, wanted: Image, with_lora: tuple[LoraFile, float] | None = None) -> Image:
+    def draw(
+        self, wanted: Image, using: contextlib.AbstractContextManager[object] | None = None
+    ) -> Image:
         """Draw the picture that `wanted` describes, unless it exists already.
 
-        with_lora: the LoRA file and strength of `image_with`.
+        using: what the model draws with, instead of the adapter of `wanted`.
         """
         image = self.drawn_before(wanted)
         if image is not None:
             return image
         self._status.report("rendering", f"Drawing: {wanted.prompt}")
-        assert self.denoiser is not None
-        using = (
-            self.denoiser.with_lora(*with_lora)
-            if with_lora
-            else self.using(wanted.adapter_id, wanted.strength)
-        )
-        with using:
+        with using or self.using(wanted.adapter_id, wanted.strength):
             picture = self.picture(wanted)
         return self.store.add_image(self.write(wanted, picture))
 

@@ -19,7 +19,7 @@ from studio.runtime import logs
 from studio.settings import SettingsError
 from studio.store import Store, StoreError, WorkerStatus
 from studio.store.files import full_sentence, is_full
-from studio.store.rows import RoundProgress, WorkerState
+from studio.store.status import RoundProgress, WorkerState
 from studio.worker.errors import WorkerError
 
 log = logging.getLogger("studio.worker")

@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 from PIL import ImageDraw
 
 from studio.store import Adapter, Export, Image, Pair, Question, Session, Store, WorkerStatus
-from studio.store.rows import RoundProgress
+from studio.store.status import RoundProgress
 
 COLOURS = ("#f2c14e", "#e07a5f", "#81b29a", "#3d5a80", "#98c1d9", "#b56576", "#355070", "#eeeeee")
 

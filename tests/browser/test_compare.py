@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image as Pictures
 from PIL import PngImagePlugin
 from playwright.sync_api import Page, expect
 
 from studio.pictures.files import parameters_of
+from studio.store import Export
 from tests.browser import seed
-from tests.browser.steps import open_fold, wait_for
+from tests.browser.conftest import snap
+from tests.browser.steps import RULES, open_fold, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -244,6 +248,83 @@ def test_a_file_that_cannot_be_used_is_a_sentence(open_page, store, labelling, f
     assert store.session(labelling.id).settings == before
 
 
+# --- the mix -------------------------------------------------------------------------------------
+
+
+def test_tastes_and_loras_are_mixed_by_their_sliders_and_saved_as_one(
+    open_page, store, labelling, tuned
+):
+    warm = store.create_session("Warm light", labelling.settings)
+    seed.add_pairs(store, warm, 4)
+    seed.pick_all(store, warm)
+    taste = seed.learn(store, warm)
+    store.set_last_session(labelling.id)
+    page = open_page("compare")
+    open_fold(page, "Mixed with others")
+    page.get_by_role("button", name="Save this mix as one LoRA").click()
+    expect(page.locator("#notice-area")).to_contain_text("Choose something to mix in first")
+    expect(page.get_by_label("Taste or LoRA file 2")).to_be_hidden()
+    page.get_by_label("Taste or LoRA file 1").click()
+    page.get_by_role("option", name="Warm light · round 1").click()
+    page.get_by_label("Taste or LoRA file 2").fill("/loras/my style.safetensors")
+    page.get_by_label("Taste or LoRA file 2").press("Enter")
+    expect(page.get_by_label("Taste or LoRA file 3")).to_be_visible()
+    page.locator("#mix-strength-2 input[type=number]").fill("-0.25")
+    before = len(store.jobs(labelling.id, "compare"))
+    page.locator("#mix-strength-1 input[type=range]").click()  # its middle
+    wait_for(page, lambda: len(store.jobs(labelling.id, "compare")) > before)
+    first = store.claim_job()
+    mixed = [
+        {"adapter_id": tuned.id, "strength": 1.0},
+        {"adapter_id": taste.id, "strength": 0.5},
+        {"path": "/loras/my style.safetensors", "strength": -0.25},
+    ]
+    assert first.payload["mix"] == mixed
+    # another slider is let go before that is drawn: only the mix as it is then is wanted
+    page.locator("#compare-strength input[type=range]").click()
+    wait_for(page, lambda: len(store.jobs(labelling.id, "compare")) > before + 1)
+    assert store.job(first.id).state == "cancelled"
+    job = store.claim_job()
+    mixed[0]["strength"] = 0.5
+    assert job.payload["mix"] == mixed
+    one, two = (store.add_image(seed.image(store, labelling, "compare", "an owl")) for _ in "ab")
+    found = {
+        "cells": [{"prompt": "an owl", "seed": 7, "base": one.id, "tuned": two.id}],
+        "mix": "Blue things round 1 at 0.5, Warm light round 1 at 0.5, my style at -0.25.",
+    }
+    store.update_job(job.id, state="done", progress=1.0, result=found)
+    viewer = page.locator("#compare-viewer")
+    expect(viewer.locator("[data-part=tuned-name]")).to_have_text("Mix of 3")
+    expect(viewer.locator("[data-part=fit]")).to_have_text("Mix: " + found["mix"])
+    page.get_by_label("Name of the mix").scroll_into_view_if_needed()
+    expect(viewer.locator("[data-img=tuned]").first).to_be_in_viewport(ratio=0.5)
+    for width_px in (390, 1280):
+        for scheme in ("light", "dark"):
+            page.set_viewport_size({"width": width_px, "height": 1400})
+            page.emulate_media(color_scheme=scheme)
+            snap(page, f"mix-{width_px}-{scheme}")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert Axe().run(page, options=RULES).response["violations"] == []
+    page.get_by_label("Name of the mix").fill("Both")
+    page.get_by_role("button", name="Save this mix as one LoRA").click()
+    expect(page.locator("#notice-area")).to_contain_text("“Both” is being written and checked")
+    [job] = store.jobs(labelling.id, "export")
+    assert job.payload == {
+        "adapter_id": tuned.id,
+        "mix": mixed,
+        "name": "Both",
+        "formats": ["kohya", "diffusers"],
+        "rank": 0,
+    }
+    store.claim_job()
+    checks = {"Mix": "Blue things round 1 at 0.5, my style at -0.25; exact, of rank 12"}
+    store.add_export(Export("e1", labelling.id, tuned.id, "Both", (), checks, time.time()))
+    store.update_job(job.id, state="done", progress=1.0, result={"export_id": "e1"})
+    page.locator("#tab-export-button").click()
+    expect(page.locator("#exports")).to_contain_text("A mix of Blue things round 1 at 0.5")
+    snap(page, "mix-exported")
+
+
 # --- the grid ------------------------------------------------------------------------------------
 
 
@@ -332,6 +413,31 @@ def test_grids_are_kept_turned_zoomed_and_opened_large(open_page, store, labelli
     page.get_by_label("Grid", exact=True).select_option(index=1)
     expect(cells).to_have_count(3)
     expect(cells.first).to_have_attribute("src", f"/images/{first[0]}")
+
+
+def test_the_negative_end_is_seen_before_it_is_used(open_page, store, labelling, tuned):
+    page = open_page("compare")
+    page.locator("#compare-prompts textarea").fill("a snail\nan owl")
+    expect(page.locator("#compare-strength")).to_contain_text("Below 0 it goes against your picks")
+    page.get_by_role("button", name="See it from -1 to 2").click()
+    expect(page.locator("#notice-area")).to_contain_text("drawn in the grid")
+    expect(page.locator(".xy .compare-progress")).to_contain_text("Waiting for the painter")
+    job = store.claim_job()
+    assert job.payload == {
+        "prompts": ["a snail"],
+        "seeds": [1000],
+        "adapter_ids": [tuned.id],
+        "strengths": [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],
+    }
+    ids = [store.add_image(seed.image(store, labelling, "compare", "a snail")).id for _ in range(7)]
+    store.update_job(job.id, state="done", progress=1.0, result={"image_ids": ids})
+    expect(page.locator(".xy td img")).to_have_count(7)
+    expect(page.locator(".xy thead")).to_contain_text("at -1")
+    snap(page, "compare-ends")
+    page.locator("#compare-strength input[type=number]").fill("-0.5")
+    page.get_by_role("button", name="Compare", exact=True).click()
+    wait_for(page, lambda: len(store.jobs(labelling.id, kind="compare")) == 2)
+    assert store.claim_job().payload["strength"] == -0.5
 
 
 # --- the story -----------------------------------------------------------------------------------

@@ -211,6 +211,20 @@ def test_the_best_strength_is_recommended_and_offered_for_the_export(
     assert store.jobs(labelling.id, "export")[0].payload["strength"] == 0.7
 
 
+def test_a_taste_turned_round_is_examined_and_the_base_is_not(open_page, store, labelling, tuned):
+    page = open_page("exam")
+    strength = page.locator("#exam-strength input[type=number]")
+    for value in ("0", "-0.5"):
+        strength.fill(value)
+        page.locator("#exam-prompts textarea").fill("a snail")
+        page.get_by_role("button", name="Begin the exam").click()
+        if value == "0":
+            expect(page.locator("#notice-area")).to_contain_text("is not 0: that is the base")
+    wait_for(page, lambda: bool(store.exams(labelling.id)))
+    [exam] = store.exams(labelling.id)
+    assert exam.strength == -0.5
+
+
 def test_before_the_first_round_there_is_nothing_to_examine(open_page, labelling):
     page = open_page("exam")
     expect(page.get_by_role("heading", name="Nothing is tuned yet")).to_be_visible()

@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from studio.store import Session, Store
-from studio.store.rows import RoundProgress
+from studio.store.status import RoundProgress
 from tests.browser import seed
 from tests.browser.conftest import ARTEFACTS, LOOKS, snap
 from tests.browser.steps import RULES

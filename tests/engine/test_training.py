@@ -731,6 +731,10 @@ def test_an_adapter_survives_its_files(
     with denoiser.adapters.using(tmp_path, strength=0.0):
         silent = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
     torch.testing.assert_close(silent, base)
+    with denoiser.adapters.using(tmp_path, strength=-1.0):
+        turned = sampling.sample(denoiser, ["a cat"], [1], SAMPLING)[0].latents
+    step = expected - base  # a small change is nearly linear in its strength
+    assert torch.cosine_similarity((turned - base).flatten(), step.flatten(), 0) < -0.9
 
 
 # --- 8-bit moments -------------------------------------------------------------------------------

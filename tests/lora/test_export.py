@@ -181,9 +181,22 @@ def test_sdxl_names():
     for module, start in names.items():
         rest = module[module.index("transformer") :].replace(".", "_")
         assert kohya_name(module, "sdxl") == f"lora_unet_{start}{rest}"
-    for other in ("time_embedding.linear_1", "down_blocks.1.resnets.0.conv1"):
-        with pytest.raises(LoraError, match="Only attention layers and shortcuts"):
-            kohya_name(other, "sdxl")
+    others = {
+        "time_embedding.linear_1": "lora_unet_time_embed_0",
+        "down_blocks.1.resnets.0.conv1": "lora_unet_input_blocks_4_0_in_layers_2",
+        "up_blocks.0.upsamplers.0.conv": "lora_unet_output_blocks_2_2_conv",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1": (
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+        ),
+        "text_encoder_2.text_model.encoder.layers.0.mlp.fc1": (
+            "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+        ),
+    }
+    assert {layer: kohya_name(layer, "sdxl") for layer in others} == others
+    name = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+    assert kohya_name(name, "sd1") == "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    with pytest.raises(LoraError, match="not a layer of a supported UNet"):
+        kohya_name("down_blocks.1.something", "sdxl")
 
 
 # --- the check must catch what readers do not notice ---------------------------------------------

@@ -237,3 +237,5 @@ def test_the_strength_that_is_surest_is_recommended():
     assert recommended_strength({1.0: Tally(11, 9), 0.5: Tally(0, 0, 20)}) is None
     assert recommended_strength({0.5: Tally(15, 5), 1.0: Tally(18, 2), 1.5: Tally(5, 0)}) == 1.0
     assert recommended_strength({0.5: Tally(18, 2), 1.0: Tally(18, 2)}) == 0.5
+    assert recommended_strength({-1.0: Tally(18, 2), 0.5: Tally(18, 2)}) == 0.5
+    assert recommended_strength({-0.5: Tally(18, 2), 0.5: Tally(5, 15)}) == -0.5

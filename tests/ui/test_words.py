@@ -15,7 +15,7 @@ from studio.store import (
     Round,
     WorkerStatus,
 )
-from studio.store.rows import RoundProgress
+from studio.store.status import RoundProgress
 from studio.ui import words
 
 

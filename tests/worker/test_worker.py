@@ -32,7 +32,7 @@ from studio.store import Image, Session, Store, StoreError, StoreFull
 from studio.worker import rounds as rounds_module
 from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
-from studio.worker.jobs import same_picture
+from studio.worker.exporting import same_picture
 from studio.worker.loop import Worker
 from studio.worker.pair_queue import nth_draw
 from studio.worker.renderer import preview_seed

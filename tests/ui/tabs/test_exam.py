@@ -106,13 +106,20 @@ def test_few_pairs_prove_nothing(store, session, adapter):
 
 
 @pytest.mark.parametrize(
-    ("tally", "best", "said"),
+    ("tally", "strength", "best", "said"),
     [
-        (Tally(18, 2), 0.8, "chance does not explain it. Strength 0.8 is recommended"),
-        (Tally(10, 10), None, "not more than chance"),
-        (Tally(2, 18), None, "prefer the base model: a lower strength"),
-        (Tally(0, 0, 20), None, "not more than chance"),
+        (
+            Tally(18, 2),
+            0.8,
+            0.8,
+            "the tuned model, and chance does not explain it. Strength 0.8 is",
+        ),
+        (Tally(10, 10), 1, None, "not more than chance"),
+        (Tally(2, 18), 1, None, "prefer the base model: a lower strength"),
+        (Tally(0, 0, 20), 1, None, "not more than chance"),
+        (Tally(18, 2), -0.5, -0.5, "You prefer your taste turned round, and chance does not"),
+        (Tally(2, 18), -1, None, "prefer the base model: a positive strength"),
     ],
 )
-def test_what_a_result_means_is_said(tally, best, said):
-    assert said in meaning(tally, best)
+def test_what_a_result_means_is_said(tally, strength, best, said):
+    assert said in meaning(tally, strength, best)

@@ -16,7 +16,8 @@ from studio.ui.tabs.export import form
         ({"adapter_id": None}, "let a round learn first"),
         ({"name": "  "}, "name"),
         ({"strength": None}, "strength"),
-        ({"strength": 3.0}, "strength"),
+        ({"strength": 3.0}, "A strength lies between -1 and 2"),
+        ({"strength": 0}, "is not 0: that is the base model"),
         ({"formats": []}, "at least one kind"),
     ],
 )
@@ -32,5 +33,6 @@ def test_what_cannot_be_exported_is_said(changes, sentence):
         "formats": ["kohya"],
     }
     assert form.export_payload(**good)["name"] == "Blue"
+    assert form.export_payload(**good | {"strength": -1})["strength"] == -1
     with pytest.raises(SettingsError, match=sentence):
         form.export_payload(**good | changes)

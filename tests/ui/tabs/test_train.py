@@ -18,7 +18,7 @@ from studio.store import (
     Store,
     WorkerStatus,
 )
-from studio.store.rows import RoundProgress
+from studio.store.status import RoundProgress
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.train import evidence, learning, round_card, strip
 from tests.support.factories import make_adapter, make_image, make_pair

@@ -22,7 +22,6 @@ export function begin({ element, props, watch }) {
   function paint() {
     const { cells, job, empty } = value;
     const open = job && (job.state === "queued" || job.state === "running");
-    at = Math.min(at, Math.max(0, cells.length - 1));
     part("bar").hidden = !cells.length;
     for (const name of VIEWS) part(name).hidden = !cells.length || view !== name;
     part("space").hidden = view !== "flip";
@@ -54,13 +53,14 @@ export function begin({ element, props, watch }) {
   }
 
   function show() {
-    const cell = value.cells[at];
+    const place = Math.min(at, value.cells.length - 1); // a new comparison may not be there yet
+    const cell = value.cells[place];
     part("prompt").textContent = cell.prompt + " · seed " + cell.seed;
     part("tuned-name").textContent = value.tuned;
     part("other-name").textContent = value.other;
     part("other").hidden = element.querySelector('[data-save="other"]').hidden = !value.other;
     part("fit").hidden = !value.fit || view === "grid";
-    part("fit").textContent = value.other + ": " + value.fit;
+    part("fit").textContent = value.fit;
     for (const side of sides())
       for (const img of all('[data-img="' + side + '"]')) {
         if (img.getAttribute("src") !== cell[side]) img.src = cell[side];
@@ -69,7 +69,7 @@ export function begin({ element, props, watch }) {
     for (const link of all("[data-save]"))
       if (cell[link.dataset.save]) link.href = cell[link.dataset.save] + "/download";
     showFlipped();
-    all(".film-cell").forEach((thumb, i) => thumb.setAttribute("aria-selected", i === at));
+    all(".film-cell").forEach((thumb, i) => thumb.setAttribute("aria-selected", i === place));
   }
 
   function showFlipped() {

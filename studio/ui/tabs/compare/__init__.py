@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from studio.paths import typed
 from studio.pictures.infotext import Parameters
-from studio.settings import StartLora
+from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, StartLora
 from studio.store.rows import Session
+from studio.ui import words
 from studio.ui.adapters import adapter_choices
 from studio.ui.dropin import accept_picture
 from studio.ui.jobs import cancel_open, is_open
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.static import script, template
-from studio.ui.tabs.compare import comparison, grid, story
+from studio.ui.tabs.compare import comparison, grid, mix, story
 
 
 def build(page: Page) -> None:
@@ -41,14 +44,20 @@ def build(page: Page) -> None:
                 label="Tuned by", choices=[], elem_id="compare-adapter", interactive=True
             )
             strength = gr.Slider(
-                0.0,
-                2.0,
+                LEAST_STRENGTH,
+                MOST_STRENGTH,
                 value=1.0,
                 step=0.05,
                 label="Strength",
-                info="1 is what was learned, 0 is the base model.",
+                info=f"1 is what was learned, 0 is the base model. {words.BELOW_ZERO}",
                 elem_id="compare-strength",
             )
+            ends = gr.Button(
+                f"See it from {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}",
+                size="sm",
+                elem_id="compare-ends",
+            )
+            form = mix.build(page)
             with gr.Accordion("Beside them, another LoRA", open=False, elem_id="compare-other"):
                 other = gr.Textbox(
                     label="A LoRA on this computer",
@@ -58,8 +67,8 @@ def build(page: Page) -> None:
                     elem_id="compare-other-path",
                 )
                 other_strength = gr.Slider(
-                    -2.0,
-                    2.0,
+                    LEAST_STRENGTH,
+                    MOST_STRENGTH,
                     value=1.0,
                     step=0.05,
                     label="Its strength",
@@ -78,7 +87,8 @@ def build(page: Page) -> None:
                 elem_id="compare-viewer",
             )
 
-    with gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold"):
+    fold = gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold")
+    with fold:
         grid.build(page, prompts, seed, seeds)
     with gr.Accordion("The story so far", open=False, elem_id="story-fold"):
         story.build(page)
@@ -92,9 +102,10 @@ def build(page: Page) -> None:
             adapter: gr.update(choices=adapter_choices(snapshot), value=current),
             draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
             cancel: gr.update(visible=is_drawing),
+            ends: gr.update(interactive=bool(snapshot.adapters)),
         }
 
-    page.show(view, [viewer, adapter, draw, cancel])
+    page.show(view, [viewer, adapter, draw, cancel, ends])
     page.fill(lambda snapshot: {prompts: "\n".join(snapshot.settings.shown_prompts)}, [prompts])
 
     def compare(
@@ -106,20 +117,57 @@ def build(page: Page) -> None:
         strength: float,
         other_path: str | None,
         other_strength: float,
+        *parts: str | float | None,
     ) -> None:
-        payload = comparison.comparison_payload(text, first, count, adapter_id, strength)
+        wanted = mix.mix_payload(parts)
+        payload = comparison.comparison_payload(text, first, count, adapter_id, strength, wanted)
         if other_path and other_path.strip():
             lora = StartLora(typed(other_path), float(other_strength))
             payload["other"] = lora.to_dict()
         page.store.add_job(session.id, "compare", payload)
 
+    def compare_again(session: Session, *values: Any) -> None:
+        """Draw the mix as the sliders are now, and no longer as they were."""
+        if mix.mix_payload(values[-len(form.rows) :]):
+            cancel_open(page.store, session.id, "compare")
+            compare(session, *values)
+
+    def show_ends(
+        session: Session, text: str, first: float | None, adapter_id: str | None
+    ) -> tuple[Values, str]:
+        prompt = next((line for line in text.splitlines() if line.strip()), "")
+        payload = grid.grid_payload(prompt, first, 1, [adapter_id], grid.whole_range())
+        page.store.add_job(session.id, "grid", payload)
+        return {fold: gr.update(open=True)}, "It is drawn in the grid, at the end of this page."
+
     def restore(session: Session, parameters: Parameters) -> tuple[Values, str]:
         values, sentence = comparison.restored(StoreSnapshot(page.store), parameters)
-        return dict(zip(fields, values, strict=True)), sentence
+        shown = mix.revealed(form.columns, values[len(fields) :: 2])
+        return dict(zip((*fields, *form.rows), values, strict=True)) | shown, sentence
 
     fields = (prompts, seed, seeds, adapter, strength)
     with drop:
-        accept_picture(page, "compare-drop", restore, outputs=fields)
+        outputs = (*fields, *form.rows, *form.columns)
+        accept_picture(page, "compare-drop", restore, outputs=outputs)
 
-    page.on(draw.click, compare, inputs=[*fields, other, other_strength])
+    def save_mix(
+        session: Session,
+        adapter_id: str | None,
+        strength: float,
+        name: str,
+        rank: float | None,
+        *parts: Any,
+    ) -> str:
+        name = name.strip() or f"{session.name} mix"
+        payload = mix.export_payload(adapter_id, strength, name, rank, mix.mix_payload(parts))
+        page.store.add_job(session.id, "export", payload)
+        return f"“{name}” is being written and checked: it will be on the Export tab."
+
+    inputs = [*fields, other, other_strength, *form.rows]
+    page.on(draw.click, compare, inputs=inputs)
+    for slider in (strength, *form.rows[1::2]):
+        page.on(slider.release, compare_again, inputs=inputs)
+    saved = [adapter, strength, form.name, form.rank, *form.rows]
+    page.on(form.save.click, save_mix, inputs=saved)
     page.on(cancel.click, lambda session: cancel_open(page.store, session.id, "compare"))
+    page.on(ends.click, show_ends, inputs=[prompts, seed, adapter], outputs=[fold])

@@ -8,7 +8,15 @@ from typing import Any
 import gradio as gr
 
 from studio.pictures.infotext import Parameters, lora_name
-from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, StartLora
+from studio.settings import (
+    LARGEST_INTEGER,
+    LEAST_STRENGTH,
+    MAX_PROMPT_CHARACTERS,
+    MOST_STRENGTH,
+    SettingsError,
+    StartLora,
+    checked_strength,
+)
 from studio.store.rows import Job
 from studio.ui.adapters import round_number
 from studio.ui.dropin import left_out_loras
@@ -16,14 +24,23 @@ from studio.ui.images import image_url
 from studio.ui.jobs import progress
 from studio.ui.models import family_of
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.compare.mix import MOST_MIXED, taste_values, whole_mix
 
 MAX_PAIRS = 32  # of pictures in one comparison
 
 
 def comparison_payload(
-    text: str, first: float | None, count: float | None, adapter_id: str | None, strength: float
+    text: str,
+    first: float | None,
+    count: float | None,
+    adapter_id: str | None,
+    strength: float | None,
+    parts: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn."""
+    """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn.
+
+    parts: what is mixed with the adapter, see `mix.mix_payload`.
+    """
     prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not prompts:
         raise SettingsError("Write at least one prompt to compare with.")
@@ -39,11 +56,18 @@ def comparison_payload(
             f"at most {MAX_PAIRS} are drawn at once. Take fewer prompts or seeds."
         )
     seeds = [int(first) + i for i in range(int(count))]
-    return {"prompts": prompts, "seeds": seeds, "adapter_id": adapter_id, "strength": strength}
+    payload = {
+        "prompts": prompts,
+        "seeds": seeds,
+        "adapter_id": adapter_id,
+        "strength": checked_strength(strength),
+    }
+    return payload | ({"mix": whole_mix(adapter_id, strength, parts)} if parts else {})
 
 
 def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any], str]:
-    """Prompts, first seed, seeds, adapter and strength of a picture, and a sentence.
+    """Prompts, first seed, seeds, adapter, strength and rows of the mix of a picture, and a
+    sentence.
 
     The sentence names the settings in which a new picture will differ.
     """
@@ -52,6 +76,8 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
     name = snapshot.session.name
     adapter_ids = {lora_name(f"{name} round {a.number}"): a.id for a in snapshot.adapters}
     own = next((lora for lora in parameters.loras if lora[0] in adapter_ids), None)
+    tastes = taste_values(snapshot)
+    mixed = [one for one in parameters.loras if one[0] in tastes and one != own][:MOST_MIXED]
     seed = parameters.seed
     is_too_large = seed is not None and seed > LARGEST_INTEGER
     values = [
@@ -59,9 +85,14 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
         gr.skip() if seed is None or is_too_large else seed,
         1,
         adapter_ids[own[0]] if own else snapshot.session.current_adapter_id,
-        min(2.0, max(0.0, own[1])) if own else gr.skip(),
+        # A mix names no part whose strength is 0.
+        _bounded(own[1]) if own else 0.0 if mixed else gr.skip(),
     ]
-    remarks = [*left_out_loras(parameters, adapter_ids), *parameters.unread]
+    rows = [(tastes[lora], _bounded(strength)) for lora, strength in mixed]
+    for row in (*rows, *[("", 1.0)] * (MOST_MIXED - len(rows))):
+        values += row
+    taken = {lora for lora, _ in ([own] if own else []) + mixed}
+    remarks = [*left_out_loras(parameters, taken), *parameters.unread]
     if is_too_large:
         remarks.append(f"Its seed {seed} is larger than a seed can be here.")
     sentence = " ".join(["Filled in from the picture.", *remarks])
@@ -71,6 +102,10 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
             "Prompt to take that over too."
         )
     return values, sentence
+
+
+def _bounded(strength: float) -> float:
+    return min(MOST_STRENGTH, max(LEAST_STRENGTH, strength))
 
 
 def _different_settings(snapshot: StoreSnapshot, parameters: Parameters) -> list[str]:
@@ -105,14 +140,22 @@ def viewer_value(snapshot: StoreSnapshot, jobs: list[Job]) -> dict[str, Any]:
         ],
         "tuned": tuned_name(snapshot, shown) if shown else "",
         "other": other_name(shown) if shown else "",
-        "fit": shown.result.get("fit", "") if shown else "",
+        "fit": remarks(shown) if shown else "",
         "job": progress(snapshot, newest),
         "empty": empty(snapshot),
     }
 
 
+def remarks(job: Job) -> str:
+    """What is mixed, and how the LoRA files fit the model."""
+    found = {"Mix": job.result.get("mix"), other_name(job): job.result.get("fit")}
+    return " ".join(f"{what}: {words}" for what, words in found.items() if words)
+
+
 def tuned_name(snapshot: StoreSnapshot, job: Job) -> str:
-    """`Round 2`, or `Round 2 at 0.8`."""
+    """`Round 2`, or `Round 2 at 0.8`, or `Mix of 3`."""
+    if mix := job.payload.get("mix"):
+        return f"Mix of {len(mix)}"
     strength = job.payload.get("strength", 1.0)
     number = round_number(snapshot, job.payload.get("adapter_id"))
     return f"Round {number}" + (f" at {strength:g}" if strength != 1 else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.settings import SettingsError
+from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checked_strength
 from studio.store.rows import Job, Session
 from studio.ui.adapters import round_number
 from studio.ui.images import image_url
@@ -30,7 +30,8 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
             strengths = gr.Textbox(
                 label="Strengths",
-                info="With commas between. 0 is the base model. Prompts and seeds are as above.",
+                info=f"From {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}, with commas between. 0 is the "
+                "base model. Prompts and seeds are as above.",
                 value="0, 0.5, 1",
                 max_lines=1,
                 elem_id="grid-strengths",
@@ -124,9 +125,15 @@ def _numbers(text: str) -> list[float]:
         strengths = sorted({float(word) for word in re.split(r"[,;\s]+", text) if word})
     except ValueError as error:
         raise SettingsError("Strengths are numbers, such as 0, 0.5, 1.") from error
-    if not strengths or not all(0 <= strength <= 2 for strength in strengths):
-        raise SettingsError("Strengths lie between 0 and 2, such as 0, 0.5, 1.")
-    return strengths
+    if not strengths:
+        raise SettingsError("Write the strengths, such as 0, 0.5, 1.")
+    return [checked_strength(strength) for strength in strengths]
+
+
+def whole_range() -> str:
+    """`-1, -0.5, 0, … 2`: strengths as an artist types them, both ends among them."""
+    halves = range(round(2 * LEAST_STRENGTH), round(2 * MOST_STRENGTH) + 1)
+    return ", ".join(f"{half / 2:g}" for half in halves)
 
 
 def _size(payload: dict[str, Any]) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from studio.prompting.alternatives import expand
-from studio.settings import SettingsError
+from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checked_strength
 from studio.store.rows import Session
+from studio.ui import words
 from studio.ui.adapters import adapter_choices
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
@@ -29,12 +30,12 @@ def build(page: Page) -> None:
                 label="Tuned by", choices=[], elem_id="exam-adapter", interactive=True
             )
             strength = gr.Slider(
-                0.05,
-                2.0,
+                LEAST_STRENGTH,
+                MOST_STRENGTH,
                 value=1.0,
                 step=0.05,
                 label="Strength",
-                info="Examine several to find the one that you like best.",
+                info=f"Examine several to find the one that you like best. {words.BELOW_ZERO}",
                 elem_id="exam-strength",
             )
             count = gr.Number(
@@ -77,6 +78,7 @@ def build(page: Page) -> None:
     ) -> None:
         if not adapter_id:
             raise SettingsError("There is nothing to examine yet: let a round learn first.")
+        strength = round(checked_strength(strength, zero=False), 2)
         trained = store.trained_prompts(adapter_id)
         asked = [
             (expand(prompt, seed, store.wildcards_path), seed)
@@ -85,7 +87,7 @@ def build(page: Page) -> None:
             )
         ]
         questions.refuse_practised([prompt for prompt, _ in asked], trained)
-        store.add_exam(session.id, adapter_id, round(strength, 2), asked)
+        store.add_exam(session.id, adapter_id, strength, asked)
 
     page.on(begin.click, begin_exam, inputs=[adapter, strength, count, prompts])
 

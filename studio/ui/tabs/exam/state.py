@@ -80,7 +80,7 @@ def _result(snapshot: StoreSnapshot, finished: list[Exam]) -> dict[str, Any]:
     return {
         "what": f"Round {number} at strength {newest.strength:g}, against the base model",
         "sentence": exam_sentence(tally),
-        "meaning": meaning(tally, best_strength(snapshot, newest.adapter_id)),
+        "meaning": meaning(tally, newest.strength, best_strength(snapshot, newest.adapter_id)),
         "pairs": [
             {
                 "prompt": pair.prompt,
@@ -94,13 +94,15 @@ def _result(snapshot: StoreSnapshot, finished: list[Exam]) -> dict[str, Any]:
     }
 
 
-def meaning(tally: Tally, best: float | None) -> str:
+def meaning(tally: Tally, strength: float, best: float | None) -> str:
     """What follows from the interval, and what to do next. `best`: the recommended strength."""
     low, high = tally.interval
     if low > 0.5:
-        sentence = "You prefer the tuned model, and chance does not explain it."
+        tuned = "the tuned model" if strength > 0 else "your taste turned round"
+        sentence = f"You prefer {tuned}, and chance does not explain it."
     elif high < 0.5:
-        sentence = "You prefer the base model: a lower strength or an earlier round may do better."
+        other = "a lower" if strength > 0 else "a positive"
+        sentence = f"You prefer the base model: {other} strength or an earlier round may do better."
     else:
         sentence = (
             "That is not more than chance explains: more pairs, or another strength, may tell."

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from studio.settings import SettingsError
-from studio.store.rows import CHECK_PICTURE, USE_WITH, Export, Job, Session
+from studio.store.rows import CHECK_PICTURE, MIX, USE_WITH, Export, Job, Session
 from studio.ui.adapters import round_number
 from studio.ui.folders import show_folder
 from studio.ui.jobs import words_of
@@ -112,7 +112,9 @@ def _job_card(snapshot: StoreSnapshot, job: Job | None) -> str:
 
 def _card(snapshot: StoreSnapshot, export: Export, is_local: bool) -> str:
     folder = snapshot.store.export_path(export.session_id, export.id)
-    number = round_number(snapshot, export.adapter_id)
+    what = f"Round {round_number(snapshot, export.adapter_id)}"
+    if mix := export.checks.get(MIX):
+        what = f"A mix of {escape(str(mix))}"
     when = time.strftime("%d %B, %H:%M", time.localtime(export.created_at_s))
     downloads = [name for name in export.files if not name.endswith(CHECK_PICTURE)]
     files = "".join(_file(export, folder / name) for name in downloads)
@@ -127,7 +129,7 @@ def _card(snapshot: StoreSnapshot, export: Export, is_local: bool) -> str:
         buttons += _button(export, "open_folder", "Show folder")
     return f"""
 <article class="card export">
-  <header><h2>{escape(export.name)}</h2><p class="soft">Round {number} · {when}</p></header>
+  <header><h2>{escape(export.name)}</h2><p class="soft">{what} · {when}</p></header>
   {_use_with(export)}{_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>

@@ -6,7 +6,7 @@ from html import escape
 
 import gradio as gr
 
-from studio.settings import SettingsError
+from studio.settings import SettingsError, checked_strength
 from studio.statistics import tallies
 from studio.store.rows import Session
 from studio.ui.adapters import adapter_choices, best_strength
@@ -56,7 +56,7 @@ def build(page: Page) -> None:
         )
         strength = gr.Number(
             label="Recommended strength",
-            info="1 is what was learned.",
+            info="1 is what was learned, below 0 its opposite.",
             value=1.0,
             step=0.05,
             min_width=120,
@@ -161,8 +161,7 @@ def export_payload(
         raise SettingsError("There is nothing to export yet: let a round learn first.")
     if not name.strip():
         raise SettingsError("Give the LoRA a name.")
-    if strength is None or not 0 < strength <= 2:
-        raise SettingsError("The recommended strength lies between 0 and 2.")
+    strength = checked_strength(strength, zero=False)
     if not formats:
         raise SettingsError("Choose at least one kind of file.")
     return {
@@ -170,7 +169,7 @@ def export_payload(
         "name": name.strip(),
         "notes": notes.strip(),
         "trigger": trigger.strip(),
-        "strength": float(strength),
+        "strength": strength,
         "author": author.strip(),
         "licence": (licence or "").strip(),
         "formats": list(formats),

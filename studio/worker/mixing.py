@@ -1,0 +1,130 @@
+"""Mixes: several tastes and LoRA files at once, each at its strength."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from studio.lora import format as lora_format
+from studio.lora.format import LoraError, LoraFile, LowRank
+from studio.lora.fuse import by_layer
+from studio.lora.tools import Lora, resize, summed
+from studio.paths import expanded
+from studio.pictures.infotext import lora_tag
+from studio.settings import MixPart
+from studio.store import Adapter, Image, Session
+from studio.store.rows import MIX
+from studio.worker.errors import WorkerError
+from studio.worker.renderer import Renderer
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The parts of a mix, read and found to fit the loaded model.
+
+    tastes: adapters of the store, by the names that the artist knows them by. remarks: a sentence
+    about how each file fits.
+    """
+
+    renderer: Renderer
+    tastes: tuple[tuple[str, Adapter, float], ...]
+    files: tuple[tuple[LoraFile, float], ...]
+    remarks: str
+
+    @property
+    def named(self) -> list[tuple[str, float]]:
+        """Name and strength of every part."""
+        tastes = [(name, strength) for name, _, strength in self.tastes]
+        return tastes + [(file.path.stem, strength) for file, strength in self.files]
+
+    @property
+    def words(self) -> str:
+        """`Blue things round 1 at 0.5, my-style at -1`."""
+        named = (f"{name} at {strength:g}" for name, strength in self.named)
+        return ", ".join(named) or "nothing, for every strength is 0"
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Inside, the model draws with the mix."""
+        assert self.renderer.denoiser is not None
+        whole = self.renderer.whole_adapter
+        return self.renderer.denoiser.with_mix(
+            self.files, [(whole(adapter.id), strength) for _, adapter, strength in self.tastes]
+        )
+
+    def image(self, session: Session, prompt: str, seed: int) -> Image:
+        """The row of a picture that is not drawn yet: what is mixed is part of its companions."""
+        base = self.renderer.image(session, "compare", prompt, seed, None)
+        contents = [(adapter.sha256, strength) for _, adapter, strength in self.tastes]
+        contents += [(file.sha256, strength) for file, strength in self.files]
+        mixed = {
+            MIX: " ".join(lora_tag(*part) for part in self.named),
+            f"{MIX} hash": hashlib.sha256(repr(contents).encode()).hexdigest()[:10],
+        }
+        return replace(base, companions=base.companions | mixed)
+
+    @property
+    def picks(self) -> int:
+        """All picks that the tastes learned from."""
+        return sum(adapter.picks for _, adapter, _ in self.tastes)
+
+    def as_one(self, rank: int) -> tuple[Mapping[str, LowRank], str]:
+        """The mix as one LoRA, layers by diffusers' names, and in words how exact it is.
+
+        rank: of that LoRA; 0 for the exact sum. Raises LoraError.
+        """
+        denoiser = self.renderer.denoiser
+        assert denoiser is not None
+        terms = []
+        for _, adapter, strength in self.tastes:
+            found = self.renderer.adapter_parts(adapter)
+            terms += [(name, part, strength) for name, part in found.items()]
+        for file, strength in self.files:
+            found = by_layer(file, denoiser.unet, denoiser.text_encoders)
+            terms += [(name, part, strength) for name, part in found]
+        if not terms:
+            raise LoraError("Every strength of this mix is 0: there is nothing to save.")
+        exact = Lora("diffusers", summed(terms), {})
+        if not rank:
+            return exact.parts, f"exact, of rank {exact.rank}"
+        nearest, share = resize(exact, rank)
+        return nearest.parts, (
+            f"of rank {rank} instead of {exact.rank}: the layer that loses most keeps "
+            f"{100 * share:.1f} % of its change"
+        )
+
+
+def read_mix(renderer: Renderer, session: Session, payload: dict[str, Any]) -> Mix | None:
+    """The mix of a job; None if it has none.
+
+    Parts at strength 0 are left out. Raises WorkerError or ModelError with a sentence if a part
+    does not fit the session's model.
+    """
+    if not payload.get("mix"):
+        return None
+    denoiser = renderer.model_of(session)
+    tastes, files, remarks = [], [], []
+    for part in map(MixPart.from_dict, payload["mix"]):
+        if part.strength == 0:
+            continue
+        if part.path is not None:
+            file = lora_format.read(expanded(part.path))
+            remarks.append(f"{file.path.stem}: {denoiser.fit(file).words}")
+            files.append((file, part.strength))
+        else:
+            adapter = renderer.store.adapter(part.adapter_id or "")
+            name = _name(renderer, adapter)
+            if adapter.base_hash != denoiser.base_hash:
+                raise WorkerError(
+                    f"“{name}” does not fit this mix: it was made with another base model, or "
+                    "started from another LoRA, than the session uses now. Leave it out."
+                )
+            tastes.append((name, adapter, part.strength))
+    return Mix(renderer, tuple(tastes), tuple(files), " ".join(remarks))
+
+
+def _name(renderer: Renderer, adapter: Adapter) -> str:
+    session = renderer.store.session(adapter.session_id)
+    return f"{session.name} round {adapter.number}"
