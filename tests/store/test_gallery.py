@@ -191,12 +191,13 @@ def counted(store: Store) -> Iterator[dict[str, int]]:
         count["statements"] += 1
 
     store.close()  # the connections are made anew
-    sa.event.listen(store._engine.pool, "connect", connect)
-    sa.event.listen(store._engine, "before_cursor_execute", execute)
+    sa.event.listen(sa.Pool, "connect", connect)
+    sa.event.listen(sa.Engine, "before_cursor_execute", execute)
     store.newest_image_seq("")
     count.update(statements=0, steps=0)
     yield count
-    sa.event.remove(store._engine, "before_cursor_execute", execute)
+    sa.event.remove(sa.Pool, "connect", connect)
+    sa.event.remove(sa.Engine, "before_cursor_execute", execute)
 
 
 def with_pictures(store: Store, number: int) -> Session:

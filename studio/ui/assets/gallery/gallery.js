@@ -20,7 +20,7 @@ const BASE = "base";
 
 let life = null; // the page may build this component again: what listens to the document ends then
 
-export function begin({ element, props, server, trigger, watch }) {
+export function begin({ element, props, server, watch }) {
   life?.abort();
   life = new AbortController();
   const { signal } = life;
@@ -188,10 +188,17 @@ export function begin({ element, props, server, trigger, watch }) {
     if (large.isOpen && large.place >= 0) await large.show(Math.min(large.place, pages.total - 1));
   }
 
-  function use() {
-    trigger("use", { image_id: large.picture.id });
+  /* As if the picture were dropped on Prompt. */
+  async function use() {
+    const answer = await fetch(large.picture.url + "/download").catch(() => null);
+    if (!answer?.ok) return notify("bad", "This picture cannot be read.");
+    const dropped = new DataTransfer();
+    dropped.items.add(new File([await answer.blob()], "picture.png", { type: "image/png" }));
+    const input = document.querySelector("#prompt-drop input");
+    input.files = dropped.files;
+    input.dispatchEvent(new Event("change"));
     large.close();
-    document.getElementById("tab-prompt-button")?.click();
+    document.getElementById("tab-prompt-button").click();
   }
 
   /* --- listening ------------------------------------------------------------------------------------- */

@@ -7,8 +7,6 @@ from typing import Any
 import gradio as gr
 
 from studio.pictures.infotext import write
-from studio.settings import SettingsError
-from studio.store.rows import Session
 from studio.ui.images import made_with
 from studio.ui.page import Page
 from studio.ui.server_functions import server_function
@@ -22,7 +20,6 @@ from studio.ui.tabs.gallery.state import (
     page_state,
     page_value,
 )
-from studio.ui.tabs.prompt import from_picture
 
 
 def build(page: Page) -> None:
@@ -30,20 +27,12 @@ def build(page: Page) -> None:
     component = gr.HTML(
         value=None,
         html_template=template("gallery/gallery.html"),
-        js_on_load=script("gallery/gallery.js", "use"),
+        js_on_load=script("gallery/gallery.js"),
         server_functions=_server_functions(page),
         apply_default_css=False,
         elem_id="gallery",
     )
     page.show(lambda snapshot: {component: page_state(snapshot)}, [component])
-
-    def use(session: Session, event: gr.EventData) -> str:
-        image = page.store.image(str(event._data.get("image_id", "")))
-        if image.session_id != session.id:
-            raise SettingsError("This picture belongs to another session.")
-        return from_picture.restore(page, session, made_with(page.store, image))
-
-    page.on(component.use, use, with_event=True, refill=True)
 
 
 def _server_functions(page: Page) -> list[Any]:
