@@ -348,6 +348,22 @@ PROTECTIONS = (
         "tests/worker/test_worker.py::TestRoundsThatAreLeft",
     ),
     Protection(
+        "a round that is left before it is measured is measured later",
+        "studio/engine/training.py",
+        '            "scaled": self.is_scaled,\n',
+        "",
+        "tests/worker/test_ending.py"
+        "::test_left_in_any_phase_of_a_round_it_goes_on_where_it_was[measuring-ended]",
+    ),
+    Protection(
+        "a worker that is asked to end is not one that died of its work",
+        "studio/worker/ending.py",
+        "            store.give_work_back()  # the request is no fault of the work\n",
+        "            pass\n",
+        "tests/worker/test_ending.py"
+        "::test_a_model_that_takes_for_ever_to_load_is_no_reason_to_stay",
+    ),
+    Protection(
         "a large picture is decoded in tiles",
         "studio/models/denoiser.py",
         " or height_px * width_px > MOST_UNTILED_PX",

@@ -31,6 +31,11 @@ MOST_ATTEMPTS = 3  # times a round is resumed without progress before it fails
 _open = rounds.c.state.in_(OPEN_ROUND_STATES)
 
 
+def has_learned(round_: Round) -> bool:
+    """Whether all updates are made: what remains is to measure and to look at the pictures."""
+    return round_.adapter_id is not None or 0 < round_.updates_total == round_.updates_done
+
+
 class Rounds(Database):
     """The rounds and adapters of all sessions."""
 
@@ -154,7 +159,7 @@ class Rounds(Database):
     def stop_round(self, round_id: str) -> Round:
         """Ask the worker to end a round: without an adapter, or, if it has learned, with what it
         has learned and without the rest."""
-        at_rest = "stopping" if self.round(round_id).has_learned else "stopped"
+        at_rest = "stopping" if has_learned(self.round(round_id)) else "stopped"
         return self._request(
             round_id,
             {"queued": at_rest, "paused": at_rest, "running": "stopping"},

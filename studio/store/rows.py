@@ -268,12 +268,6 @@ class Round:
     finished_at_s: float | None
     favourite_ids: tuple[str, ...] = ()
 
-    @property
-    def has_learned(self) -> bool:
-        """Whether all its updates are made: what remains is to measure and to look at it."""
-        is_last = self.updates_done == self.updates_total > 0
-        return self.adapter_id is not None or is_last
-
 
 @dataclass(frozen=True)
 class Metric:

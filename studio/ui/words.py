@@ -61,7 +61,7 @@ def worker_line(status: WorkerStatus | None, round_: Round | None) -> tuple[str,
             return "wait", status.message.rstrip(".") or "The painter is getting ready"
         # A round draws a picture now and then; the line stays as it is.
         case "training" | "sampling" | "rendering" if is_learning:
-            return "busy", learning_line(round_, status)
+            return "busy", learning_line(round_, status, is_brief=True)
         case "training":
             return "busy", "Learning: getting ready"
         case "sampling":
@@ -76,9 +76,9 @@ def worker_line(status: WorkerStatus | None, round_: Round | None) -> tuple[str,
             return "idle", "Idle"
 
 
-def learning_line(round_: Round, status: WorkerStatus | None) -> str:
-    """`Drawing test pictures, 3 of 12, about 1 min left`."""
+def learning_line(round_: Round, status: WorkerStatus | None, is_brief: bool = False) -> str:
+    """`Drawing test pictures, 3 of 12, about 1 min left`; in brief, without the count."""
     if at := progress_of(round_, status):
-        return with_time_left(at.step, at.left_s)
+        return with_time_left(at.step.partition(",")[0] if is_brief else at.step, at.left_s)
     share = share_done(round_, status)
     return f"Learning: {per_cent(share)}" if share else "Learning: getting ready"

@@ -242,9 +242,9 @@ class RoundChecks:
         )
 
     def _report(self, active: CheckedRound) -> None:
-        words = "Judging the test pictures"
+        words = "Judging the pictures"
         for what, side in (
-            ("Drawing the base model's", [image for one in active.wanted for image in one.base]),
+            ("Drawing base pictures", [image for one in active.wanted for image in one.base]),
             ("Drawing test pictures", [image for one in active.wanted for image in one.tuned]),
         ):
             drawn, total = self._count(active, side)

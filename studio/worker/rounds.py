@@ -31,6 +31,7 @@ from studio.store import (
     write_atomically,
 )
 from studio.store.files import read_sealed, set_aside, write_sealed
+from studio.store.rounds import has_learned
 from studio.worker import follower
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
@@ -108,7 +109,7 @@ class Rounds:
                 return False
             self.store.request_round(due)
             return True  # the next call claims it
-        if round_.state == "stopping" and not round_.has_learned:
+        if round_.state == "stopping" and not has_learned(round_):
             self._end(round_, "stopped", _stopped(round_.updates_done, round_.updates_total))
             return True
         self.status.report("training", "Getting ready to learn.")
@@ -143,7 +144,7 @@ class Rounds:
                     self.pair_queue.keep_pairs_ready()
                 case "paused":
                     self.put_down()
-                case "stopping" if round_.has_learned:
+                case "stopping" if has_learned(round_):
                     self._keep_what_there_is(active)
                 case _:
                     done, total = active.training.update, active.training.updates
@@ -260,9 +261,7 @@ class Rounds:
                 unit_s = (time.monotonic() - started_s) / done
                 self.renderer.pace.note(active.steps.measuring_kind, unit_s)
             active.steps = replace(active.steps, measured=done)
-            self._report(
-                active, f"Measuring how far it went, picture {min(done + 1, total)} of {total}"
-            )
+            self._report(active, f"Measuring, picture {min(done + 1, total)} of {total}")
             if is_enough and done < total:
                 active.notes = (f"Its strength was set from {done} of {total} pictures.",)
             return not is_enough
@@ -275,7 +274,7 @@ class Rounds:
         """Ask the held-out pairs."""
         training, pairs = active.training, len(active.round.held_out_pick_ids)
         if training.has_learned:
-            self._report(active, f"Measuring: guessing {pairs} of your picks")
+            self._report(active, f"Guessing your picks, {pairs} of them")
         update = training.update
         kind = active.steps.asking_kind
         with self.renderer.pace.measured(kind, pairs), self._while_wanted(active):

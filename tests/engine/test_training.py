@@ -289,6 +289,40 @@ def test_a_round_ends_where_its_reach_is(denoiser: Denoiser, pairs: PairBatch, r
         torch.testing.assert_close(half, learned[name])
 
 
+def test_left_before_it_was_measured_a_round_is_measured_later_and_once(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    settings = replace(SHORT_DPO, target_shift=0.05)
+    *_, last = Training(denoiser, pairs, settings, pairs)
+    expected = denoiser.adapters.state()
+    left = Training(denoiser, pairs, settings, pairs)
+    while not left.has_learned:
+        left.learn()
+    assert left.is_scaling_due
+    assert not left.is_check_due  # it would be asked of an adapter that is not the final one
+    state = copy.deepcopy(left.state())
+    later = Training(denoiser, pairs, settings, pairs)
+    later.load_state(state)
+    later.scale()
+    state = copy.deepcopy(later.state())
+    again = Training(denoiser, pairs, settings, pairs)
+    again.load_state(state)
+    assert not again.is_scaling_due
+    assert again.is_check_due
+    assert again.check() == last.held_out_agreement
+    assert not again.is_check_due
+    for name, value in denoiser.adapters.state().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_measuring_is_left_between_two_pictures(denoiser: Denoiser, pairs: PairBatch) -> None:
+    training = Training(denoiser, pairs, SHORT_DPO)
+    training.learn()
+    total, seen = 2 * len(pairs), []
+    training.shift(go_on=lambda done, of: seen.append((done, of)) or done < 2)
+    assert seen == [(0, total), (1, total), (2, total)]
+
+
 def test_what_was_hardly_learned_is_not_blown_up(denoiser: Denoiser, pairs: PairBatch) -> None:
     free = Training(denoiser, pairs, replace(SHORT_DPO, target_shift=None))
     list(free)

@@ -89,10 +89,12 @@ def test_the_line_of_a_round_says_what_is_done_and_for_how_long(state):
     status = replace(said_now(a_status(state)), round=AT)
     done = a_round(updates_done=100)
     line = words.worker_line(status, done)
-    assert line == ("busy", "Drawing test pictures, 3 of 12, about 1 min left")
+    assert line == ("busy", "Drawing test pictures, about 1 min left")
+    said = words.learning_line(done, status)
+    assert said == "Drawing test pictures, 3 of 12, about 1 min left"
     assert words.share_done(done, status) == 0.8
     unknown = replace(status, round=replace(AT, left_s=None))
-    assert words.worker_line(unknown, done)[1] == AT.step
+    assert words.learning_line(done, unknown) == AT.step
     of_another = replace(status, round=replace(AT, round_id="another"))
     assert words.progress_of(done, of_another) is None
     assert words.progress_of(done, replace(status, heartbeat_at_s=0.0)) is None

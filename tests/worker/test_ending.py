@@ -121,10 +121,10 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory):
 
 PHASES = {
     "learning": "Learning",
-    "measuring": "Measuring how far it went, picture 3",
-    "guessing": "Measuring: guessing",
+    "measuring": "Measuring, picture 3",
+    "guessing": "Guessing your picks",
     "drawing": "Drawing test pictures, 2",
-    "drawing the base": "Drawing the base model's",
+    "drawing the base": "Drawing base pictures",
 }
 
 

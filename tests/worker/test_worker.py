@@ -1302,11 +1302,11 @@ class TestRoundsThatAreLeft:
         steps = list(dict.fromkeys(progress.step for progress in told))
         assert steps == [
             *(f"Learning, {n} of 6 updates" for n in range(6)),
-            *(f"Measuring how far it went, picture {n} of 10" for n in range(1, 11)),
-            "Measuring: guessing 1 of your picks",
+            *(f"Measuring, picture {n} of 10" for n in range(1, 11)),
+            "Guessing your picks, 1 of them",
             *(f"Drawing test pictures, {n} of 6" for n in range(1, 7)),
-            *(f"Drawing the base model's, {n} of 6" for n in range(4, 7)),  # 3 were there before
-            "Judging the test pictures",
+            *(f"Drawing base pictures, {n} of 6" for n in range(4, 7)),  # 3 were there before
+            "Judging the pictures",
         ]
         assert told[0].left_s is None  # nothing was learned here before
         shares = [progress.share for progress in told if progress.left_s is not None]
@@ -1314,8 +1314,8 @@ class TestRoundsThatAreLeft:
         assert told[-1].left_s == 0
         assert store.worker_status().round is None
         again = store.request_round(session.id)  # the same picks: now every time is known
-        work_until(worker, lambda: worker.status._status.round)
-        first = worker.status._status.round
+        work_until(worker, lambda: store.worker_status().round)
+        first = store.worker_status().round
         assert (first.round_id, first.left_s is None) == (again.id, False)
 
 

@@ -75,7 +75,7 @@ def round_line(snapshot: StoreSnapshot) -> str:
     if round_.state == "paused":
         return f"Round {round_.number} is paused"
     if round_.state == "running":
-        line = words.learning_line(round_, snapshot.worker)
+        line = words.learning_line(round_, snapshot.worker, is_brief=True)
         return f"Round {round_.number}: {line[0].lower()}{line[1:]}"
     return f"Round {round_.number} is about to begin"
 

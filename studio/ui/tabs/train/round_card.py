@@ -8,6 +8,7 @@ from html import escape
 import gradio as gr
 
 from studio.settings import FEWEST_PICKS
+from studio.store.rounds import has_learned
 from studio.store.rows import Round, Session
 from studio.ui import words
 from studio.ui.page import Page, Values
@@ -89,7 +90,7 @@ def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
         case "running":
             title = f"Round {round_.number} is learning from {picks}"
             text = f"{words.learning_line(round_, snapshot.worker)}. Go on picking meanwhile."
-            if round_.has_learned:
+            if has_learned(round_):
                 title = f"Round {round_.number} has learned from {picks}"
                 text += " Stop keeps what it learned, and leaves the rest out."
             if round_.message:
