@@ -77,7 +77,8 @@ class Renderer:
             self._status.report("starting", f"Loading {name}{takes}.")
             with self.pace.measured(f"loading {name}"):
                 self.denoiser = models.load(base_model, self.device, start=start)
-            self.denoiser.require_wanted = self._check_wanted
+            # looked up at each call, because `while_wanted` changes it
+            self.denoiser.require_wanted = lambda: self.require_wanted()  # noqa: PLW0108
             self.base, self._start_stamp = base, stamp
             self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
@@ -121,10 +122,6 @@ class Renderer:
                 "the session uses now. Choose that one again to use the adapter."
             )
         return denoiser
-
-    def _check_wanted(self) -> None:
-        """The model's check, which is that of the work at hand."""
-        self.require_wanted()
 
     @contextlib.contextmanager
     def while_wanted(self, require_wanted: Callable[[], None]) -> Iterator[None]:
