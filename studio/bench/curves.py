@@ -68,6 +68,16 @@ WAYS = {
         TrainingSettings().objective,
         changes={"layers": "attention", "target_shift": 0.3},
     ),
+    "steps": Way(
+        "D3PO's own loss, otherwise the default",
+        TrainingSettings().objective,
+        changes={"loss": "d3po", "beta": 100.0, "timestep_fraction": 1.0},
+    ),
+    "given_end": Way(
+        "the same, given the picture",
+        TrainingSettings().objective,
+        changes={"loss": "d3po_given_end", "timestep_fraction": 0.4},
+    ),
     "d3po": Way("D3PO as published", "d3po"),
     "d3po_balanced": Way("D3PO, steps weighed alike", "d3po_balanced"),
     "finetune": Way("LoRA on the chosen pictures", "finetune"),
