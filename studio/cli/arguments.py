@@ -18,7 +18,7 @@ from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checke
 
 DEFAULT_PORT = 7860
 # Modules with `main(argv)`: of studio.bench.research, and of studio.bench.
-RESEARCH = ("ablations", "gradients", "questions")
+RESEARCH = ("ablations", "amplified", "gradients", "questions")
 BENCHMARKS = (
     *RESEARCH,
     "best-of",
