@@ -35,7 +35,7 @@ def test_pictures_are_found_and_what_is_hidden_or_a_link_is_left_alone(tmp_path:
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file.png").touch()
     for path in (tmp_path / "nowhere", tmp_path / "file.png"):
-        with pytest.raises(OSError, match="nowhere|file"):
+        with pytest.raises(OSError, match=path.name):
             list(picture_paths(path))
 
 
