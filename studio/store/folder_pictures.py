@@ -8,7 +8,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from studio.store.answers import insert_pick, read_picked_pairs
+from studio.store.answers import insert_pick
 from studio.store.database import Database, read, read_all
 from studio.store.errors import StoreError
 from studio.store.questions import insert_pair, left_image, pairs_with_images, right_image
@@ -85,13 +85,21 @@ class FolderPictures(Database):
 
     def verdicts(self, session_id: str) -> dict[str, Verdict]:
         """What was said of pictures of folders one by one, by their ids."""
+        favourites = sa.select(images.c.id).where(
+            images.c.session_id == session_id, images.c.favourite, _is_of_folder(images)
+        )
+        alone = (
+            sa.select(pairs.c.left_image_id)
+            .join(picks, picks.c.pair_id == pairs.c.id)
+            .where(
+                pairs.c.session_id == session_id,
+                pairs.c.left_image_id == pairs.c.right_image_id,
+                holds,
+            )
+        )
         with self.reading() as connection:
-            bad = {
-                one.pair.left.id
-                for one in read_picked_pairs(connection, session_id)
-                if one.pair.left.id == one.pair.right.id
-            }
-        good = {image.id for image in self.folder_pictures(session_id) if image.favourite}
+            good = connection.scalars(favourites).all()
+            bad = connection.scalars(alone).all()
         return dict.fromkeys(bad, "bad") | dict.fromkeys(good, "good")
 
     def say_of(self, answer_id: str, image_id: str, verdict: Verdict | None) -> None:

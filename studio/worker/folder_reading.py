@@ -79,8 +79,8 @@ def read_folder(
             if _key(image) in known:
                 counts["known"] += 1
                 continue
-            made = _made(file, content)
             picture = _picture(content, session.settings.sampling)
+            made = _made(file, content)
         except _LeftOut as problem:
             counts["left_out"] += 1
             remarks.append(f"{name}: {problem}.")
@@ -144,7 +144,7 @@ def _made(path: Path, content: bytes) -> Parameters:
 def _picture(content: bytes, sampling: SamplingSettings) -> PIL.Image.Image:
     picture = fitted(content, _size(sampling))
     if picture is None:
-        raise _LeftOut("it is damaged")
+        raise _LeftOut("it is damaged, or no picture")
     return picture
 
 

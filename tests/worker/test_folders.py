@@ -131,7 +131,7 @@ def test_what_cannot_be_used_is_counted_and_named(store, worker, session, tmp_pa
     assert prompts == ["a blue square", "a cat"]
     said = dict(remark.split(": ", 1) for remark in job.result["remarks"])
     assert set(said) == {"torn.png", "nothing.webp", "text.jpg", "silent.png", "long.png"}
-    assert said["torn.png"] == "it is damaged."
+    assert said["torn.png"] == "it is damaged, or no picture."
     assert "does not say how it was made" in said["silent.png"]
     assert not examine_files(store).missing
 
