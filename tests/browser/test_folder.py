@@ -79,7 +79,7 @@ def test_a_folder_is_read_picked_from_and_sorted(
     found = Axe().run(page, context="#folder", options=RULES).response["violations"]
     assert not found, found
 
-    to_tab(page, "prefer")
+    about.get_by_role("button", name="Pick in pairs").click()
     expect(page.locator(".prefer-source")).to_have_text("From your folder, by dreamer")
     expect(page.locator(".prefer-prompt")).to_have_text("a cat")
     snap(page, "folder-pair")

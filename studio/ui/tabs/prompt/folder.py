@@ -169,6 +169,10 @@ def reading(snapshot: StoreSnapshot, job: Job | None, count: int) -> str:
         lines.append(f"Left out: {result['left_out']}.")
     said = "".join(f"<p>{escape(line)}</p>" for line in lines)
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in result.get("remarks", []))
-    return said + (
-        f"<details><summary>Which, and why</summary><ul>{remarks}</ul></details>" if remarks else ""
+    if remarks:
+        said += f"<details><summary>Which, and why</summary><ul>{remarks}</ul></details>"
+    pick = (
+        "<button type='button' class='button primary small' data-open-tab='prefer'>Pick in pairs"
+        "</button>"
     )
+    return said + (pick if count and snapshot.settings.pairs_of == "folder" else "")
