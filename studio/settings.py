@@ -470,6 +470,8 @@ class SessionSettings(_Stored):
     # The model that draws the pairs. Pairs of the base model reveal most about a taste
     # (studio/bench/LOG.md); pairs of the newest LoRA show its progress, and more of rare features.
     pairs_by: Literal["base", "newest"] = "base"
+    # Where the pictures of pairs come from: drawn, or read from a folder of the artist's.
+    pairs_of: Literal["drawings", "folder"] = "drawings"
     start: StartLora | None = None  # a part of the base model, of policy and reference alike
     # Of the base model's weights at the session's first use; "" until then.
     model_hash: str = ""
@@ -479,6 +481,7 @@ class SessionSettings(_Stored):
 
     _before: ClassVar[dict[str, Any]] = {
         "pairs_by": "newest",
+        "pairs_of": "drawings",
         "model_hash": "",
         "model_bytes": 0,
     }
@@ -508,6 +511,10 @@ class SessionSettings(_Stored):
         _require(
             self.pairs_by in ("base", "newest"),
             "Pairs are drawn by the base model or by the newest LoRA.",
+        )
+        _require(
+            self.pairs_of in ("drawings", "folder"),
+            "Pairs are of drawings, or of pictures from a folder.",
         )
 
     @property

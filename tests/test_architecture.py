@@ -16,6 +16,7 @@ STUDIO = Path(__file__).resolve().parents[1] / "studio"
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "statistics": set(),
+    "swiss": set(),
     "families": set(),  # a table, for the pages too
     "files": set(),  # written whole or not at all
     "durations": set(),  # in words
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "statistics",
         "store",
+        "swiss",
         "weights",
     },
     "ui": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -10,14 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import PIL.Image
-import PIL.ImageOps
 import torch
 
-from studio.datasets.picks import PICTURE_KINDS, ExchangeError, ForeignPick
+from studio.datasets.picks import ExchangeError, ForeignPick
 from studio.engine import trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import sha256
-from studio.pictures import files as picture_files
+from studio.pictures.files import fitted
 from studio.settings import (
     MAX_PROMPT_CHARACTERS,
     MAX_PROMPTS,
@@ -69,7 +67,7 @@ def import_picks(
         report(session, taken)
         for number, pick in enumerate(picks, start=1):
             prompt = pick.prompt.strip()
-            sides = [_picture(content, size_px) for content in (pick.left, pick.right)]
+            sides = [fitted(content, size_px) for content in (pick.left, pick.right)]
             if problem := pick.problem or _problem(prompt, sides):
                 left_out += 1
                 remarks.append(f"{pick.name or f'Row {number}'} was left out: {problem}.")
@@ -150,20 +148,3 @@ def _add_files(
         write_atomically(display, lambda path: picture.save(path, "JPEG", quality=92))
     write_atomically(where, lambda path: trajectory.save(path, drawn))
     return replace(image, picture_sha256=sha256(lossless), trajectory_sha256=sha256(where))
-
-
-def _picture(content: bytes, size_px: tuple[int, int]) -> PIL.Image.Image | None:
-    """A picture cropped and scaled to a size; None if it cannot be read."""
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=PICTURE_KINDS) as picture:
-            upright = picture_files.rgb(PIL.ImageOps.exif_transpose(picture))
-            return PIL.ImageOps.fit(upright, size_px, PIL.Image.Resampling.LANCZOS)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        PIL.Image.DecompressionBombError,
-        PIL.Image.DecompressionBombWarning,
-    ):
-        return None

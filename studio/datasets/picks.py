@@ -7,7 +7,6 @@ from pathlib import Path
 
 from studio.settings import Choice, Reason
 
-PICTURE_KINDS = ("PNG", "JPEG", "WEBP")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LARGEST_PICTURE_BYTES = 200_000_000
 LARGEST_JSON_BYTES = 64_000_000

@@ -18,7 +18,7 @@ MOST_PIXELS = 64_000_000  # more than any model draws; a file that claims more i
 MOST_BYTES = 15_000_000  # of a file that is dropped in; the guard takes little more
 TEXT_NAME = "parameters"  # where A1111 keeps the settings
 
-FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")  # that other programs write settings into
+FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")  # that other programs write settings into
 OWN_FORMATS = ("PNG", "JPEG")  # of what the studio draws; Pillow opens many more, some by programs
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
@@ -81,12 +81,30 @@ def png_with_text(path: Path, text: str) -> bytes:
     return buffer.getvalue()
 
 
-def parameters_of(data: bytes) -> Parameters:
+def fitted(content: bytes, size_px: tuple[int, int]) -> Image.Image | None:
+    """A picture of any program, upright, cropped and scaled to (width, height); None if it cannot
+    be read."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FOREIGN_FORMATS) as picture:
+            upright = rgb(ImageOps.exif_transpose(picture))
+            return ImageOps.fit(upright, size_px, Image.Resampling.LANCZOS)
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ):
+        return None
+
+
+def parameters_of(data: bytes, most_bytes: int = MOST_BYTES) -> Parameters:
     """How a picture was made, as the file says; its pixels are never unpacked.
 
     Raises ParametersError when it does not say so, or when it is not what it claims to be.
     """
-    if len(data) > MOST_BYTES:
+    if len(data) > most_bytes:
         raise ParametersError("This file is too large to be a picture from here.")
     try:
         with Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS) as picture:
@@ -96,8 +114,8 @@ def parameters_of(data: bytes) -> Parameters:
         too_large = True
     except Exception as error:  # of any kind, as the formats have it
         raise ParametersError(
-            "This is not a PNG, JPEG or WebP that can be read. Drop the file as it was saved: what "
-            "went through a messenger or another program has often lost its settings."
+            "This is not a PNG, JPEG, WebP or AVIF that can be read. Drop the file as it was "
+            "saved: what went through a messenger or another program has often lost its settings."
         ) from error
     if too_large:
         raise ParametersError("This picture claims to be too large to be opened safely.")

@@ -6,9 +6,9 @@
 Any number of threads and processes may use a `Store` at once; each of its methods is one
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
-status), `exports`, `exams`, `gallery`, `deleting` (of pictures) and `library` (base models). Each
-is a class on `database` (transactions, migrations), and none knows another. Its return values are
-in `rows`.
+status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models) and
+`folder_pictures` (those of an artist's folders). Each is a class on `database` (transactions,
+migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -33,6 +33,7 @@ from studio.store.errors import (
 from studio.store.exams import Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
+from studio.store.folder_pictures import FolderPictures
 from studio.store.gallery import (
     Gallery,
     GalleryFilter,
@@ -93,6 +94,7 @@ class Store(
     Exports,
     Exams,
     Library,
+    FolderPictures,
 ):
     """The store of one home; see `Store.open`."""
 

@@ -28,6 +28,8 @@ from studio.store.rows import Answer, KeptAnswer, Pick, PickedPair, Question
 from studio.store.schema import pairs, picks, question_id
 from studio.store.waiting import holds, is_last_pick, is_of_question
 
+# Not a picture by itself, of which somebody said that it is bad (`folder_pictures`).
+is_of_two = pairs.c.left_image_id != pairs.c.right_image_id
 NOT_BETTER: tuple[Choice, ...] = ("skip", "tie", "both_bad")  # answers that prefer no picture
 
 
@@ -117,6 +119,8 @@ class Answers(Database):
             if pair.question_id != id_:
                 raise StoreError("The pictures of a grid are answered together.")
             question = get_question(connection, id_)
+            if len(question.images) < 2:
+                raise StoreError("This is one picture, which is good or bad by itself.")
             if any(image.erased_at_s is not None for image in question.images):
                 raise StoreError("A picture of this question was deleted for good.")
             if judge is not None and _is_answered(connection, question):
@@ -135,7 +139,7 @@ class Answers(Database):
             for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
                 why = reason if its in ("left", "right") else None
                 pick_id = _nth(answer_id, number)
-                _insert_pick(connection, pick_id, pair.id, its, much_better, why, judge)
+                insert_pick(connection, pick_id, pair.id, its, much_better, why, judge)
             connection.execute(
                 sa.update(pairs)
                 .where(is_of_question([id_]), pairs.c.stale_at_s.is_(None))
@@ -154,7 +158,7 @@ class Answers(Database):
             newest = (
                 sa.select(picks.c.pair_id)
                 .join(pairs, picks.c.pair_id == pairs.c.id)
-                .where(pairs.c.session_id == session_id, holds)
+                .where(pairs.c.session_id == session_id, holds, is_of_two)
                 .order_by(picks.c.seq.desc())
                 .limit(1)
             )
@@ -165,7 +169,7 @@ class Answers(Database):
             question = get_question(connection, get_pair(connection, pair_id).question_id)
             if before is None:
                 for number, pair in enumerate(question.pairs):
-                    _insert_pick(connection, _nth(undo_id, number), pair.id, None)
+                    insert_pick(connection, _nth(undo_id, number), pair.id, None)
                 # The artist wants to see it again, even if it was discarded in the meantime.
                 connection.execute(
                     sa.update(pairs).where(is_of_question([question.id])).values(stale_at_s=None)
@@ -201,7 +205,7 @@ class Answers(Database):
         newest = (
             sa.select(question_id.label("question_id"))
             .select_from(pairs_with_images.join(picks, picks.c.pair_id == pairs.c.id))
-            .where(pairs.c.session_id == session_id, holds)
+            .where(pairs.c.session_id == session_id, holds, is_of_two)
             .group_by(question_id)
             .order_by(sa.func.max(picks.c.seq).desc())
             .limit(limit)
@@ -239,7 +243,7 @@ def _choices_of_grid(
     return choices
 
 
-def _insert_pick(
+def insert_pick(
     connection: sa.Connection,
     pick_id: str,
     pair_id: str,
@@ -248,6 +252,7 @@ def _insert_pick(
     reason: Reason | None = None,
     judge: str | None = None,
 ) -> None:
+    """Add a pick, which supersedes the last one of its pair."""
     last = sa.select(picks.c.id).where(picks.c.pair_id == pair_id, is_last_pick)
     pick = Pick(
         id=pick_id,

@@ -89,7 +89,7 @@ class Questions(Database):
             read_session(connection, session_id)
             connection.execute(sa.insert(images), [vars(picture) for picture in pictures])
             for pair in question.pairs:
-                _insert_pair(connection, pair)
+                insert_pair(connection, pair)
         return question
 
     def ask_again(self, session_id: str) -> Pair | None:
@@ -116,7 +116,7 @@ class Questions(Database):
                 note="",
                 grid_id=None,
             )
-            _insert_pair(connection, again)
+            insert_pair(connection, again)
         return again
 
     def pair(self, pair_id: str) -> Pair:
@@ -205,7 +205,8 @@ def _whole_questions(connection: sa.Connection, ids: Sequence[str], most: int) -
             return [Question(tuple(found)) for found in of_question.values()]
 
 
-def _insert_pair(connection: sa.Connection, pair: Pair) -> None:
+def insert_pair(connection: sa.Connection, pair: Pair) -> None:
+    """Add a pair whose images are in the store."""
     values = {name: value for name, value in vars(pair).items() if name not in ("left", "right")}
     sides = {"left_image_id": pair.left.id, "right_image_id": pair.right.id}
     connection.execute(sa.insert(pairs).values(values | sides))

@@ -31,9 +31,16 @@ JobKind = Literal[
     "fit",
     "give_picks",
     "take_picks",
+    "read_folder",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
+
+# Keys in the companions of a picture that was read from a folder, and not drawn here: its file, the
+# hash of its content, the model that made it, its settings as A1111 would write them, and the hash
+# of its looks (`studio.pictures.alike`).
+SOURCE, SOURCE_HASH, SOURCE_MODEL = "Source", "Source hash", "Source model"
+SOURCE_SETTINGS, SOURCE_LOOK = "Source settings", "Source look"
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
@@ -75,6 +82,14 @@ class Image:
     companions: dict[str, str] = field(default_factory=dict)
     deleted_at_s: float | None = None  # set: out of the gallery, and can be brought back
     erased_at_s: float | None = None  # set too: its files are gone for good
+
+    @property
+    def look(self) -> int:
+        """The hash of the looks of a picture from a folder (`studio.pictures.alike`)."""
+        try:
+            return int(self.companions.get(SOURCE_LOOK, ""), 16) & (1 << 64) - 1
+        except ValueError:  # an archive of anybody's may hold any text
+            return int.from_bytes(self.id.encode()[:8])  # like no other
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class Sessions(Database):
                 and settings.sampling == before.settings.sampling
                 and settings.pictures == before.settings.pictures
                 and settings.pairs_by == before.settings.pairs_by
+                and settings.pairs_of == before.settings.pairs_of
             )
             kept = settings.prompts if same_pictures else ()
             discard_waiting(connection, session_id, unless_prompt_in=kept)

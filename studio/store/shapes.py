@@ -116,6 +116,10 @@ class Result(TypedDict, total=False):
     checks: Texts
     folder: Text
     picks: Count
+    pictures: Count
+    known: Count
+    other_model: Count
+    other_size: Count
     left_out: Count
     session_id: Text
     name: Text
@@ -160,6 +164,7 @@ DONE = {
     "download": {"name", "family", "size_px"},
     "give_picks": {"folder", "picks", "left_out"},
     "take_picks": {"session_id", "name", "picks", "left_out"},
+    "read_folder": {"pictures", "known", "left_out", "other_model", "other_size"},
 }
 
 _share = TypeAdapter(Share, config=STRICT)

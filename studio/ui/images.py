@@ -24,10 +24,10 @@ from studio.pictures.files import (
     sheet,
     thumbnail,
 )
-from studio.pictures.infotext import Parameters, ParametersError, loras_in, write
+from studio.pictures.infotext import Parameters, ParametersError, loras_in, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError, write_atomically
-from studio.store.rows import MIX
+from studio.store.rows import MIX, SOURCE, SOURCE_SETTINGS
 from studio.ui.guard import BYTES
 from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
@@ -211,6 +211,8 @@ def file_stem(image: Image) -> str:
 
 def made_with(store: Store, image: Image) -> Parameters:
     """The settings of a picture, for other tools to read."""
+    if SOURCE in image.companions:
+        return _made_elsewhere(image)
     loras: tuple[tuple[str, float], ...] = ()
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number
@@ -233,6 +235,13 @@ def made_with(store: Store, image: Image) -> Parameters:
         loras=loras,
         more=start_lora(store, image) | companions | {"Version": f"D3PO Studio {__version__}"},
     )
+
+
+def _made_elsewhere(image: Image) -> Parameters:
+    """The settings that a picture of a folder came with."""
+    with contextlib.suppress(ParametersError):
+        return read(image.companions.get(SOURCE_SETTINGS, ""))
+    return Parameters(prompt=image.prompt, more={SOURCE: image.companions[SOURCE]})
 
 
 def model_name(store: Store, image: Image) -> str:

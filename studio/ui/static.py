@@ -27,6 +27,7 @@ STYLES = (
     "shared/dialogs.css",
     "shared/fields.css",
     "prompt/prompt.css",
+    "prompt/triage.css",
     "prefer/prefer.css",
     "prefer/pictures.css",
     "prefer/strip.css",

@@ -18,6 +18,7 @@ from studio.settings import StartLora
 from studio.store import Job, Session, Store, StoreError
 from studio.worker.disk_space import require_disk_space
 from studio.worker.exporting import write_export
+from studio.worker.folder_reading import read_folder
 from studio.worker.mixing import read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
@@ -64,6 +65,7 @@ class Jobs:
             "fit": self._do_fit,
             "give_picks": self._do_give_picks,
             "take_picks": self._do_take_picks,
+            "read_folder": self._do_read_folder,
         }[job.kind]
         try:
             with self.renderer.while_wanted(lambda: self._require_wanted(job)):
@@ -263,6 +265,17 @@ class Jobs:
             "left_out": taken.left_out,
             "remarks": list(taken.remarks[:MOST_REMARKS]),
         }
+
+    def _do_read_folder(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"path"} → {"pictures", "known", "left_out", "other_model", "other_size", "remarks"}:
+        pictures of a folder, copied into the session. What was read stays when it is cancelled."""
+        self.status.report("starting", "Reading a folder of pictures.")
+
+        def report(done: int, total: int) -> None:
+            words = f"{done} of {total} read."
+            self._stay(self.store.update_job(job.id, progress=done / total, message=words))
+
+        return read_folder(self.renderer, self.store, session, job.payload["path"], report)
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → the description of a model, without loading its weights."""

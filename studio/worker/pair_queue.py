@@ -13,6 +13,7 @@ from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
 from studio.store import Image, Session, Store, StoreError
 from studio.worker import follower
+from studio.worker.folder_pairs import add_folder_pairs
 from studio.worker.progress import picture_kind
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
@@ -44,7 +45,10 @@ class PairQueue:
         Several processes draw one pair each.
         """
         session = self._open_session()
-        if session is None or not session.settings.prompts:
+        if session is None:
+            return False
+        is_of_folder = session.settings.pairs_of == "folder"
+        if not session.settings.prompts and not is_of_folder:
             return False
         wanted = session.settings.queue_target if fewer_than is None else fewer_than
         missing = wanted - self.store.waiting_count(session.id)
@@ -52,6 +56,9 @@ class PairQueue:
             return False
         if self.store.ask_again(session.id) is not None:
             return True
+        if is_of_folder:
+            base_hash = self.renderer.model_of(session).base_hash
+            return add_folder_pairs(self.store, session, base_hash, missing)
         settings = session.settings
         first = self.store.drawn_count(session.id)
         count = min(missing, self.processes.size)

@@ -59,7 +59,12 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
         *((None, chains.of(image)) for image in lone.bad),
     ]
     if not sides:
-        raise WorkerError("The files of all picks of this round are missing.")
+        raise WorkerError(
+            "The files of all picks of this round are missing, or they are pictures of a folder: "
+            "D3PO learns from the steps of a drawing. Choose Diffusion-DPO for them."
+            if not only_final
+            else "The files of all picks of this round are missing."
+        )
     sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in better]
     sure += [MUCH_BETTER] * (len(sides) - len(better))
     return RoundPairs(
@@ -93,7 +98,11 @@ class _Chains:
         path = self._store.trajectory_path(image)
         try:
             require_whole(path, image.trajectory_sha256)
-            return trajectory.load(path, self._only_final)
+            chain = trajectory.load(path, self._only_final)
+            if not self._only_final and len(chain.latents) == 1:
+                log.warning("A picture is left out: how %s was drawn is not known", image.id)
+                return None
+            return chain
         except (OSError, SafetensorError, ValueError, KeyError, StoreDamaged):
             log.warning("A picture is left out: %s cannot be read", path.name, exc_info=True)
             return None

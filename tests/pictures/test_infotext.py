@@ -204,7 +204,7 @@ def test_a_picture_without_settings_and_what_is_no_picture_are_sentences(path):
     gif = io.BytesIO()
     Image.new("RGB", (8, 8)).save(gif, "GIF")
     for data in (b"", b"hello", gif.getvalue(), path.read_bytes()[:20]):
-        with pytest.raises(ParametersError, match="not a PNG, JPEG or WebP"):
+        with pytest.raises(ParametersError, match="not a PNG, JPEG, WebP or AVIF"):
             parameters_of(data)
 
 

@@ -167,7 +167,7 @@ def test_the_settings_of_a_file_are_read_or_refused_with_a_sentence(client, stor
     assert MADE.validate_json(answer["made"]).prompt == image.prompt
     for content, sentence in (
         (store.image_path(image).read_bytes(), "does not say how"),
-        (b"", "not a PNG, JPEG or WebP"),
+        (b"", "not a PNG, JPEG, WebP or AVIF"),
         (b"0" * (MOST_BYTES + 1), "too large"),
     ):
         answer = client.post("/parameters", content=content).json()

@@ -88,6 +88,7 @@ export class Screen {
   #paintPrompt() {
     const asked = this.#parts.queue.shown;
     this.#part("prompt").textContent = asked && !this.#hidesPrompt ? asked.prompt : "";
+    this.#part("source").textContent = asked ? asked.source : "";
     this.#part("prompt-act").textContent = this.#hidesPrompt ? "Show prompt" : "Hide prompt";
     press(this.#act("prompt"), this.#hidesPrompt);
   }

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.durations import duration
-from studio.store import Answer, Question
+from studio.store import Answer, Image, Question
+from studio.store.rows import SOURCE, SOURCE_MODEL
 from studio.ui import words
 from studio.ui.images import image_url, thumbnail_url
+from studio.ui.jobs import is_open, words_of
 from studio.ui.snapshot import StoreSnapshot
 
 QUESTIONS_SENT = 64  # all that ever wait, so that a slow answer holds nobody up
@@ -38,6 +40,7 @@ def question_value(question: Question) -> dict[str, Any]:
     return {
         "id": question.id,
         "prompt": first.prompt,
+        "source": source(first.left),
         "width_px": first.left.sampling.width_px,
         "height_px": first.left.sampling.height_px,
         "again": first.repeat_of is not None,
@@ -52,6 +55,14 @@ def question_value(question: Question) -> dict[str, Any]:
             for image in question.images
         ],
     }
+
+
+def source(image: Image) -> str:
+    """Where a picture of a folder comes from; "" for a drawn one."""
+    if SOURCE not in image.companions:
+        return ""
+    model = image.companions.get(SOURCE_MODEL)
+    return f"From your folder, by {model}" if model else "From your folder"
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:
@@ -93,6 +104,8 @@ def known_line(snapshot: StoreSnapshot) -> str:
 
 def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
     """Why no question is waiting, and what to do or how long to wait."""
+    if snapshot.settings.pairs_of == "folder":
+        return empty_folder(snapshot)
     if not snapshot.settings.prompts:
         return {
             "title": "No prompts yet",
@@ -128,3 +141,23 @@ def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
         "text": f"{faster}{now}What comes next appears here by itself.",
         "working": True,
     }
+
+
+def empty_folder(snapshot: StoreSnapshot) -> dict[str, Any]:
+    """The same where pairs are of pictures from a folder."""
+    job = snapshot.newest_job("read_folder")
+    if job is not None and is_open(job):
+        return {
+            "title": "The folder is being read",
+            "text": f"{words_of(snapshot, job)} Pairs appear here by themselves.",
+            "working": True,
+        }
+    is_read = snapshot.store.folder_count(snapshot.session.id) > 0
+    text = (
+        "Its pictures are in order, as far as a few clicks tell. Read another folder, or let the "
+        "model draw again."
+        if is_read
+        else "Name a folder with pictures, or let the model draw."
+    )
+    title = "All pairs of the folder are picked" if is_read else "No pictures to pick from"
+    return {"title": title, "text": text, "action": "Go to the folder", "tab": "prompt"}

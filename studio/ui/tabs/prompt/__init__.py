@@ -10,6 +10,7 @@ from studio.ui.dropin import accept_picture
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt import (
+    folder,
     from_picture,
     model,
     preview,
@@ -27,6 +28,8 @@ def build(page: Page) -> None:
         with gr.Column(scale=5, min_width=320):
             prompts.build(page)
             accept_picture(page, "prompt-drop", partial(from_picture.restore, page), refill=True)
+            with gr.Accordion("Pick from a folder of pictures", open=False, elem_id="folder"):
+                folder.build(page)
             with gr.Accordion("Styles", open=False, elem_id="styles"):
                 styles.build(page)
             with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):

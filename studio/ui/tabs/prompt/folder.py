@@ -1,0 +1,178 @@
+"""Pick from a folder of pictures: reading it, asking about it in pairs, and triage one by one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from studio.paths import typed
+from studio.pictures.alike import sets_of
+from studio.settings import SettingsError
+from studio.store import Image
+from studio.store.rows import SOURCE, SOURCE_MODEL, Job, Session
+from studio.ui import words
+from studio.ui.fields import Field, save_fields
+from studio.ui.images import image_url
+from studio.ui.jobs import cancel_open, is_open, words_of
+from studio.ui.page import Page, Values
+from studio.ui.server_functions import server_function
+from studio.ui.snapshot import StoreSnapshot
+from studio.ui.static import script, template
+from studio.ui.widgets import click_events, progress_bar
+
+
+def build(page: Page) -> None:
+    """The folder's path, what was read of it, and the ways to pick."""
+    store = page.store
+    path = gr.Textbox(
+        label="A folder on this computer",
+        info="Pictures of A1111, Forge, ComfyUI, SwarmUI or InvokeAI with their settings in them: "
+        "PNG, JPEG, WebP or AVIF. They are copied; the folder stays as it is. Read it again when "
+        "there are new ones.",
+        placeholder="/home/me/outputs",
+        lines=1,
+        elem_id="folder-path",
+    )
+    read = gr.Button("Read the folder", elem_id="folder-read", size="sm")
+    about = gr.HTML(
+        apply_default_css=False, elem_id="folder-read-so-far", js_on_load=click_events("cancel")
+    )
+    pairs_of = gr.Radio(
+        [("Drawings of the model", "drawings"), ("Pictures of the folder", "folder")],
+        label="Pairs on Prefer are",
+        info="Pictures of one prompt and one model meet, in a Swiss tournament: few clicks put "
+        "many in order. Of near-duplicates one takes part.",
+        elem_id="pairs-of",
+    )
+    gr.HTML(
+        "<p class='soft'>Or say of each picture by itself whether it is good or bad. Rounds then "
+        "learn from both (“Learn from favourites and from “Neither” too”, on Train).</p>",
+        apply_default_css=False,
+        elem_classes="under-field",
+    )
+
+    def to_triage(payload: dict[str, Any]) -> dict[str, Any]:
+        return {"pictures": triage(store.folder_pictures(payload["session_id"]), _said(payload))}
+
+    def _said(payload: dict[str, Any]) -> set[str]:
+        return set(store.verdicts(payload["session_id"]))
+
+    def say(payload: dict[str, Any]) -> dict[str, Any]:
+        image = store.image(payload["image_id"])
+        store.say_of(payload["answer_id"], image.id, payload["verdict"])
+        settings = store.session(image.session_id).settings
+        if payload["verdict"] and not settings.training.lone_pictures:
+            training = replace(settings.training, lone_pictures=True)
+            store.change_settings(image.session_id, lambda now: replace(now, training=training))
+        return {}
+
+    one_by_one = gr.HTML(
+        value=None,
+        html_template=template("prompt/triage.html"),
+        js_on_load=script("prompt/triage.js"),
+        server_functions=[server_function(call, page) for call in (to_triage, say)],
+        apply_default_css=False,
+        elem_id="triage",
+    )
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        job = snapshot.newest_job("read_folder")
+        count = store.folder_count(snapshot.session.id)
+        return {
+            read: gr.update(interactive=not is_open(job)),
+            about: reading(snapshot, job, count),
+            one_by_one: {"session_id": snapshot.session.id, "pictures": count},
+        }
+
+    page.show(view, [read, about, one_by_one])
+    page.fill(lambda _: {path: ""}, [path])
+    field = Field(pairs_of, lambda s: s.pairs_of, lambda s, value: replace(s, pairs_of=value))
+    save_fields(page, [field])
+
+    def read_folder(session: Session, text: str) -> Values:
+        wanted = typed(text)
+        if not wanted:
+            raise SettingsError("Write the path of a folder with pictures first.")
+        store.add_job(session.id, "read_folder", {"path": wanted})
+        store.change_settings(session.id, lambda now: replace(now, pairs_of="folder"))
+        return {pairs_of: "folder"}
+
+    def cancel(session: Session, _event: gr.EventData) -> None:
+        cancel_open(store, session.id, "read_folder")
+
+    for event in (read.click, path.submit):
+        page.on(event, read_folder, inputs=[path], outputs=[pairs_of])
+    page.on(about.cancel, cancel, with_event=True)
+
+
+def triage(pictures: list[Image], said: set[str]) -> list[dict[str, Any]]:
+    """Those of which nothing was said yet, by prompt and model, near-duplicates set together."""
+    groups: dict[tuple[str, str], list[Image]] = defaultdict(list)
+    for image in pictures:
+        groups[image.prompt, image.companions.get(SOURCE_MODEL, "")].append(image)
+    values = []
+    for group in groups.values():
+        firsts = sets_of([image.look for image in group])
+        order = sorted(range(len(group)), key=lambda place: firsts[place])
+        for place in order:
+            image, others = group[place], firsts.count(firsts[place]) - 1
+            if image.id in said:
+                continue
+            alike = words.count(others, "other") if others else ""
+            values.append(
+                {
+                    "id": image.id,
+                    "url": image_url(image.id),
+                    "file": image.companions[SOURCE],
+                    "prompt": image.prompt,
+                    "alike": f"Nearly the same as {alike} of the folder." if alike else "",
+                }
+            )
+    return values
+
+
+def reading(snapshot: StoreSnapshot, job: Job | None, count: int) -> str:
+    """How far the reading is, what came of it, and what it means for learning."""
+    if job is None or job.state == "cancelled":
+        return f"<p>{words.count(count, 'picture')} to pick from.</p>" if count else ""
+    if job.state == "failed":
+        return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+    if job.state != "done":
+        return (
+            f"<p class='working-line'>{escape(words_of(snapshot, job))}</p>"
+            f"{progress_bar(job.progress, 'The folder')}"
+            "<button type='button' class='button small' data-event='cancel'>Stop</button>"
+            "<p class='soft'>You can pick meanwhile. What was read stays.</p>"
+        )
+    result = job.result
+    new = result["pictures"]
+    lines = [f"{words.count(count, 'picture')} to pick from, {new} of them new."]
+    if result["other_model"]:
+        model = Path(snapshot.settings.base_model).stem
+        lines.append(
+            f"Of these, {result['other_model']} were not made by {model}, or do not say so: it "
+            "learns what you like in them, though it would draw them differently itself."
+        )
+    if result["other_size"]:
+        sampling = snapshot.settings.sampling
+        lines.append(
+            f"{result['other_size']} were scaled and cropped to {sampling.width_px} × "
+            f"{sampling.height_px}, the size that is learned. After a change of size, read the "
+            "folder again."
+        )
+    if result["left_out"]:
+        lines.append(f"Left out: {result['left_out']}.")
+    said = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in result.get("remarks", []))
+    if remarks:
+        said += f"<details><summary>Which, and why</summary><ul>{remarks}</ul></details>"
+    pick = (
+        "<button type='button' class='button primary small' data-open-tab='prefer'>Pick in pairs"
+        "</button>"
+    )
+    return said + (pick if count and snapshot.settings.pairs_of == "folder" else "")
