@@ -300,7 +300,10 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         return any(key.startswith(starts) for key in keys)
 
     if any(".lora_" in key or key.endswith((".hada_w1_a", ".lokr_w1")) for key in keys):
-        raise ModelError(f"{path.name} is a LoRA, not a base model: choose the model it is for.")
+        raise ModelError(
+            f"{path.name} is a LoRA, not a base model: choose the model it is for. A session with "
+            "that model can start from the LoRA."
+        )
     if has(f"{UNET}joint_blocks.", "joint_blocks."):
         raise _refusal(path.name, "a Stable Diffusion 3 model")
     if has(f"{UNET}double_blocks.", "double_blocks."):

@@ -43,6 +43,18 @@ def known_model(base_model: str, info: models.ModelInfo) -> KnownModel:
     )
 
 
+def unusable_model(base_model: str, error: models.ModelError) -> KnownModel | None:
+    """The store's row for a model that cannot be used; None if it is not there at all."""
+    size_bytes, mtime_ns = 0, 0
+    try:
+        size_bytes, mtime_ns = models.stamp(models.base_path(base_model))
+    except (models.ModelError, OSError):
+        if not is_hub_id(base_model):  # that its file is gone, the pages see for themselves
+            return None
+    name = base_model if is_hub_id(base_model) else Path(base_model).stem
+    return KnownModel(base_model, name, "", "", 0, size_bytes, mtime_ns, problem=str(error))
+
+
 def _preview(model: Path) -> str:
     """The preview picture beside a model, by the names of A1111, Forge and ComfyUI."""
     stem = model.name if model.is_dir() else model.stem
@@ -176,16 +188,14 @@ def _exists(base_model: str) -> bool:
 
 def _scan_model(base_model: str, before: KnownModel | None) -> KnownModel | None:
     """None if it was deleted meanwhile, or if its name is not valid Unicode."""
-    size_bytes, mtime_ns = 0, 0
     try:
         base_model.encode()
-        size_bytes, mtime_ns = models.stamp(models.base_path(base_model))
-        if before is not None and (before.bytes, before.mtime_ns) == (size_bytes, mtime_ns):
+        stamp = models.stamp(models.base_path(base_model))
+        if before is not None and (before.bytes, before.mtime_ns) == stamp:
             return replace(before, preview=_preview(models.base_path(base_model)))
         return known_model(base_model, models.inspect(base_model))
     except models.ModelError as error:
-        name = Path(base_model).stem
-        return KnownModel(base_model, name, "", "", 0, size_bytes, mtime_ns, problem=str(error))
+        return unusable_model(base_model, error)
     except (OSError, UnicodeEncodeError):
         return None
 

@@ -32,7 +32,7 @@ from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_ato
 from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
-from studio.worker.model_library import known_model
+from studio.worker.model_library import known_model, unusable_model
 from studio.worker.progress import Pace, picture_kind
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import now_and_then
@@ -75,6 +75,7 @@ class Renderer:
             known = self.pace.of(f"loading {name}")
             takes = f", {duration(known)}" if known else ""
             self._status.report("starting", f"Loading {name}{takes}.")
+            self._require_usable(base_model)
             with self.pace.measured(f"loading {name}"):
                 self.denoiser = models.load(base_model, self.device, start=start)
             # looked up at each call, because `while_wanted` changes it
@@ -83,6 +84,15 @@ class Renderer:
             self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
+
+    def _require_usable(self, base_model: str) -> None:
+        """Raise ModelError if the file is no model that can be used; the pages then say why."""
+        try:
+            models.inspect(base_model)
+        except models.ModelError as error:
+            if unusable := unusable_model(base_model, error):
+                self.store.remember_model(unusable)
+            raise
 
     def model_of(self, session: Session) -> models.Denoiser:
         """Load the base model of a session.
@@ -98,7 +108,7 @@ class Renderer:
         elif actual != expected:
             raise WorkerError(
                 f"{denoiser.info.name} is no longer the model that this session began with: "
-                "its file has changed. Open Model on the Prompt tab to choose how to go on."
+                "its file has changed. The Prompt tab offers ways to go on."
             )
         return denoiser
 
