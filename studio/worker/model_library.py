@@ -40,6 +40,7 @@ def known_model(base_model: str, info: models.ModelInfo) -> KnownModel:
         mtime_ns=mtime_ns,
         base_hash=info.weights_hash,
         preview=_preview(info.path),
+        licence=info.licence,
     )
 
 

@@ -75,9 +75,8 @@ class Renderer:
             known = self.pace.of(f"loading {name}")
             takes = f", {duration(known)}" if known else ""
             self._status.report("starting", f"Loading {name}{takes}.")
-            self._require_usable(base_model)
             with self.pace.measured(f"loading {name}"):
-                self.denoiser = models.load(base_model, self.device, start=start)
+                self.denoiser = self._read(base_model, start)
             # looked up at each call, because `while_wanted` changes it
             self.denoiser.require_wanted = lambda: self.require_wanted()  # noqa: PLW0108
             self.base, self._start_stamp = base, stamp
@@ -85,13 +84,21 @@ class Renderer:
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 
-    def _require_usable(self, base_model: str) -> None:
-        """Raise ModelError if the file is no model that can be used; the pages then say why."""
+    def _read(self, base_model: str, start: StartLora | None) -> models.Denoiser:
+        """Load a model. Raises ModelError, and the pages show it beside the model's name."""
         try:
-            models.inspect(base_model)
+            info = models.inspect(base_model)
         except models.ModelError as error:
             if unusable := unusable_model(base_model, error):
                 self.store.remember_model(unusable)
+            raise
+        try:
+            return models.load(base_model, self.device, start=start)
+        except models.ModelError as error:
+            if start is None:  # else the LoRA may be at fault
+                self.store.remember_model(
+                    replace(known_model(base_model, info), problem=str(error))
+                )
             raise
 
     def model_of(self, session: Session) -> models.Denoiser:

@@ -49,7 +49,7 @@ def model_cards(snapshot: StoreSnapshot) -> str:
     return (
         "<div class='models' role='group' aria-label='Models'>"
         f"<button type='button' class='model' data-event='use_starter' aria-pressed='{starter}'>"
-        "<span class='picture none' aria-hidden='true'></span><b>Starter model</b>"
+        f"{no_picture('Starter model')}<b>Starter model</b>"
         f"<small>In the box</small></button>{cards}</div>"
     )
 
@@ -75,7 +75,7 @@ def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
 def _card(model: KnownModel, settings: SessionSettings) -> str:
     name = escape(model.base_model, quote=True)
     pressed = str(model.base_model == settings.base_model).lower()
-    picture = "<span class='picture none' aria-hidden='true'></span>"
+    picture = no_picture(model.name)
     if model.preview:
         url = escape(model_preview_url(model.base_model), quote=True)
         picture = f"<img class='picture' src='{url}' alt='' loading='lazy'>"
@@ -86,9 +86,15 @@ def _card(model: KnownModel, settings: SessionSettings) -> str:
     )
 
 
+def no_picture(name: str) -> str:
+    """In the place of a picture that there is not: the first letter of the name."""
+    return f"<span class='picture none' aria-hidden='true'>{escape(name[:1].upper())}</span>"
+
+
 def facts_of(model: KnownModel) -> str:
-    """`Stable Diffusion XL · 6.9 GB · 0123456789`"""
-    facts = (model.words, gigabytes(model.bytes), model.base_hash[:10])
+    """`Stable Diffusion XL · 6.9 GB · 0123456789 · licence openrail++`"""
+    licence = f"licence {model.licence}" if model.licence else ""
+    facts = (model.words, gigabytes(model.bytes), model.base_hash[:10], licence)
     return escape(" · ".join(filter(None, facts)))
 
 
@@ -166,7 +172,7 @@ def model_problem(snapshot: StoreSnapshot) -> str:
 
 def _unusable(model: KnownModel) -> str:
     """What the worker found to be wrong when it wanted to draw; a hub's model can be downloaded."""
-    if is_hub_id(model.base_model):
+    if is_hub_id(model.base_model) and not model.family:
         name = escape(model.base_model, quote=True)
         way_on = (
             "<button type='button' class='button primary' data-event='download_model' "

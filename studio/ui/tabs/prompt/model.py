@@ -72,8 +72,9 @@ def _build_chooser(page: Page) -> gr.Textbox:
     path = gr.Textbox(
         label="Another model",
         info="The path of a .safetensors checkpoint or a diffusers folder, as a file manager "
-        "copies it, or its name on the Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL).",
-        placeholder="/home/me/models/my-model.safetensors",
+        "copies it, or its name on the Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL). "
+        "A file of a folder that is known here can be dropped on the page instead.",
+        placeholder="~/models/mine.safetensors",
         lines=1,
         elem_id="model-path",
     )

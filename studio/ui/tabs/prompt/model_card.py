@@ -77,7 +77,7 @@ def _picture(snapshot: StoreSnapshot) -> str:
     if snapshot.model is not None and snapshot.model.preview:
         url = escape(model_preview_url(snapshot.model.base_model), quote=True)
         return f"<img class='picture' src='{url}' alt='The picture beside its file'>"
-    return "<span class='picture none' aria-hidden='true'></span>"
+    return library.no_picture(name_of(snapshot.settings, snapshot.model))
 
 
 def _drawn(snapshot: StoreSnapshot) -> Image | None:
