@@ -14,7 +14,7 @@ from studio.bench.families import make_pipeline, write_checkpoint
 from studio.settings import StartLora
 from studio.worker.loop import Worker
 from tests.browser.conftest import snap
-from tests.browser.steps import RULES, wait_for
+from tests.browser.steps import RULES
 
 pytestmark = pytest.mark.browser
 
@@ -45,11 +45,13 @@ def test_the_model_is_seen_changed_dropped_and_missed(
 ):
     worker = Worker(store, "cpu")
 
-    def work(kind: str) -> None:
-        """The worker does the page's next job of this kind."""
-        wait_for(page, lambda: store.jobs(labelling.id, kind=kind))
-        while store.jobs(labelling.id, kind=kind)[0].state == "queued":
+    def use(model: Path) -> None:
+        """The worker looks at it, and then the artist takes it."""
+        expect(page.locator("#model-found")).to_contain_text(f"Looking at {model}")
+        while store.jobs(labelling.id, kind="inspect")[0].state == "queued":
             worker.jobs.run_next()
+        page.get_by_role("button", name="Use this model").click()
+        expect(card.get_by_role("heading")).to_have_text(model.stem)
 
     folder = tmp_path / "my models"
     folder.mkdir()
@@ -83,9 +85,7 @@ def test_the_model_is_seen_changed_dropped_and_missed(
     field = page.get_by_label("Another model")
     field.fill("'" + str(second).replace("'", "'\\''") + "' ")
     field.press("Enter")
-    work("inspect")
-    page.get_by_role("button", name="Use this model").click()
-    expect(card.get_by_role("heading")).to_have_text("it's tiny")
+    use(second)
     expect(chooser).to_be_hidden()
     expect(change).to_be_focused()
     assert store.session(labelling.id).settings.base_model == str(second)
@@ -93,15 +93,11 @@ def test_the_model_is_seen_changed_dropped_and_missed(
     # a dropped file that lies beside a known model is looked at, and used from then on at once
     size = one.stat().st_size
     page.evaluate(DROP, ["#prompts", one.name, size, ""])
-    expect(page.locator("#model-found")).to_contain_text(str(one))
-    work("inspect")
-    page.get_by_role("button", name="Use this model").click()
-    expect(card.get_by_role("heading")).to_have_text("one")
+    use(one)
     expect(card.locator("img")).to_have_js_property("naturalWidth", 320)
     look(page, "second")
     page.evaluate(DROP, ["#model-card", "", 0, str(second)])
-    page.get_by_role("button", name="Use this model").click()
-    expect(card.get_by_role("heading")).to_have_text("it's tiny")
+    use(second)
     page.evaluate(DROP, ["#model-card", one.name, size, ""])
     expect(card.get_by_role("heading")).to_have_text("one")
     expect(chooser).to_be_hidden()

@@ -34,7 +34,7 @@ export function begin({ element, props, trigger, watch }) {
   function render() {
     const now = props.value;
     if (!now) return;
-    if (now.html !== part("about").innerHTML) part("about").innerHTML = now.html;
+    part("about").innerHTML = now.html;
     if (isOpen() && (session !== now.session || model !== now.model)) close();
     ({ session, model } = now);
   }
