@@ -12,7 +12,7 @@ from typing import Any
 from studio import models
 from studio.families import key_of
 from studio.paths import expanded
-from studio.settings import is_hub_id
+from studio.settings import StartLora, is_hub_id
 from studio.store import KnownModel, Store
 from studio.weights import SNAPSHOTS
 
@@ -82,6 +82,26 @@ def describe(store: Store, path: str) -> dict[str, Any]:
         "size_px": info.size_px,
         "note": info.note,
     }
+
+
+def load_and_remember(
+    store: Store, base_model: str, device: str, start: StartLora | None
+) -> models.Denoiser:
+    """Load a model, and tell the pages what it is, or why it cannot be used. Raises ModelError."""
+    try:
+        info = models.inspect(base_model)
+    except models.ModelError as error:
+        if unusable := unusable_model(base_model, error):
+            store.remember_model(unusable)
+        raise
+    try:
+        denoiser = models.load(base_model, device, start=start)
+    except models.ModelError as error:
+        if start is None:  # else the LoRA may be at fault
+            store.remember_model(replace(known_model(base_model, info), problem=str(error)))
+        raise
+    store.remember_model(known_model(base_model, denoiser.info))
+    return denoiser
 
 
 # --- the library ---------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_ato
 from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
-from studio.worker.model_library import known_model, unusable_model
+from studio.worker.model_library import load_and_remember
 from studio.worker.progress import Pace, picture_kind
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import now_and_then
@@ -76,30 +76,12 @@ class Renderer:
             takes = f", {duration(known)}" if known else ""
             self._status.report("starting", f"Loading {name}{takes}.")
             with self.pace.measured(f"loading {name}"):
-                self.denoiser = self._read(base_model, start)
+                self.denoiser = load_and_remember(self.store, base_model, self.device, start)
             # looked up at each call, because `while_wanted` changes it
             self.denoiser.require_wanted = lambda: self.require_wanted()  # noqa: PLW0108
             self.base, self._start_stamp = base, stamp
-            self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
-
-    def _read(self, base_model: str, start: StartLora | None) -> models.Denoiser:
-        """Load a model. Raises ModelError, and the pages show it beside the model's name."""
-        try:
-            info = models.inspect(base_model)
-        except models.ModelError as error:
-            if unusable := unusable_model(base_model, error):
-                self.store.remember_model(unusable)
-            raise
-        try:
-            return models.load(base_model, self.device, start=start)
-        except models.ModelError as error:
-            if start is None:  # else the LoRA may be at fault
-                self.store.remember_model(
-                    replace(known_model(base_model, info), problem=str(error))
-                )
-            raise
 
     def model_of(self, session: Session) -> models.Denoiser:
         """Load the base model of a session.

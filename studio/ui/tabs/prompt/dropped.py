@@ -32,7 +32,10 @@ def find(name: str, size_bytes: int, known: Sequence[KnownModel], folders: Itera
     places = [*beside, *map(expanded, folders), DOWNLOADS]
     listed = [Path(model.base_model) for model in known if Path(model.base_model).name == name]
     candidates = [*listed, *(place / name for place in places if place.is_absolute())]
-    found = {path.resolve(): path for path in candidates if _is(path, size_bytes)}
+    found: dict[Path, Path] = {}  # by their real paths: a link is no other model
+    for path in candidates:
+        if _is(path, size_bytes):
+            found.setdefault(path.resolve(), path)
     if len(found) == 1:
         return str(next(iter(found.values())))
     if found:
