@@ -9,6 +9,7 @@ export function begin({ element, props, trigger, watch }) {
   const part = partsOf(element);
   const change = part("change");
   const panel = element.closest('[role="tabpanel"]') || element;
+  const card = element.closest("#model-card") || element;
   const chooser = () => document.getElementById("model-chooser");
   const isOpen = () => change.getAttribute("aria-expanded") === "true";
 
@@ -58,7 +59,7 @@ export function begin({ element, props, trigger, watch }) {
     if (!panel.contains(event.target)) return;
     const file = event.dataTransfer.files[0];
     const isFolder = Boolean(event.dataTransfer.items[0]?.webkitGetAsEntry?.()?.isDirectory);
-    const path = element.contains(event.target) && !file ? event.dataTransfer.getData("text/plain") : "";
+    const path = card.contains(event.target) && !file ? event.dataTransfer.getData("text/plain") : "";
     if (!path && !(file && (isFolder || MODEL.test(file.name)))) return;
     event.preventDefault();
     event.stopPropagation();
@@ -67,5 +68,5 @@ export function begin({ element, props, trigger, watch }) {
     if (path) trigger("look_at", { path });
     else trigger("find_dropped", { file: file.name, bytes: isFolder ? -1 : file.size });
   }, true);
-  element.addEventListener("dragover", (event) => event.preventDefault());
+  card.addEventListener("dragover", (event) => event.preventDefault());
 }
