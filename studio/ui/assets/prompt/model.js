@@ -65,7 +65,7 @@ export function begin({ element, props, trigger, watch }) {
     event.stopPropagation();
     panel.classList.remove("dropping");
     open("#model-path input, #model-path textarea");
-    if (path) trigger("look_at", { path });
+    if (path) trigger("look_at", { text: path }); // Gradio takes a "path" for an uploaded file
     else trigger("find_dropped", { file: file.name, bytes: isFolder ? -1 : file.size });
   }, true);
   card.addEventListener("dragover", (event) => event.preventDefault());

@@ -46,7 +46,7 @@ def build(page: Page) -> None:
 
     def look_at(session: Session, event: gr.EventData) -> Values:
         """A path that was dropped as text."""
-        text = str(event._data.get("path") or "")
+        text = str(event._data.get("text") or "")
         inspect(page.store, session, text)
         return {path: typed(text)}
 
