@@ -23,12 +23,15 @@ QUOTES = (
     ("‹", "›"),
     ("「", "」"),
 )
+APOSTROPHES = ("'\\''", "'\"'\"'")  # how shells write one inside single quotes
+WINDOWS = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 
 def typed(text: str) -> str:
     """The path or the hub's name that somebody means: without the quotes of a file manager or a
-    word processor, from an address of the hub or of a file, and without a shell's backslashes.
+    word processor, from an address of the hub or of a file, and without a shell's backslashes. A
+    path of Windows is found from its Linux (WSL).
 
     A path that is there as it was written is never changed.
     """
@@ -40,9 +43,12 @@ def typed(text: str) -> str:
         return _hub_name(text) or text
     if text.lower().startswith("file:"):
         return _path_of(text)
-    if os.name != "nt" and "\\" in text and not _is_there(text):
-        return re.sub(r"\\(.)", r"\1", text)  # `my\ model`, as a terminal writes it
-    return text
+    is_share = text.startswith("\\\\")  # `\\server\share`
+    if os.name == "nt" or "\\" not in text or is_share or _is_there(text):
+        return text
+    if match := WINDOWS.fullmatch(text):
+        return _mounted(*match.groups()) or text
+    return re.sub(r"\\(.)", r"\1", text)  # `my\ model`, as a terminal writes it
 
 
 def expanded(path: str | Path) -> Path:
@@ -56,8 +62,17 @@ def expanded(path: str | Path) -> Path:
 def _unquoted(text: str) -> str:
     for first, last in QUOTES:
         if len(text) >= 2 and text.startswith(first) and text.endswith(last):
-            return text[1:-1].strip()
+            bare = text[1:-1].strip()
+            for apostrophe in APOSTROPHES if first == "'" else ():
+                bare = bare.replace(apostrophe, "'")
+            return bare
     return text
+
+
+def _mounted(drive: str, rest: str) -> str | None:
+    """Where Windows' `C:\\models` is inside its Linux (WSL); None where there is no such drive."""
+    root = Path("/mnt") / drive.lower()
+    return str(root / rest.replace("\\", "/")) if root.is_dir() else None
 
 
 def _hub_name(address: str) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studio import models
+from studio import models, paths
 from studio.models import ModelError
 from studio.paths import expanded, typed
 from studio.settings import SettingsError
@@ -42,6 +44,43 @@ PLAIN = "/home/me/my models/a.safetensors"
 )
 def test_a_path_is_understood_however_it_was_pasted(text: str) -> None:
     assert typed(text) == PLAIN
+
+
+# Of a path that nobody has: what is there is taken as it was written.
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="/\\")
+    | st.sampled_from(" '\"`~%#?&()[]{}$!äé“”’"),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name == name.strip() and name not in (".", ".."))
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: "/" + "/".join(names))
+AROUND = st.sampled_from(["", " ", "\n", "\r\n", " \t", "\u00a0"])
+
+
+@given(PATHS, AROUND, AROUND)
+def test_every_way_of_writing_a_path_is_undone(path: str, before: str, after: str) -> None:
+    """As Windows, word processors, file managers and terminals write it."""
+    escaped = re.sub(r"([^\w/.-])", r"\\\1", path)
+    for written in (
+        path,
+        f'"{path}"',
+        f"“{path}”",
+        shlex.quote(path),
+        "'" + path.replace("'", "'\\''") + "'",
+        escaped,
+        Path(path).as_uri(),
+        f'"{Path(path).as_uri()}"',
+    ):
+        assert typed(f"{before}{written}{after}") == path
+
+
+def test_a_path_of_windows_keeps_its_backslashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "C:\\Users\\me\\my models\\a.safetensors"
+    monkeypatch.setattr(paths.Path, "is_dir", lambda path: False)
+    assert typed(f'"{path}"') == path
+    monkeypatch.setattr(paths.Path, "is_dir", lambda path: path == Path("/mnt/c"))
+    assert typed('"\\\\server\\models"') == "\\\\server\\models"
+    assert typed(f'"{path}"') == "/mnt/c/Users/me/my models/a.safetensors"
 
 
 @pytest.mark.parametrize(

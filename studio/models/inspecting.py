@@ -29,6 +29,9 @@ UNET = UNET_PREFIX
 VAE = "first_stage_model."
 VAE_ENDING = ".vae.safetensors"  # of a file that lies beside a checkpoint
 PIPELINES = tuple(dict.fromkeys(family.pipeline for family in FAMILIES.values()))
+LICENCE = "modelspec.license"  # of a checkpoint's metadata, by Stability's ModelSpec
+MOST_LICENCE = 80  # characters
+MOST_README = 65_536  # bytes
 CAN = "Stable Diffusion 1.x, 2.x and XL can be used."
 
 
@@ -45,6 +48,7 @@ class ModelInfo:
     vae: Path | None = None  # a file beside a checkpoint, with a VAE that replaces its own
     weights_hash: str = ""  # "": its weights were not read
     note: str = ""  # a sentence for the artist
+    licence: str = ""  # as its files name it
 
     @property
     def facts(self) -> Family:
@@ -149,7 +153,22 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
         if (family.pipeline, family.linear_projection) == (pipeline, is_linear)
     )
     predictions.require_usable(path.name, family, prediction_type)
-    return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr)
+    licence = _readme_licence(path / "README.md")
+    return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr, licence=licence)
+
+
+def _readme_licence(readme: Path) -> str:
+    """The licence in the head of a model card of the hub, such as `openrail++`; "" without one."""
+    try:
+        with readme.open("rb") as file:
+            text = file.read(MOST_README).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    head = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    for field in ("license_name", "license"):  # the first where the second is "other"
+        if found := re.search(rf"^{field}:[ \t]*[\"']?([^\"'\s#]+)", head, re.MULTILINE):
+            return found[1][:MOST_LICENCE]
+    return ""
 
 
 def _other_pipeline(path: Path, pipeline: Any) -> ModelError:
@@ -182,6 +201,7 @@ def _inspect_checkpoint(path: Path) -> ModelInfo:
         zero_snr="ztsnr" in header.tensors,
         vae=vae,
         note=" ".join(filter(None, (note, _vae_note(path, vae)))),
+        licence=" ".join(header.metadata.get(LICENCE, "").split())[:MOST_LICENCE],
     )
     from studio.models.checkpoint import require_whole  # imports this module
 
@@ -300,7 +320,10 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         return any(key.startswith(starts) for key in keys)
 
     if any(".lora_" in key or key.endswith((".hada_w1_a", ".lokr_w1")) for key in keys):
-        raise ModelError(f"{path.name} is a LoRA, not a base model: choose the model it is for.")
+        raise ModelError(
+            f"{path.name} is a LoRA, not a base model: choose the model it is for. A session with "
+            "that model can start from the LoRA."
+        )
     if has(f"{UNET}joint_blocks.", "joint_blocks."):
         raise _refusal(path.name, "a Stable Diffusion 3 model")
     if has(f"{UNET}double_blocks.", "double_blocks."):

@@ -340,8 +340,9 @@ class KnownModel:
     bytes: int  # of its weight files; if this or mtime_ns differs now, it has changed
     mtime_ns: int
     base_hash: str = ""  # of its weights; "": not read yet
-    problem: str = ""  # a sentence: why it cannot be used
+    problem: str = ""  # a sentence: why it cannot be used, or could not be loaded
     preview: str = ""  # the path of its preview picture, as other tools place it
+    licence: str = ""  # as its files name it; "": they do not
 
 
 @dataclass(frozen=True)

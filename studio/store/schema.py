@@ -275,6 +275,7 @@ models = Table(
     Column("base_hash", String, nullable=False),
     Column("problem", String, nullable=False),
     Column("preview", String, nullable=False),
+    Column("licence", String, nullable=False, server_default=""),
 )
 
 # Single values of the whole store; `shapes.VALUES` names them.

@@ -12,7 +12,7 @@ from typing import Any
 from studio import models
 from studio.families import key_of
 from studio.paths import expanded
-from studio.settings import is_hub_id
+from studio.settings import StartLora, is_hub_id
 from studio.store import KnownModel, Store
 from studio.weights import SNAPSHOTS
 
@@ -40,7 +40,20 @@ def known_model(base_model: str, info: models.ModelInfo) -> KnownModel:
         mtime_ns=mtime_ns,
         base_hash=info.weights_hash,
         preview=_preview(info.path),
+        licence=info.licence,
     )
+
+
+def unusable_model(base_model: str, error: models.ModelError) -> KnownModel | None:
+    """The store's row for a model that cannot be used; None if it is not there at all."""
+    size_bytes, mtime_ns = 0, 0
+    try:
+        size_bytes, mtime_ns = models.stamp(models.base_path(base_model))
+    except (models.ModelError, OSError):
+        if not is_hub_id(base_model):  # that its file is gone, the pages see for themselves
+            return None
+    name = base_model if is_hub_id(base_model) else Path(base_model).stem
+    return KnownModel(base_model, name, "", "", 0, size_bytes, mtime_ns, problem=str(error))
 
 
 def _preview(model: Path) -> str:
@@ -69,6 +82,26 @@ def describe(store: Store, path: str) -> dict[str, Any]:
         "size_px": info.size_px,
         "note": info.note,
     }
+
+
+def load_and_remember(
+    store: Store, base_model: str, device: str, start: StartLora | None
+) -> models.Denoiser:
+    """Load a model, and tell the pages what it is, or why it cannot be used. Raises ModelError."""
+    try:
+        info = models.inspect(base_model)
+    except models.ModelError as error:
+        if unusable := unusable_model(base_model, error):
+            store.remember_model(unusable)
+        raise
+    try:
+        denoiser = models.load(base_model, device, start=start)
+    except models.ModelError as error:
+        if start is None:  # else the LoRA may be at fault
+            store.remember_model(replace(known_model(base_model, info), problem=str(error)))
+        raise
+    store.remember_model(known_model(base_model, denoiser.info))
+    return denoiser
 
 
 # --- the library ---------------------------------------------------------------------------------
@@ -176,16 +209,14 @@ def _exists(base_model: str) -> bool:
 
 def _scan_model(base_model: str, before: KnownModel | None) -> KnownModel | None:
     """None if it was deleted meanwhile, or if its name is not valid Unicode."""
-    size_bytes, mtime_ns = 0, 0
     try:
         base_model.encode()
-        size_bytes, mtime_ns = models.stamp(models.base_path(base_model))
-        if before is not None and (before.bytes, before.mtime_ns) == (size_bytes, mtime_ns):
+        stamp = models.stamp(models.base_path(base_model))
+        if before is not None and (before.bytes, before.mtime_ns) == stamp:
             return replace(before, preview=_preview(models.base_path(base_model)))
         return known_model(base_model, models.inspect(base_model))
     except models.ModelError as error:
-        name = Path(base_model).stem
-        return KnownModel(base_model, name, "", "", 0, size_bytes, mtime_ns, problem=str(error))
+        return unusable_model(base_model, error)
     except (OSError, UnicodeEncodeError):
         return None
 

@@ -32,7 +32,7 @@ from studio.store import Adapter, Image, Session, Store, StoreDamaged, write_ato
 from studio.store.files import require_whole
 from studio.store.rows import Purpose
 from studio.worker.errors import WorkerError
-from studio.worker.model_library import known_model
+from studio.worker.model_library import load_and_remember
 from studio.worker.progress import Pace, picture_kind
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import now_and_then
@@ -76,11 +76,10 @@ class Renderer:
             takes = f", {duration(known)}" if known else ""
             self._status.report("starting", f"Loading {name}{takes}.")
             with self.pace.measured(f"loading {name}"):
-                self.denoiser = models.load(base_model, self.device, start=start)
+                self.denoiser = load_and_remember(self.store, base_model, self.device, start)
             # looked up at each call, because `while_wanted` changes it
             self.denoiser.require_wanted = lambda: self.require_wanted()  # noqa: PLW0108
             self.base, self._start_stamp = base, stamp
-            self.store.remember_model(known_model(base_model, self.denoiser.info))
             self.use_preset(memory.preset_for(memory.free_gb(self.denoiser.device)))
         return self.denoiser
 
@@ -98,7 +97,7 @@ class Renderer:
         elif actual != expected:
             raise WorkerError(
                 f"{denoiser.info.name} is no longer the model that this session began with: "
-                "its file has changed. Open Model on the Prompt tab to choose how to go on."
+                "its file has changed. The Prompt tab offers ways to go on."
             )
         return denoiser
 

@@ -290,7 +290,7 @@ def test_what_is_typed_is_not_overwritten_by_a_second_look(open_page, labelling)
 def test_a_model_is_looked_at_before_it_is_used(open_page, store, labelling):
     """The worker's part is played here: it finds nothing first, and then a model."""
     page = open_page("prompt")
-    page.get_by_role("button", name=re.compile("^Model")).click()
+    page.get_by_role("button", name="Change", exact=True).click()
     look = page.get_by_role("button", name="Look at this model")
     look.click()
     expect(page.locator("#notice-area")).to_contain_text(
@@ -310,11 +310,12 @@ def test_a_model_is_looked_at_before_it_is_used(open_page, store, labelling):
     store.update_job(store.claim_job().id, state="done", result=found)
     expect(page.locator("#model-found")).to_contain_text("made for 512 pixels")
     page.get_by_role("button", name="Use this model").click()
-    expect(page.locator("#model-card")).to_contain_text("In use: /models/fine")
+    expect(page.locator("#model-card")).to_contain_text("/models/fine")
     open_fold(page, "How pictures are made")
     expect(page.get_by_label("Width")).to_have_value("512")
     assert store.session(labelling.id).settings.base_model == "/models/fine"
-    page.get_by_role("button", name="Back to the starter model").click()
+    page.get_by_role("button", name="Change", exact=True).click()
+    page.locator("#library").get_by_role("button", name="Starter model").click()
     expect(page.locator("#model-card")).to_contain_text("Starter model")
     assert store.session(labelling.id).settings.sampling.width_px == STARTER_SIZE_PX
 
@@ -330,13 +331,15 @@ def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling
         )
     )
     page = open_page("prompt")
-    page.get_by_role("button", name=re.compile("^Model")).click()
-    card = page.locator("#library .model")
+    page.get_by_role("button", name="Change", exact=True).click()
+    card = page.locator("#library .model").last
     expect(card).to_contain_text("Stable Diffusion XL")
     expect(card.locator("img")).to_have_js_property("naturalWidth", 240)
     card.click()
-    expect(page.locator("#model-card")).to_contain_text(f"In use: {path}")
+    expect(page.locator("#model-card h2")).to_have_text("mine")
+    expect(page.locator("#model-card img")).to_have_js_property("naturalWidth", 240)
     expect(card).to_have_attribute("aria-pressed", "true")
+    expect(card).to_be_hidden()
     open_fold(page, "How pictures are made")
     expect(page.locator("#clip-skip-row")).to_be_hidden()
     page.get_by_role("button", name="832 × 1216").click()
@@ -345,6 +348,7 @@ def test_a_model_of_the_library_is_chosen_by_a_click(open_page, store, labelling
     store.update_settings(labelling.id, store.session(labelling.id).settings)
     expect(page.locator("#model-card")).to_contain_text("is not there any more")
 
+    page.get_by_role("button", name="Change", exact=True).click()
     page.get_by_label("Another model").fill("someone/model")
     page.get_by_role("button", name="Look at this model").click()
     store.update_job(claimed(store, "inspect").id, state="failed", message="It is not here.")

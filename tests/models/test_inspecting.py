@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,3 +140,23 @@ def test_a_folder_with_scales_is_refused(tmp_path: Path) -> None:
     save_file(load_file(path) | {"encoder.layers.0.mlp.fc1.scale_weight": torch.ones(())}, path)
     with pytest.raises(ModelError, match="quantized"):
         models.inspect(str(tmp_path / "sd1"))
+
+
+def test_the_licence_is_read_from_the_file_or_the_folder(
+    whole: dict[str, dict[str, Tensor]], tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(whole["sd1"], path, {"modelspec.license": "CreativeML\nOpen RAIL-M "})
+    assert models.inspect(str(path)).licence == "CreativeML Open RAIL-M"
+    folder = tmp_path / "folder"
+    shutil.copytree(tiny_model, folder)
+    for text, licence in (
+        ("---\nlicense: openrail++ # of the weights\ntags: [x]\n---\n", "openrail++"),
+        ("---\nlicense: other\nlicense_name: 'fair-ai'\n---\n", "fair-ai"),
+        ("---\ntags: []\n---\nlicense: mit\n", ""),
+        ("license: mit\n", ""),
+    ):
+        (folder / "README.md").write_text(text)
+        assert models.inspect(str(folder)).licence == licence
+    (folder / "README.md").unlink()
+    assert models.inspect(str(folder)).licence == ""

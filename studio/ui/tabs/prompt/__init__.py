@@ -22,7 +22,9 @@ from studio.ui.tabs.prompt import (
 
 
 def build(page: Page) -> None:
-    """The prompts and their settings on the left, the preview on the right."""
+    """The model first; then prompts and settings on the left, the preview on the right."""
+    with gr.Column(elem_id="model"):
+        model.build(page)
     _steps(page)
     with gr.Row(elem_classes="prompt-columns", equal_height=False):
         with gr.Column(scale=5, min_width=320):
@@ -34,8 +36,6 @@ def build(page: Page) -> None:
                 styles.build(page)
             with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
                 sampling.build(page)
-            with gr.Accordion("Model", open=False, elem_id="model"):
-                model.build(page)
             with gr.Accordion("Start from a LoRA", open=False, elem_id="start-lora"):
                 start_lora.build(page)
         with gr.Column(scale=6, min_width=320, elem_classes="sticky"):

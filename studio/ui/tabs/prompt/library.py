@@ -43,9 +43,15 @@ def unused_inside(folder: str, models: list[KnownModel]) -> list[str]:
 def model_cards(snapshot: StoreSnapshot) -> str:
     """All models as buttons, except a current one that `model_problem` reports as gone."""
     current = snapshot.settings.base_model
-    models = [m for m in snapshot.library if m.base_model != current or _exists(current)]
+    starter = str(current == "starter").lower()
+    models = [m for m in snapshot.library if m.base_model != current or is_there(current)]
     cards = "".join(_card(model, snapshot.settings) for model in models)
-    return f"<div class='models' role='group' aria-label='Models'>{cards}</div>" if cards else ""
+    return (
+        "<div class='models' role='group' aria-label='Models'>"
+        f"<button type='button' class='model' data-event='use_starter' aria-pressed='{starter}'>"
+        f"{no_picture('Starter model')}<b>Starter model</b>"
+        f"<small>In the box</small></button>{cards}</div>"
+    )
 
 
 def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
@@ -69,18 +75,27 @@ def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
 def _card(model: KnownModel, settings: SessionSettings) -> str:
     name = escape(model.base_model, quote=True)
     pressed = str(model.base_model == settings.base_model).lower()
-    picture = "<span class='picture none' aria-hidden='true'></span>"
+    picture = no_picture(model.name)
     if model.preview:
         url = escape(model_preview_url(model.base_model), quote=True)
         picture = f"<img class='picture' src='{url}' alt='' loading='lazy'>"
-    about = [model.words, gigabytes(model.bytes)]
-    if model.base_hash:
-        about.append(model.base_hash[:10])
     return (
         f"<button type='button' class='model' data-event='use_known' data-name='{name}' "
         f"aria-pressed='{pressed}' title='{name}'>{picture}<b>{escape(model.name)}</b>"
-        f"<small>{escape(' · '.join(about))}</small></button>"
+        f"<small>{facts_of(model)}</small></button>"
     )
+
+
+def no_picture(name: str) -> str:
+    """In the place of a picture that there is not: the first letter of the name."""
+    return f"<span class='picture none' aria-hidden='true'>{escape(name[:1].upper())}</span>"
+
+
+def facts_of(model: KnownModel) -> str:
+    """`Stable Diffusion XL · 6.9 GB · 0123456789 · licence openrail++`"""
+    licence = f"licence {model.licence}" if model.licence else ""
+    facts = (model.words, gigabytes(model.bytes), model.base_hash[:10], licence)
+    return escape(" · ".join(filter(None, facts)))
 
 
 def _search_result(job: Job | None) -> str:
@@ -113,12 +128,12 @@ def _others(number: int, problems: list[str]) -> str:
 def model_problem(snapshot: StoreSnapshot) -> str:
     """A warning if the session's model has changed or is gone, with the ways to continue."""
     settings, known = snapshot.settings, snapshot.model
-    is_gone = not _exists(settings.base_model)
+    is_gone = not is_there(settings.base_model)
     has_changed = bool(
         known and known.base_hash and settings.model_hash not in ("", known.base_hash)
     )
     if not is_gone and not has_changed:
-        return ""
+        return _unusable(known) if known is not None and known.problem else ""
     problem = "The model of this session is not there any more."
     restart = ""
     if settings.base_model == "starter":
@@ -149,10 +164,23 @@ def model_problem(snapshot: StoreSnapshot) -> str:
     if not offers:
         key = "its hash" if settings.model_hash else "its name"
         offers = (
-            f"<p>Put it back, or add the folder where it is now below: it is known again by {key}."
-            "</p>"
+            "<p>Put it back, or press Change and add the folder where it is now: it is known again "
+            f"by {key}.</p>"
         )
     return f"<div class='problem' role='alert'><p>{problem}</p></div>{offers}{restart}"
+
+
+def _unusable(model: KnownModel) -> str:
+    """What the worker found to be wrong when it wanted to draw; a hub's model can be downloaded."""
+    if is_hub_id(model.base_model) and not model.family:
+        name = escape(model.base_model, quote=True)
+        way_on = (
+            "<button type='button' class='button primary' data-event='download_model' "
+            f"data-name='{name}'>Download it</button>"
+        )
+    else:
+        way_on = "<p>Press Change to choose another model.</p>"
+    return f"<div class='problem' role='alert'><p>{escape(model.problem)}</p></div>{way_on}"
 
 
 def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:
@@ -164,11 +192,12 @@ def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:
         if settings.model_hash
         and model.base_hash == settings.model_hash
         and model.base_model != settings.base_model
-        and _exists(model.base_model)
+        and is_there(model.base_model)
     ]
 
 
-def _exists(base_model: str) -> bool:
+def is_there(base_model: str) -> bool:
+    """Whether a model's file or folder exists; what the hub and the studio keep counts as there."""
     if base_model == "starter" or is_hub_id(base_model):
         return True
     try:

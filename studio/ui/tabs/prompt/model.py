@@ -1,41 +1,85 @@
-"""The base model of a session: the current one, another one, and the library."""
+"""The base model of a session: its card, and the chooser with the library and any other model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from html import escape
+from typing import Any
 
 import gradio as gr
 
 from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import Store
-from studio.store.rows import Job, Session
+from studio.store.rows import Job, KnownModel, Session
 from studio.ui.models import family_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
-from studio.ui.tabs.prompt import library
+from studio.ui.static import script, template
+from studio.ui.tabs.prompt import dropped, library
+from studio.ui.tabs.prompt.model_card import model_card
 from studio.ui.widgets import click_events
 
 LOADING = "The first pairs take a while: it is loaded first."
 
 
 def build(page: Page) -> None:
-    """The current model, the library, a field for any other model, and the library's folders."""
+    """The card of the current model, and the chooser that opens under it."""
+    card = gr.HTML(
+        value=None,
+        html_template=template("prompt/model.html"),
+        js_on_load=script("prompt/model.js", *CARD_BUTTONS, "look_at", "find_dropped"),
+        apply_default_css=False,
+        elem_id="model-card",
+    )
+
+    def view(snapshot: StoreSnapshot) -> Values:
+        # The chooser closes when another model or another session is shown.
+        shown = {"session": snapshot.session.id, "model": snapshot.settings.base_model}
+        return {card: {**shown, "html": model_card(snapshot)}}
+
+    page.show(view, [card])
+    with gr.Column(elem_id="model-chooser"):  # hidden by its style until the card opens it
+        path = _build_chooser(page)
+
+    def look_at(session: Session, event: gr.EventData) -> Values:
+        """A path that was dropped as text."""
+        text = str(event._data.get("text") or "")
+        inspect(page.store, session, text)
+        return {path: typed(text)}
+
+    def find_dropped(session: Session, event: gr.EventData) -> str | None:
+        """Use a dropped file of the library; one that it does not know is looked at first."""
+        name, size_bytes = (event._data.get(key) for key in ("file", "bytes"))
+        found = find_file(page.store, str(name), int(size_bytes or 0))
+        known = page.store.known_model(found)
+        if known is not None and known.family:
+            return use_model(page.store, session, known)
+        inspect(page.store, session, found)
+        return None
+
+    page.on(card.look_at, look_at, outputs=[path], with_event=True)
+    page.on(card.find_dropped, find_dropped, with_event=True, refill=True)
+    _connect(page, card, CARD_BUTTONS)
+
+
+def _build_chooser(page: Page) -> gr.Textbox:
+    """The library, a field for any other model, which is returned, and the library's folders."""
     store = page.store
-    card = _html("model-card", "use_starter", "use_copy", "use_changed")
-    cards = _html("library", "use_known")
+    cards = _html("library", *LIBRARY_BUTTONS)
     path = gr.Textbox(
         label="Another model",
-        info="The path of a .safetensors checkpoint or a diffusers folder, or its name on the "
-        "Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL).",
-        placeholder="/home/me/models/my-model.safetensors",
+        info="The path of a .safetensors checkpoint or a diffusers folder, as a file manager "
+        "copies it, or its name on the Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL). "
+        "A file of a folder that is known here can be dropped on the page instead.",
+        placeholder="~/models/mine.safetensors",
         lines=1,
         elem_id="model-path",
     )
     check = gr.Button("Look at this model", elem_id="model-check")
-    found = _html("model-found", "use_inspected", "download_model", "stop_download")
+    found = _html("model-found", *FOUND_BUTTONS)
     folder = gr.Textbox(
         label="A folder of models",
         info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
@@ -45,17 +89,16 @@ def build(page: Page) -> None:
         elem_id="model-folder",
     )
     add = gr.Button("Show its models", elem_id="model-folder-add")
-    folders = _html("model-sources", "search", "forget_folder")
+    folders = _html("model-sources", *FOLDER_BUTTONS)
 
     def view(snapshot: StoreSnapshot) -> Values:
         return {
-            card: model_card(snapshot),
             found: inspected_model(snapshot),
             cards: library.model_cards(snapshot),
             folders: library.folder_list(snapshot, store.model_folders()),
         }
 
-    page.show(view, [card, cards, found, folders])
+    page.show(view, [cards, found, folders])
     page.fill(lambda _: {path: "", folder: ""}, [path, folder])
 
     def add_folder(session: Session, text: str) -> Values:
@@ -66,27 +109,20 @@ def build(page: Page) -> None:
         store.add_job(session.id, "library", {})
         return {folder: ""}
 
-    def inspect(session: Session, text: str) -> None:
-        if not typed(text):
-            raise SettingsError("Write the path or the name of a model first.")
-        store.add_job(session.id, "inspect", {"path": typed(text)})
-
     for event in (add.click, folder.submit):
         page.on(event, add_folder, inputs=[folder], outputs=[folder])
     for event in (check.click, path.submit):
-        page.on(event, inspect, inputs=[path])
-    for event, handler in (
-        (card.use_starter, use_starter),
-        (card.use_copy, use_copy),
-        (card.use_changed, use_changed),
-        (cards.use_known, use_known),
-        (found.use_inspected, use_inspected),
-        (found.download_model, download_model),
-        (found.stop_download, stop_download),
-        (folders.search, search),
-        (folders.forget_folder, forget_folder),
-    ):
-        page.on(event, partial(handler, store), with_event=True, refill=True)
+        page.on(event, partial(inspect, store), inputs=[path])
+    _connect(page, cards, LIBRARY_BUTTONS)
+    _connect(page, found, FOUND_BUTTONS)
+    _connect(page, folders, FOLDER_BUTTONS)
+    return path
+
+
+def _connect(page: Page, component: gr.HTML, buttons: dict[str, Callable[..., Any]]) -> None:
+    for name, handler in buttons.items():
+        handle = partial(handler, page.store)
+        page.on(getattr(component, name), handle, with_event=True, refill=True)
 
 
 def _html(elem_id: str, *events: str) -> gr.HTML:
@@ -118,6 +154,10 @@ def use_known(store: Store, session: Session, event: gr.EventData) -> str:
     known = store.known_model(_name(event))
     if known is None or not known.family:
         raise SettingsError("This model is not known any more: look again.")
+    return use_model(store, session, known)
+
+
+def use_model(store: Store, session: Session, known: KnownModel) -> str:
     change_model(store, session, known.base_model, known.size_px, family_of(known).eta)
     return f"{known.name} is in use now. {LOADING}"
 
@@ -134,9 +174,10 @@ def use_inspected(store: Store, session: Session, event: gr.EventData) -> str:
 
 
 def download_model(store: Store, session: Session, event: gr.EventData) -> None:
-    """Download the requested model from the hub."""
-    if job := newest_request(StoreSnapshot(store)):
-        store.add_job(session.id, "download", {"repo": requested_model(job)})
+    """Download a model from the hub: the one that the button names, or the requested one."""
+    job = newest_request(StoreSnapshot(store))
+    if repo := _name(event) or (job and requested_model(job)):
+        store.add_job(session.id, "download", {"repo": repo})
 
 
 def stop_download(store: Store, session: Session, event: gr.EventData) -> None:
@@ -158,6 +199,17 @@ def forget_folder(store: Store, session: Session, event: gr.EventData) -> None:
 
 def _name(event: gr.EventData) -> str:
     return str(event._data.get("name") or "")
+
+
+def inspect(store: Store, session: Session, text: str) -> None:
+    """Let the worker look at a model. Raises SettingsError if nothing was written."""
+    if not typed(text):
+        raise SettingsError("Write the path or the name of a model first.")
+    store.add_job(session.id, "inspect", {"path": typed(text)})
+
+
+def find_file(store: Store, name: str, size_bytes: int) -> str:
+    return dropped.find(name, size_bytes, store.known_models(), store.model_folders())
 
 
 def change_model(
@@ -184,35 +236,22 @@ def with_model(
     )
 
 
+# The buttons in each component's HTML: what `data-event` names, and what it does.
+CARD_BUTTONS = {
+    "use_copy": use_copy,
+    "use_changed": use_changed,
+    "download_model": download_model,
+}
+LIBRARY_BUTTONS = {"use_starter": use_starter, "use_known": use_known}
+FOUND_BUTTONS = {
+    "use_inspected": use_inspected,
+    "download_model": download_model,
+    "stop_download": stop_download,
+}
+FOLDER_BUTTONS = {"search": search, "forget_folder": forget_folder}
+
+
 # --- the HTML ------------------------------------------------------------------------------------
-
-
-def model_card(snapshot: StoreSnapshot) -> str:
-    """The current model, and any problem with its file."""
-    base_model = snapshot.settings.base_model
-    if base_model == "starter":
-        return (
-            "<p><b>Starter model</b> is in use. It is in the box, small, quick on any machine, and "
-            "draws emoji-like pictures: made to learn how this studio works.</p>"
-            f"{library.model_problem(snapshot)}"
-        )
-    warning = (
-        "<p class='soft'>What was learned with another model stays with that model.</p>"
-        if snapshot.adapters
-        else ""
-    )
-    known = snapshot.model
-    about = ""
-    if known is not None and known.family:
-        base_hash = f" · {known.base_hash[:10]}" if known.base_hash else ""
-        about = f"{known.words} · {library.gigabytes(known.bytes)}{base_hash}"
-    return (
-        f"<p>In use: <code>{escape(base_model)}</code></p>"
-        + (f"<p class='soft'>{escape(about)}</p>" if about else "")
-        + f"{library.model_problem(snapshot)}{warning}"
-        "<button type='button' class='button' data-event='use_starter'>Back to the starter model"
-        "</button>"
-    )
 
 
 def newest_request(snapshot: StoreSnapshot) -> Job | None:
