@@ -201,7 +201,8 @@ def test_what_does_not_fit_is_a_sentence(
 
         def cut(path: Path) -> weights.Header:
             header = read_header(path)
-            path.write_bytes(path.read_bytes()[:-8])
+            if path == lora:
+                path.write_bytes(path.read_bytes()[:-8])
             return header
 
         monkeypatch.setattr(weights, "read_header", cut)
