@@ -39,7 +39,7 @@ from studio.settings import TrainingSettings
 if TYPE_CHECKING:
     from studio.models import Denoiser
 
-HELD_OUT_CHECKS = 8  # measurements of held-out agreement in a round
+HELD_OUT_CHECKS = 8  # measurements of held-out agreement in a round, or a few more
 # A round that hardly learned, from contradictory picks for example, is not blown up further.
 MOST_SCALED = 3.0
 
@@ -180,16 +180,15 @@ class Training:
         self.is_scaled = True
 
     @property
-    def checks(self) -> int:
-        """How often a whole round asks its held-out pairs."""
-        if self.held_out is None:
-            return 0
-        return math.ceil(self.updates / self._check_every)
+    def checks_made(self) -> int:
+        """How often the held-out pairs were asked; in the end `checks_of(updates)` times."""
+        return math.ceil(self.checked / _check_every(self.updates))
 
     @property
     def is_check_due(self) -> bool:
         """Whether the held-out pairs are to be asked before the next update."""
-        is_time = self.is_scaled if self.has_learned else self.update % self._check_every == 0
+        every = _check_every(self.updates)
+        is_time = self.is_scaled if self.has_learned else self.update % every == 0
         return self.held_out is not None and self.update > self.checked and is_time
 
     def check(self) -> float:
@@ -263,10 +262,6 @@ class Training:
             self.denoiser, self.pairs, fraction, self.settings.seed, at_once, go_on
         )
 
-    @property
-    def _check_every(self) -> int:
-        return max(1, self.updates // HELD_OUT_CHECKS)
-
     def _while_memory_lasts(self, work: Callable[[], Result]) -> Result:
         estimators = (self.estimator,) if self.held_out is None else (self.estimator, self.held_out)
         update = min(self.update + 1, self.updates)
@@ -306,6 +301,15 @@ class Training:
             self.estimator.reference = state["reference"]
         if self.held_out is not None and state.get("held_out_reference") is not None:
             self.held_out.reference = state["held_out_reference"]
+
+
+def checks_of(updates: int) -> int:
+    """How often a round of so many updates asks its held-out pairs, if it has any."""
+    return math.ceil(updates / _check_every(updates))
+
+
+def _check_every(updates: int) -> int:
+    return max(1, updates // HELD_OUT_CHECKS)
 
 
 def groups_of_update(

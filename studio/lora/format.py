@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from studio import weights
@@ -137,11 +138,15 @@ def read(path: Path) -> LoraFile:
     if not any((match := _KEY.fullmatch(key)) and not match["alpha"] for key in header.tensors):
         raise ModelError(f"{path.name} is not a LoRA.")
     try:
-        tensors = load_file(path)
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
+        # In one piece: the weights are those of the checksum, also if another program writes the
+        # file anew just now. Of a mapped file they would change later, or end the process.
+        content = path.read_bytes()
+        tensors = load(content)
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror or error}.") from error
+    except (SafetensorError, ValueError) as error:
+        raise ModelError(f"{path.name} changed while it was read: try again.") from error
+    digest = hashlib.sha256(content)
     configuration = _configuration(path, header.metadata)
     if configuration:
         digest.update(json.dumps(configuration, sort_keys=True).encode())

@@ -108,6 +108,8 @@ def summed(terms: Iterable[tuple[str, LowRank, float]]) -> dict[str, LowRank]:
             raise LoraError(f"The LoRAs were made for different models: {name} does not fit.")
         down = torch.cat([part.down for part in parts])
         up = torch.cat([part.up for part in parts], 1)
+        if not bool(up.isfinite().all()):
+            raise LoraError(f"At these strengths {name} is too large for the numbers of a LoRA.")
         total[name] = _padded(LowRank(down, up, float(rank)), rank)
     return total
 

@@ -127,6 +127,7 @@ def _deleted_pictures(connection: sa.Connection, session_id: str) -> DeletedPict
     query = sa.select(images, _is_picked, _is_examined).where(*_is_deleted(session_id))
     learned, compared = _being_learned(connection, session_id), _compared(connection, session_id)
     is_drawing = _is_drawing(connection, session_id)
+    is_checking = _is_checking(connection, session_id)
     used: Counter[str] = Counter()
 
     def use_of(row: sa.Row[tuple[object, ...]]) -> str:
@@ -142,6 +143,8 @@ def _deleted_pictures(connection: sa.Connection, session_id: str) -> DeletedPict
             return "the strip of rounds"
         if image_id in compared or (is_drawing and purpose != "pair"):
             return "a comparison"
+        if is_checking and purpose == "compare":
+            return "a round"
         return ""
 
     unused = []
@@ -205,6 +208,16 @@ def _is_drawing(connection: sa.Connection, session_id: str) -> bool:
         jobs.c.session_id == session_id,
         jobs.c.kind.in_(("compare", "grid", "exam")),
         jobs.c.state.in_(OPEN_JOB_STATES),
+    )
+    return bool(connection.scalar(sa.select(is_open)))
+
+
+def _is_checking(connection: sa.Connection, session_id: str) -> bool:
+    """Whether a round has learned, and is judged by pictures that it may find just now."""
+    is_open = sa.exists().where(
+        rounds.c.session_id == session_id,
+        rounds.c.adapter_id.is_not(None),
+        rounds.c.state.in_(OPEN_ROUND_STATES),
     )
     return bool(connection.scalar(sa.select(is_open)))
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from studio.store.database import Database, read, read_all
 from studio.store.exams import is_newest_answer
 from studio.store.images import ANY
-from studio.store.rows import Image, Verdict
+from studio.store.rows import MIX, Image, Verdict
 from studio.store.schema import exam_answers, exam_pairs, exams, images, pairs, picks
 from studio.store.waiting import holds
 
@@ -21,7 +21,7 @@ PAGE = 60  # pictures
 class GalleryFilter:
     """Which pictures are shown; those that are set all apply.
 
-    adapter_id: of the round that drew them; None: of the base model.
+    adapter_id: of the round that drew them; None: of the base model alone.
     verdict: of your picks. A picture is "chosen" if it was better than another and worse than none,
     "passed_over" if it was worse than another or both were bad, otherwise "undecided".
     deleted: those that were deleted and can be brought back, instead of the others.
@@ -146,6 +146,9 @@ def _matches(session_id: str, wanted: GalleryFilter) -> list[sa.ColumnElement[bo
         found.append(images.c.prompt == wanted.prompt)
     if wanted.adapter_id is not ANY:
         found.append(images.c.adapter_id.is_not_distinct_from(wanted.adapter_id))
+        if wanted.adapter_id is None:
+            # as a text: a damaged row must not end the query
+            found.append(sa.func.instr(images.c.companions, f'"{MIX}":') == 0)
     if wanted.favourites:
         found.append(images.c.favourite)
     if wanted.verdict is not None:
@@ -154,7 +157,10 @@ def _matches(session_id: str, wanted: GalleryFilter) -> list[sa.ColumnElement[bo
 
 
 def _is_no_secret(session_id: str) -> sa.ColumnElement[bool]:
-    """Not a picture of an exam that is open: the gallery says who drew what."""
+    """Not a picture of an exam that is open: the gallery says who drew what.
+
+    A picture that belongs to no pair yet is one: its exam is being drawn.
+    """
     asked = exam_pairs.alias("asked")
     is_answered = (
         sa.exists()
@@ -165,13 +171,19 @@ def _is_no_secret(session_id: str) -> sa.ColumnElement[bool]:
         exams.c.left_at_s.is_(None),
         sa.select(asked.c.id).where(asked.c.exam_id == exams.c.id, ~is_answered).exists(),
     )
-    secret = [
-        sa.select(side)
-        .join(exams, exams.c.id == exam_pairs.c.exam_id)
-        .where(exams.c.session_id == session_id, side.is_not(None), is_open)
-        for side in (exam_pairs.c.base_image_id, exam_pairs.c.tuned_image_id)
-    ]
-    return sa.or_(images.c.purpose != "exam", images.c.id.not_in(sa.union_all(*secret)))
+
+    def sides(*where: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+        return sa.union_all(
+            *(
+                sa.select(side)
+                .join(exams, exams.c.id == exam_pairs.c.exam_id)
+                .where(exams.c.session_id == session_id, side.is_not(None), *where)
+                for side in (exam_pairs.c.base_image_id, exam_pairs.c.tuned_image_id)
+            )
+        )
+
+    is_asked = sa.and_(images.c.id.in_(sides()), images.c.id.not_in(sides(is_open)))
+    return sa.or_(images.c.purpose != "exam", is_asked)
 
 
 def _read_gallery_picture(row: sa.Row[Any]) -> GalleryPicture:

@@ -82,7 +82,9 @@ class Images(Database):
         """Mark a picture as a favourite, or remove the mark."""
         with self.writing() as connection:
             updated = connection.execute(
-                sa.update(images).where(images.c.id == image_id).values(favourite=bool(favourite))
+                sa.update(images)
+                .where(images.c.id == image_id, images.c.erased_at_s.is_(None))
+                .values(favourite=bool(favourite))
             )
             if not updated.rowcount:
                 raise StoreError("This picture does not exist.")

@@ -29,6 +29,7 @@ from studio.store.sessions import read_session, use_adapter
 MOST_ATTEMPTS = 3  # times a round is resumed without progress before it fails
 
 _open = rounds.c.state.in_(OPEN_ROUND_STATES)
+_is_of_open_round = sa.exists().where(rounds.c.id == adapters.c.round_id, _open)
 
 
 def has_learned(round_: Round) -> bool:
@@ -245,22 +246,26 @@ class Rounds(Database):
 
     def adapters(self, session_id: str) -> list[Adapter]:
         """The adapters of a session's finished rounds, the oldest first."""
-        of_open = sa.exists().where(rounds.c.id == adapters.c.round_id, _open)
         with self.reading() as connection:
             found = connection.execute(
                 sa.select(adapters)
-                .where(adapters.c.session_id == session_id, ~of_open)
+                .where(adapters.c.session_id == session_id, ~_is_of_open_round)
                 .order_by(adapters.c.seq)
             )
             return read_all(connection, found, lambda row: read(Adapter, row, adapters))
 
     def tastes(self, base_hash: str) -> list[tuple[str, Adapter]]:
-        """All adapters for a base model, the newest first, each with the name of its session."""
+        """The adapters of all finished rounds for a base model, the newest first, each with the
+        name of its session."""
         with self.reading() as connection:
             found = connection.execute(
                 sa.select(adapters, sessions.c.name)
                 .join(sessions, sessions.c.id == adapters.c.session_id)
-                .where(adapters.c.base_hash == base_hash, sessions.c.deleted_at_s.is_(None))
+                .where(
+                    adapters.c.base_hash == base_hash,
+                    sessions.c.deleted_at_s.is_(None),
+                    ~_is_of_open_round,
+                )
                 .order_by(adapters.c.seq.desc())
             )
             return read_all(

@@ -269,6 +269,9 @@ def odd_column(table: str, values: dict[str, Any]) -> str | None:
     """The name of a column that is valid by itself but does not fit the rest of its row."""
     if table == "state" and {"name", "value"} <= set(values):
         return None if _is_value(values["name"], values["value"]) else "value"
+    if table == "images" and {"deleted_at_s", "erased_at_s"} <= set(values):
+        is_shown = values["deleted_at_s"] is None
+        return "erased_at_s" if is_shown and values["erased_at_s"] is not None else None
     if table != "jobs" or not {"kind", "payload", "state", "result"} <= set(values):
         return None
     kind, is_done = values["kind"], values["state"] == "done"

@@ -19,7 +19,7 @@ from studio.store import Job, Session, Store, StoreError
 from studio.worker.disk_space import require_disk_space
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
-from studio.worker.mixing import read_mix
+from studio.worker.mixing import Mix, read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
@@ -89,7 +89,8 @@ class Jobs:
         """Show what of a job is done next, and how long all that is left takes."""
         left_s = None if unit_s is None else unit_s * (total - done)
         message = with_time_left(f"{what} {min(done + 1, total)} of {total}", left_s)
-        return self.store.update_job(job.id, progress=done / total, message=message, **fields)
+        share = done / max(total, 1)
+        return self.store.update_job(job.id, progress=share, message=message, **fields)
 
     def _report(
         self,
@@ -155,8 +156,9 @@ class Jobs:
         self._report(job, 0, len(wanted), result, session, "comparison", pictures)
         if job.payload.get("other"):
             lora = StartLora.from_dict(job.payload["other"])
-            other = lora_format.read(expanded(lora.path)), lora.strength
-            result["fit"] = self.renderer.model_of(session).fit(other[0]).words
+            file = lora_format.read(expanded(lora.path))
+            other = Mix(self.renderer, (), ((file, lora.strength),), "")
+            result["fit"] = self.renderer.model_of(session).fit(file).words
         if mix := read_mix(self.renderer, session, job.payload):
             result["mix"] = f"{mix.words}. {mix.remarks}".strip()
         for done, (prompt, seed) in enumerate(wanted, start=1):
@@ -168,9 +170,8 @@ class Jobs:
                 tuned = self.renderer.draw(self.renderer.image(*question, adapter_id, strength))
             cell = {"prompt": prompt, "seed": seed, "base": base.id, "tuned": tuned.id}
             if other:
-                shown = self.renderer.image_with(session, prompt, seed, *other)
-                using = self.renderer.model_of(session).with_lora(*other)
-                cell["other"] = self.renderer.draw(shown, using).id
+                shown = other.image(session, prompt, seed)
+                cell["other"] = self.renderer.draw(shown, other.applied()).id
             result["cells"].append(cell)
             self._report(job, done, len(wanted), result, session, "comparison", pictures)
         return result

@@ -15,7 +15,7 @@ from studio.lora.tools import Lora, resize, summed
 from studio.paths import expanded
 from studio.pictures.infotext import lora_tag
 from studio.settings import MixPart
-from studio.store import Adapter, Image, Session
+from studio.store import Adapter, Image, Session, Store
 from studio.store.rows import MIX
 from studio.worker.errors import WorkerError
 from studio.worker.renderer import Renderer
@@ -23,7 +23,7 @@ from studio.worker.renderer import Renderer
 
 @dataclass(frozen=True)
 class Mix:
-    """The parts of a mix, read and found to fit the loaded model.
+    """The parts of a mix, or a single LoRA file, read and found to fit the loaded model.
 
     tastes: adapters of the store, by the names that the artist knows them by. remarks: a sentence
     about how each file fits.
@@ -57,6 +57,8 @@ class Mix:
     def image(self, session: Session, prompt: str, seed: int) -> Image:
         """The row of a picture that is not drawn yet: what is mixed is part of its companions."""
         base = self.renderer.image(session, "compare", prompt, seed, None)
+        if not self.named:
+            return base
         contents = [(adapter.sha256, strength) for _, adapter, strength in self.tastes]
         contents += [(file.sha256, strength) for file, strength in self.files]
         mixed = {
@@ -67,8 +69,11 @@ class Mix:
 
     @property
     def picks(self) -> int:
-        """All picks that the tastes learned from."""
-        return sum(adapter.picks for _, adapter, _ in self.tastes)
+        """All picks that the tastes learned from. A round learns from those of earlier ones too."""
+        most: dict[str, int] = {}
+        for _, adapter, _ in self.tastes:
+            most[adapter.session_id] = max(adapter.picks, most.get(adapter.session_id, 0))
+        return sum(most.values())
 
     def as_one(self, rank: int) -> tuple[Mapping[str, LowRank], str]:
         """The mix as one LoRA, layers by diffusers' names, and in words how exact it is.
@@ -114,8 +119,7 @@ def read_mix(renderer: Renderer, session: Session, payload: dict[str, Any]) -> M
             remarks.append(f"{file.path.stem}: {denoiser.fit(file).words}")
             files.append((file, part.strength))
         else:
-            adapter = renderer.store.adapter(part.adapter_id or "")
-            name = _name(renderer, adapter)
+            name, adapter = _taste(renderer.store, part.adapter_id or "")
             if adapter.base_hash != denoiser.base_hash:
                 raise WorkerError(
                     f"“{name}” does not fit this mix: it was made with another base model, or "
@@ -125,6 +129,11 @@ def read_mix(renderer: Renderer, session: Session, payload: dict[str, Any]) -> M
     return Mix(renderer, tuple(tastes), tuple(files), " ".join(remarks))
 
 
-def _name(renderer: Renderer, adapter: Adapter) -> str:
-    session = renderer.store.session(adapter.session_id)
-    return f"{session.name} round {adapter.number}"
+def _taste(store: Store, adapter_id: str) -> tuple[str, Adapter]:
+    """An adapter and its name. Raises WorkerError if its session was deleted."""
+    adapter = store.adapter(adapter_id)
+    if not store.has_session(adapter.session_id):
+        raise WorkerError(
+            f"This mix has round {adapter.number} of a session that was deleted: leave it out."
+        )
+    return f"{store.session(adapter.session_id).name} round {adapter.number}", adapter

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from studio.engine.evaluation import SHIFT_PICTURES
-from studio.engine.training import HELD_OUT_CHECKS
+from studio.engine.training import checks_of
 from studio.settings import SamplingSettings
 from studio.store import Round, Store, StoreError
 from studio.store.status import RoundProgress
@@ -18,6 +18,8 @@ log = logging.getLogger("studio.worker")
 
 MOST_KINDS = 100  # of work that are remembered, those measured last
 NEW_SHARE = 1 / 3  # of a new measurement in the average: machines are busier at times
+MOST_TIMES = 4.0  # the average; a longer time counts as this: the machine may have been asleep
+MOST_SHARE = 0.99  # that is done of work that goes on
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ def left_s(steps: Iterable[Step]) -> float | None:
 
 
 def share_done(steps: Iterable[Step]) -> float:
-    """0 to 1: of the time of all steps, so far as their times are known."""
+    """0 to `MOST_SHARE`: of the time of all steps, so far as their times are known."""
     known = [(step.done, step.total, step.unit_s) for step in steps if step.unit_s is not None]
     total_s = sum(total * unit_s for _, total, unit_s in known)
-    return min(1.0, sum(done * unit_s for done, _, unit_s in known) / total_s) if total_s else 0.0
+    done_s = sum(done * unit_s for done, _, unit_s in known)
+    return min(MOST_SHARE, done_s / total_s) if total_s else 0.0
 
 
 class Pace:
@@ -58,7 +61,8 @@ class Pace:
     def note(self, kind: str, unit_s: float) -> None:
         """Take a new measurement into the average."""
         before = self._seconds.pop(kind, unit_s)
-        self._seconds[kind] = before + NEW_SHARE * (unit_s - before)
+        counted_s = min(unit_s, MOST_TIMES * before)
+        self._seconds[kind] = before + NEW_SHARE * (counted_s - before)
         while len(self._seconds) > MOST_KINDS:
             del self._seconds[next(iter(self._seconds))]
         try:
@@ -86,8 +90,9 @@ class RoundSteps:
     sampling: SamplingSettings
     round: Round
     drawn: tuple[int, int]  # (done, all) test pictures
+    held_out: int  # pairs
     measured: int = 0  # pictures, for how far the adapter moves them
-    asked: int = 0  # held-out pairs, all checks together
+    checked: int = 0  # times that the held-out pairs were asked
 
     @property
     def update_kind(self) -> str:
@@ -113,8 +118,10 @@ class RoundSteps:
         round_ = self.round
         pictures = 2 * len(round_.train_pick_ids) + len(round_.favourite_ids)
         measured = min(SHIFT_PICTURES, pictures) if round_.settings.target_shift else 0
-        asked = HELD_OUT_CHECKS * len(round_.held_out_pick_ids)
-        done = (measured, asked) if has_adapter else (self.measured, min(self.asked, asked))
+        asked = checks_of(round_.updates_total) * self.held_out
+        done = (measured, asked)
+        if not has_adapter:
+            done = (min(self.measured, measured), self.checked * self.held_out)
         picture_s = self.pace.of(picture_kind(self.base_hash, self.sampling))
         measure_s = self.pace.of(self.measuring_kind)
         if measure_s is None and picture_s is not None:  # two passes, tuned and base

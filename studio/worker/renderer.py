@@ -23,8 +23,7 @@ from studio.durations import duration
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
-from studio.lora.format import LoraFile, LowRank, from_peft
-from studio.lora.fuse import hash_with
+from studio.lora.format import LowRank, from_peft
 from studio.paths import expanded
 from studio.prompting import alternatives
 from studio.settings import StartLora
@@ -193,14 +192,6 @@ class Renderer:
             created_at_s=time.time(),
             companions=denoiser.companions(texts),
         )
-
-    def image_with(
-        self, session: Session, prompt: str, seed: int, lora: LoraFile, strength: float
-    ) -> Image:
-        """The row of a picture that the base model draws with a LoRA file: the LoRA is part of its
-        base_hash."""
-        base = self.image(session, "compare", prompt, seed, None)
-        return replace(base, base_hash=hash_with(base.base_hash, lora.sha256, strength))
 
     def preview(self, session: Session, prompt: str, adapter_id: str | None) -> Image:
         """The row of a fixed prompt's picture."""

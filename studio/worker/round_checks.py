@@ -257,6 +257,7 @@ class RoundChecks:
             active.session.settings.sampling,
             active.round,
             (all_of_them - len(active.missing), all_of_them),
+            len(active.round.held_out_pick_ids),
         )
         progress = steps.progress(words, active.round.updates_total, has_adapter=True)
         self.status.show_round(progress)

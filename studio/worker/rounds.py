@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from studio.engine.distributed import ProcessGroup, ProcessLost
+from studio.engine.evaluation import SHIFT_PICTURES
 from studio.engine.training import Training, TrainingFailed
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.store import (
@@ -201,8 +202,10 @@ class Rounds:
         round_ = self.store.update_round(round_.id, updates_total=training.updates)
         wanted = wanted_pictures(self.renderer, session, None)
         pictures = REFERENCE_SEEDS * len(wanted) + missing_of_base(self.renderer, wanted)
-        sampling = session.settings.sampling
-        steps = RoundSteps(self.renderer.pace, denoiser.base_hash, sampling, round_, (0, pictures))
+        held_out = len(training.held_out.batch) if training.held_out else 0
+        about = denoiser.base_hash, session.settings.sampling, round_, (0, pictures), held_out
+        measured = SHIFT_PICTURES if training.is_scaled else 0
+        steps = RoundSteps(self.renderer.pace, *about, measured, training.checks_made)
         return ActiveRound(round_, training, pairs.left_out, steps, time.monotonic())
 
     def _train_for_a_moment(self, active: ActiveRound) -> None:
@@ -268,22 +271,21 @@ class Rounds:
 
         with self._while_wanted(active, ("running", "stopping")):
             training.scale(go_on)
+        active.steps = replace(active.steps, measured=SHIFT_PICTURES)
         self._save(active)
 
     def _check(self, active: ActiveRound) -> None:
         """Ask the held-out pairs."""
-        training, pairs = active.training, len(active.round.held_out_pick_ids)
+        training, pairs = active.training, active.steps.held_out
         if training.has_learned:
             self._report(active, f"Guessing your picks, {pairs} of them")
         update = training.update
         kind = active.steps.asking_kind
         with self.renderer.pace.measured(kind, pairs), self._while_wanted(active):
             agreement = training.check()
-        active.steps = replace(active.steps, asked=active.steps.asked + pairs)
-        of_update = next(
-            one for one in reversed(self.store.metrics(active.round.id)) if one.update == update
-        )
-        values = {**of_update.values, "held_out_agreement": agreement}
+        active.steps = replace(active.steps, checked=training.checks_made)
+        known = {one.update: one.values for one in self.store.metrics(active.round.id)}
+        values = {**known.get(update, {}), "held_out_agreement": agreement}
         self.store.add_metric(active.round.id, update, values)
 
     def _keep(self, active: ActiveRound) -> None:

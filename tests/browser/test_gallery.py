@@ -298,3 +298,30 @@ def place_of(image) -> int:
 
 def test_a_page_is_no_larger_than_it_says(store, ten_thousand):
     assert PAGE <= MOST_NODES
+
+
+def test_what_is_deleted_twice_or_to_the_last_is_told_and_loses_no_place(open_page, store, walked):
+    ids = newest_first(store, walked)
+    store.set_favourite(ids[4], True)
+    page = open_page("gallery")
+    page.get_by_role("button", name="★ Favourites").click()
+    expect_count(page, "1 picture")
+    page.get_by_role("listbox", name="Pictures").focus()
+    page.evaluate(
+        """() => { const list = document.activeElement;
+        for (const turn of [1, 2]) list.dispatchEvent(new KeyboardEvent("keydown",
+          { key: "Delete", code: "Delete", bubbles: true })); }"""
+    )
+    said = page.locator(".gallery-said").first
+    expect(said).to_have_text(re.compile("1 picture deleted"))
+    undo = page.locator('[data-act="undo"]')
+    expect(undo).to_be_focused()  # the list is gone
+    store.restore_images(walked.id, [ids[4]])  # in another window
+    page.keyboard.press("Enter")
+    expect(said).to_have_text("This is back already, or was erased in another window.")
+    expect_count(page, "1 picture")
+    store.delete_images(walked.id, [ids[4]])
+    page.get_by_role("button", name="Del Delete", exact=True).click()
+    expect(said).to_have_text("This was deleted in another window.")
+    expect(page.get_by_role("heading", name="No such picture")).to_be_visible()
+    assert store.deleted_count(walked.id) == 1

@@ -608,3 +608,10 @@ def test_small_matrices_are_taken_apart_on_one_thread(tmp_path, monkeypatch) -> 
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_strengths_that_are_too_much_for_the_numbers_are_a_sentence():
+    part = LowRank(torch.ones(1, 2), torch.full((2, 1), 3e38), 1.0)
+    with pytest.raises(LoraError, match=r"At these strengths unet\.a is too large"):
+        tools.summed([("unet.a", part, 2.0)])
+    assert tools.summed([("unet.a", part, -1.0)])["unet.a"].change().isfinite().all()

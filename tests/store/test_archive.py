@@ -163,6 +163,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a backslash": (with_file("images\\..\\evil"), "outside of itself"),
     "a stream": (with_file("images/x.png:evil"), "outside of itself"),
     "a line break": (with_file("images/x\n.png"), "outside of itself"),
+    "a picture that is gone and yet shown": (
+        lambda d, f: d["tables"]["images"][0].update(deleted_at_s=None, erased_at_s=1.0),
+        "invalid erased_at_s",
+    ),
     "a file of nobody": (with_file("images/unknown.png"), "of no picture"),
     "a pickle of nobody": (with_file("checkpoints/x.pt"), "of no picture"),
     "another format": (lambda d, f: d.update(format="other"), "not an archive of a session"),

@@ -25,7 +25,15 @@ from studio.store import (
 )
 from studio.store.snapshots import differing_rows
 from tests.browser import seed
-from tests.support.factories import QUESTIONS, finish, make_grid, make_image, make_pair, pick
+from tests.support.factories import (
+    QUESTIONS,
+    finish,
+    make_adapter,
+    make_grid,
+    make_image,
+    make_pair,
+    pick,
+)
 
 
 def drawn(store, session, number=1, purpose="pair"):
@@ -174,6 +182,32 @@ def test_a_star_of_a_round_that_is_open_is_kept_for_it(store, session, add_pairs
     store.claim_round()
     finish(store, session.id, round_)
     assert store.erase_images(session.id, [pair.left.id]) == 1
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_what_a_round_is_judged_by_is_kept_until_it_is_judged(store, session, add_pairs, state):
+    [drawn_by_base] = drawn(store, session, 1, "compare")
+    store.delete_images(session.id, [drawn_by_base.id])
+    pick(store, add_pairs(4))
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    adapter = make_adapter(session.id, round_)
+    store.keep_adapter(round_.id, adapter)
+    if state == "paused":
+        store.pause_round(round_.id)
+    assert store.deleted_pictures(session.id).used == {"a round": 1}
+    assert store.erase_images(session.id, [drawn_by_base.id]) == 0
+    store.finish_round(round_.id, adapter)
+    assert store.erase_images(session.id, [drawn_by_base.id]) == 1
+
+
+def test_what_is_erased_is_no_favourite(store, session):
+    [pair] = drawn(store, session)
+    store.delete_images(session.id, [pair.left.id])
+    store.erase_images(session.id, [pair.left.id])
+    with pytest.raises(StoreError, match="does not exist"):
+        store.set_favourite(pair.left.id, True)
+    assert not store.image(pair.left.id).favourite
 
 
 def test_what_is_erased_is_gone_and_everything_else_is_as_it_was(store, home, session):

@@ -95,12 +95,22 @@ def test_filters(store, session, add_pairs):
     assert everything(store, session, deleted=True) == [(late.left.id, "undecided")]
 
 
+def test_a_mix_is_not_of_the_base_model_alone(store, session):
+    base, mixed = (
+        store.add_image(make_image(store, session.id, purpose="compare", companions=companions))
+        for companions in ({"VAE": 'my "Mix": vae'}, {"Mix": "<lora:warm:0.5>"})
+    )
+    assert ids(everything(store, session, adapter_id=None)) == {base.id}
+    assert ids(everything(store, session)) == {base.id, mixed.id}
+
+
 def test_the_pictures_of_an_open_exam_are_a_secret(store, session, add_pairs):
     pick(store, add_pairs(4))
     _, adapter = finish(store, session.id, store.request_round(session.id))
     exam = store.add_exam(session.id, adapter.id, 1.0, QUESTIONS[:2])
     for pair in exam.pairs:
         two = [store.add_image(make_image(store, session.id, purpose="exam")) for _ in range(2)]
+        assert {one.id for one in two}.isdisjoint(ids(everything(store, session)))  # half a pair
         store.set_exam_pictures(pair.id, two[0].id, two[1].id)
     drawn = {side for pair in store.exam(exam.id).pairs for side in pair.sides}
     assert drawn.isdisjoint(ids(everything(store, session)))

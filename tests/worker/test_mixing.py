@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import torch
 from safetensors.torch import load_file, save_file
 
-from studio import models
+from studio import models, weights
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.lora import format as lora_format
 from studio.lora.format import from_peft
@@ -25,7 +25,8 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.compare import comparison
 from studio.ui.tabs.export.exports import export_cards
 from studio.worker.loop import Worker
-from tests.support.factories import finish, make_pair, pick
+from studio.worker.mixing import Mix
+from tests.support.factories import finish, make_adapter, make_pair, pick
 from tests.support.loras import write_lora
 
 
@@ -174,9 +175,13 @@ def test_a_mix_is_one_picture_of_its_parts_and_strengths(store, worker, tastes, 
         ("other shapes", "wide.safetensors was made for another kind of model"),
         ("no file", "nothing.safetensors"),
         ("no taste", "does not exist"),
+        ("no session", "round 1 of a session that was deleted: leave it out"),
+        ("cut while it is read", "style.safetensors changed while it was read"),
     ],
 )
-def test_what_does_not_fit_is_a_sentence(store, worker, tastes, tmp_path, spoil, sentence):
+def test_what_does_not_fit_is_a_sentence(
+    store, worker, tastes, lora, tmp_path, monkeypatch, spoil, sentence
+):
     blue, warm = tastes
     part = MixPart(adapter_id=blue.id)
     if spoil == "other model":
@@ -189,6 +194,19 @@ def test_what_does_not_fit_is_a_sentence(store, worker, tastes, tmp_path, spoil,
         tensors = {f"{name}.lora_down.weight": torch.ones(1, 99)}
         save_file(tensors | {f"{name}.lora_up.weight": torch.ones(99, 1)}, path)
         part = MixPart(path=str(path))
+    elif spoil == "no session":
+        store.delete_session(blue.session_id)
+    elif spoil == "cut while it is read":
+        read_header = weights.read_header
+
+        def cut(path: Path) -> weights.Header:
+            header = read_header(path)
+            if path == lora:
+                path.write_bytes(path.read_bytes()[:-8])
+            return header
+
+        monkeypatch.setattr(weights, "read_header", cut)
+        part = MixPart(path=str(lora))
     elif spoil == "no file":
         part = MixPart(path=str(tmp_path / "nothing.safetensors"))
     else:
@@ -277,3 +295,36 @@ def test_a_mix_of_another_rank_says_what_it_keeps(store, worker, tastes):
         "Every strength of this mix is 0: there is nothing to save.",
     )
     assert "A rank lies between 1 and 1024" in save(store, worker, warm, 5000, *both).message
+
+
+@pytest.mark.parametrize("change", ["other weights", "nothing"])
+def test_a_file_that_is_written_anew_changes_nothing_that_was_read(lora, change):
+    """In its place, as `cp` does it; a mapped file would change, or end the process."""
+    found = lora_format.read(lora)
+    before = {name: part.change().clone() for name, part in found.parts.items()}
+    with lora.open("r+b") as file:
+        size_bytes = lora.stat().st_size
+        if change == "nothing":
+            file.truncate(0)
+        else:
+            file.seek(size_bytes // 2)
+            file.write(bytes(size_bytes - size_bytes // 2))
+    assert all(torch.equal(found.parts[name].change(), was) for name, was in before.items())
+
+
+def test_picks_that_several_rounds_learned_from_count_once(worker, tastes):
+    blue, warm = (replace(one, picks=picks) for one, picks in zip(tastes, (7, 4), strict=True))
+    later = replace(blue, id="later", picks=9)
+    parts = (("Blue", blue, 1.0), ("Blue", blue, 0.5), ("Later", later, 1.0), ("Warm", warm, 1.0))
+    assert Mix(worker.renderer, parts, (), "").picks == 9 + 4
+
+
+def test_a_round_is_mixed_in_once_it_is_judged(store, session, add_pairs):
+    pick(store, add_pairs(4))
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    adapter = make_adapter(session.id, round_)
+    store.keep_adapter(round_.id, adapter)
+    assert store.tastes(adapter.base_hash) == []
+    store.finish_round(round_.id, adapter)
+    assert [one.id for _, one in store.tastes(adapter.base_hash)] == [adapter.id]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from studio.store import Store
-from studio.worker.progress import MOST_KINDS, Pace, Step, left_s, share_done
+from studio.worker.progress import (
+    MOST_KINDS,
+    MOST_SHARE,
+    MOST_TIMES,
+    Pace,
+    Step,
+    left_s,
+    share_done,
+)
 
 
 def test_what_is_left_is_that_of_all_steps_that_remain():
@@ -42,3 +50,28 @@ def test_what_fails_is_no_measurement(store: Store):
     with pace.measured("picture", 2):
         pass
     assert pace.of("picture") >= 0
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Step(6, 6, 2.0), Step(0, 12, None)],  # nothing of this size was ever drawn
+        [Step(6, 6, 2.0), Step(12, 12, 1.0)],  # it is being judged
+        [Step(999, 1000, 1.0)],
+    ],
+)
+def test_what_goes_on_is_never_all_done(steps):
+    assert share_done(steps) == MOST_SHARE < 0.995  # as it is rounded to a per cent
+
+
+def test_a_machine_that_was_asleep_is_not_slow(store: Store):
+    pace = Pace(store)
+    pace.note("picture", 10.0)
+    pace.note("picture", 8 * 3600.0)
+    assert pace.of("picture") <= MOST_TIMES * 10.0
+    for _ in range(5):
+        pace.note("picture", 10.0)
+    assert pace.of("picture") < 15.0
+    for _ in range(20):  # and one that is slow now is
+        pace.note("picture", 1000.0)
+    assert pace.of("picture") == pytest.approx(1000.0, rel=0.05)

@@ -35,6 +35,7 @@ from studio.worker.errors import WorkerError
 from studio.worker.exporting import same_picture
 from studio.worker.loop import Worker
 from studio.worker.pair_queue import nth_draw
+from studio.worker.progress import MOST_SHARE
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
 from tests.support.factories import discard
@@ -1289,6 +1290,45 @@ class TestRoundsThatAreLeft:
         assert worker.rounds.checks.active is None
         assert store.session(session.id).current_adapter_id is None
 
+    def test_taken_up_again_it_knows_what_was_done(self, store, session, worker, monkeypatch):
+        monkeypatch.setattr(rounds_module, "SLICE_S", 0.0)
+        round_ = store.request_round(session.id)
+        seen = []
+
+        def training() -> training_module.Training:
+            assert worker.rounds.active is not None
+            return worker.rounds.active.training
+
+        worker.rounds.begin()
+        for is_there in (
+            lambda: training().checks_made == 2,
+            lambda: training().has_learned and training().is_scaled,
+        ):
+            work_until(worker, is_there)
+            worker.rounds.put_down()
+            assert worker.rounds.begin()
+            active = worker.rounds.active
+            update = active.training.update
+            steps = active.steps.after(update)
+            seen.append([one.done for one in steps])
+            asked = active.training.checks_made
+            measured = steps[1].total if active.training.is_scaled else 0
+            assert seen[-1] == [update, measured, asked, 0]
+            assert steps[2].total == 6
+        assert seen[0] < seen[1]
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+
+    def test_held_out_picks_whose_files_are_gone_are_not_waited_for(self, store, session, worker):
+        round_ = store.request_round(session.id)
+        held_out = dict.fromkeys(round_.held_out_pick_ids, True)
+        [one] = [one for one in store.picked_pairs(session.id) if one.pick.id in held_out]
+        store.trajectory_path(one.chosen).unlink()
+        work_until(worker, lambda: worker.rounds.active)
+        assert worker.rounds.active.steps.after(0)[2].total == 0
+        work_until(worker, lambda: store.round(round_.id).finished_at_s)
+        assert store.round(round_.id).state == "done"
+        assert "Learned without 1 of the picks" in store.round(round_.id).message
+
     def test_its_steps_are_told_one_after_the_other(self, store, session, worker, monkeypatch):
         monkeypatch.setattr(rounds_module, "REPORT_S", 0.0)
         said = []
@@ -1310,7 +1350,7 @@ class TestRoundsThatAreLeft:
         ]
         assert told[0].left_s is None  # nothing was learned here before
         shares = [progress.share for progress in told if progress.left_s is not None]
-        assert 0 < shares[0] < shares[-1] == 1
+        assert 0 < shares[0] < shares[-1] == MOST_SHARE
         assert told[-1].left_s == 0
         assert store.worker_status().round is None
         again = store.request_round(session.id)  # the same picks: now every time is known

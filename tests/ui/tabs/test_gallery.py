@@ -7,10 +7,15 @@ from dataclasses import replace
 import pytest
 
 from studio.settings import SamplingSettings
-from studio.store import DeletedPictures, GalleryFilter
-from studio.ui.snapshot import StoreSnapshot
-from studio.ui.tabs.gallery.state import about, deleted_words, erasing_words, filter_of
-from tests.support.factories import finish, make_image, pick
+from studio.store import DeletedPictures, GalleryFilter, GalleryPicture
+from studio.ui.tabs.gallery.state import (
+    about,
+    deleted_words,
+    erasing_words,
+    filter_of,
+    page_value,
+)
+from tests.support.factories import make_adapter, make_image, pick
 
 EVERYTHING = {"prompt": "", "round": "", "verdict": "", "favourites": False, "deleted": False}
 
@@ -34,14 +39,23 @@ def test_filters_of_the_browser(asked, wanted):
 
 
 def test_who_drew_it_and_how(store, session, add_pairs):
-    store.set_last_session(session.id)
     pick(store, add_pairs(4))
-    _, adapter = finish(store, session.id, store.request_round(session.id))
-    snapshot = StoreSnapshot(store)
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    adapter = make_adapter(session.id, round_)
+    store.keep_adapter(round_.id, adapter)  # its test pictures are drawn while it is open
     image = make_image(store, session.id, sampling=SamplingSettings(width_px=512, height_px=768))
-    assert about(snapshot, image) == "Base model · seed 7 · 512 × 768"
     tuned = replace(image, adapter_id=adapter.id, strength=0.8, purpose="compare")
-    assert about(snapshot, tuned) == "Round 1 at 0.8 · seed 7 · 512 × 768 · Compare"
+    mixed = replace(image, companions={"Mix": "<lora:Blue round 1:0.5> <lora:film:-1>"})
+    other = store.create_session("Another that is open", session.settings)
+    store.set_last_session(other.id)
+    shown = page_value(store, [GalleryPicture(one, None) for one in (image, tuned, mixed)])
+    assert [one["about"] for one in shown["pictures"]] == [
+        "Base model · seed 7 · 512 × 768",
+        "Round 1 at 0.8 · seed 7 · 512 × 768 · Compare",
+        "Base model with Blue round 1 at 0.5, film at -1 · seed 7 · 512 × 768",
+    ]
+    assert about(tuned, {}).startswith("Round ? at 0.8")
 
 
 def test_what_deleting_means():

@@ -34,11 +34,13 @@ export function begin({ element, props, server, watch }) {
   let session_id = null;
   let shownNewest = null; // of the pictures that the list was asked for with
   let deletions = []; // ids, the last deletion last, for undo
+  let isChanging = false; // pictures go or come back: a second key meant what is shown then
 
   /* --- which pictures ------------------------------------------------------------------------------ */
   /* Ask anew. The place in the list stays, unless other pictures are asked for. */
   async function load({ fromTop = false } = {}) {
     const { session_id: asked, newest } = props.value;
+    const hadFocus = element.contains(document.activeElement);
     const reply = await pages.open({ session_id: asked, filter });
     if (!reply) return;
     session_id = asked;
@@ -49,6 +51,13 @@ export function begin({ element, props, server, watch }) {
     paintEmpty();
     list.paint();
     paintActs();
+    const at = document.activeElement;
+    if (hadFocus && !large.isOpen && (!element.contains(at) || at.disabled || !at.offsetParent)) rest();
+  }
+
+  /* The focus goes to the list, or to what can be done without one. */
+  function rest() {
+    [part("scroll"), act("undo"), act("everything")].find((one) => !one.hidden && !one.disabled)?.focus();
   }
 
   function paintFilters({ prompts, rounds, deleted, total }) {
@@ -146,7 +155,8 @@ export function begin({ element, props, server, watch }) {
     if (filter.deleted) return restore(image_ids);
     const reply = await call(server.remove, { session_id, image_ids });
     if (!reply) return;
-    if (reply.image_ids.length) deletions.push(reply.image_ids);
+    if (!reply.image_ids.length) return reload("This was deleted in another window.");
+    deletions.push(reply.image_ids);
     await reload(reply.words + " Undo brings " + (reply.image_ids.length === 1 ? "it" : "them") + " back.");
   }
 
@@ -155,7 +165,8 @@ export function begin({ element, props, server, watch }) {
     if (!reply) return;
     forget(image_ids);
     const number = reply.image_ids.length;
-    await reload(number + (number === 1 ? " picture is back." : " pictures are back."));
+    await reload(number === 0 ? "This is back already, or was erased in another window."
+      : number + (number === 1 ? " picture is back." : " pictures are back."));
   }
 
   async function undo() {
@@ -177,6 +188,14 @@ export function begin({ element, props, server, watch }) {
     if (!done) return;
     forget(reply.image_ids);
     await reload(done.erased + (done.erased === 1 ? " picture is" : " pictures are") + " gone for good.");
+  }
+
+  function alone(change) {
+    return async () => {
+      if (isChanging) return;
+      isChanging = true;
+      try { await change(); } finally { isChanging = false; }
+    };
   }
 
   /* Pictures have come or gone: the same place of the list, and of the large view. */
@@ -208,9 +227,9 @@ export function begin({ element, props, server, watch }) {
     select: () => select(list.active),
     clear() { list.selected.clear(); list.paint(); paintActs(); },
     everything: () => choose(EVERYTHING),
-    restore: () => remove(),
+    restore: alone(remove), remove: alone(remove), undo: alone(undo), erase: alone(erase),
     fresh: () => load({ fromTop: true }),
-    star, copy, remove, undo, erase,
+    star, copy,
   };
   const steps = {
     left: () => -1, right: () => 1, up: () => -list.columns, down: () => list.columns,
@@ -221,7 +240,7 @@ export function begin({ element, props, server, watch }) {
     before: () => large.place > 0 && large.show(large.place - 1),
     next: () => large.place >= 0 && large.place < pages.total - 1 && large.show(large.place + 1),
     prompt() { const { prompt } = large.picture; large.close(); choose({ prompt }); },
-    star, copy, remove, undo, use,
+    star, copy, remove: acts.remove, undo: acts.undo, use,
   };
 
   element.addEventListener("click", (event) => {
@@ -260,7 +279,7 @@ export function begin({ element, props, server, watch }) {
   element.querySelector("dialog").addEventListener("close", () => {
     if (large.place >= 0) list.goTo(large.place);
     large.place = -1;
-    part("scroll").focus();
+    rest();
   }, { signal });
 
   /* --- what the server knows ------------------------------------------------------------------------- */

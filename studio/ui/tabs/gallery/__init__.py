@@ -45,7 +45,7 @@ def _server_functions(page: Page) -> list[Any]:
     def pictures(payload: dict[str, Any]) -> dict[str, Any]:
         """One page."""
         return page_value(
-            StoreSnapshot(store),
+            store,
             store.gallery_page(
                 payload["session_id"],
                 filter_of(payload),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store
+from studio.pictures.infotext import loras_in
+from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store, StoreError
 from studio.store.gallery import PAGE
-from studio.store.rows import Image, Verdict
+from studio.store.rows import MIX, Image, Verdict
 from studio.ui import words
-from studio.ui.adapters import round_number
 from studio.ui.images import image_url, thumbnail_url
 from studio.ui.snapshot import StoreSnapshot
 
@@ -55,7 +56,8 @@ def index_value(snapshot: StoreSnapshot, session_id: str, wanted: GalleryFilter)
     }
 
 
-def page_value(snapshot: StoreSnapshot, found: Sequence[GalleryPicture]) -> dict[str, Any]:
+def page_value(store: Store, found: Sequence[GalleryPicture]) -> dict[str, Any]:
+    numbers = round_numbers(store, [one.image for one in found])
     return {
         "pictures": [
             {
@@ -63,7 +65,7 @@ def page_value(snapshot: StoreSnapshot, found: Sequence[GalleryPicture]) -> dict
                 "url": image_url(one.image.id),
                 "thumbnail": thumbnail_url(one.image.id),
                 "prompt": one.image.prompt,
-                "about": about(snapshot, one.image),
+                "about": about(one.image, numbers),
                 "favourite": one.image.favourite,
                 "verdict": one.verdict,
             }
@@ -72,13 +74,25 @@ def page_value(snapshot: StoreSnapshot, found: Sequence[GalleryPicture]) -> dict
     }
 
 
-def about(snapshot: StoreSnapshot, image: Image) -> str:
+def round_numbers(store: Store, images: Sequence[Image]) -> dict[str | None, int]:
+    """The numbers of the rounds that drew these pictures by the ids of their adapters: also of a
+    round whose test pictures are being drawn."""
+    found: dict[str | None, int] = {}
+    for adapter_id in {image.adapter_id for image in images} - {None}:
+        with contextlib.suppress(StoreError):  # its row is damaged
+            found[adapter_id] = store.adapter(adapter_id).number
+    return found
+
+
+def about(image: Image, numbers: Mapping[str | None, int]) -> str:
     """`Round 2 at 0.8 · seed 7 · 512 × 512 · Compare`."""
     drawn_by = "Base model"
     if image.adapter_id is not None:
-        drawn_by = f"Round {round_number(snapshot, image.adapter_id)}"
+        drawn_by = f"Round {numbers.get(image.adapter_id, '?')}"
         if image.strength != 1:
             drawn_by += f" at {image.strength:g}"
+    elif mixed := loras_in(image.companions.get(MIX, "")):
+        drawn_by += " with " + ", ".join(f"{name} at {strength:g}" for name, strength in mixed)
     size = f"{image.sampling.width_px} × {image.sampling.height_px}"
     parts = [drawn_by, f"seed {image.seed}", size, PURPOSES.get(image.purpose, "")]
     return " · ".join(filter(None, parts))
