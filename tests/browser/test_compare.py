@@ -282,10 +282,13 @@ def test_tastes_and_loras_are_mixed_by_their_sliders_and_saved_as_one(
     assert first.payload["mix"] == mixed
     # another slider is let go before that is drawn: only the mix as it is then is wanted
     page.locator("#compare-strength input[type=range]").click()
-    wait_for(page, lambda: len(store.jobs(labelling.id, "compare")) > before + 1)
-    assert store.job(first.id).state == "cancelled"
-    job = store.claim_job()
     mixed[0]["strength"] = 0.5
+    wait_for(
+        page,
+        lambda: mixed in [job.payload.get("mix") for job in store.jobs(labelling.id, "compare")],
+    )
+    wait_for(page, lambda: store.job(first.id).state == "cancelled")
+    job = store.claim_job()
     assert job.payload["mix"] == mixed
     one, two = (store.add_image(seed.image(store, labelling, "compare", "an owl")) for _ in "ab")
     found = {

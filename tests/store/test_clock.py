@@ -47,4 +47,4 @@ def test_a_worker_that_spoke_before_the_clock_was_set_back_is_not_taken_for_aliv
     status = WorkerStatus(1, "idle", "Ready.", "cpu", now_s + HOUR_S)
     assert words.is_silent(status, now_s)
     assert not words.is_silent(replace(status, heartbeat_at_s=now_s), now_s)
-    assert words.worker_line(status, None, [])[0] == "bad"
+    assert words.worker_line(status, None)[0] == "bad"

@@ -6,6 +6,7 @@ import pytest
 
 from studio.store import Session, Store
 from studio.ui.jobs import cancel_open, cancel_queued, is_open, progress
+from studio.ui.snapshot import StoreSnapshot
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,6 @@ def test_jobs_of_one_kind_and_session_are_cancelled(
     assert all(is_open(store.job(job.id)) for job in stay)
 
 
-def test_without_a_job_nothing_is_open() -> None:
+def test_without_a_job_nothing_is_open(store: Store) -> None:
     assert not is_open(None)
-    assert progress(None) is None
+    assert progress(StoreSnapshot(store), None) is None

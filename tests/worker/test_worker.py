@@ -34,7 +34,7 @@ from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.exporting import same_picture
 from studio.worker.loop import Worker
-from studio.worker.pair_queue import nth_draw
+from studio.worker.pair_queue import READY_PAIRS, nth_draw
 from studio.worker.progress import MOST_SHARE
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
@@ -997,7 +997,7 @@ class TestJobs:
     def test_an_export_for_which_there_is_no_room_is_a_sentence(
         self, store, session, worker, adapter, monkeypatch
     ):
-        monkeypatch.setattr("studio.worker.jobs.free_bytes", lambda home: 100_000_000)
+        monkeypatch.setattr("studio.worker.exporting.free_bytes", lambda home: 100_000_000)
         payload = {"adapter_id": adapter.id, "name": "Blue", "formats": ["kohya"]}
         job = store.add_job(session.id, "export", payload)
         worker.jobs.run_next()
@@ -1159,6 +1159,9 @@ def test_a_worker_that_is_to_end_leaves_a_preview_between_two_steps_and_draws_it
 
 def test_a_cancelled_job_is_left_between_two_steps(worker, store, session, monkeypatch, steps):
     store.update_settings(session.id, replace(session.settings, sampling=LONG))
+    while worker.pair_queue.add_pair(fewer_than=READY_PAIRS):
+        pass  # a job draws these before its own pictures
+    steps.clear()
     job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
     after_two_steps(monkeypatch, steps, lambda: store.cancel_job(job.id))
     assert worker.jobs.run_next()
