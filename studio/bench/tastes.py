@@ -136,12 +136,12 @@ class Taste:
         return ", ".join(f"{weight:+.1f} {name}" for name, weight in self.weights)
 
 
-def population(count: int = COUNT, seed: int = SEED) -> dict[str, Taste]:
+def population() -> dict[str, Taste]:
     """Tastes by name; the weights of each are a unit vector."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(SEED)
     names = list(SPREADS)
     tastes = {}
-    for number in range(count):
+    for number in range(COUNT):
         chosen = draw.choice(len(names), 1 + number % 3, replace=False)
         weights = draw.choice((-1, 1), len(chosen)) * draw.uniform(0.5, 1, len(chosen))
         weights /= np.linalg.norm(weights)
@@ -150,13 +150,13 @@ def population(count: int = COUNT, seed: int = SEED) -> dict[str, Taste]:
     return tastes
 
 
-def halves(count: int = COUNT, seed: int = SEED) -> dict[str, tuple[str, ...]]:
+def halves() -> dict[str, tuple[str, ...]]:
     """Names of the tastes to "tune" on and to "report" on."""
-    names = np.array(list(population(count, seed)))
-    shuffled = np.random.default_rng(seed + 1).permutation(names).tolist()
+    names = np.array(list(population()))
+    shuffled = np.random.default_rng(SEED + 1).permutation(names).tolist()
     return {
-        "tune": tuple(sorted(shuffled[: count // 2])),
-        "report": tuple(sorted(shuffled[count // 2 :])),
+        "tune": tuple(sorted(shuffled[: COUNT // 2])),
+        "report": tuple(sorted(shuffled[COUNT // 2 :])),
     }
 
 
