@@ -23,7 +23,7 @@ CHOICE = re.compile(
 WORD = re.compile(r"[^\W\d_]{2}")
 CLOSED = "。！？：、，"  # no space follows these
 NUMBER = re.compile(r"[\d.,]+")
-FEWEST_LETTERS = 6  # of a message with places, to tell it from any other text
+FEWEST_LETTERS = 4  # of a message with places, to tell it from any other text
 MOST_CHARACTERS = 4000  # longer texts are no sentences of the studio
 
 
