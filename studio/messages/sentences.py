@@ -22,7 +22,6 @@ CHOICE = re.compile(
 )  # `{cat|dog}`, an example of a prompt
 WORD = re.compile(r"[^\W\d_]{2}")
 CLOSED = "。！？：、，"  # no space follows these
-NUMBER = re.compile(r"[\d.,]+")
 FEWEST_LETTERS = 4  # of a message with places, to tell it from any other text
 MOST_CHARACTERS = 4000  # longer texts are no sentences of the studio
 
@@ -34,13 +33,15 @@ class Pattern:
     fits: tuple[re.Pattern[str], re.Pattern[str]]
     message: str | tuple[str, str]  # both forms of a counted one
     quoted: frozenset[str]  # places in quotation marks: somebody's own words
-    is_vague: bool  # with few words of its own, `{number} of {total}`: it must begin with a number
+    is_vague: (
+        bool  # with few words of its own, `{number} of {total}`: its values must be told whole
+    )
 
     def readings(self, text: str) -> Iterator[dict[str, str]]:
         """The values of a text that it fits."""
         for fits in self.fits:
             found = fits.fullmatch(text)
-            if found and not (self.is_vague and not NUMBER.fullmatch(found[1])):
+            if found:
                 yield found.groupdict()
 
 
@@ -104,11 +105,12 @@ class Sentences:
             return Told(0, self._gettext.gettext(text[:-1]) + "。")
         if f"{text}." in self._known:
             return Told(0, self._gettext.gettext(f"{text}.").rstrip("。"))
-        readings = [
-            self._filled(pattern, values)
+        readings = (
+            reading
             for pattern in self._patterns
             for values in pattern.readings(text)
-        ]
+            if (reading := self._filled(pattern, values)).left == 0 or not pattern.is_vague
+        )
         return min(readings, default=None, key=lambda one: one.left)
 
     def _filled(self, pattern: Pattern, found: dict[str, str]) -> Told:
