@@ -145,7 +145,7 @@ class NoisedPictures(Estimator):
     def draws_per_group(self) -> int:
         """Fewer for a grid than for a pair, so that an update costs about the same."""
         wanted = self.settings.steps_per_pair
-        return max(1, min(wanted, round(2 * wanted / self.batch.most_pictures(self.groups))))
+        return max(1, min(wanted, round(2 * wanted / self.batch.most_shown(self.groups))))
 
     def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
         """Draws take turns, and begin again from the first."""

@@ -43,6 +43,7 @@ def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_another_way_of_learning_is_taken_whole_but_for_what_is_kept(objective):
     kept = {"rank": 4, "alpha": 2.0, "count_strength": True, "lone_pictures": True}
+    kept["keep_to_prompt"] = 1.0
     assert set(kept) == set(learning.KEPT)
     changed = learning.with_objective(SessionSettings(training=TrainingSettings(**kept)), objective)
     assert changed.training == replace(OBJECTIVES[objective], **kept)
