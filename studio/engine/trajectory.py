@@ -28,6 +28,8 @@ class Trajectory:
 
     Step i takes latents[i] at timesteps[i] to latents[i + 1]. The settings that made the chain are
     stored with it. If only the final latent is kept, latents is (1, C, h, w).
+    places: (h, w) from 0 to 1, where the picture is looked at, see `schedules.mean_over`; None:
+    everywhere. They belong to a pick, and are not stored with the chain.
     """
 
     latents: Tensor
@@ -36,6 +38,7 @@ class Trajectory:
     seed: int
     settings: SamplingSettings
     base_hash: str
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         whole = len(self.timesteps) + 1
@@ -55,6 +58,7 @@ class PairBatch:
     A side of a pair may be ABSENT: the other stands alone, as good or as bad by itself.
     latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) with the final ones only; prompts: M;
     chosen, rejected: (N,) indices of the pictures; timesteps: (T,); counts: numbers (N,).
+    places: (M, 1, h, w), of each picture; None: all are looked at everywhere.
     """
 
     latents: Tensor
@@ -65,6 +69,7 @@ class PairBatch:
     settings: SamplingSettings
     base_hash: str
     counts: Counts = ALIKE
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -118,6 +123,7 @@ class PairBatch:
             settings=first.settings,
             base_hash=first.base_hash,
             counts=_counts(chosen == ABSENT, rejected == ABSENT, certainty),
+            places=_places(list(pictures.values())),
         )
 
     def groups(self) -> list[list[int]]:
@@ -137,6 +143,15 @@ class PairBatch:
         sides = (self.chosen, self.rejected)
         shown = ({int(side[pair]) for side in sides for pair in group} for group in groups)
         return max(len(pictures - {ABSENT}) for pictures in shown)
+
+
+def _places(pictures: Sequence[Trajectory]) -> Tensor | None:
+    """(M, 1, h, w), with ones for a picture without places; None if none has any."""
+    if all(picture.places is None for picture in pictures):
+        return None
+    everywhere = torch.ones(pictures[0].latents.shape[-2:])
+    places = [everywhere if one.places is None else one.places for one in pictures]
+    return torch.stack(places)[:, None]
 
 
 def _counts(no_chosen: Tensor, no_rejected: Tensor, certainty: Sequence[float] | None) -> Counts:
