@@ -30,7 +30,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
-from studio.store.exams import Exams
+from studio.store.exams import Exam, ExamPair, Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
 from studio.store.folder_pictures import FolderPictures
@@ -53,8 +53,6 @@ from studio.store.rows import (
     Adapter,
     Answer,
     Consistency,
-    Exam,
-    ExamPair,
     Export,
     Image,
     Job,
