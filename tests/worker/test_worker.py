@@ -1212,7 +1212,7 @@ class TestRoundsThatAreLeft:
             if is_now and not passes:
                 passes.append("begun")
                 worker.stopping.set()
-                block = worker.renderer.denoiser.unet.down_blocks[0]
+                block = worker.renderer.denoiser.network.down_blocks[0]
                 block.register_forward_hook(lambda *_: passes.append("a block"))
             return work(*args, **kwargs)
 
