@@ -6,9 +6,9 @@
 Any number of threads and processes may use a `Store` at once; each of its methods is one
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
-status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models) and
-`folder_pictures` (those of an artist's folders). Each is a class on `database` (transactions,
-migrations), and none knows another. Its return values are in `rows`.
+status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
+`folder_pictures` (those of an artist's folders) and `tour` (of the pages). Each is a class on
+`database` (transactions, migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -30,7 +30,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
-from studio.store.exams import Exams
+from studio.store.exams import Exam, ExamPair, Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
 from studio.store.folder_pictures import FolderPictures
@@ -53,8 +53,6 @@ from studio.store.rows import (
     Adapter,
     Answer,
     Consistency,
-    Exam,
-    ExamPair,
     Export,
     Image,
     Job,
@@ -79,6 +77,7 @@ from studio.store.snapshots import (
     take_snapshot,
 )
 from studio.store.status import WorkerStatus
+from studio.store.tour import Tour
 
 
 class Store(
@@ -95,6 +94,7 @@ class Store(
     Exams,
     Library,
     FolderPictures,
+    Tour,
 ):
     """The store of one home; see `Store.open`."""
 

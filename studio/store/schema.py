@@ -34,6 +34,7 @@ from sqlalchemy import (
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store.shapes import (
     ANYTHING,
+    MARKS,
     MEASURED,
     NAMES,
     NUMBERS,
@@ -169,6 +170,7 @@ picks = _entity(
     Column("much_better", Boolean, nullable=False),
     Column("reason", String),
     Column("judge", String),
+    Column("marks", Json(MARKS), nullable=False, server_default="{}"),
     Column("supersedes", ForeignKey("picks.id"), unique=True),
 )
 Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))

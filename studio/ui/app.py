@@ -13,7 +13,7 @@ from fastapi.responses import PlainTextResponse
 from studio.messages import _
 from studio.runtime.support_report import report
 from studio.store import Store
-from studio.ui import archives, header, images, static
+from studio.ui import archives, header, images, static, tour
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.languages import Languages, Pages
@@ -82,6 +82,7 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
                 # All tabs are rendered at once, so that values sent to any of them arrive.
                 with gr.Tab(label, elem_id=f"tab-{name}", render_children=True):
                     build_tab(page)
+        tour.build(page)
         page.finish(demo)
     return demo
 

@@ -150,6 +150,7 @@ def _menu(snapshot: StoreSnapshot) -> str:
     <button type="button" class="button wide quiet" data-act="take"
       title="{_("A file that was saved here, or on another machine")}"
       >{_("Open a session from a file")}</button>
+    <button type="button" class="button wide quiet" data-act="tour">{_("Show the tour")}</button>
     <button type="button" class="button wide quiet" data-act="report"
       title="{_("The last errors, versions and device; no prompts, names or paths")}"
       >{_("Copy a report for help")}</button>

@@ -8,7 +8,7 @@ import { isBetter, isChoice } from "./questions.js";
 const USUAL = {
   left: ["1", "ArrowLeft"], right: ["2", "ArrowRight"],
   tie: ["ArrowDown", "3"], both_bad: ["0"], skip: ["s"], undo: ["z"],
-  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"],
+  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"], brush: ["b"],
   flip: ["Space"], zoom_in: ["+", "="], zoom_out: ["-"],
   prompt: ["p"], star_left: ["f"], star_right: ["g"], note: ["n"], strip: ["h"], keys: ["?"],
 };
@@ -18,6 +18,7 @@ const MEANS = {
   skip: _("skip, no opinion"), undo: _("undo, back to the pair before"),
   composition: _("better for its composition"), detail: _("better for its detail"),
   colour: _("better for its colour"), subject: _("better for its subject"),
+  brush: _("brush: mark what decided; again: put it down"),
   order: _("put more than two pictures in order; again: keep the order"),
   flip: _("flip: all in one place, in turns"), zoom_in: _("zoom in, all pictures"), zoom_out: _("zoom out"),
   prompt: _("hide or show the prompt"), star_left: _("the left picture is a favourite"),

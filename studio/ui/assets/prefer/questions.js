@@ -3,9 +3,10 @@
  * A question is a pair, or a grid of more pictures of one prompt. A side is the name of a place: left
  * and right in a pair, the numbers from 1 in a grid.
  *
- * An answer is { choice, much_better, reason, ranking, judge }: the choice of a grid is "ranked", or
+ * An answer is { choice, much_better, reason, ranking, judge, marks }: the choice of a grid is "ranked", or
  * what all of its pictures are; ranking holds the ids of its better pictures, the best first; judge is
- * the name of the function that answered, or null for the artist.
+ * the name of the function that answered, or null for the artist; marks has by image id where the
+ * artist marked what decided.
  */
 import { _ } from "../shared/messages.js";
 
@@ -51,11 +52,12 @@ export function inWords(answer, asked) {
   return answer.judge ? _("{words}, picked by a judge ({judge})", { words, judge: answer.judge }) : words;
 }
 
-function choiceInWords({ choice, much_better, reason, ranking }, asked) {
+function choiceInWords({ choice, much_better, reason, ranking, marks }, asked) {
   if (!isBetter(choice)) return NAMES[choice];
   const words = choice === "ranked" ? rankingInWords(ranking, asked)
     : much_better ? MUCH_BETTER[choice] : BETTER[choice];
-  return reason ? _("{words}: {reason}", { words, reason: REASONS[reason] || reason }) : words;
+  const said = hasMarks({ marks }) ? _("{words}, with marks", { words }) : words;
+  return reason ? _("{words}: {reason}", { words: said, reason: REASONS[reason] || reason }) : said;
 }
 
 function rankingInWords(ranking, asked) {
@@ -65,7 +67,11 @@ function rankingInWords(ranking, asked) {
 }
 
 export function isSame(answer, other) {
-  return Object.keys(answer).every((name) => String(answer[name]) === String(other?.[name]));
+  return Object.keys(answer).every((name) => JSON.stringify(answer[name]) === JSON.stringify(other?.[name]));
+}
+
+export function hasMarks({ marks }) {
+  return Object.keys(marks || {}).length > 0;
 }
 
 /* Of how many pairs an answer says which picture is better. */

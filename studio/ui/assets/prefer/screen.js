@@ -13,7 +13,7 @@ export class Screen {
   #parts;
   #hidesPrompt = recall("prompt") === "hidden";
 
-  /* parts: { queue, pictures, choice, grid, view, strip } */
+  /* parts: { queue, pictures, choice, grid, brush, view, strip } */
   constructor(element, parts) {
     this.#element = element;
     this.#part = partsOf(element);
@@ -44,6 +44,7 @@ export class Screen {
     this.#paintButtons(asked);
     this.#paintPrompt();
     this.#paintOrder(asked);
+    this.#paintBrush();
     grid.paint(asked);
     view.paint(asked);
     this.#count();
@@ -51,9 +52,10 @@ export class Screen {
 
   /* Puts the question into its places, as it was answered before. */
   lay() {
-    const { queue, pictures, grid, choice } = this.#parts;
+    const { queue, pictures, grid, choice, brush } = this.#parts;
     const before = queue.answered.get(queue.shown.id);
     grid.lay(queue.shown, before, (url) => pictures.img(url));
+    brush.lay(queue.shown, before);
     choice.reason = before?.reason || null;
   }
 
@@ -105,6 +107,14 @@ export class Screen {
     this.#part("order-act").textContent = isKept ? _("Keep this order") : _("Order");
   }
 
+  #paintBrush() {
+    const { brush } = this.#parts;
+    const button = this.#act("brush");
+    press(button, brush.isOn || brush.hasMarks);
+    button.classList.toggle("primary", brush.canKeep);
+    this.#part("brush-act").textContent = brush.canKeep ? "Keep these marks" : brush.isOn ? "Done" : "Mark";
+  }
+
   /* Why there is no question on the screen. */
   #explain({ title, text, working, action, tab }) {
     this.#part("empty").classList.toggle("working", Boolean(working));
@@ -136,7 +146,7 @@ export class Screen {
     const share = state.round_share ?? (state.live ? Math.min(1, fresh / state.round_every) : 0);
     this.#part("bar").style.inlineSize = 100 * share + "%";
     this.#part("bar").parentElement.classList.toggle("learning", state.round_share != null);
-    this.#act("undo").disabled = !total && !queue.behind.length;
+    this.#act("undo").disabled = !total && !queue.behind.length && !this.#parts.brush.hasMarks;
   }
 }
 

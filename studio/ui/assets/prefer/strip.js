@@ -5,7 +5,7 @@
 import { node, partsOf } from "../shared/dom.js";
 import { _ } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
-import { inWords, isBetter, isGrid } from "./questions.js";
+import { hasMarks, inWords, isBetter, isGrid } from "./questions.js";
 
 const MARKS = { tie: "=", both_bad: "×", skip: "…" };
 
@@ -144,7 +144,7 @@ export class Strip {
       "aria-label": _("{words}. {prompt}. Open it again", { words, prompt: asked.prompt }),
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const marks = [MARKS[answer.choice], answer.judge && _("by a judge"), asked.note && "•"];
+    const marks = [MARKS[answer.choice], answer.judge && _("by a judge"), hasMarks(answer) && _("marked"), asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));
     return node("div", { role: "listitem", "data-pair": asked.id }, button);

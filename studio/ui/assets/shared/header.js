@@ -3,6 +3,7 @@ import { ask } from "./ask.js";
 import { _ } from "./messages.js";
 import { notify } from "./notices.js";
 import { openFromAddress } from "./page.js";
+import { startTour } from "../tour/tour.js";
 
 const questions = {
   new: () => ({ title: _("New session"), label: _("Name"), value: _("New session"), ok: _("Begin") }),
@@ -72,6 +73,7 @@ export function begin({ element, props, trigger, watch }) {
     const { act, id = "", name = "" } = button.dataset;
     if (act === "theme") return; // theme.js hears it
     element.querySelector("#session-menu")?.hidePopover();
+    if (act === "tour") return startTour();
     if (act === "language") return speak(id);
     if (act === "take") return chooser.click();
     if (act === "save") return save(id, name);

@@ -6,7 +6,8 @@ from typing import Any
 
 from studio.messages import _, together, told
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
-from studio.store.rows import Exam, Job
+from studio.store import Exam
+from studio.store.rows import Job
 from studio.ui import words
 from studio.ui.adapters import best_strength, round_number
 from studio.ui.images import image_url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import asdict
 from typing import Any
 
@@ -70,12 +71,14 @@ def answer_value(answer: Answer) -> dict[str, Any]:
     """An answer for the browser."""
     picks = [picked.pick for picked in answer.picked]
     is_ranked = len(picks) > 1 and answer.ranking
+    marks = ChainMap(*(picked.marks for picked in answer.picked))
     return {
         "choice": "ranked" if is_ranked else picks[0].choice,
         "much_better": picks[0].much_better,
         "reason": next((pick.reason for pick in picks if pick.reason), None),
         "ranking": list(answer.ranking),
         "judge": picks[0].judge,
+        "marks": {i.id: marks[i.id] for i in answer.question.images if i.id in marks},
     }
 
 

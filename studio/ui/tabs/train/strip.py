@@ -52,7 +52,8 @@ def strip_of_rounds(snapshot: StoreSnapshot) -> str:
     head = "".join(f"<span title='{escape(p, quote=True)}'>{escape(p)}</span>" for p in prompts)
     return (
         f"<h2 class='section'>{_('The taste arriving')}</h2><p class='soft'>{about}</p>"
-        f"<div class='strip' style='--columns:{len(prompts)}'>"
+        f"<div class='strip' role='group' aria-label='{_('Pictures of every round')}' tabindex='0' "
+        f"style='--columns:{len(prompts)}'>"
         f"<div class='strip-head' aria-hidden='true'><span></span>{head}</div>{''.join(rows)}</div>"
     )
 
