@@ -25,7 +25,7 @@ MARKS: dict[str, tuple[int, ...] | None] = {"_": None, "N_": None, "ngettext": (
 # Where sentences are not marked. The artist reads them in a page, as an error or as a message.
 ENGLISH = (
     *("store", "worker", "engine", "models", "lora", "pictures", "prompting", "datasets"),
-    *("settings.py", "families.py", "weights.py"),
+    *("settings.py", "families.py", "weights.py", "verdict.py"),
 )
 # What is said on the command line alone, or written into files.
 UNREAD = frozenset(
@@ -37,7 +37,7 @@ UNREAD = frozenset(
 )
 # Whose strings need no stop: the steps of a wait, and what was checked.
 PHRASES = re.compile(
-    r"worker/(?!other_tools|__main__)|engine/collapse|lora/(fuse|export)|families|pictures/workflows"
+    r"worker/(?!other_tools|__main__)|engine/collapse|verdict|lora/(fuse|export)|families|pictures/workflows"
 )
 SENTENCE = re.compile(r"(?:[A-Z“]|\{).*[.:]$", re.DOTALL)
 PHRASE = re.compile(r"[A-Z“{].*[^\W\d_]{2}|Done\.", re.DOTALL)
