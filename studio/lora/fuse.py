@@ -41,11 +41,11 @@ class Fused:
     @property
     def words(self) -> str:
         """`128 layers of the image network and 72 of the text encoder, rank 16.` and the strays."""
-        unet, text = self.unet_layers, self.text_layers
+        image, text = self.unet_layers, self.text_layers
         counts = []
-        if unet:
-            one, many = "1 layer of the image network", f"{unet} layers of the image network"
-            counts.append(one if unet == 1 else many)
+        if image:
+            one, many = "1 layer of the image network", f"{image} layers of the image network"
+            counts.append(one if image == 1 else many)
         if text:
             one, many = "1 layer of the text encoder", f"{text} layers of the text encoder"
             counts.append(one if text == 1 else many)
