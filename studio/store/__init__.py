@@ -6,9 +6,10 @@
 Any number of threads and processes may use a `Store` at once; each of its methods is one
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
-status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models) and
-`folder_pictures` (those of an artist's folders). Each is a class on `database` (transactions,
-migrations), and none knows another. Its return values are in `rows`.
+status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
+`folder_pictures` (those of an artist's folders) and `own_pictures` (their own finished art). Each
+is a class on `database` (transactions, migrations), and none knows another. Its return values are
+in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -30,6 +31,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
+from studio.store.exam_rows import Exam, ExamPair
 from studio.store.exams import Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
@@ -47,14 +49,13 @@ from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.lone_pictures import LonePictures
 from studio.store.mending import RowReport, mend_rows
+from studio.store.own_pictures import OwnCounts, OwnPicture, OwnPictures
 from studio.store.questions import Questions
 from studio.store.rounds import Rounds
 from studio.store.rows import (
     Adapter,
     Answer,
     Consistency,
-    Exam,
-    ExamPair,
     Export,
     Image,
     Job,
@@ -95,6 +96,7 @@ class Store(
     Exams,
     Library,
     FolderPictures,
+    OwnPictures,
 ):
     """The store of one home; see `Store.open`."""
 
@@ -119,6 +121,8 @@ __all__ = [
     "KnownModel",
     "LonePictures",
     "Metric",
+    "OwnCounts",
+    "OwnPicture",
     "Pair",
     "Pick",
     "PickCounts",

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
+from studio.store.exam_rows import EXAM_CHOICES, Exam, ExamChoice, ExamPair
 from studio.store.jobs import insert_job
-from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job, Round
+from studio.store.rows import OPEN_JOB_STATES, Job, Round
 from studio.store.schema import (
     adapters,
     exam_answers,

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from studio.settings import CHOICES, LARGEST_INTEGER, REASONS, MixPart, StartLora
 from studio.store import rows
+from studio.store.exam_rows import EXAM_CHOICES
 from studio.store.status import WorkerState
 
 LONGEST_TEXT = 100_000
@@ -98,6 +99,7 @@ class Payload(TypedDict, total=False):
     notes: Text
     form: Text
     path: Text
+    caption: Text
     repo: Text
     base_model: Text
 
@@ -165,6 +167,7 @@ DONE = {
     "give_picks": {"folder", "picks", "left_out"},
     "take_picks": {"session_id", "name", "picks", "left_out"},
     "read_folder": {"pictures", "known", "left_out", "other_model", "other_size"},
+    "read_own": {"pictures", "known", "left_out"},
 }
 
 _share = TypeAdapter(Share, config=STRICT)
@@ -229,7 +232,7 @@ WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("picks", "choice"): CHOICES,
     ("picks", "reason"): REASONS,
     ("exam_pairs", "tuned_side"): ("left", "right"),
-    ("exam_answers", "choice"): rows.EXAM_CHOICES,
+    ("exam_answers", "choice"): EXAM_CHOICES,
     ("rounds", "state"): get_args(rows.RoundState),
     ("jobs", "kind"): rows.JOB_KINDS,
     ("jobs", "state"): get_args(rows.JobState),

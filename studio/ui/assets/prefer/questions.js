@@ -3,9 +3,9 @@
  * A question is a pair, or a grid of more pictures of one prompt. A side is the name of a place: left
  * and right in a pair, the numbers from 1 in a grid.
  *
- * An answer is { choice, much_better, reason, ranking, judge }: the choice of a grid is "ranked", or
+ * An answer is { choice, much_better, reason, ranking, judge, by }: the choice of a grid is "ranked", or
  * what all of its pictures are; ranking holds the ids of its better pictures, the best first; judge is
- * the name of the function that answered, or null for the artist.
+ * the name of the function that answered, or null for the artist; by says in words who answered then.
  */
 const NAMES = { left: "Left", right: "Right", tie: "Just as good", both_bad: "Neither", skip: "Skipped" };
 export const ORDINALS = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"];
@@ -27,7 +27,7 @@ export function pictureName(side) {
 }
 
 export function inWords(answer, asked) {
-  return choiceInWords(answer, asked) + (answer.judge ? ", picked by a judge (" + answer.judge + ")" : "");
+  return choiceInWords(answer, asked) + (answer.by ? ", " + answer.by : "");
 }
 
 function choiceInWords({ choice, much_better, reason, ranking }, asked) {

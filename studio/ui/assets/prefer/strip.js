@@ -143,7 +143,7 @@ export class Strip {
       "aria-label": words + ". " + asked.prompt + ". Open it again",
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const marks = [MARKS[answer.choice], answer.judge && "by a judge", asked.note && "•"];
+    const marks = [MARKS[answer.choice], answer.by && answer.by.replace(/^picked | \(.*$/g, ""), asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));
     return node("div", { role: "listitem", "data-pair": asked.id }, button);

@@ -11,7 +11,7 @@ from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store, 
 from studio.store.gallery import PAGE
 from studio.store.rows import MIX, Image, Verdict
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.snapshot import StoreSnapshot
 
 BASE = "base"  # stands for the base model where an adapter is named
@@ -86,15 +86,16 @@ def round_numbers(store: Store, images: Sequence[Image]) -> dict[str | None, int
 
 def about(image: Image, numbers: Mapping[str | None, int]) -> str:
     """`Round 2 at 0.8 · seed 7 · 512 × 512 · Compare`."""
-    drawn_by = "Base model"
+    drawn_by = source_of(image) or "Base model"
     if image.adapter_id is not None:
         drawn_by = f"Round {numbers.get(image.adapter_id, '?')}"
         if image.strength != 1:
             drawn_by += f" at {image.strength:g}"
     elif mixed := loras_in(image.companions.get(MIX, "")):
         drawn_by += " with " + ", ".join(f"{name} at {strength:g}" for name, strength in mixed)
+    seed = "" if image.is_own else f"seed {image.seed}"
     size = f"{image.sampling.width_px} × {image.sampling.height_px}"
-    parts = [drawn_by, f"seed {image.seed}", size, PURPOSES.get(image.purpose, "")]
+    parts = [drawn_by, seed, size, PURPOSES.get(image.purpose, "")]
     return " · ".join(filter(None, parts))
 
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.durations import duration
-from studio.store import Answer, Image, Question
-from studio.store.rows import SOURCE, SOURCE_MODEL
+from studio.store import Answer, Question
+from studio.store.rows import OWN_ART
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.jobs import is_open, words_of
 from studio.ui.snapshot import StoreSnapshot
 
@@ -40,7 +40,7 @@ def question_value(question: Question) -> dict[str, Any]:
     return {
         "id": question.id,
         "prompt": first.prompt,
-        "source": source(first.left),
+        "source": source(question),
         "width_px": first.left.sampling.width_px,
         "height_px": first.left.sampling.height_px,
         "again": first.repeat_of is not None,
@@ -57,12 +57,11 @@ def question_value(question: Question) -> dict[str, Any]:
     }
 
 
-def source(image: Image) -> str:
-    """Where a picture of a folder comes from; "" for a drawn one."""
-    if SOURCE not in image.companions:
-        return ""
-    model = image.companions.get(SOURCE_MODEL)
-    return f"From your folder, by {model}" if model else "From your folder"
+def source(question: Question) -> str:
+    """Where its pictures come from; "" for drawn ones."""
+    if any(image.is_own for image in question.images):
+        return "Your own art beside what was drawn of its caption"
+    return source_of(question.images[0])
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:
@@ -75,7 +74,15 @@ def answer_value(answer: Answer) -> dict[str, Any]:
         "reason": next((pick.reason for pick in picks if pick.reason), None),
         "ranking": list(answer.ranking),
         "judge": picks[0].judge,
+        "by": by_whom(picks[0].judge),
     }
+
+
+def by_whom(judge: str | None) -> str:
+    """Who chose, if the artist did not click."""
+    if judge is None:
+        return ""
+    return "your own art" if judge == OWN_ART else f"picked by a judge ({judge})"
 
 
 def round_line(snapshot: StoreSnapshot) -> str:

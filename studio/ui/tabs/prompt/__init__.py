@@ -13,6 +13,7 @@ from studio.ui.tabs.prompt import (
     folder,
     from_picture,
     model,
+    own_art,
     preview,
     prompts,
     sampling,
@@ -32,6 +33,8 @@ def build(page: Page) -> None:
             accept_picture(page, "prompt-drop", partial(from_picture.restore, page), refill=True)
             with gr.Accordion("Pick from a folder of pictures", open=False, elem_id="folder"):
                 folder.build(page)
+            with gr.Accordion("Learn from your own art", open=False, elem_id="own"):
+                own_art.build(page)
             with gr.Accordion("Styles", open=False, elem_id="styles"):
                 styles.build(page)
             with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):

@@ -22,7 +22,8 @@ def build(page: Page) -> None:
 
 def evidence(snapshot: StoreSnapshot) -> str:
     """All lines for which there are enough picks."""
-    lines = [*agreement_lines(snapshot.agreement), *consistency_lines(snapshot.consistency)]
+    lines = [*agreement_lines(snapshot.agreement, own_asked(snapshot))]
+    lines += consistency_lines(snapshot.consistency)
     if not lines:
         return ""
     items = "".join(
@@ -31,8 +32,14 @@ def evidence(snapshot: StoreSnapshot) -> str:
     return f"<h2 class='section'>What is known so far</h2><ul class='evidence'>{items}</ul>"
 
 
-def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
-    """How many held-out picks the newest round predicts."""
+def own_asked(snapshot: StoreSnapshot) -> int:
+    """How many of the newest round's held-out picks chose the artist's own art."""
+    round_ = snapshot.newest_round
+    return snapshot.store.own_picks_among(round_.held_out_pick_ids) if round_ else 0
+
+
+def agreement_lines(agreement: tuple[int, int] | None, own: int = 0) -> list[tuple[str, str]]:
+    """How many held-out picks the newest round predicts. own: those of the artist's own art."""
     if agreement is None:
         return []
     right, asked = agreement
@@ -42,6 +49,8 @@ def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
         if low > 0.5
         else "That may still be chance: more picks will tell."
     )
+    if own:
+        verdict += f" {own} of these put your own art before a drawing, without a click."
     return [
         (
             f"It agrees with {right} of {words.count(asked, 'pick')} that it has never seen",
