@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),  # written whole or not at all
     "durations": set(),  # in words
     "paths": set(),  # as people write them
+    "verdict": {"statistics"},  # whether to go on
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
     "prompting": {"settings"},  # text in, text out
@@ -71,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "statistics",
         "store",
+        "verdict",
     },
     "bench": {  # measures all there is
         "engine",

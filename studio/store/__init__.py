@@ -7,9 +7,9 @@ Any number of threads and processes may use a `Store` at once; each of its metho
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
 status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
-`folder_pictures` (those of an artist's folders) and `own_pictures` (their own finished art). Each
-is a class on `database` (transactions, migrations), and none knows another. Its return values are
-in `rows`.
+`folder_pictures` (those of an artist's folders), `own_pictures` (their own finished art) and
+`tour` (of the pages). Each is a class on `database` (transactions, migrations), and none knows
+another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -31,8 +31,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
-from studio.store.exam_rows import Exam, ExamPair
-from studio.store.exams import Exams
+from studio.store.exams import Exam, ExamPair, Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
 from studio.store.folder_pictures import FolderPictures
@@ -80,6 +79,7 @@ from studio.store.snapshots import (
     take_snapshot,
 )
 from studio.store.status import WorkerStatus
+from studio.store.tour import Tour
 
 
 class Store(
@@ -97,6 +97,7 @@ class Store(
     Library,
     FolderPictures,
     OwnPictures,
+    Tour,
 ):
     """The store of one home; see `Store.open`."""
 

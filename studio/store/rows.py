@@ -24,6 +24,7 @@ JobKind = Literal[
     "compare",
     "exam",
     "grid",
+    "best_of",
     "export",
     "inspect",
     "download",
@@ -35,6 +36,7 @@ JobKind = Literal[
     "read_own",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+ExamChoice = Literal["left", "right", "tie"]
 
 # Keys in the companions of a picture that was read from a folder, and not drawn here: its file, the
 # hash of its content, the model that made it, its settings as A1111 would write them, and the hash
@@ -49,6 +51,7 @@ OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "sto
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
 JOB_KINDS: tuple[JobKind, ...] = get_args(JobKind)
 BACKGROUND_JOBS: tuple[JobKind, ...] = ("download",)  # they run while other work goes on
+EXAM_CHOICES: tuple[ExamChoice, ...] = ("left", "right", "tie")
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ class Pick:
 
     `judge` is the name of the function that chose instead of the artist, or `OWN_ART` where their
     own art was chosen because it is theirs; None: the artist clicked.
-    `much_better` and `reason` go with a choice of left or right. Both are stored and shown; rounds
-    learn from the choice, and from `much_better` if their settings say so.
+    `much_better`, `reason` and `marks` go with a choice of left or right; rounds learn from the
+    choice, from `much_better` if their settings say so, and at the marked places. `marks`: by side,
+    the places that decided as `studio.settings.MARKS_ACROSS` has them.
     """
 
     id: str
@@ -154,6 +158,7 @@ class Pick:
     much_better: bool = False
     reason: Reason | None = None
     judge: str | None = None
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,11 @@ class PickedPair:
 
     pair: Pair
     pick: Pick
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """By the ids of the pictures."""
+        return {getattr(self.pair, side).id: marks for side, marks in self.pick.marks.items()}
 
     @property
     def chosen(self) -> Image:

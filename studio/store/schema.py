@@ -38,6 +38,7 @@ from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store.rows import OWN_HASH, SOURCE_HASH
 from studio.store.shapes import (
     ANYTHING,
+    MARKS,
     MEASURED,
     NAMES,
     NUMBERS,
@@ -182,6 +183,7 @@ picks = _entity(
     Column("much_better", Boolean, nullable=False),
     Column("reason", String),
     Column("judge", String),
+    Column("marks", Json(MARKS), nullable=False, server_default="{}"),
     Column("supersedes", ForeignKey("picks.id"), unique=True),
 )
 Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))

@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 
 from studio.runtime.support_report import report
 from studio.store import Store
-from studio.ui import archives, header, images, static
+from studio.ui import archives, header, images, static, tour
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
 from studio.ui.page import Page
@@ -79,6 +79,7 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
                 # All tabs are rendered at once, so that values sent to any of them arrive.
                 with gr.Tab(name, elem_id=f"tab-{name.lower()}", render_children=True):
                     build_tab(page)
+        tour.build(page)
         page.finish(demo)
     return demo
 

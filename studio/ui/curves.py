@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 320.0, 132.0
 LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 8.0, 18.0  # margins, with the labels of the axes
 
 Points = Sequence[tuple[float, float]]  # (update, value)
+
+ROW = 24.0  # the height of one interval
+NAMES = 64.0  # the width of their names
 
 
 def share_chart(title: str, points: Points, about: str, x_max: float) -> str:
@@ -27,6 +31,48 @@ def value_chart(title: str, points: Points, about: str, x_max: float, digits: in
     # A mark too close to 0 would overlap its label, so it is left out.
     marks = [0.0, *(m for m in (low, high) if abs(m) > 0.15 * (high - low))]
     return _chart(title, newest, points, about, x_max, (low, high), marks, toss=None, digits=digits)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share between 0 and 1, and what is known of it. share: None if nothing was measured."""
+
+    name: str
+    low: float
+    high: float
+    share: float | None = None
+
+
+def interval_chart(intervals: Sequence[Interval], marks: Mapping[str, float], about: str) -> str:
+    """Intervals one below the other, between 0 and 100 %. marks: lines through all of them, by
+    name. `about` says the same in words.
+    """
+
+    def x(share: float) -> float:
+        return round(NAMES + (WIDTH - NAMES - RIGHT) * share, 1)
+
+    bottom = TOP + ROW * len(intervals)
+    lines = "".join(
+        f"<line x1='{x(share)}' x2='{x(share)}' y1='{TOP}' y2='{bottom}' class='toss'/>"
+        f"<text x='{x(share)}' y='{bottom + 13}' class='mark middle'>{escape(name)}</text>"
+        for name, share in marks.items()
+    )
+    rows = "".join(
+        f"<text x='{NAMES - 10}' y='{y + 3.5}' class='mark'>{escape(one.name)}</text>"
+        f"<line x1='{x(one.low)}' x2='{x(one.high)}' y1='{y}' y2='{y}' "
+        f"class='{'grid' if one.share is None else 'line'}'/>"
+        + (
+            f"<circle cx='{x(one.share)}' cy='{y}' r='4.5' class='dot'/>"
+            if one.share is not None
+            else ""
+        )
+        for place, one in enumerate(intervals)
+        for y in (TOP + ROW * (place + 0.5),)
+    )
+    return (
+        f"<svg viewBox='0 0 {WIDTH:g} {bottom + BOTTOM:g}' role='img' "
+        f"aria-label='{escape(about, quote=True)}'>{lines}{rows}</svg>"
+    )
 
 
 def _chart(

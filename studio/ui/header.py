@@ -140,6 +140,7 @@ def _menu(snapshot: StoreSnapshot) -> str:
     <button type="button" class="button wide quiet" data-act="take"
       title="A file that was saved here, or on another machine"
       >Open a session from a file</button>
+    <button type="button" class="button wide quiet" data-act="tour">Show the tour</button>
     <button type="button" class="button wide quiet" data-act="report"
       title="The last errors, versions and device; no prompts, names or paths"
       >Copy a report for help</button>

@@ -39,6 +39,7 @@ STYLES = (
     "exam/exam.css",
     "export/export.css",
     "gallery/gallery.css",
+    "tour/tour.css",
 )
 ICON = "favicon.svg"  # always at one address, which bookmarks keep
 THEME = "base/theme.js"  # a plain script: it runs before the first paint, so nothing flashes

@@ -7,7 +7,7 @@ import { isBetter, isChoice } from "./questions.js";
 const USUAL = {
   left: ["1", "ArrowLeft"], right: ["2", "ArrowRight"],
   tie: ["ArrowDown", "3"], both_bad: ["0"], skip: ["s"], undo: ["z"],
-  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"],
+  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"], brush: ["b"],
   flip: ["Space"], zoom_in: ["+", "="], zoom_out: ["-"],
   prompt: ["p"], star_left: ["f"], star_right: ["g"], note: ["n"], strip: ["h"], keys: ["?"],
 };
@@ -17,6 +17,7 @@ const MEANS = {
   skip: "skip, no opinion", undo: "undo, back to the pair before",
   composition: "better for its composition", detail: "better for its detail",
   colour: "better for its colour", subject: "better for its subject",
+  brush: "brush: mark what decided; again: put it down",
   order: "put more than two pictures in order; again: keep the order",
   flip: "flip: all in one place, in turns", zoom_in: "zoom in, all pictures", zoom_out: "zoom out",
   prompt: "hide or show the prompt", star_left: "the left picture is a favourite",

@@ -12,7 +12,7 @@ export class Screen {
   #parts;
   #hidesPrompt = recall("prompt") === "hidden";
 
-  /* parts: { queue, pictures, choice, grid, view, strip } */
+  /* parts: { queue, pictures, choice, grid, brush, view, strip } */
   constructor(element, parts) {
     this.#element = element;
     this.#part = partsOf(element);
@@ -43,6 +43,7 @@ export class Screen {
     this.#paintButtons(asked);
     this.#paintPrompt();
     this.#paintOrder(asked);
+    this.#paintBrush();
     grid.paint(asked);
     view.paint(asked);
     this.#count();
@@ -50,9 +51,10 @@ export class Screen {
 
   /* Puts the question into its places, as it was answered before. */
   lay() {
-    const { queue, pictures, grid, choice } = this.#parts;
+    const { queue, pictures, grid, choice, brush } = this.#parts;
     const before = queue.answered.get(queue.shown.id);
     grid.lay(queue.shown, before, (url) => pictures.img(url));
+    brush.lay(queue.shown, before);
     choice.reason = before?.reason || null;
   }
 
@@ -104,6 +106,14 @@ export class Screen {
     this.#part("order-act").textContent = isKept ? "Keep this order" : "Order";
   }
 
+  #paintBrush() {
+    const { brush } = this.#parts;
+    const button = this.#act("brush");
+    press(button, brush.isOn || brush.hasMarks);
+    button.classList.toggle("primary", brush.canKeep);
+    this.#part("brush-act").textContent = brush.canKeep ? "Keep these marks" : brush.isOn ? "Done" : "Mark";
+  }
+
   /* Why there is no question on the screen. */
   #explain({ title, text, working, action, tab }) {
     this.#part("empty").classList.toggle("working", Boolean(working));
@@ -133,7 +143,7 @@ export class Screen {
     const share = state.round_share ?? (state.live ? Math.min(1, fresh / state.round_every) : 0);
     this.#part("bar").style.inlineSize = 100 * share + "%";
     this.#part("bar").parentElement.classList.toggle("learning", state.round_share != null);
-    this.#act("undo").disabled = !total && !queue.behind.length;
+    this.#act("undo").disabled = !total && !queue.behind.length && !this.#parts.brush.hasMarks;
   }
 }
 

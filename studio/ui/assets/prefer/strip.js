@@ -4,7 +4,7 @@
  */
 import { node, partsOf } from "../shared/dom.js";
 import { recall, remember } from "../shared/storage.js";
-import { inWords, isBetter, isGrid } from "./questions.js";
+import { hasMarks, inWords, isBetter, isGrid } from "./questions.js";
 
 const MARKS = { tie: "=", both_bad: "×", skip: "…" };
 
@@ -143,7 +143,8 @@ export class Strip {
       "aria-label": words + ". " + asked.prompt + ". Open it again",
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const marks = [MARKS[answer.choice], answer.by && answer.by.replace(/^picked | \(.*$/g, ""), asked.note && "•"];
+    const by = answer.by && answer.by.replace(/^picked | \(.*$/g, ""); // without the judge's name
+    const marks = [MARKS[answer.choice], by, hasMarks(answer) && "marked", asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));
     return node("div", { role: "listitem", "data-pair": asked.id }, button);

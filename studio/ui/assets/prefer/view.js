@@ -24,17 +24,24 @@ export class View {
   #fingers = new Map(); // pointer id -> where it is
   #first = null; // the first finger: what it began on, and where
   #isDragged = false;
+  #isBrushing;
 
-  /* page: { say(words), part(name), act(name) } */
-  constructor(box, grid, page, signal) {
+  /* page: { say(words), part(name), act(name) }. isBrushing(): whether one finger draws. */
+  constructor(box, grid, page, isBrushing, signal) {
     this.#box = box;
     this.#grid = grid;
     this.#page = page;
+    this.#isBrushing = isBrushing;
     this.#listen(signal);
   }
 
   get isZoomed() {
     return this.#zoom > 1;
+  }
+
+  /* How many are on the pictures. */
+  get fingers() {
+    return this.#fingers.size;
   }
 
   get isAlone() {
@@ -159,7 +166,7 @@ export class View {
     if (!from) return;
     const to = { x: event.clientX, y: event.clientY };
     if (this.#fingers.size > 1) this.#pinch(event.pointerId, from, to);
-    else this.#drag(from, to);
+    else if (!this.#isBrushing()) this.#drag(from, to);
     this.#fingers.set(event.pointerId, to);
   }
 

@@ -2,6 +2,7 @@
 import { ask } from "./ask.js";
 import { notify } from "./notices.js";
 import { openFromAddress } from "./page.js";
+import { startTour } from "../tour/tour.js";
 
 const questions = {
   new: () => ({ title: "New session", label: "Name", value: "New session", ok: "Begin" }),
@@ -63,6 +64,7 @@ export function begin({ element, props, trigger, watch }) {
     const { act, id = "", name = "" } = button.dataset;
     if (act === "theme") return; // theme.js hears it
     element.querySelector("#session-menu")?.hidePopover();
+    if (act === "tour") return startTour();
     if (act === "take") return chooser.click();
     if (act === "save") return save(id, name);
     if (act === "report") return copyReport();

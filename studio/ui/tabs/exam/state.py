@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
-from studio.store.exam_rows import Exam
+from studio.store import Exam
 from studio.store.rows import Job
 from studio.ui import words
 from studio.ui.adapters import best_strength, round_number

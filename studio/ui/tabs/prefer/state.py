@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import asdict
 from typing import Any
 
@@ -68,6 +69,7 @@ def answer_value(answer: Answer) -> dict[str, Any]:
     """An answer for the browser."""
     picks = [picked.pick for picked in answer.picked]
     is_ranked = len(picks) > 1 and answer.ranking
+    marks = ChainMap(*(picked.marks for picked in answer.picked))
     return {
         "choice": "ranked" if is_ranked else picks[0].choice,
         "much_better": picks[0].much_better,
@@ -75,6 +77,7 @@ def answer_value(answer: Answer) -> dict[str, Any]:
         "ranking": list(answer.ranking),
         "judge": picks[0].judge,
         "by": by_whom(picks[0].judge),
+        "marks": {i.id: marks[i.id] for i in answer.question.images if i.id in marks},
     }
 
 

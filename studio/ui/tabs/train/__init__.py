@@ -8,16 +8,17 @@ import gradio as gr
 
 from studio.ui.fields import Field, save_fields
 from studio.ui.page import Page
-from studio.ui.tabs.train import charts, evidence, learning, round_card, strip
+from studio.ui.tabs.train import charts, evidence, learning, round_card, strip, verdict
 
 
 def build(page: Page) -> None:
-    """The current round, the strip of rounds, the evidence, the curves and the settings."""
+    """The current round, the verdict, the strip, the evidence, the curves and the settings."""
     with gr.Row(elem_classes="train-top", equal_height=False):
         with gr.Column(scale=3, min_width=320):
             round_card.build(page)
         with gr.Column(scale=2, min_width=280, elem_classes="card"):
             _automatic(page)
+    verdict.build(page)
     strip.build(page)
     evidence.build(page)
     charts.build(page)

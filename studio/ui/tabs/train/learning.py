@@ -35,7 +35,8 @@ OBJECTIVE_WORDS = {
     ),
 }
 
-KEPT = ("rank", "alpha", "count_strength", "lone_pictures")  # whatever the objective
+# Settings that stay whatever the objective.
+KEPT = ("rank", "alpha", "count_strength", "lone_pictures", "keep_to_prompt")
 
 PAIRS_BY = {"base": "The base model", "newest": "The newest LoRA"}
 
@@ -80,6 +81,13 @@ def build(page: Page) -> None:
         elem_id="lone-pictures",
     )
     about_lone = gr.HTML(apply_default_css=False, elem_id="about-lone", elem_classes="under-field")
+    keep = gr.Checkbox(
+        label="Keep to the prompt",
+        info="Each picture that you chose is also held against words that it does not fit, so that "
+        "a taste for blue leaves red where your prompt says red. It needs no picks of its own; a "
+        "round takes about half as long again.",
+        elem_id="keep-to-prompt",
+    )
     with gr.Row():
         rank = gr.Number(
             label="LoRA rank",
@@ -106,6 +114,7 @@ def build(page: Page) -> None:
             Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
             _field(sure, "count_strength", bool),
             _field(lone, "lone_pictures", bool),
+            _field(keep, "keep_to_prompt", float),
             _field(rank, "rank", int),
             _field(alpha, "alpha", float),
         ],

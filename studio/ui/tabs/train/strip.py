@@ -48,7 +48,8 @@ def strip_of_rounds(snapshot: StoreSnapshot) -> str:
         "<h2 class='section'>The taste arriving</h2>"
         "<p class='soft'>The same prompts and the same seeds after every round. "
         "Any round can be used again; none is ever lost.</p>"
-        f"<div class='strip' style='--columns:{len(prompts)}'>"
+        "<div class='strip' role='group' aria-label='Pictures of every round' tabindex='0' "
+        f"style='--columns:{len(prompts)}'>"
         f"<div class='strip-head' aria-hidden='true'><span></span>{head}</div>{''.join(rows)}</div>"
     )
 
