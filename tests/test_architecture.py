@@ -15,11 +15,12 @@ STUDIO = Path(__file__).resolve().parents[1] / "studio"
 # Part of the studio: the parts that it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
-    "statistics": set(),
+    "messages": set(),  # in the artist's language
+    "statistics": {"messages"},
     "swiss": set(),
     "families": set(),  # a table, for the pages too
     "files": set(),  # written whole or not at all
-    "durations": set(),  # in words
+    "durations": {"messages"},  # in words
     "paths": set(),  # as people write them
     "verdict": {"statistics"},  # whether to go on
     "weights": set(),  # the headers of weight files by anybody
@@ -65,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "families",
         "files",
+        "messages",
         "paths",
         "pictures",
         "prompting",

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from studio.messages import _
+
 WIDTH, HEIGHT = 320.0, 132.0
 LEFT, RIGHT, TOP, BOTTOM = 34.0, 8.0, 8.0, 18.0  # margins, with the labels of the axes
 
@@ -24,7 +26,7 @@ def share_chart(title: str, points: Points, about: str, x_max: float) -> str:
 
 def value_chart(title: str, points: Points, about: str, x_max: float, digits: int = 2) -> str:
     """Any number; the axis always includes 0."""
-    values = [y for _, y in points]
+    values = [y for _x, y in points]
     low, high = min([0.0, *values]), max([0.0, *values])
     high = high if high > low else low + 1.0
     newest = f"{values[-1]:.{digits}f}" if values else "–"
@@ -109,13 +111,14 @@ def _chart(
         x, y = at(*points[-1])
         line = f"<polyline points='{path}' class='line'/>" if len(points) > 1 else ""
         dot = f"<circle cx='{x}' cy='{y}' r='3.5' class='dot'/>"
+    steps = _("{number} steps", number=f"{x_max:g}")
     return f"""
 <figure class="chart">
   <figcaption><b>{escape(title)}</b><output>{escape(newest)}</output></figcaption>
   <svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)}: {escape(newest)}">
     {grid}{line}{dot}
     <text x="{LEFT}" y="{HEIGHT - 4}" class="mark start">0</text>
-    <text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" class="mark">{x_max:g} steps</text>
+    <text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" class="mark">{steps}</text>
   </svg>
   <p>{escape(about)}</p>
 </figure>"""

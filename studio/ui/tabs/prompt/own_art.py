@@ -7,9 +7,10 @@ from html import escape
 
 import gradio as gr
 
+from studio.messages import _, together, told
 from studio.paths import typed
 from studio.settings import SettingsError, TrainingSettings
-from studio.store import OwnCounts, OwnPicture
+from studio.store import Image, OwnCounts, OwnPicture
 from studio.store.rows import Job, Session
 from studio.ui import words
 from studio.ui.images import thumbnail_url
@@ -26,21 +27,25 @@ def build(page: Page) -> None:
     """Where the art lies and what it shows, and the pairs that came of it."""
     store = page.store
     path = gr.Textbox(
-        label="A folder or a picture on this computer",
-        info="Your own finished art. The model draws what each caption says, and your picture is "
-        "chosen over the drawing. Files are copied and never changed.",
+        label=_("A folder or a picture on this computer"),
+        info=_(
+            "Your own finished art. The model draws what each caption says, and your picture is "
+            "chosen over the drawing. Files are copied and never changed."
+        ),
         placeholder="/home/me/art",
         lines=1,
         elem_id="own-path",
     )
     caption = gr.Textbox(
-        label="Caption",
-        info="For all of them. Left empty, each has its own: a text file of its name (fox.png, "
-        "fox.txt), or the prompt in the picture.",
+        label=_("Caption"),
+        info=_(
+            "For all of them. Left empty, each has its own: a text file of its name (fox.png, "
+            "fox.txt), or the prompt in the picture."
+        ),
         lines=1,
         elem_id="own-caption",
     )
-    read = gr.Button("Learn from these", elem_id="own-read", size="sm")
+    read = gr.Button(_("Learn from these"), elem_id="own-read", size="sm")
     about = gr.HTML(
         apply_default_css=False,
         elem_id="own-art",
@@ -62,17 +67,15 @@ def build(page: Page) -> None:
     def read_own(session: Session, text: str, said: str) -> None:
         wanted = typed(text)
         if not wanted:
-            raise SettingsError("Write the path of a folder, or of a picture, first.")
+            raise SettingsError(_("Write the path of a folder, or of a picture, first."))
         store.add_job(session.id, "read_own", {"path": wanted, "caption": said.strip()})
 
     def cancel(session: Session, _event: gr.EventData) -> None:
         cancel_open(store, session.id, "read_own")
 
     def leave(session: Session, _event: gr.EventData) -> str:
-        number = store.leave_own_out(session.id)
-        return (
-            f"{words.count(number, 'picture')} left out. The gallery brings back what was deleted."
-        )
+        gone = words.pictures(store.leave_own_out(session.id))
+        return _("{pictures} left out. The gallery can bring them back.", pictures=gone)
 
     def take_back(session: Session, event: gr.EventData) -> None:
         store.set_own_chosen(uuid.uuid4().hex, event._data["id"], False)
@@ -93,20 +96,24 @@ def reading(snapshot: StoreSnapshot, job: Job | None) -> str:
     if job is None or job.state == "cancelled":
         return ""
     if job.state == "failed":
-        return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
     if job.state != "done":
         return (
             f"<p class='working-line'>{escape(words_of(snapshot, job))}</p>"
-            f"{progress_bar(job.progress, 'Your own art')}"
-            "<button type='button' class='button small' data-event='cancel'>Stop</button>"
+            f"{progress_bar(job.progress, _('Your own art'))}"
+            "<button type='button' class='button small' data-event='cancel'>"
+            f"{_('Stop')}</button>"
         )
     new, known, left_out = (job.result[name] for name in ("pictures", "known", "left_out"))
-    said = f"<p>{words.count(new, 'new picture')}"
-    said += f", {known} known already" if known else ""
-    said += f". Left out: {left_out}.</p>" if left_out else ".</p>"
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in job.result.get("remarks", []))
+    lines = [_("{new} new, {known} known already.", new=new, known=known)]
+    if left_out:
+        lines.append(_("Left out: {number}.", number=left_out))
+    said = f"<p>{escape(together(*lines))}</p>"
+    remarks = "".join(
+        f"<li>{escape(told(remark))}</li>" for remark in job.result.get("remarks", [])
+    )
     if remarks:
-        said += f"<details><summary>Which, and why</summary><ul>{remarks}</ul></details>"
+        said += f"<details><summary>{_('Which, and why')}</summary><ul>{remarks}</ul></details>"
     return said
 
 
@@ -114,20 +121,29 @@ def so_far(snapshot: StoreSnapshot, counts: OwnCounts) -> str:
     """How many there are, what is still to be drawn, and what rounds make of them."""
     if not counts.pictures:
         return ""
-    said = f"<p>{counts.chosen} of {words.count(counts.pictures, 'picture')} of your own chosen "
-    said += "over a drawing: picks like any other, though nobody clicked.</p>"
+    chosen = _(
+        "{chosen} of {pictures} of your own chosen over a drawing: picks like any other, though "
+        "nobody clicked.",
+        chosen=counts.chosen,
+        pictures=words.pictures(counts.pictures),
+    )
+    said = f"<p>{escape(chosen)}</p>"
     if left := counts.pictures - counts.drawn:
+        waiting = _(
+            "{number} to be drawn beside yet, while the painter has nothing else to do. Those that "
+            "were read for another model or size wait for it.",
+            number=left,
+        )
         said += (
-            f"<p>{left} still to be drawn beside, while the painter has nothing else to do; those "
-            "read for another model or size wait for it. "
-            "<button type='button' class='button small' data-event='leave'>Leave them out</button>"
-            "</p>"
+            f"<p>{escape(waiting)} <button type='button' class='button small' data-event='leave'>"
+            f"{_('Leave them out')}</button></p>"
         )
     if snapshot.settings.training.loss != CHAINLESS:
-        said += (
-            "<p class='problem'>D3PO learns from the steps of a drawing, which your own pictures "
-            "do not have: it leaves them out, and Diffusion-DPO learns from them.</p>"
+        cannot = _(
+            "D3PO learns from the steps of a drawing, which your own pictures do not have: it "
+            "leaves them out, and Diffusion-DPO learns from them."
         )
+        said += f"<p class='problem'>{escape(cannot)}</p>"
     return said
 
 
@@ -137,29 +153,36 @@ def pairs(shown: list[OwnPicture], counts: OwnCounts) -> str:
     if not items:
         return ""
     more = counts.pictures - len(shown)
-    rest = f"<p class='soft'>And {more} more, in the gallery.</p>" if more > 0 else ""
-    return f"<ul class='own-pairs' aria-label='Your own art'>{items}</ul>{rest}"
+    rest = _("And {number} more, in the gallery.", number=more)
+    said = f"<p class='soft'>{escape(rest)}</p>" if more > 0 else ""
+    return f"<ul class='own-pairs' aria-label='{_('Your own art')}'>{items}</ul>{said}"
 
 
 def _item(one: OwnPicture) -> str:
-    prompt = escape(one.image.prompt, quote=True)
-    pictures = _picture(one.image.id, f"Your own picture: {prompt}", "own")
-    pictures += "".join(_picture(each.id, f"A drawing: {prompt}", "") for each in one.drawings)
+    prompt = one.image.prompt
+    pictures = _picture(one.image.id, _("Your own picture: {prompt}", prompt=prompt))
+    for drawing in one.drawings:
+        pictures += _picture(drawing.id, _("A drawing: {prompt}", prompt=prompt))
     if not one.drawings:
-        state, button = "Not drawn beside yet", ""
+        state, button = _("Not drawn beside yet"), ""
+    elif one.is_chosen:
+        state, button = _("Chosen"), _button("take_back", _("Take back"), one.image)
     else:
-        state = "Chosen" if one.is_chosen else "Taken back"
-        event, label = ("take_back", "Take back") if one.is_chosen else ("choose", "Choose it")
-        button = (
-            f"<button type='button' class='button quiet small' data-event='{event}' "
-            f"data-id='{one.image.id}' aria-label='{label}: {prompt}'>{label}</button>"
-        )
+        state, button = _("Taken back"), _button("choose", _("Choose it"), one.image)
     return (
         f"<li class='{'' if one.is_chosen else 'out'}'><span class='own-pictures'>{pictures}</span>"
-        f"<span class='own-caption' title='{prompt}'>{prompt}</span>"
-        f"<span class='own-state'>{state} {button}</span></li>"
+        f"<span class='own-caption' title='{escape(prompt)}'>{escape(prompt)}</span>"
+        f"<span class='own-state'>{escape(state)} {button}</span></li>"
     )
 
 
-def _picture(image_id: str, alt: str, kind: str) -> str:
-    return f"<img class='{kind}' src='{thumbnail_url(image_id)}' alt='{alt}' loading='lazy'>"
+def _button(event: str, label: str, image: Image) -> str:
+    return (
+        f"<button type='button' class='button quiet small' data-event='{event}' "
+        f"data-id='{image.id}' aria-label='{escape(f'{label}: {image.prompt}')}'>"
+        f"{escape(label)}</button>"
+    )
+
+
+def _picture(image_id: str, alt: str) -> str:
+    return f"<img src='{thumbnail_url(image_id)}' alt='{escape(alt)}' loading='lazy'>"

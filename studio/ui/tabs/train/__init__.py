@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import gradio as gr
 
+from studio.messages import _
 from studio.ui.fields import Field, save_fields
 from studio.ui.page import Page
 from studio.ui.tabs.train import charts, evidence, learning, round_card, strip, verdict
@@ -22,20 +23,20 @@ def build(page: Page) -> None:
     strip.build(page)
     evidence.build(page)
     charts.build(page)
-    with gr.Accordion("How it learns", open=False, elem_id="how-it-learns"):
+    with gr.Accordion(_("How it learns"), open=False, elem_id="how-it-learns"):
         learning.build(page)
 
 
 def _automatic(page: Page) -> None:
     """Whether rounds start by themselves, and after how many picks."""
     live = gr.Checkbox(
-        label="Learn by itself while I pick",
-        info="A round starts whenever there are enough new picks. You go on picking.",
+        label=_("Learn by itself while I pick"),
+        info=_("A round starts whenever there are enough new picks. You go on picking."),
         elem_id="live",
     )
     every = gr.Number(
-        label="New picks for a round",
-        info="16 is a good number: fewer teach little, more take patience.",
+        label=_("New picks for a round"),
+        info=_("16 is a good number: fewer teach little, more take patience."),
         precision=0,
         elem_id="round-every",
         elem_classes="autosave narrow",
