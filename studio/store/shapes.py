@@ -117,6 +117,7 @@ class Payload(TypedDict, total=False):
     notes: Text
     form: Text
     path: Text
+    caption: Text
     repo: Text
     base_model: Text
 
@@ -188,6 +189,7 @@ DONE = {
     "give_picks": {"folder", "picks", "left_out"},
     "take_picks": {"session_id", "name", "picks", "left_out"},
     "read_folder": {"pictures", "known", "left_out", "other_model", "other_size"},
+    "read_own": {"pictures", "known", "left_out"},
 }
 
 _share = TypeAdapter(Share, config=STRICT)
