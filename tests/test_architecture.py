@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "paths": set(),  # as people write them
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
+    "judging": {"judges", "pictures", "settings", "store"},
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
     "runtime": {"files"},
@@ -48,6 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "families",
         "files",
+        "judges",
+        "judging",
         "lora",
         "models",
         "paths",
@@ -64,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "families",
         "files",
+        "judges",
         "paths",
         "pictures",
         "prompting",
@@ -95,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "engine",
         "judges",
+        "judging",
         "lora",
         "models",
         "paths",

@@ -33,6 +33,7 @@ JobKind = Literal[
     "give_picks",
     "take_picks",
     "read_folder",
+    "judge",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
