@@ -253,6 +253,7 @@ _FIRST_VERSION: dict[str, Any] = {
     "noise_draws_per_pair": UNBOUNDED,
     "count_strength": False,
     "lone_pictures": False,
+    "keep_to_prompt": 0.0,
 }
 
 
@@ -289,6 +290,8 @@ class TrainingSettings(_Stored):
     count_strength: whether a pick of "much better" counts more than one of "better"
         (`studio.engine.trajectory.PairBatch.of`).
     lone_pictures: whether it learns from favourites, and from pairs that are both bad, too.
+    keep_to_prompt: the weight, beside a pick, of a pair of the chosen picture and the same under a
+        prompt that it does not fit (TDPO; `studio.prompting.mismatched`). 0: no such pairs.
     """
 
     objective: str = "diffusion_dpo"
@@ -312,6 +315,7 @@ class TrainingSettings(_Stored):
     )
     count_strength: bool = False
     lone_pictures: bool = False
+    keep_to_prompt: float = _within(0.0, 0.0, 10.0, "Keeping to the prompt weighs 0 to 10.")
     # Updates in a round = updates_base + updates_per_pick x picks.
     updates_base: int = _within(
         20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."

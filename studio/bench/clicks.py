@@ -42,6 +42,7 @@ from studio.engine import recogniser, sampling
 from studio.engine.objective import Objective
 from studio.engine.training import Metrics, Training
 from studio.engine.trajectory import PairBatch, Trajectory
+from studio.prompting.mismatched import mismatched
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 
 MOST_SHOWN = 100  # questions without a best picture before the benchmark gives up
@@ -184,7 +185,12 @@ def learn(
     every = round(1 / settings.held_out_fraction) if settings.held_out_fraction else 0
     training = [click for i, click in enumerate(labelled, 1) if not every or i % every]
     pairs = [pair for click in training for pair in click]
-    *_, metrics = Training(denoiser, PairBatch.of(pairs), settings, objective=objective)
+    batch = PairBatch.of(
+        pairs,
+        wrong_prompts=mismatched if settings.keep_to_prompt else None,
+        prompt_weight=settings.keep_to_prompt,
+    )
+    *_, metrics = Training(denoiser, batch, settings, objective=objective)
     return metrics
 
 

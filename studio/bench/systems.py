@@ -44,6 +44,7 @@ SYSTEMS: dict[str, System] = {
     "3D-properties": System("2406.07327", {"form": "asymmetric"}),
     "NCA": System("2402.05369", {"form": "nca"}),
     "SmPO, strengths only": System("2506.02698", {"count_strength": True}),
+    "TDPO, beside the picks": System("2509.25771", {"keep_to_prompt": 1.0}),
     "SPPO": System("2405.00675", {"form": "sppo"}),
     "KTO, on pairs": System("2402.01306", {"form": "kto"}),
     "BCO, on pairs": System("2404.04656", {"form": "bco"}),

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "clicks-latency",
     "curves",
     "faults",
+    "first-minute",
     "frontier",
     "full-size",
     "profile",

@@ -145,7 +145,7 @@ class NoisedPictures(Estimator):
     def draws_per_group(self) -> int:
         """Fewer for a grid than for a pair, so that an update costs about the same."""
         wanted = self.settings.steps_per_pair
-        return max(1, min(wanted, round(2 * wanted / self.batch.most_pictures(self.groups))))
+        return max(1, min(wanted, round(2 * wanted / self.batch.most_shown(self.groups))))
 
     def draws_of_update(self, epochs: list[int], update: int) -> Tensor:
         """Draws take turns, and begin again from the first."""
@@ -190,7 +190,7 @@ class DenoisingSteps(Estimator):
         super().__init__(denoiser, batch, settings, columns=len(batch.timesteps))
         if batch.latents.shape[1] != len(batch.timesteps) + 1:
             raise ValueError("the batch holds final latents alone; load the trajectories whole")
-        schedule = denoiser.schedule(batch.settings.steps)
+        schedule = denoiser.schedule(batch.settings)
         steps = schedule.stochastic_steps(batch.settings.eta).cpu()
         self.steps = steps[: max(1, round(settings.timestep_fraction * len(steps)))]
         if not len(self.steps):
@@ -276,7 +276,7 @@ class StepsGivenEnd(DenoisingSteps):
     def latents(self, wanted: list[tuple[int, int]]) -> Tensor:
         pictures, steps = (torch.tensor(indices) for indices in zip(*wanted, strict=True))
         device, sampling = self.denoiser.device, self.batch.settings
-        step = self.denoiser.schedule(sampling.steps).step(steps.to(device), sampling.eta)
+        step = self.denoiser.schedule(sampling).step(steps.to(device), sampling.eta)
         latent = self.batch.latents[pictures, steps].to(device)
         end = self.batch.latents[pictures, -1].to(device)
         return torch.stack([latent, mean_given_end(latent, end, step)], 1)
@@ -300,7 +300,7 @@ def step_log_prob(
     (B, 1, h, w).
     """
     sampling = batch.settings
-    schedule = denoiser.schedule(sampling.steps)
+    schedule = denoiser.schedule(sampling)
     latents = latents.to(denoiser.device)
     steps = steps.to(denoiser.device)
     latent, next_latent = latents[:, 0], latents[:, 1]

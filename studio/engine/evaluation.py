@@ -54,7 +54,7 @@ def velocity_shift(
     every pass; once it says no, those so far are enough. They are a random sample of all.
     """
     draw = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(batch.latents), generator=draw)
+    order = torch.randperm(batch.shown, generator=draw)
     pictures = order[:SHIFT_PICTURES].tolist()
     least, count = denoiser.levels.noisiest(fraction)
     timesteps = (least + spread(len(pictures), 1, count, draw)).squeeze(1)

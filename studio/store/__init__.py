@@ -7,8 +7,9 @@ Any number of threads and processes may use a `Store` at once; each of its metho
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
 status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
-`folder_pictures` (those of an artist's folders) and `judged` (picks by functions). Each is a class
-on `database` (transactions, migrations), and none knows another. Its return values are in `rows`.
+`folder_pictures` (those of an artist's folders), `judged` (picks by functions) and `tour` (of the
+pages). Each is a class on `database` (transactions, migrations), and none knows another. Its return
+values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -78,6 +79,7 @@ from studio.store.snapshots import (
     take_snapshot,
 )
 from studio.store.status import WorkerStatus
+from studio.store.tour import Tour
 
 
 class Store(
@@ -95,6 +97,7 @@ class Store(
     Library,
     FolderPictures,
     Judged,
+    Tour,
 ):
     """The store of one home; see `Store.open`."""
 

@@ -211,6 +211,7 @@ VALUES: dict[str, TypeAdapter[Any]] = {
     "lora_folder": TypeAdapter(Text, config=STRICT),
     "model_folders": TypeAdapter(TextList, config=STRICT),
     "seconds": TypeAdapter(dict[Text, Duration], config=STRICT),
+    "tour_seen": TypeAdapter(bool, config=STRICT),
     "worker": TypeAdapter(Worker),
 }
 

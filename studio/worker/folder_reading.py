@@ -165,7 +165,7 @@ def _written(
     }
     companions = denoiser.companions(texts) | image.companions | companions
     image = replace(image, prompt=made.prompt, seed=seed, companions=companions)
-    timesteps = denoiser.schedule(image.sampling.steps).timesteps.cpu()
+    timesteps = denoiser.schedule(image.sampling).timesteps.cpu()
     final = denoiser.encode([picture]).cpu()  # the only latents that exist
     chain = Trajectory(final, timesteps, made.prompt, seed, image.sampling, image.base_hash)
     return renderer.write(image, picture, chain)

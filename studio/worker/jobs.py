@@ -134,7 +134,8 @@ class Jobs:
         ends = {prompt: denoiser.text.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
-        self._report(job, 0, len(shown), result, session)
+        unit_s = self.renderer.picture_s(session)
+        self._say(job, "Drawing picture", 0, len(shown), unit_s)  # this one comes before any pair
         for done, prompt in enumerate(shown, start=1):
             image = self.renderer.draw(
                 self.renderer.preview(session, prompt, job.payload["adapter_id"])

@@ -19,6 +19,7 @@ from studio.engine import trajectory
 from studio.engine.objective import reads_only_final
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.models import INVERSIONS
+from studio.prompting.mismatched import mismatched
 from studio.settings import MARKS_ACROSS
 from studio.store import Image, LonePictures, PickedPair, Round, Store, StoreDamaged
 from studio.store.files import require_whole
@@ -77,7 +78,13 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
     sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in better]
     sure += [MUCH_BETTER] * (len(sides) - len(better))
     return RoundPairs(
-        PairBatch.of(sides, only_final, sure if settings.count_strength else None),
+        PairBatch.of(
+            sides,
+            only_final,
+            sure if settings.count_strength else None,
+            mismatched if settings.keep_to_prompt else None,
+            settings.keep_to_prompt,
+        ),
         PairBatch.of([chains.of_pick(one) for one in held_out], only_final) if held_out else None,
         len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out),
     )

@@ -11,8 +11,9 @@ from studio.bench.systems import SYSTEMS, System
 from studio.engine import sampling
 from studio.engine.objective import ESTIMATORS
 from studio.engine.training import Training
-from studio.engine.trajectory import PairBatch
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths import objectives
+from studio.prompting.mismatched import mismatched
 from studio.settings import FORMS, LOSSES, SamplingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,17 +25,19 @@ def denoiser(tiny_model: Path) -> models.Denoiser:
 
 
 @pytest.fixture(scope="module")
-def pairs(denoiser: models.Denoiser) -> PairBatch:
+def chains(denoiser: models.Denoiser) -> list[tuple[Trajectory, Trajectory]]:
     settings = SamplingSettings(steps=4, width_px=64, height_px=64)
-    return PairBatch.of(sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], settings))
+    return sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], settings)
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
-def test_each_trains_two_updates(system: System, denoiser, pairs) -> None:
+def test_each_trains_two_updates(system: System, denoiser, chains) -> None:
     settings = replace(
         system.settings, updates_base=2, updates_per_pick=0.0, rank=2, target_shift=None
     )
     denoiser.adapters.remove()
+    wrong_prompts = mismatched if settings.keep_to_prompt else None
+    pairs = PairBatch.of(chains, wrong_prompts=wrong_prompts)
     first, second = Training(denoiser, pairs, settings)
     zero = torch.zeros(1)
     at_rest = objectives.FORMS[settings.form](zero, zero, settings.beta).item()

@@ -52,6 +52,6 @@ def test_a_judge_picks_and_is_taken_back(open_page, store, labelling, scheme, tm
     page.keyboard.press("h")
     page.locator("#tab-export-button").click()
     take_back.click()
-    expect(page.locator("#notice-area")).to_contain_text("2 picks by taste.py:calm taken back")
+    expect(page.locator("#notice-area")).to_contain_text("2 picks by taste.py:calm are taken back")
     assert store.picked_pairs(labelling.id) == []
     expect(page.locator("#judge-said")).not_to_contain_text("taste.py")

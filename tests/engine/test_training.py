@@ -32,6 +32,7 @@ from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.objectives import ALIKE
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
+from studio.prompting.mismatched import mismatched
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
@@ -56,7 +57,7 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
-@pytest.fixture(params=["alike", "sure", "alone"])
+@pytest.fixture(params=["alike", "sure", "alone", "wrong_prompts"])
 def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) -> PairBatch:
     """The pairs, and what the picks say beyond "better"."""
     chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
@@ -71,6 +72,7 @@ def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) 
                 *((None, side) for side in (*chains[4], *chains[5])),
             ]
         ),
+        "wrong_prompts": PairBatch.of(chains, wrong_prompts=mismatched, prompt_weight=0.5),
     }[request.param]
 
 
@@ -226,7 +228,7 @@ def test_a_step_given_its_end_is_a_noised_picture_at_the_chains_own_latent(
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a lion"], [3], SAMPLING))
     settings = replace(SHORT_GIVEN_END, timestep_fraction=1.0)
     steps = torch.tensor([[0, 2], [1, 2]])
-    alpha_bar = denoiser.schedule(SAMPLING.steps).alpha_bar[steps]
+    alpha_bar = denoiser.schedule(SAMPLING).alpha_bar[steps]
     over = (..., None, None, None)
     latent = torch.stack([pairs.latents[picture, steps[picture]] for picture in (0, 1)])
     noise = latent - alpha_bar.sqrt()[over] * pairs.latents[:, -1:]
@@ -374,7 +376,9 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
             at, added = timesteps[picture], noise[picture]
             noisy = denoiser.scheduler.add_noise(final, added, at)
             velocity = denoiser.scheduler.get_velocity(final, added, at)
-            predicted = denoiser.unet(noisy, at, denoiser.text.embed(["a lion"] * 3).states).sample
+            predicted = denoiser.network(
+                noisy, at, denoiser.text.embed(["a lion"] * 3).states
+            ).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 
@@ -561,7 +565,7 @@ def test_a_preset_says_how_much_of_large_pictures_goes_through_the_network_at_on
         assert len(covered) == 12
         groups, steps = parts[0]
         sizes.append(2 * len(range(6)[groups]) * len(range(2)[steps]))
-        assert denoiser.unet.is_gradient_checkpointing
+        assert denoiser.network.is_gradient_checkpointing
     assert sizes == [16, 8, 4, 2, 2]
 
 
@@ -701,6 +705,49 @@ def test_sides_alone_share_nothing_with_each_other(denoiser: Denoiser) -> None:
     assert batch.counts.outer.tolist() == [1.5, 0.75, 0.75]
     with pytest.raises(ValueError, match="at least one side"):
         PairBatch.of([(None, None)])
+
+
+def test_a_chosen_picture_is_asked_again_with_a_prompt_that_it_does_not_fit(
+    denoiser: Denoiser,
+) -> None:
+    chains = sampling.sample(denoiser, ["a cat"] * 3, [0, 1, 2], SAMPLING)
+    of_grid = [(chains[0], chains[1]), (chains[0], chains[2]), (chains[1], chains[2])]
+    batch = PairBatch.of(of_grid, wrong_prompts=mismatched, prompt_weight=0.5)
+    assert batch.prompts == ("a cat", "a cat", "a cat", "a cat, red background")
+    assert torch.equal(batch.latents[3], batch.latents[0])
+    assert (batch.chosen[3], batch.rejected[3]) == (0, 3)  # of a grid only the best
+    assert batch.counts.outer.tolist() == [1, 1, 1, 0.5]
+    assert batch.groups() == [[0, 1, 2, 3]]
+    assert (batch.shown, batch.most_shown([[0, 3]]), batch.most_pictures([[0, 3]])) == (3, 2, 3)
+    plain = NoisedPictures(denoiser, PairBatch.of(of_grid), SHORT_DPO)
+    assert NoisedPictures(denoiser, batch, SHORT_DPO).draws_per_group == plain.draws_per_group
+
+
+def test_keeping_to_the_prompt_teaches_its_words(denoiser: Denoiser) -> None:
+    """Such pairs alone: the picture gets likelier with its own words than with the wrong ones."""
+    chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
+    batch = PairBatch.of(chains, wrong_prompts=mismatched)
+    count = batch.again
+    only = replace(batch, chosen=batch.chosen[-count:], rejected=batch.rejected[-count:])
+    settings = replace(SHORT_DPO, updates_base=8, learning_rate=1e-3)
+    first, *_, last = Training(denoiser, only, settings)
+    assert first.margin == 0 < last.margin
+    assert last.loss < first.loss
+
+
+def test_the_reach_is_measured_on_pictures_with_their_own_prompts(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
+    both = PairBatch.of(chains, wrong_prompts=mismatched)
+    shifts = []
+    for batch in (pairs, both):
+        training = Training(denoiser, batch, SHORT_DPO)
+        with torch.no_grad():
+            for parameter in denoiser.adapters.parameters():
+                parameter.add_(0.05)
+        shifts.append(training.shift())
+    assert shifts[0] == shifts[1] > 0
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(

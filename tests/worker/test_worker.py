@@ -34,7 +34,7 @@ from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.exporting import same_picture
 from studio.worker.loop import Worker
-from studio.worker.pair_queue import READY_PAIRS, nth_draw
+from studio.worker.pair_queue import nth_draw
 from studio.worker.progress import MOST_SHARE
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
@@ -906,6 +906,14 @@ class TestJobs:
         assert long.endswith(end)
         assert len(long) / 2 < len(end) < len(long)
 
+    def test_the_first_preview_comes_before_the_first_pair(self, store, session, worker):
+        discard(store, session.id)
+        prompts = ["a cat", "a dog"]
+        self.do(store, worker, session, "preview", prompts=prompts, adapter_id=None)
+        previews = sorted(one.created_at_s for one in store.images(session.id, "preview"))
+        [first, *_] = store.waiting_pairs(session.id)
+        assert previews[0] < first.left.created_at_s < previews[1]
+
     def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
         job = store.add_job(
             session.id, "preview", {"prompts": ["a cat"] * 3 + ["a dog"], "adapter_id": None}
@@ -1224,9 +1232,6 @@ def test_a_worker_that_is_to_end_leaves_a_preview_between_two_steps_and_draws_it
 
 def test_a_cancelled_job_is_left_between_two_steps(worker, store, session, monkeypatch, steps):
     store.update_settings(session.id, replace(session.settings, sampling=LONG))
-    while worker.pair_queue.add_pair(fewer_than=READY_PAIRS):
-        pass  # a job draws these before its own pictures
-    steps.clear()
     job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
     after_two_steps(monkeypatch, steps, lambda: store.cancel_job(job.id))
     assert worker.jobs.run_next()
@@ -1277,7 +1282,7 @@ class TestRoundsThatAreLeft:
             if is_now and not passes:
                 passes.append("begun")
                 worker.stopping.set()
-                block = worker.renderer.denoiser.unet.down_blocks[0]
+                block = worker.renderer.denoiser.network.down_blocks[0]
                 block.register_forward_hook(lambda *_: passes.append("a block"))
             return work(*args, **kwargs)
 

@@ -4,6 +4,7 @@
  * are sent as the bits of the places, row by row, in hexadecimal. They lie over the picture as a
  * canvas, which is zoomed and moved with it.
  */
+import { _ } from "../shared/messages.js";
 import { isBetter, pictureAt, sidesOf } from "./questions.js";
 
 const ACROSS = 32;
@@ -76,8 +77,8 @@ export class Brush {
     this.isOn = !this.isOn;
     this.#stroke = null;
     this.#box.classList.toggle("brushing", this.isOn);
-    this.#page.say(this.isOn ? "Mark what decided, on either picture. Then choose."
-      : this.hasMarks ? "Marked. Now choose." : "");
+    this.#page.say(this.isOn ? _("Mark what decided, on either picture. Then choose.")
+      : this.hasMarks ? _("Marked. Now choose.") : "");
     this.#page.changed();
   }
 
@@ -88,7 +89,7 @@ export class Brush {
     else return false;
     this.#stroke = null;
     this.#paint();
-    this.#page.say(this.hasMarks ? "The last stroke is taken back." : "No marks.");
+    this.#page.say(this.hasMarks ? _("The last stroke is taken back.") : _("No marks."));
     this.#page.changed();
     return true;
   }
@@ -118,7 +119,7 @@ export class Brush {
   #end(event) {
     if (this.#stroke?.id !== event.pointerId) return;
     this.#stroke = null;
-    this.#page.say("Marked.");
+    this.#page.say(_("Marked."));
     this.#page.changed();
   }
 

@@ -1,4 +1,5 @@
 /* From a press to an answer: which picture is better, how much, and why. */
+import { _ } from "../shared/messages.js";
 import { isBetter, isChoice, isGrid, pictureAt, pictureName } from "./questions.js";
 
 export class Choice {
@@ -60,6 +61,7 @@ export class Choice {
     if (!starred) return;
     const favourite = !starred.favourite;
     this.#queue.setFavourite(starred.image_id, favourite);
-    this.#page.say(favourite ? pictureName(side) + " is a favourite." : "No favourite any more.");
+    this.#page.say(favourite
+      ? _("{picture} is a favourite.", { picture: pictureName(side) }) : _("No favourite any more."));
   }
 }

@@ -1,10 +1,11 @@
 /* What is on the screen: the first question of the line, what is known of it, and how many picks. */
 import { partsOf } from "../shared/dom.js";
+import { _, ngettext } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
 import { decided, isGrid, pictureAt } from "./questions.js";
 
-const WAIT = { title: "One moment", text: "", working: true };
-const FETCHING = { ...WAIT, text: "The next pictures are being fetched." };
+const WAIT = { title: _("One moment"), text: "", working: true };
+const FETCHING = { ...WAIT, text: _("The next pictures are being fetched.") };
 
 export class Screen {
   #element;
@@ -74,7 +75,7 @@ export class Screen {
       press(star, pictureAt(asked, side)?.favourite);
     }
     for (const button of this.#every("[data-size]")) press(button, Number(button.dataset.size) === queue.state.pictures);
-    this.#part("note-act").textContent = asked?.note ? "Note •" : "Note";
+    this.#part("note-act").textContent = asked?.note ? _("Note") + " •" : _("Note");
     this.#act("note").title = asked?.note || "";
     this.#part("reopened").hidden = !asked?.reopened;
     this.#act("strip").ariaExpanded = String(strip.isOpen);
@@ -91,7 +92,7 @@ export class Screen {
     const asked = this.#parts.queue.shown;
     this.#part("prompt").textContent = asked && !this.#hidesPrompt ? asked.prompt : "";
     this.#part("source").textContent = asked ? asked.source : "";
-    this.#part("prompt-act").textContent = this.#hidesPrompt ? "Show prompt" : "Hide prompt";
+    this.#part("prompt-act").textContent = this.#hidesPrompt ? _("Show prompt") : _("Hide prompt");
     press(this.#act("prompt"), this.#hidesPrompt);
   }
 
@@ -103,7 +104,7 @@ export class Screen {
     button.hidden = !hasOrder;
     press(button, hasOrder && grid.isOrdering);
     button.classList.toggle("primary", isKept);
-    this.#part("order-act").textContent = isKept ? "Keep this order" : "Order";
+    this.#part("order-act").textContent = isKept ? _("Keep this order") : _("Order");
   }
 
   #paintBrush() {
@@ -111,7 +112,8 @@ export class Screen {
     const button = this.#act("brush");
     press(button, brush.isOn || brush.hasMarks);
     button.classList.toggle("primary", brush.canKeep);
-    this.#part("brush-act").textContent = brush.canKeep ? "Keep these marks" : brush.isOn ? "Done" : "Mark";
+    this.#part("brush-act").textContent = brush.canKeep ? _("Keep these marks")
+      : brush.isOn ? _("Done") : _("Mark");
   }
 
   /* Why there is no question on the screen. */
@@ -133,10 +135,12 @@ export class Screen {
     const total = counts.total + unsent.length;
     const fresh = unsent.reduce((sum, { about: { asked }, payload }) =>
       sum + (asked.again ? 0 : decided(asked, payload)), counts.new);
+    const [before, after] = ngettext("{number} pick", "{number} picks", total, { number: "|" }).split("|");
     this.#part("total").textContent = total;
-    this.#part("noun").textContent = total === 1 ? "pick" : "picks";
+    this.#part("before").textContent = before;
+    this.#part("noun").textContent = after.trim();
     const left = Math.max(0, state.round_every - fresh);
-    const next = left ? left + " to the next round" : "The next round begins";
+    const next = left ? _("{number} to the next round", { number: left }) : _("The next round begins");
     const words = state.round || (state.live ? next : "");
     this.#part("round").textContent = words;
     this.#part("known").textContent = state.known ? (words ? "· " : "") + state.known : "";

@@ -3,7 +3,8 @@
  * The view belongs to no picture, and stays when the next ones come. x and y say how far the
  * middle of a picture lies from the middle of its frame, in frames.
  */
-import { isGrid, pictureName, sidesOf } from "./questions.js";
+import { _ } from "../shared/messages.js";
+import { isGrid, pictureWithin, sidesOf } from "./questions.js";
 
 const ZOOM_STEP = 1.5;
 const MOST_ZOOM = 16;
@@ -118,13 +119,13 @@ export class View {
     const sides = sidesOf(this.#asked);
     this.#alone = sides[(sides.indexOf(this.#alone) + 1) % sides.length];
     this.paint(this.#asked);
-    this.#page.say("Showing " + pictureName(this.#alone).toLowerCase() + ".");
+    this.#page.say(_("Showing {picture}.", { picture: pictureWithin(this.#alone) }));
   }
 
   apart() {
     this.#alone = null;
     this.paint(this.#asked);
-    this.#page.say("Side by side.");
+    this.#page.say(_("Side by side."));
   }
 
   /* --- wheel, drag and pinch ----------------------------------------------------------------------- */

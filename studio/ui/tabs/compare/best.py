@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _
 from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SettingsError, checked_strength
 from studio.store.rows import Job, Session
 from studio.ui.adapters import round_number
@@ -17,29 +18,30 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.static import script, template
 
 MOST_PICTURES = 64  # to choose from
-ABOUT = (
-    "<p class='soft'>The tuned model draws a prompt many times. Each picture is scored by how much "
-    "likelier the tuned model finds it than the base model does: what it learned from your picks, "
-    "and no other judge. They come one by one, the best first. Round and strength are as above.</p>"
-)
 
 
 def build(page: Page, seed: gr.Number, adapter: gr.Dropdown, strength: gr.Slider) -> None:
     """The form on the left, the pictures on the right."""
     with gr.Row(elem_classes="compare-columns", equal_height=False):
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
-            gr.HTML(ABOUT, apply_default_css=False)
-            prompt = gr.Textbox(label="Prompt", max_lines=3, elem_id="best-prompt")
+            about_it = _(
+                "The tuned model draws a prompt many times. Each picture is scored by how much "
+                "likelier the tuned model finds it than the base model does: what it learned from "
+                "your picks, and no other judge. They come one by one, the best first. Round and "
+                "strength are as above."
+            )
+            gr.HTML(f"<p class='soft'>{about_it}</p>", apply_default_css=False)
+            prompt = gr.Textbox(label=_("Prompt"), max_lines=3, elem_id="best-prompt")
             many = gr.Number(
-                label="Pictures",
-                info=f"2 to {MOST_PICTURES}, from the first seed above.",
+                label=_("Pictures"),
+                info=_("2 to {most}, from the first seed above.", most=MOST_PICTURES),
                 value=8,
                 precision=0,
                 elem_id="best-many",
             )
             with gr.Row(elem_classes="buttons"):
-                draw = gr.Button("Draw and rank", elem_id="best-draw")
-                stop = gr.Button("Stop drawing", visible=False, elem_id="best-stop")
+                draw = gr.Button(_("Draw and rank"), elem_id="best-draw")
+                stop = gr.Button(_("Stop drawing"), visible=False, elem_id="best-stop")
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
@@ -89,15 +91,17 @@ def best_payload(
     """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn."""
     prompt = prompt.strip()
     if not 0 < len(prompt) <= MAX_PROMPT_CHARACTERS:
-        raise SettingsError(f"Write one prompt of at most {MAX_PROMPT_CHARACTERS} characters.")
+        raise SettingsError(
+            _("Write one prompt of at most {most} characters.", most=MAX_PROMPT_CHARACTERS)
+        )
     if many is None or not 2 <= many <= MOST_PICTURES:
-        raise SettingsError(f"The best of 2 to {MOST_PICTURES} pictures can be found.")
+        raise SettingsError(_("The best of 2 to {most} pictures can be found.", most=MOST_PICTURES))
     if first is None or not 0 <= first <= LARGEST_INTEGER - MOST_PICTURES:
-        raise SettingsError("The first seed is a whole number from 0 upwards.")
+        raise SettingsError(_("The first seed is a whole number from 0 upwards."))
     if not adapter_id:
-        raise SettingsError("There is nothing to rank by yet: let a round learn first.")
+        raise SettingsError(_("There is nothing to rank by yet: let a round learn first."))
     if not checked_strength(strength):
-        raise SettingsError("At strength 0 the base model draws, which has learned nothing.")
+        raise SettingsError(_("At strength 0 the base model draws, which has learned nothing."))
     return {
         "prompts": [prompt],
         "seeds": [int(first) + number for number in range(int(many))],
@@ -129,10 +133,18 @@ def viewer_value(snapshot: StoreSnapshot, jobs: list[Job]) -> dict[str, Any]:
 
 
 def about(snapshot: StoreSnapshot, job: Job) -> str:
-    """`a red apple, by round 2 at 0.8: 5 of 8 pictures, the best first`"""
-    drawn, asked = len(job.result["image_ids"]), len(job.payload["seeds"])
-    count = f"{asked} pictures" if drawn == asked else f"{drawn} of {asked} pictures"
+    """`a red apple, by round 2 at 0.8: 5 of 8 pictures, best first`"""
     strength = job.payload.get("strength", 1.0)
-    at = f" at {strength:g}" if strength != 1 else ""
-    number = round_number(snapshot, job.payload["adapter_id"])
-    return f"{job.payload['prompts'][0]}, by round {number}{at}: {count}, the best first"
+    values = {
+        "prompt": job.payload["prompts"][0],
+        "number": round_number(snapshot, job.payload["adapter_id"]),
+        "strength": f"{strength:g}",
+        "drawn": len(job.result["image_ids"]),
+        "asked": len(job.payload["seeds"]),
+    }
+    if strength == 1:
+        return _("{prompt}, by round {number}: {drawn} of {asked} pictures, best first", **values)
+    return _(
+        "{prompt}, by round {number} at {strength}: {drawn} of {asked} pictures, best first",
+        **values,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from studio.messages import _
 from studio.ui.page import Page
 from studio.ui.tabs.export import exports, form, judge, picks
 
@@ -16,9 +17,9 @@ def build(page: Page, is_local: bool = True) -> None:
     with gr.Row(elem_classes="export-columns", equal_height=False):
         with gr.Column(scale=2, min_width=320):
             form.build(page)
-            with gr.Accordion("The picks themselves", open=False, elem_id="picks-fold"):
+            with gr.Accordion(_("The picks themselves"), open=False, elem_id="picks-fold"):
                 picks.build(page, is_local)
-            with gr.Accordion("For experts: a judge picks", open=False, elem_id="judge-fold"):
+            with gr.Accordion(_("For experts: a judge picks"), open=False, elem_id="judge-fold"):
                 judge.build(page, is_local)
         with gr.Column(scale=3, min_width=320):
             exports.build(page, is_local)

@@ -8,56 +8,59 @@ from html import escape
 import gradio as gr
 
 from studio.judges import BUILT_IN
+from studio.messages import N_, _, ngettext, told
 from studio.paths import typed
 from studio.settings import SettingsError
 from studio.store.rows import Job, Session
-from studio.ui import words
 from studio.ui.jobs import is_open, words_of
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.widgets import click_events
 
 MOST_PICKS = 1000  # at a time
-OWN = "A file of my own"
+OWN = "own"  # the value of the choice of a file
 ABOUT = {
-    "compressible": "Calm: takes few bytes as a JPEG",
-    "incompressible": "Busy: takes many bytes as a JPEG",
+    "compressible": N_("Calm: takes few bytes as a JPEG"),
+    "incompressible": N_("Busy: takes many bytes as a JPEG"),
 }
-NOT_HERE = (
+NOT_HERE = N_(
     "A file of your own is run only where the studio has no password and listens to this computer "
-    "alone. Elsewhere use `python launch.py pick --judge FILE.py:FUNCTION`."
+    "alone. Elsewhere use the command: python launch.py pick --judge FILE.py:FUNCTION"
 )
 
 
 def build(page: Page, is_local: bool) -> None:
     """Who picks, and how often; below, who has picked."""
     store = page.store
-    gr.HTML(
-        "<p class='soft'>Any function that scores pictures can pick in your place, the better "
-        "picture being the one with the higher score. Prefer shows such picks as <i>by a judge"
-        "</i>; rounds learn from them as from yours.</p>",
-        apply_default_css=False,
+    about = _(
+        "Any function that scores pictures can pick in your place, the better picture being the "
+        "one with the higher score. Prefer shows such picks as “by a judge”; rounds learn from "
+        "them as from yours."
     )
-    choices = [(ABOUT.get(name, name), name) for name in BUILT_IN]
+    gr.HTML(f"<p class='soft'>{about}</p>", apply_default_css=False)
+    choices = [(_(ABOUT[name]), name) for name in BUILT_IN]
     judge = gr.Dropdown(
-        [*choices, (OWN, OWN)] if is_local else choices,
+        [*choices, (_("A file of my own"), OWN)] if is_local else choices,
         value=next(iter(BUILT_IN)),
-        label="Judge",
-        info=None if is_local else NOT_HERE,
+        label=_("Judge"),
+        info=None if is_local else _(NOT_HERE),
         interactive=True,
         elem_id="judge-name",
     )
     reference = gr.Textbox(
-        label="File and function",
-        info="function(picture, prompt) gives a number, higher is better. The file is run: it may "
-        "do whatever you may do on this computer. Use none that you would not run yourself.",
+        label=_("File and function"),
+        info=_(
+            "The function takes a picture and its prompt and gives a number, higher is better. The "
+            "file is run: it may do whatever you may do on this computer. Use none that you would "
+            "not run yourself."
+        ),
         placeholder="/home/me/taste.py:calm",
         lines=1,
         visible=False,
         elem_id="judge-file",
     )
-    number = gr.Number(label="Picks", value=16, precision=0, elem_id="judge-picks")
-    start = gr.Button("Let it pick", elem_id="judge-start", size="sm")
+    number = gr.Number(label=_("Picks"), value=16, precision=0, elem_id="judge-picks")
+    start = gr.Button(_("Let it pick"), elem_id="judge-start", size="sm")
     said = gr.HTML(
         apply_default_css=False, elem_id="judge-said", js_on_load=click_events("stop", "take_back")
     )
@@ -85,8 +88,12 @@ def build(page: Page, is_local: bool) -> None:
 
     def take_back(session: Session, event: gr.EventData) -> str:
         name = str(event._data["name"])
-        count = words.count(store.withdraw_judge(session.id, name), "pick")
-        return f"{count} by {name} taken back. The next round learns without them."
+        return ngettext(
+            "{number} pick by {name} is taken back. The next round learns without it.",
+            "{number} picks by {name} are taken back. The next round learns without them.",
+            store.withdraw_judge(session.id, name),
+            name=name,
+        )
 
     page.on(judge.input, reveal, inputs=[judge], outputs=[reference])
     page.on(start.click, begin, inputs=[judge, reference, number])
@@ -101,15 +108,17 @@ def judge_payload(name: str, text: str, picks: float | None, is_local: bool) -> 
     page shows: a request need not come from the page.
     """
     if picks is None or not 1 <= picks <= MOST_PICKS:
-        raise SettingsError(f"A judge makes between 1 and {MOST_PICKS} picks at a time.")
+        raise SettingsError(
+            _("A judge makes between 1 and {most} picks at a time.", most=MOST_PICKS)
+        )
     if name in BUILT_IN:
         return {"judge": name, "picks": int(picks)}
     if not is_local:
-        raise SettingsError(NOT_HERE)
-    path, _, function = text.strip().strip("\"'").rpartition(":")
+        raise SettingsError(_(NOT_HERE))
+    path, _colon, function = text.strip().strip("\"'").rpartition(":")
     path = typed(path)
     if not path.endswith(".py") or not re.fullmatch(r"\w+", function):
-        raise SettingsError("Name a file and a function in it: /home/me/taste.py:calm.")
+        raise SettingsError(_("Name a file and a function in it: /home/me/taste.py:calm."))
     return {"judge": f"{path}:{function}", "picks": int(picks)}
 
 
@@ -118,20 +127,25 @@ def progress_html(snapshot: StoreSnapshot, job: Job | None) -> str:
     if job is None or job.state in ("done", "cancelled"):
         return ""
     if job.state == "failed":
-        return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
     return (
         f"<p class='working-line' role='status'>{escape(words_of(snapshot, job))}</p>"
-        "<button type='button' class='button small' data-event='stop'>Stop</button>"
+        f"<button type='button' class='button small' data-event='stop'>{_('Stop')}</button>"
     )
 
 
 def judged_html(counts: dict[str, int], is_picking: bool) -> str:
     """Who has picked, each with a button that takes all of it back."""
     lines = "".join(
-        f"<li>{words.count(number, 'pick')} by <b>{escape(name)}</b> "
-        f"<button type='button' class='button small' data-event='take_back' "
-        f"aria-label='Take back all picks by {escape(name)}' data-name='{escape(name)}'"
-        f"{' disabled' if is_picking else ''}>Take back</button></li>"
+        f"<li>{escape(_said(number, name))} "
+        "<button type='button' class='button small' data-event='take_back' "
+        f"aria-label='{escape(_('Take back all picks by {name}', name=name))}' "
+        f"data-name='{escape(name)}'{' disabled' if is_picking else ''}>{_('Take back')}"
+        "</button></li>"
         for name, number in counts.items()
     )
     return f"<ul class='judged'>{lines}</ul>" if lines else ""
+
+
+def _said(number: int, name: str) -> str:
+    return ngettext("{number} pick by {name}", "{number} picks by {name}", number, name=name)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from studio.durations import duration
+from studio.messages import _, together, told
 from studio.store import Answer, Image, Question
 from studio.store.rows import SOURCE, SOURCE_MODEL
 from studio.ui import words
@@ -63,7 +64,7 @@ def source(image: Image) -> str:
     if SOURCE not in image.companions:
         return ""
     model = image.companions.get(SOURCE_MODEL)
-    return f"From your folder, by {model}" if model else "From your folder"
+    return _("From your folder, by {model}", model=model) if model else _("From your folder")
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:
@@ -85,13 +86,17 @@ def round_line(snapshot: StoreSnapshot) -> str:
     """The state of the open round, or how to start one."""
     round_ = snapshot.open_round
     if round_ is None:
-        return "" if snapshot.settings.live else "Start a round on the Train tab"
+        return "" if snapshot.settings.live else _("Start a round on the Train tab")
     if round_.state == "paused":
-        return f"Round {round_.number} is paused"
+        return _("Round {number} is paused", number=round_.number)
     if round_.state == "running":
         line = words.learning_line(round_, snapshot.worker, is_brief=True)
-        return f"Round {round_.number}: {line[0].lower()}{line[1:]}"
-    return f"Round {round_.number} is about to begin"
+        return _(
+            "Round {number}: {line}",
+            number=round_.number,
+            line=words.lowered(line),
+        )
+    return _("Round {number} is about to begin", number=round_.number)
 
 
 def known_line(snapshot: StoreSnapshot) -> str:
@@ -99,9 +104,10 @@ def known_line(snapshot: StoreSnapshot) -> str:
     parts = []
     if snapshot.agreement is not None:
         right, asked = snapshot.agreement
-        parts.append(f"it guesses {right} of {asked}")
+        parts.append(_("it guesses {right} of {asked}", right=right, asked=asked))
     if snapshot.consistency.repeated:
-        parts.append(f"you repeat {snapshot.consistency.agreed} of {snapshot.consistency.repeated}")
+        agreed, repeated = snapshot.consistency.agreed, snapshot.consistency.repeated
+        parts.append(_("you repeat {agreed} of {repeated}", agreed=agreed, repeated=repeated))
     return ", ".join(parts)
 
 
@@ -111,37 +117,39 @@ def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
         return empty_folder(snapshot)
     if not snapshot.settings.prompts:
         return {
-            "title": "No prompts yet",
-            "text": "Write a few prompts, one on each line. The first pair follows by itself.",
-            "action": "Write prompts",
+            "title": _("No prompts yet"),
+            "text": _("Write a few prompts, one on each line. The first pair follows by itself."),
+            "action": _("Write prompts"),
             "tab": "prompt",
         }
     tone, line = snapshot.worker_line
     if tone == "bad":
-        return {"title": line, "text": "Nothing is lost: your picks are kept.", "working": True}
+        return {"title": line, "text": _("Nothing is lost: your picks are kept."), "working": True}
     if tone == "wait":
         return {
             "title": line,
-            "text": "It loads the model first. The first pair follows in a moment.",
+            "text": _("It loads the model first. The first pair follows in a moment."),
             "working": True,
         }
     if snapshot.open_round is not None and snapshot.open_round.state == "running":
         at = words.progress_of(snapshot.open_round, snapshot.worker)
         known = at is not None and at.left_s is not None
-        until = f" It needs {duration(at.left_s)}." if known else ""
+        until = _("It needs {duration}.", duration=duration(at.left_s)) if known else ""
         return {
-            "title": "The painter is learning",
-            "text": f"New pairs come when this round is done.{until}",
+            "title": _("The painter is learning"),
+            "text": together(_("New pairs come when this round is done."), until),
             "working": True,
         }
     is_pair = snapshot.settings.pictures == 2
-    faster = "You were faster than the painter. " if snapshot.counts.total else ""
+    faster = _("You were faster than the painter.") if snapshot.counts.total else ""
     now = ""
     if snapshot.worker and snapshot.worker.state == "sampling" and snapshot.worker.message:
-        now = f"{snapshot.worker.message.partition(':')[0]}. "  # and how long it takes
+        now = told(f"{snapshot.worker.message.partition(':')[0]}.")  # and how long it takes
     return {
-        "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
-        "text": f"{faster}{now}What comes next appears here by itself.",
+        "title": _("The next pair is being drawn")
+        if is_pair
+        else _("The next pictures are being drawn"),
+        "text": together(faster, now, _("What comes next appears here by itself.")),
         "working": True,
     }
 
@@ -151,16 +159,18 @@ def empty_folder(snapshot: StoreSnapshot) -> dict[str, Any]:
     job = snapshot.newest_job("read_folder")
     if job is not None and is_open(job):
         return {
-            "title": "The folder is being read",
-            "text": f"{words_of(snapshot, job)} Pairs appear here by themselves.",
+            "title": _("The folder is being read"),
+            "text": together(words_of(snapshot, job), _("Pairs appear here by themselves.")),
             "working": True,
         }
     is_read = snapshot.store.folder_count(snapshot.session.id) > 0
     text = (
-        "Its pictures are in order, as far as a few clicks tell. Read another folder, or let the "
-        "model draw again."
+        _(
+            "Its pictures are in order, as far as a few clicks tell. Read another folder, or let "
+            "the model draw again."
+        )
         if is_read
-        else "Name a folder with pictures, or let the model draw."
+        else _("Name a folder with pictures, or let the model draw.")
     )
-    title = "All pairs of the folder are picked" if is_read else "No pictures to pick from"
-    return {"title": title, "text": text, "action": "Go to the folder", "tab": "prompt"}
+    title = _("All pairs of the folder are picked") if is_read else _("No pictures to pick from")
+    return {"title": title, "text": text, "action": _("Go to the folder"), "tab": "prompt"}
