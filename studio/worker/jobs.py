@@ -17,9 +17,11 @@ from studio.lora.export import file_name
 from studio.paths import expanded
 from studio.settings import StartLora
 from studio.store import Job, Session, Store, StoreError
+from studio.worker.best_of import draw_best_first
 from studio.worker.disk_space import require_disk_space
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
+from studio.worker.judge import let_pick
 from studio.worker.mixing import Mix, read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.own_art import read_own_art
@@ -61,6 +63,7 @@ class Jobs:
             "compare": self._do_compare,
             "exam": self._do_exam,
             "grid": self._do_grid,
+            "best_of": self._do_best_of,
             "export": self._do_export,
             "inspect": self._do_inspect,
             "library": self._do_library,
@@ -69,6 +72,7 @@ class Jobs:
             "take_picks": self._do_take_picks,
             "read_folder": self._do_read_folder,
             "read_own": self._do_read_own,
+            "judge": self._do_judge,
         }[job.kind]
         try:
             with self.renderer.while_wanted(lambda: self._require_wanted(job)):
@@ -199,6 +203,15 @@ class Jobs:
             self._report(job, done, len(wanted), result, session)
         return result
 
+    def _do_best_of(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_id", "strength"} → {"image_ids"}, the best first."""
+        total = len(job.payload["seeds"])
+
+        def report(done: int, result: dict[str, Any]) -> None:
+            self._report(job, done, total, result, session)
+
+        return draw_best_first(self.renderer, self.store, session, job.payload, report)
+
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
         """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
@@ -294,6 +307,18 @@ class Jobs:
             self._stay(self.store.update_job(job.id, progress=done / max(total, 1), message=words))
 
         return report
+
+    def _do_judge(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"judge", "picks"} → {"picks", "name"}: a function picks in the artist's place."""
+        wanted = job.payload["picks"]
+
+        def report(done: int) -> None:
+            words = f"{done} of {wanted} picks"
+            progress = {"progress": done / wanted, "message": words, "result": {"picks": done}}
+            self._require_wanted(self.store.update_job(job.id, **progress))
+
+        done = job.result.get("picks", 0)
+        return let_pick(self.store, self.pair_queue, session, job.payload, done, report)
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → the description of a model, without loading its weights."""
