@@ -25,7 +25,7 @@ MARKS: dict[str, tuple[int, ...] | None] = {"_": None, "N_": None, "ngettext": (
 # Where sentences are not marked. The artist reads them in a page, as an error or as a message.
 ENGLISH = (
     *("store", "worker", "engine", "models", "lora", "pictures", "prompting", "datasets"),
-    *("settings.py", "families.py", "weights.py", "verdict.py"),
+    *("settings.py", "families.py", "weights.py", "verdict.py", "judges.py", "judging.py"),
 )
 # What is said on the command line alone, or written into files.
 UNREAD = frozenset(
