@@ -293,6 +293,19 @@ models = Table(
     Column("licence", String, nullable=False, server_default=""),
 )
 
+# Files of watched folders, on this machine.
+seen_files = Table(
+    "seen_files",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id"), primary_key=True),
+    Column("folder", String, primary_key=True),
+    Column("name", String, primary_key=True),  # within the folder
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("seen_at_s", Float, nullable=False),
+    Column("remark", String, nullable=False),  # "": it was read
+)
+
 # Single values of the whole store; `shapes.VALUES` names them.
 state = Table(
     "state",

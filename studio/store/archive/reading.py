@@ -247,7 +247,7 @@ def _rename_row(table: sa.Table, row: dict[str, Any], ids: dict[str, str]) -> No
 
 
 def _without_network_paths(settings: SessionSettings) -> SessionSettings:
-    """Settings whose model and LoRA lie on no other machine: of such a path the name is left.
+    """Settings whose model, LoRA and folder lie on no other machine: of a path the name is left.
 
     Merely looking for a file of a Windows share sends the artist's credentials to its server. So
     the model counts as missing until the artist chooses it.
@@ -258,7 +258,8 @@ def _without_network_paths(settings: SessionSettings) -> SessionSettings:
     base_model = settings.base_model
     if _is_network_path(base_model):
         base_model = _last_name(base_model)
-    return replace(settings, base_model=base_model, start=start)
+    # A folder of another machine is none that the artist wants watched on this one.
+    return replace(settings, base_model=base_model, start=start, folder="", watch_folder=False)
 
 
 def _is_network_path(path: str) -> bool:
