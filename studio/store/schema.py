@@ -40,6 +40,7 @@ from studio.store.shapes import (
     ANYTHING,
     MARKS,
     MEASURED,
+    MIXED,
     NAMES,
     NUMBERS,
     PAYLOAD,
@@ -255,6 +256,8 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
+    # Set: the adapter, at its strength in here, and others with it.
+    Column("mix", Json(MIXED), nullable=False, server_default="null"),
     Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("left_at_s", Float),  # set: abandoned, and never counted
 )

@@ -16,11 +16,12 @@ from studio.lora import format as lora_format
 from studio.lora.export import file_name
 from studio.paths import expanded
 from studio.settings import StartLora
-from studio.store import Job, Session, Store, StoreError
+from studio.store import Exam, Job, Session, Store, StoreError
 from studio.worker.disk_space import require_disk_space
+from studio.worker.errors import WorkerError
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
-from studio.worker.mixing import Mix, read_mix
+from studio.worker.mixing import Mix, mix_of, read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.own_art import read_own_art
 from studio.worker.pair_queue import PairQueue
@@ -181,20 +182,29 @@ class Jobs:
         return result
 
     def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+        """{"prompts", "seeds", "adapter_ids", "strengths", "mixes"} → {"image_ids"}, the last
+        varying first. An adapter's id may be that of one of the mixes.
 
         At strength 0 every adapter is the base model, which is drawn once.
         """
         axes = ("prompts", "seeds", "adapter_ids", "strengths")
         wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        given = job.payload.get("mixes", {})
+        mixes = {id_: mix_of(self.renderer, session, mix["parts"]) for id_, mix in given.items()}
         for adapter_id in job.payload["adapter_ids"]:
-            self.renderer.require_base(session, self.store.adapter(adapter_id))
+            if adapter_id not in mixes:
+                self.renderer.require_base(session, self.store.adapter(adapter_id))
         result: dict[str, Any] = {"image_ids": []}
         self._report(job, 0, len(wanted), result, session)
         for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
-            tuned = (adapter_id, strength) if strength else (None,)
             text = self.renderer.expand(prompt, seed)
-            image = self.renderer.draw(self.renderer.image(session, "compare", text, seed, *tuned))
+            if adapter_id in mixes and strength:
+                mix = mixes[adapter_id].scaled(strength)
+                image = self.renderer.draw(mix.image(session, text, seed), mix.applied())
+            else:
+                tuned = (adapter_id, strength) if strength else (None,)
+                wish = self.renderer.image(session, "compare", text, seed, *tuned)
+                image = self.renderer.draw(wish)
             result["image_ids"].append(image.id)
             self._report(job, done, len(wanted), result, session)
         return result
@@ -203,18 +213,37 @@ class Jobs:
         """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
+        mix = self._mix_of_exam(exam, session)
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         self._report(job, 0, len(exam.pairs), {}, as_begun, "pair", 2)
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
                 question = (as_begun, "exam", pair.prompt, pair.seed)
                 base = self.renderer.draw(self.renderer.image(*question, None))
-                tuned = self.renderer.draw(
-                    self.renderer.image(*question, exam.adapter_id, exam.strength)
-                )
+                if mix is None:
+                    wish = self.renderer.image(*question, exam.adapter_id, exam.strength)
+                    tuned = self.renderer.draw(wish)
+                else:
+                    wish = mix.image(as_begun, pair.prompt, pair.seed, "exam")
+                    tuned = self.renderer.draw(wish, mix.applied())
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {}, as_begun, "pair", 2)
         return {}
+
+    def _mix_of_exam(self, exam: Exam, session: Session) -> Mix | None:
+        """What an exam asks about, if it is no round alone. Raises WorkerError if one of the parts
+        has changed since the first pair was drawn."""
+        if exam.mix is None:
+            return None
+        mix = mix_of(self.renderer, session, exam.mix["parts"])
+        if not exam.mix["hash"]:
+            self.store.set_exam_hash(exam.id, mix.hash)
+        elif exam.mix["hash"] != mix.hash:
+            raise WorkerError(
+                "A LoRA file of this mix has changed since the exam began, so that its pairs would "
+                "be of two mixes. Leave the exam, and begin another one."
+            )
+        return mix.scaled(exam.strength)
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
         """{"adapter_id", "name", "formats", "mix", "rank", …} → {"export_id"}: checked LoRA files
