@@ -8,8 +8,8 @@ transaction. It unites siblings, one file a subject: `sessions`, `images`, `ques
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
 status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
 `folder_pictures` (those of an artist's folders), `seen_files` (of watched ones), `own_pictures`
-(their own finished art) and `tour` (of the pages). Each is a class on `database` (transactions,
-migrations), and none knows another. Its return values are in `rows`.
+(their own finished art), `judged` (picks by functions) and `tour` (of the pages). Each is a class
+on `database` (transactions, migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -44,6 +44,7 @@ from studio.store.gallery import (
 from studio.store.home_check import warning as home_warning
 from studio.store.images import Images
 from studio.store.jobs import Jobs
+from studio.store.judged import Judged
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.lone_pictures import LonePictures
@@ -99,6 +100,7 @@ class Store(
     FolderPictures,
     SeenFiles,
     OwnPictures,
+    Judged,
     Tour,
 ):
     """The store of one home; see `Store.open`."""

@@ -34,6 +34,7 @@ JobKind = Literal[
     "take_picks",
     "read_folder",
     "read_own",
+    "judge",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]

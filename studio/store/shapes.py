@@ -131,6 +131,8 @@ class Payload(TypedDict, total=False):
     author: Text
     notes: Text
     form: Text
+    judge: Text
+    picks: Count
     path: Text
     caption: Text
     repo: Text
@@ -195,6 +197,7 @@ class Worker(TypedDict):
 ASKED = {
     "grid": {"prompts", "seeds", "adapter_ids", "strengths"},
     "best_of": {"prompts", "seeds", "adapter_id"},
+    "judge": {"judge", "picks"},
     "fit": {"path"},
 }
 DONE = {

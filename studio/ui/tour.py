@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import N_, _
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
@@ -28,42 +29,50 @@ STEPS = (
     Step(
         "prompt",
         ("#prompts",),
-        "Say what to draw",
-        "Some prompts are here to begin with, and their first pictures are being drawn. "
-        "Change them whenever you like.",
+        N_("Say what to draw"),
+        N_(
+            "Some prompts are here to begin with, and their first pictures are being drawn. "
+            "Change them whenever you like."
+        ),
     ),
     Step(
         "prefer",
         (".prefer-pair", "#prefer .empty"),
-        "Click what you prefer",
-        "Two pictures, one click, or the keys ← and →. Your picks are all that it learns from.",
+        N_("Click what you prefer"),
+        N_("Two pictures, one click, or the keys ← and →. Your picks are all that it learns from."),
     ),
     Step(
         "train",
         ("#round-card",),
-        "See it learn",
-        "A round starts by itself after some picks. Here you see how far it is, and whether to "
-        "pick more, go on or stop.",
+        N_("See it learn"),
+        N_(
+            "A round starts by itself after some picks. Here you see how far it is, and whether to "
+            "pick more, go on or stop."
+        ),
     ),
     Step(
         "compare",
         ("#compare-draw", "#compare-viewer"),
-        "Compare before and after",
-        "The same prompts and seeds, by the base model and by yours, at any strength.",
+        N_("Compare before and after"),
+        N_("The same prompts and seeds, by the base model and by yours, at any strength."),
     ),
     Step(
         "exam",
         ("#tab-exam-button, #tab-export-button",),
-        "Prove it, and take it with you",
-        "Exam asks blind whether you really prefer yours. Export writes it as a LoRA file for "
-        "your other tools.",
+        N_("Prove it, and take it with you"),
+        N_(
+            "Exam asks blind whether you really prefer yours. Export writes it as a LoRA file for "
+            "your other tools."
+        ),
     ),
     Step(
         "gallery",
         ("#tab-gallery-button",),
-        "Find every picture again",
-        "Gallery keeps all that was drawn, by prompt, round and pick. "
-        "The session menu shows this tour again.",
+        N_("Find every picture again"),
+        N_(
+            "Gallery keeps all that was drawn, by prompt, round and pick. "
+            "The session menu shows this tour again."
+        ),
     ),
 )
 
@@ -72,7 +81,7 @@ def build(page: Page) -> None:
     """One `gr.HTML`, which shows itself over the page."""
     store = page.store
 
-    def seen(_: dict[str, Any]) -> dict[str, Any]:
+    def seen(_payload: dict[str, Any]) -> dict[str, Any]:
         store.set_tour_seen()
         return {}
 
@@ -84,9 +93,9 @@ def build(page: Page) -> None:
         apply_default_css=False,
         elem_id="tour",
     )
-    steps = [asdict(step) for step in STEPS]
 
     def view(snapshot: StoreSnapshot) -> Values:
+        steps = [asdict(step) | {"title": _(step.title), "text": _(step.text)} for step in STEPS]
         return {component: {"steps": steps, "starts": is_first_start(snapshot)}}
 
     page.show(view, [component])

@@ -16,12 +16,13 @@ from studio.lora import format as lora_format
 from studio.lora.export import file_name
 from studio.paths import expanded
 from studio.settings import StartLora
-from studio.store import Exam, Job, Session, Store, StoreError
+from studio.store import Job, Session, Store, StoreError
+from studio.worker.best_of import draw_best_first
 from studio.worker.disk_space import require_disk_space
-from studio.worker.errors import WorkerError
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
-from studio.worker.mixing import Mix, mix_of, read_mix
+from studio.worker.judge import let_pick
+from studio.worker.mixing import Mix, mix_of, mix_of_exam, read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.own_art import read_own_art
 from studio.worker.pair_queue import PairQueue
@@ -62,14 +63,16 @@ class Jobs:
             "compare": self._do_compare,
             "exam": self._do_exam,
             "grid": self._do_grid,
+            "best_of": self._do_best_of,
             "export": self._do_export,
             "inspect": self._do_inspect,
             "library": self._do_library,
             "fit": self._do_fit,
             "give_picks": self._do_give_picks,
             "take_picks": self._do_take_picks,
-            "read_folder": self._do_read_folder,
-            "read_own": self._do_read_own,
+            "read_folder": self._do_read,
+            "read_own": self._do_read,
+            "judge": self._do_judge,
         }[job.kind]
         try:
             with self.renderer.while_wanted(lambda: self._require_wanted(job)):
@@ -209,11 +212,20 @@ class Jobs:
             self._report(job, done, len(wanted), result, session)
         return result
 
+    def _do_best_of(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_id", "strength"} → {"image_ids"}, the best first."""
+        total = len(job.payload["seeds"])
+
+        def report(done: int, result: dict[str, Any]) -> None:
+            self._report(job, done, total, result, session)
+
+        return draw_best_first(self.renderer, self.store, session, job.payload, report)
+
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
         """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
-        mix = self._mix_of_exam(exam, session)
+        mix = mix_of_exam(self.renderer, session, exam)
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         self._report(job, 0, len(exam.pairs), {}, as_begun, "pair", 2)
         for done, pair in enumerate(exam.pairs, start=1):
@@ -229,21 +241,6 @@ class Jobs:
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {}, as_begun, "pair", 2)
         return {}
-
-    def _mix_of_exam(self, exam: Exam, session: Session) -> Mix | None:
-        """What an exam asks about, if it is no round alone. Raises WorkerError if one of the parts
-        has changed since the first pair was drawn."""
-        if exam.mix is None:
-            return None
-        mix = mix_of(self.renderer, session, exam.mix["parts"])
-        if not exam.mix["hash"]:
-            self.store.set_exam_hash(exam.id, mix.hash)
-        elif exam.mix["hash"] != mix.hash:
-            raise WorkerError(
-                "A LoRA file of this mix has changed since the exam began, so that its pairs would "
-                "be of two mixes. Leave the exam, and begin another one."
-            )
-        return mix.scaled(exam.strength)
 
     def _do_export(self, job: Job, session: Session) -> dict[str, Any]:
         """{"adapter_id", "name", "formats", "mix", "rank", …} → {"export_id"}: checked LoRA files
@@ -300,20 +297,18 @@ class Jobs:
             "remarks": list(taken.remarks[:MOST_REMARKS]),
         }
 
-    def _do_read_folder(self, job: Job, session: Session) -> dict[str, Any]:
+    def _do_read(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → {"pictures", "known", "left_out", "other_model", "other_size", "remarks"}:
-        pictures of a folder, copied into the session. What was read stays when it is cancelled."""
-        self.status.report("starting", "Reading a folder of pictures.")
-        path = job.payload["path"]
-        return read_folder(self.renderer, self.store, session, path, self._count_read(job))
-
-    def _do_read_own(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path", "caption"} → {"pictures", "known", "left_out", "remarks"}: the artist's own art,
-        copied into the session. The drawings beside it follow while there is nothing else to do."""
-        self.status.report("starting", "Reading your own art.")
-        path, caption = job.payload["path"], job.payload["caption"]
+        pictures of a folder, copied into the session. Or {"path", "caption"} → {"pictures", "known",
+        "left_out", "remarks"}: the artist's own art; drawings beside it follow while there is
+        nothing else to do. What was read stays when it is cancelled."""
+        about = self.renderer, self.store, session, job.payload["path"]
         report = self._count_read(job)
-        return read_own_art(self.renderer, self.store, session, path, caption, report)
+        if job.kind == "read_folder":
+            self.status.report("starting", "Reading a folder of pictures.")
+            return read_folder(*about, report)
+        self.status.report("starting", "Reading your own art.")
+        return read_own_art(*about, job.payload["caption"], report)
 
     def _count_read(self, job: Job) -> Callable[[int, int], None]:
         """Shows how many of how many files were read."""
@@ -323,6 +318,18 @@ class Jobs:
             self._stay(self.store.update_job(job.id, progress=done / max(total, 1), message=words))
 
         return report
+
+    def _do_judge(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"judge", "picks"} → {"picks", "name"}: a function picks in the artist's place."""
+        wanted = job.payload["picks"]
+
+        def report(done: int) -> None:
+            words = f"{done} of {wanted} picks"
+            progress = {"progress": done / wanted, "message": words, "result": {"picks": done}}
+            self._require_wanted(self.store.update_job(job.id, **progress))
+
+        done = job.result.get("picks", 0)
+        return let_pick(self.store, self.pair_queue, session, job.payload, done, report)
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → the description of a model, without loading its weights."""

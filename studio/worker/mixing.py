@@ -15,7 +15,7 @@ from studio.lora.tools import Lora, resize, summed
 from studio.paths import expanded
 from studio.pictures.infotext import lora_tag
 from studio.settings import MixPart
-from studio.store import Adapter, Image, Session, Store
+from studio.store import Adapter, Exam, Image, Session, Store
 from studio.store.rows import MIX, Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.renderer import Renderer
@@ -144,6 +144,24 @@ def mix_of(renderer: Renderer, session: Session, parts: list[dict[str, Any]]) ->
                 )
             tastes.append((name, adapter, part.strength))
     return Mix(renderer, tuple(tastes), tuple(files), " ".join(remarks))
+
+
+def mix_of_exam(renderer: Renderer, session: Session, exam: Exam) -> Mix | None:
+    """What an exam asks about, at its strength; None if it is a round alone.
+
+    Raises WorkerError if one of the parts has changed since the first pair was drawn.
+    """
+    if exam.mix is None:
+        return None
+    mix = mix_of(renderer, session, exam.mix["parts"])
+    if not exam.mix["hash"]:
+        renderer.store.set_exam_hash(exam.id, mix.hash)
+    elif exam.mix["hash"] != mix.hash:
+        raise WorkerError(
+            "A LoRA file of this mix has changed since the exam began, so that its pairs would be "
+            "of two mixes. Leave the exam, and begin another one."
+        )
+    return mix.scaled(exam.strength)
 
 
 def _taste(store: Store, adapter_id: str) -> tuple[str, Adapter]:

@@ -96,7 +96,7 @@ def test_a_mix_that_was_compared_is_drawn_in_the_grid_and_examined(
     source = page.locator("#mix-source-1 input").first
     source.fill(str(lora))
     source.press("Enter")
-    page.locator("#compare-start, button:has-text('Compare')").last.click()
+    page.locator("#compare-draw").click()
     wait_for(page, lambda: [j.state for j in store.jobs(session.id, "compare")][:1] == ["done"])
 
     choose(page, "#grid-rounds", "Mix: Round 1 at 1 + style at 1")

@@ -1,6 +1,7 @@
 /* The tour: a card beside a part of the page, and a frame around that part. The page stays usable. */
 import { partsOf } from "../shared/dom.js";
 import { isCovered, meaningOf } from "../shared/keys.js";
+import { _ } from "../shared/messages.js";
 import { openTab, tabButton } from "../shared/page.js";
 
 const KEYS = { ArrowLeft: "back", ArrowRight: "next", Escape: "leave" };
@@ -87,11 +88,11 @@ export function begin({ element, props, server, watch }) {
   function show(number) {
     at = number;
     openTab(step().tab);
-    part("count").textContent = at + 1 + " of " + steps.length;
+    part("count").textContent = _("{number} of {total}", { number: at + 1, total: steps.length });
     part("title").textContent = step().title;
     part("text").textContent = step().text;
     const next = element.querySelector('[data-act="next"]');
-    next.textContent = at + 1 < steps.length ? next.dataset.next : next.dataset.last;
+    next.textContent = at + 1 < steps.length ? _("Next") : _("Start picking");
     element.querySelector('[data-act="back"]').disabled = at === 0;
     card.hidden = frame.hidden = false;
     requestAnimationFrame(() => { if (isOpen()) { bringIntoSight(); place(); } });

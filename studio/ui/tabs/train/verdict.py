@@ -6,6 +6,7 @@ from html import escape
 
 import gradio as gr
 
+from studio.messages import N_, _, told
 from studio.settings import FEWEST_PICKS
 from studio.statistics import Tally, recommended_strength, tallies
 from studio.ui.curves import Interval, interval_chart
@@ -13,7 +14,7 @@ from studio.ui.page import Page
 from studio.ui.snapshot import FINISHED, StoreSnapshot
 from studio.verdict import ENOUGH_REPEATED, Evidence, Guesses, judge
 
-HEADINGS = {"pick": "Pick more", "go_on": "Go on", "stop": "Stop"}
+HEADINGS = {"pick": N_("Pick more"), "go_on": N_("Go on"), "stop": N_("Stop")}
 
 
 def build(page: Page) -> None:
@@ -24,10 +25,14 @@ def build(page: Page) -> None:
 def verdict_card(snapshot: StoreSnapshot) -> str:
     known = evidence(snapshot)
     verdict = judge(known)
-    heading = HEADINGS[verdict.advice]
+    line = _(
+        "<b>{heading}:</b> {reason}",
+        heading=_(HEADINGS[verdict.advice]),
+        reason=escape(told(verdict.reason)),
+    )
     return (
         f"<div class='verdict card' data-advice='{verdict.advice}'>{_picture(known)}"
-        f"<p><b>{heading}:</b> {escape(verdict.reason)}</p></div>"
+        f"<p>{line}</p></div>"
     )
 
 
@@ -62,10 +67,15 @@ def _exam(snapshot: StoreSnapshot) -> Tally:
 def _picture(known: Evidence) -> str:
     """What the rounds guess, with intervals, beside a coin and the artist's own consistency."""
     rows = [
-        Interval(f"Round {one.number}", *one.interval, share=one.share) for one in known.rounds
-    ] or [Interval("Not asked", 0.0, 1.0)]
-    marks = {"coin": 0.5}
+        Interval(_("Round {number}", number=one.number), *one.interval, share=one.share)
+        for one in known.rounds
+    ] or [Interval(_("Not asked"), 0.0, 1.0)]
+    marks = {_("coin"): 0.5}
     if known.repeated >= ENOUGH_REPEATED:
-        marks["you"] = known.agreed / known.repeated
-    said = "; ".join(f"round {one.number} guesses {one}" for one in known.rounds)
-    return interval_chart(rows, marks, f"Picks kept out of the lessons: {said or 'none asked yet'}")
+        marks[_("you")] = known.agreed / known.repeated
+    said = "; ".join(
+        _("round {number} guesses {guesses}", number=one.number, guesses=told(str(one)))
+        for one in known.rounds
+    )
+    about = _("Picks kept out of the lessons: {said}", said=said or _("none asked yet"))
+    return interval_chart(rows, marks, about)
