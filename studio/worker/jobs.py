@@ -299,9 +299,9 @@ class Jobs:
 
     def _do_read(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → {"pictures", "known", "left_out", "other_model", "other_size", "remarks"}:
-        pictures of a folder, copied into the session. Or {"path", "caption"} → {"pictures", "known",
-        "left_out", "remarks"}: the artist's own art; drawings beside it follow while there is
-        nothing else to do. What was read stays when it is cancelled."""
+        pictures of a folder, copied into the session. Or {"path", "caption"} → {"pictures",
+        "known", "left_out", "remarks"}: the artist's own art; drawings beside it follow while there
+        is nothing else to do. What was read stays when it is cancelled."""
         about = self.renderer, self.store, session, job.payload["path"]
         report = self._count_read(job)
         if job.kind == "read_folder":
