@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from studio.store.answers import insert_pick
 from studio.store.database import Database
 from studio.store.schema import pairs, picks, question_id
-from studio.store.waiting import holds
+from studio.store.waiting import holds, is_clicked
 
 
 class Judged(Database):
@@ -40,5 +40,5 @@ def _of_judges(session_id: str, *columns: sa.ColumnElement) -> sa.Select:
     return (
         sa.select(*columns)
         .select_from(picks.join(pairs, picks.c.pair_id == pairs.c.id))
-        .where(pairs.c.session_id == session_id, picks.c.judge.is_not(None), holds)
+        .where(pairs.c.session_id == session_id, picks.c.judge.is_not(None), is_clicked, holds)
     )
