@@ -13,7 +13,7 @@ from studio.store.waiting import holds, is_clicked
 
 
 class Judged(Database):
-    """What was picked by functions instead of the artist; own art is taken back in its own place."""
+    """What was picked by functions instead of the artist; not own art, see `own_pictures`."""
 
     def judged_counts(self, session_id: str) -> dict[str, int]:
         """The number of questions whose answer by a judge holds, by the name of the judge."""
