@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verdict": {"messages", "statistics"},  # whether to go on
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
+    "judging": {"judges", "pictures", "settings", "store"},
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
     "runtime": {"files"},
@@ -50,6 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "families",
         "files",
+        "judges",
+        "judging",
         "lora",
         "models",
         "paths",
@@ -66,6 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "families",
         "files",
+        "judges",
         "messages",
         "paths",
         "pictures",
@@ -99,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "engine",
         "judges",
+        "judging",
         "lora",
         "models",
         "paths",

@@ -1,8 +1,8 @@
 """Collects the messages of the sources in the catalogues: `python -m studio.messages.extraction`.
 
-Pages mark their messages: `_` and `ngettext` in Python and in scripts. In templates all that is read
-is one. Elsewhere nothing is marked: there a sentence is a string of words with a stop, or any string
-of words where it is raised or kept for the artist; its f-string's values become named places.
+Pages mark their messages: `_` and `ngettext` in Python and in scripts. In templates all that is
+read is one. Elsewhere nothing is marked: there a sentence is a string of words with a stop, or any
+string of words where it is raised or kept for the artist; values of f-strings become named places.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MARKS: dict[str, tuple[int, ...] | None] = {"_": None, "N_": None, "ngettext": (
 # Where sentences are not marked. The artist reads them in a page, as an error or as a message.
 ENGLISH = (
     *("store", "worker", "engine", "models", "lora", "pictures", "prompting", "datasets"),
-    *("settings.py", "families.py", "weights.py"),
+    *("settings.py", "families.py", "weights.py", "verdict.py", "judges.py", "judging.py"),
 )
 # What is said on the command line alone, or written into files.
 UNREAD = frozenset(
@@ -37,7 +37,7 @@ UNREAD = frozenset(
 )
 # Whose strings need no stop: the steps of a wait, and what was checked.
 PHRASES = re.compile(
-    r"worker/(?!other_tools|__main__)|engine/collapse|lora/(fuse|export)|families|pictures/workflows"
+    r"worker/(?!other_tools|__main__)|engine/collapse|verdict|lora/(fuse|export)|families|pictures/workflows"
 )
 SENTENCE = re.compile(r"(?:[A-Z“]|\{).*[.:]$", re.DOTALL)
 PHRASE = re.compile(r"[A-Z“{].*[^\W\d_]{2}|Done\.", re.DOTALL)
@@ -45,8 +45,9 @@ WORDS = re.compile(
     r"[^\W\d_]{2,}[,.:;]? +[^\W\d_{“]|[^\W\d_]{3,}\.$|\} [^\W\d_]{2,}|[^\W\d_]{2,}[:,]? \{"
 )
 CODE = re.compile(
-    r"[A-Z]{4,}|Pairs picked with|\{(?:seed|unet|mix|odd)\}|(?:Negative|Model|CFG|Clip|Eta|TI|VAE|Source|Schedule|Noise|Zero"
-    r"|Euler|Node|Base M)\b(?!.*\.$)"
+    r"[A-Z]{4,}|Pairs picked with|\{(?:seed|unet|mix|odd)\}|"
+    r"(?:Negative|Model|CFG|Clip|Eta|TI|VAE"
+    r"|Source|Schedule|Noise|Zero|Euler|Node|Base M)\b(?!.*\.$)"
 )
 LOGS = frozenset(("debug", "info", "warning", "error", "exception", "execute", "text", "compile"))
 

@@ -7,7 +7,7 @@ made of it; the values are read from the sentence and set into the translation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from string import Formatter
@@ -22,17 +22,35 @@ CHOICE = re.compile(
 )  # `{cat|dog}`, an example of a prompt
 WORD = re.compile(r"[^\W\d_]{2}")
 CLOSED = "。！？：、，"  # no space follows these
+FEWEST_LETTERS = 4  # of a message with places, to tell it from any other text
 MOST_CHARACTERS = 4000  # longer texts are no sentences of the studio
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A message with places, as what fits it. plural: both forms of a counted one."""
+    """A message with places, as what fits it: with short values first, and with long ones."""
 
-    fits: re.Pattern[str]
-    message: str | tuple[str, str]
+    fits: tuple[re.Pattern[str], re.Pattern[str]]
+    message: str | tuple[str, str]  # both forms of a counted one
     quoted: frozenset[str]  # places in quotation marks: somebody's own words
-    weight: int  # letters that must be there
+    is_vague: (
+        bool  # with few words of its own, `{number} of {total}`: its values must be told whole
+    )
+
+    def readings(self, text: str) -> Iterator[dict[str, str]]:
+        """The values of a text that it fits."""
+        for fits in self.fits:
+            found = fits.fullmatch(text)
+            if found:
+                yield found.groupdict()
+
+
+@dataclass(frozen=True, order=True)
+class Told:
+    """A text in the language. `left`: letters that stay as they are; the fewer, the better."""
+
+    left: int
+    text: str
 
 
 class Sentences:
@@ -41,52 +59,63 @@ class Sentences:
     def __init__(self, code: str) -> None:
         self._gettext = catalogue(code)
         self._known: set[str] = set()
-        patterns: list[Pattern] = []
+        self._patterns: list[Pattern] = []
         for message in messages(code):
             forms = (message.id,) if isinstance(message.id, str) else message.id
             for form in filter(None, forms):
                 self._known.add(form)
                 if pattern := _pattern(form, message.id):
-                    patterns.append(pattern)
-        self._patterns = sorted(patterns, key=lambda one: -one.weight)
-        self.told = lru_cache(maxsize=4096)(self._told)
+                    self._patterns.append(pattern)
+        self._read = lru_cache(maxsize=8192)(self._readings)
 
-    def _told(self, text: str) -> str:
-        if len(text) > MOST_CHARACTERS:
-            return text
-        if (whole := self._one(text)) is not None:
+    def told(self, text: str) -> str:
+        """The text, with all that are messages in the language."""
+        return text if len(text) > MOST_CHARACTERS else self._read(text).text
+
+    def _readings(self, text: str) -> Told:
+        """The best reading: of the whole text, or of its sentences one after the other."""
+        whole = self._one(text)
+        if whole is not None and whole.left == 0:
             return whole
         parts = JOINTS.split(text)
-        said: list[str] = []
+        read = self._in_sentences(parts) if len(parts) > 1 else Told(_letters(text), text)
+        return read if whole is None or read.left < whole.left else whole
+
+    def _in_sentences(self, parts: list[str]) -> Told:
+        said: list[Told] = []
         at = 0
         while at < len(parts):
             for end in range(len(parts), at, -1):
-                one = self._one(" ".join(parts[at:end]))
+                text = " ".join(parts[at:end])
+                one = None if (at, end) == (0, len(parts)) else self._one(text)
                 if one is not None:
                     break
             else:
-                one, end = parts[at], at + 1
+                one, end = Told(_letters(parts[at]), parts[at]), at + 1
             said.append(one)
             at = end
-        return joined(said)
+        return Told(sum(one.left for one in said), joined(one.text for one in said))
 
-    def _one(self, text: str) -> str | None:
-        """A text that is a single message; None if it is not."""
+    def _one(self, text: str) -> Told | None:
+        """The best reading of a text as a single message; None if it is none."""
         if text in self._known:
-            return self._gettext.gettext(text)
-        # A sentence may stand without its stop, or a phrase with one.
+            return Told(0, self._gettext.gettext(text))
+        # A phrase may stand with a stop, and a sentence without its own.
         if text.endswith(".") and text[:-1] in self._known:
-            return self._gettext.gettext(text[:-1]) + "。"
+            return Told(0, self._gettext.gettext(text[:-1]) + "。")
         if f"{text}." in self._known:
-            return self._gettext.gettext(f"{text}.").rstrip("。")
-        for pattern in self._patterns:
-            if found := pattern.fits.fullmatch(text):
-                return self._filled(pattern, found.groupdict())
-        return None
+            return Told(0, self._gettext.gettext(f"{text}.").rstrip("。"))
+        readings = (
+            reading
+            for pattern in self._patterns
+            for values in pattern.readings(text)
+            if (reading := self._filled(pattern, values)).left == 0 or not pattern.is_vague
+        )
+        return min(readings, default=None, key=lambda one: one.left)
 
-    def _filled(self, pattern: Pattern, found: dict[str, str]) -> str:
-        values = {
-            name: value if name in pattern.quoted else self.told(value)
+    def _filled(self, pattern: Pattern, found: dict[str, str]) -> Told:
+        read = {
+            name: Told(0, value) if name in pattern.quoted else self._read(value)
             for name, value in found.items()
         }
         if isinstance(pattern.message, str):
@@ -94,10 +123,11 @@ class Sentences:
         else:
             number = re.sub(r"\D", "", found.get("number", "1"))
             translation = self._gettext.ngettext(*pattern.message, int(number or 1))
-        return "".join(
-            text + (values[name] if name else "")
+        text = "".join(
+            text + (read[name].text if name else "")
             for text, name, _format, _conversion in Formatter().parse(translation)
         )
+        return Told(sum(one.left for one in read.values()), text)
 
 
 @cache
@@ -107,7 +137,7 @@ def sentences_in(code: str) -> Sentences:
 
 
 def _pattern(form: str, message: str | tuple[str, str]) -> Pattern | None:
-    """What fits a form of a message; None if too few words are fixed in it."""
+    """What fits a form of a message; None if it has no places, or too few words are fixed in it."""
     expression, literal, seen = "", "", set[str]()
     quoted = set[str]()
     if not PLACE.search(form) or CHOICE.search(form):
@@ -122,8 +152,14 @@ def _pattern(form: str, message: str | tuple[str, str]) -> Pattern | None:
                 quoted.add(name)
     if not WORD.search(literal):
         return None
-    weight = len(re.sub(r"[\W\d_]", "", literal))
-    return Pattern(re.compile(expression, re.DOTALL), message, frozenset(quoted), weight)
+    both = (expression, expression.replace(".+?)", ".+)"))
+    fits = tuple(re.compile(one, re.DOTALL) for one in both)
+    is_vague = _letters(literal) < FEWEST_LETTERS
+    return Pattern((fits[0], fits[1]), message, frozenset(quoted), is_vague)
+
+
+def _letters(text: str) -> int:
+    return sum(letter.isascii() and letter.isalpha() for letter in text)
 
 
 def joined(said: Iterable[str]) -> str:

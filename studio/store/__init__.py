@@ -7,8 +7,9 @@ Any number of threads and processes may use a `Store` at once; each of its metho
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
 status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
-`folder_pictures` (those of an artist's folders) and `tour` (of the pages). Each is a class on
-`database` (transactions, migrations), and none knows another. Its return values are in `rows`.
+`folder_pictures` (those of an artist's folders), `own_pictures` (their own finished art), `judged`
+(picks by functions) and `tour` (of the pages). Each is a class on `database` (transactions,
+migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -43,10 +44,12 @@ from studio.store.gallery import (
 from studio.store.home_check import warning as home_warning
 from studio.store.images import Images
 from studio.store.jobs import Jobs
+from studio.store.judged import Judged
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.lone_pictures import LonePictures
 from studio.store.mending import RowReport, mend_rows
+from studio.store.own_pictures import OwnCounts, OwnPicture, OwnPictures
 from studio.store.questions import Questions
 from studio.store.rounds import Rounds
 from studio.store.rows import (
@@ -94,6 +97,8 @@ class Store(
     Exams,
     Library,
     FolderPictures,
+    OwnPictures,
+    Judged,
     Tour,
 ):
     """The store of one home; see `Store.open`."""
@@ -119,6 +124,8 @@ __all__ = [
     "KnownModel",
     "LonePictures",
     "Metric",
+    "OwnCounts",
+    "OwnPicture",
     "Pair",
     "Pick",
     "PickCounts",

@@ -29,7 +29,7 @@ from studio.store.questions import (
 )
 from studio.store.rows import Answer, KeptAnswer, Pair, Pick, PickedPair, Question
 from studio.store.schema import pairs, picks, question_id
-from studio.store.waiting import holds, is_last_pick, is_of_question
+from studio.store.waiting import holds, is_clicked, is_last_pick, is_of_question
 
 NO_MARKS: Mapping[str, str] = MappingProxyType({})
 MARKED = TypeAdapter(shapes.Marked)
@@ -132,34 +132,14 @@ class Answers(Database):
                 raise StoreError("A picture of this question was deleted for good.")
             if judge is not None and _is_answered(connection, question):
                 raise AlreadyAnswered("This question has an answer already.")
-            is_grid = pair.grid_id is not None
-            if is_grid:
-                choices = _choices_of_grid(question, choice, ranking)
-            elif choice in CHOICES:
-                choices = [choice]
-            else:
-                raise StoreError(f"An answer to a pair is one of {', '.join(CHOICES)}.")
-            if reason is not None and (reason not in REASONS or choice in NOT_BETTER):
-                raise StoreError(f"A reason is one of {', '.join(REASONS)}, for what is better.")
-            if much_better and (is_grid or choice in NOT_BETTER):
-                raise StoreError("Only the better picture of a pair can be much better.")
-            if marks:
-                _require_marks(marks, question, choice)
-            for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
-                why = reason if its in ("left", "right") else None
-                pick_id = _nth(answer_id, number)
-                where = _marks_of_pair(marks, pair) if its in ("left", "right") else {}
-                insert_pick(connection, pick_id, pair.id, its, much_better, why, judge, where)
-            connection.execute(
-                sa.update(pairs)
-                .where(is_of_question([id_]), pairs.c.stale_at_s.is_(None))
-                .values(stale_at_s=time.time())
-            )
+            said = {"much_better": much_better, "reason": reason, "judge": judge, "marks": marks}
+            insert_answer(connection, answer_id, question, choice, ranking=ranking, **said)
             return _kept(connection, answer_id, question)
 
     def undo_pick(self, undo_id: str, session_id: str) -> Question | None:
         """Withdraw the newest answer that holds; its question becomes the next one waiting.
 
+        Own art that was chosen meanwhile is no click to take back: `own_pictures` does that.
         Returns that question, or None if there is no answer. A second call with the same `undo_id`
         changes nothing and returns the same question.
         """
@@ -168,7 +148,7 @@ class Answers(Database):
             newest = (
                 sa.select(picks.c.pair_id)
                 .join(pairs, picks.c.pair_id == pairs.c.id)
-                .where(pairs.c.session_id == session_id, holds, is_of_two)
+                .where(pairs.c.session_id == session_id, holds, is_of_two, is_clicked)
                 .order_by(picks.c.seq.desc())
                 .limit(1)
             )
@@ -178,8 +158,7 @@ class Answers(Database):
                 return None
             question = get_question(connection, get_pair(connection, pair_id).question_id)
             if before is None:
-                for number, pair in enumerate(question.pairs):
-                    insert_pick(connection, _nth(undo_id, number), pair.id, None)
+                withdraw_answer(connection, undo_id, question)
                 # The artist wants to see it again, even if it was discarded in the meantime.
                 connection.execute(
                     sa.update(pairs).where(is_of_question([question.id])).values(stale_at_s=None)
@@ -232,6 +211,50 @@ class Answers(Database):
             for one in read_all(connection, connection.execute(query), _read_picked_pair):
                 picked[one.pair.question_id].append(one)
         return [Answer(tuple(of_question)) for of_question in picked.values() if of_question]
+
+
+def insert_answer(
+    connection: sa.Connection,
+    answer_id: str,
+    question: Question,
+    choice: Choice | Literal["ranked"],
+    *,
+    ranking: Sequence[str] = (),
+    much_better: bool = False,
+    reason: Reason | None = None,
+    judge: str | None = None,
+    marks: Mapping[str, str] = NO_MARKS,
+) -> None:
+    """Add the picks of an answer, and take its question out of the queue."""
+    is_grid = question.pairs[0].grid_id is not None
+    if is_grid:
+        choices = _choices_of_grid(question, choice, ranking)
+    elif choice in CHOICES:
+        choices = [choice]
+    else:
+        raise StoreError(f"An answer to a pair is one of {', '.join(CHOICES)}.")
+    if reason is not None and (reason not in REASONS or choice in NOT_BETTER):
+        raise StoreError(f"A reason is one of {', '.join(REASONS)}, for what is better.")
+    if much_better and (is_grid or choice in NOT_BETTER):
+        raise StoreError("Only the better picture of a pair can be much better.")
+    if marks:
+        _require_marks(marks, question, choice)
+    for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
+        why = reason if its in ("left", "right") else None
+        pick_id = _nth(answer_id, number)
+        where = _marks_of_pair(marks, pair) if its in ("left", "right") else {}
+        insert_pick(connection, pick_id, pair.id, its, much_better, why, judge, where)
+    connection.execute(
+        sa.update(pairs)
+        .where(is_of_question([question.id]), pairs.c.stale_at_s.is_(None))
+        .values(stale_at_s=time.time())
+    )
+
+
+def withdraw_answer(connection: sa.Connection, undo_id: str, question: Question) -> None:
+    """Add picks without a choice to a question."""
+    for number, pair in enumerate(question.pairs):
+        insert_pick(connection, _nth(undo_id, number), pair.id, None)
 
 
 def _choices_of_grid(

@@ -33,6 +33,8 @@ JobKind = Literal[
     "give_picks",
     "take_picks",
     "read_folder",
+    "read_own",
+    "judge",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
@@ -42,6 +44,9 @@ ExamChoice = Literal["left", "right", "tie"]
 # of its looks (`studio.pictures.alike`).
 SOURCE, SOURCE_HASH, SOURCE_MODEL = "Source", "Source hash", "Source model"
 SOURCE_SETTINGS, SOURCE_LOOK = "Source settings", "Source look"
+# The key, in place of the source's hash, of finished art of the artist's own (`own_pictures`); and
+# the judge of picks that choose it, because nobody clicked.
+OWN_HASH, OWN_ART = "Own art hash", "own art"
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
@@ -83,6 +88,11 @@ class Image:
     companions: dict[str, str] = field(default_factory=dict)
     deleted_at_s: float | None = None  # set: out of the gallery, and can be brought back
     erased_at_s: float | None = None  # set too: its files are gone for good
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the artist's own finished art, given to learn from."""
+        return OWN_HASH in self.companions
 
     @property
     def look(self) -> int:
@@ -134,7 +144,8 @@ class Question:
 class Pick:
     """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
-    `judge` is the name of the function that chose instead of the artist; None: the artist.
+    `judge` is the name of the function that chose instead of the artist, or `OWN_ART` where their
+    own art was chosen because it is theirs; None: the artist clicked.
     `much_better`, `reason` and `marks` go with a choice of left or right; rounds learn from the
     choice, from `much_better` if their settings say so, and at the marked places. `marks`: by side,
     the places that decided as `studio.settings.MARKS_ACROSS` has them.

@@ -116,7 +116,10 @@ class Payload(TypedDict, total=False):
     author: Text
     notes: Text
     form: Text
+    judge: Text
+    picks: Count
     path: Text
+    caption: Text
     repo: Text
     base_model: Text
 
@@ -179,6 +182,7 @@ class Worker(TypedDict):
 ASKED = {
     "grid": {"prompts", "seeds", "adapter_ids", "strengths"},
     "best_of": {"prompts", "seeds", "adapter_id"},
+    "judge": {"judge", "picks"},
     "fit": {"path"},
 }
 DONE = {
@@ -188,6 +192,7 @@ DONE = {
     "give_picks": {"folder", "picks", "left_out"},
     "take_picks": {"session_id", "name", "picks", "left_out"},
     "read_folder": {"pictures", "known", "left_out", "other_model", "other_size"},
+    "read_own": {"pictures", "known", "left_out"},
 }
 
 _share = TypeAdapter(Share, config=STRICT)

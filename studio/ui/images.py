@@ -28,7 +28,7 @@ from studio.pictures.files import (
 from studio.pictures.infotext import Parameters, ParametersError, loras_in, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError, write_atomically
-from studio.store.rows import MIX, SOURCE, SOURCE_SETTINGS
+from studio.store.rows import MIX, SOURCE, SOURCE_MODEL, SOURCE_SETTINGS
 from studio.ui.guard import BYTES
 from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
@@ -208,6 +208,16 @@ def file_stem(image: Image) -> str:
     """`a-red-apple-7`: a file name for every system, without its extension."""
     words = re.sub(r"[^a-z0-9]+", "-", image.prompt.lower()).strip("-")[:60].strip("-")
     return f"{words or 'picture'}-{image.seed}"
+
+
+def source_of(image: Image) -> str:
+    """Where a picture comes from that was not drawn here; "" for a drawn one."""
+    if image.is_own:
+        return _("Your own art")
+    if SOURCE not in image.companions:
+        return ""
+    model = image.companions.get(SOURCE_MODEL)
+    return _("From your folder, by {model}", model=model) if model else _("From your folder")
 
 
 def made_with(store: Store, image: Image) -> Parameters:

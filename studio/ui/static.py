@@ -39,6 +39,7 @@ STYLES = (
     "compare/compare.css",
     "compare/grid.css",
     "compare/story.css",
+    "compare/best.css",
     "shared/dropin.css",
     "exam/exam.css",
     "export/export.css",

@@ -46,8 +46,8 @@ STEPS = (
         ("#round-card",),
         N_("See it learn"),
         N_(
-            "A round starts by itself after some picks. Here you see how far it is, and whether "
-            "to pick more, go on or stop."
+            "A round starts by itself after some picks. Here you see how far it is, and whether to "
+            "pick more, go on or stop."
         ),
     ),
     Step(
@@ -70,8 +70,8 @@ STEPS = (
         ("#tab-gallery-button",),
         N_("Find every picture again"),
         N_(
-            "Gallery keeps all that was drawn, by prompt, round and pick. The session menu shows "
-            "this tour again."
+            "Gallery keeps all that was drawn, by prompt, round and pick. "
+            "The session menu shows this tour again."
         ),
     ),
 )
@@ -81,7 +81,7 @@ def build(page: Page) -> None:
     """One `gr.HTML`, which shows itself over the page."""
     store = page.store
 
-    def seen(_: dict[str, Any]) -> dict[str, Any]:
+    def seen(_payload: dict[str, Any]) -> dict[str, Any]:
         store.set_tour_seen()
         return {}
 

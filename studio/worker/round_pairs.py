@@ -70,8 +70,8 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
     ]
     if not sides:
         raise WorkerError(
-            "The files of all picks of this round are missing, or they are pictures of a folder: "
-            "D3PO learns from the steps of a drawing. Choose Diffusion-DPO for them."
+            "The files of all picks of this round are missing, or they are pictures of a folder or "
+            "of your own: D3PO learns from the steps of a drawing. Choose Diffusion-DPO for them."
             if not only_final
             else "The files of all picks of this round are missing."
         )

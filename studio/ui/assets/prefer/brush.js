@@ -2,12 +2,13 @@
  *
  * The marks of a picture are a map of ACROSS x ACROSS places over all of it, whatever its size. They
  * are sent as the bits of the places, row by row, in hexadecimal. They lie over the picture as a
- * canvas of as many pixels, which is zoomed and moved with it.
+ * canvas, which is zoomed and moved with it.
  */
+import { _ } from "../shared/messages.js";
 import { isBetter, pictureAt, sidesOf } from "./questions.js";
 
 const ACROSS = 32;
-const OPACITY = 150; // of 255
+const PLACE_PX = 16; // of the canvas
 const RADIUS = 0.055; // of the brush, in shorter sides of the frame
 
 export class Brush {
@@ -49,7 +50,7 @@ export class Brush {
     for (const side of sidesOf(asked)) {
       const canvas = document.createElement("canvas");
       canvas.className = "marks";
-      canvas.width = canvas.height = ACROSS;
+      canvas.width = canvas.height = ACROSS * PLACE_PX;
       this.#grid.boxOf(side).querySelector(".frame").append(canvas);
     }
     this.#paint();
@@ -76,8 +77,8 @@ export class Brush {
     this.isOn = !this.isOn;
     this.#stroke = null;
     this.#box.classList.toggle("brushing", this.isOn);
-    this.#page.say(this.isOn ? "Mark what decided, on either picture. Then choose."
-      : this.hasMarks ? "Marked. Now choose." : "");
+    this.#page.say(this.isOn ? _("Mark what decided, on either picture. Then choose.")
+      : this.hasMarks ? _("Marked. Now choose.") : "");
     this.#page.changed();
   }
 
@@ -88,7 +89,7 @@ export class Brush {
     else return false;
     this.#stroke = null;
     this.#paint();
-    this.#page.say(this.hasMarks ? "The last stroke is taken back." : "No marks.");
+    this.#page.say(this.hasMarks ? _("The last stroke is taken back.") : _("No marks."));
     this.#page.changed();
     return true;
   }
@@ -118,7 +119,7 @@ export class Brush {
   #end(event) {
     if (this.#stroke?.id !== event.pointerId) return;
     this.#stroke = null;
-    this.#page.say("Marked.");
+    this.#page.say(_("Marked."));
     this.#page.changed();
   }
 
@@ -175,12 +176,19 @@ export class Brush {
       const map = this.#marks[pictureAt(this.#asked, side).image_id];
       canvas.hidden = !map;
       if (!map) continue;
-      const pixels = new ImageData(ACROSS, ACROSS);
-      const [red, green, blue] = getComputedStyle(canvas).color.match(/[\d.]+/g).map(Number);
-      map.forEach((is, place) => pixels.data.set([red, green, blue, is ? OPACITY : 0], 4 * place));
-      canvas.getContext("2d").putImageData(pixels, 0, 0);
+      const context = canvas.getContext("2d");
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      context.fillStyle = getComputedStyle(canvas).color;
+      map.forEach((is, place) => { if (is) dot(context, place % ACROSS, Math.floor(place / ACROSS)); });
     }
   }
+}
+
+/* Round, and a little larger than the place, so that neighbours flow together. */
+function dot(context, column, row) {
+  context.beginPath();
+  context.arc((column + 0.5) * PLACE_PX, (row + 0.5) * PLACE_PX, 0.8 * PLACE_PX, 0, 2 * Math.PI);
+  context.fill();
 }
 
 function encoded(map) {

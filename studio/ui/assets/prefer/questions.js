@@ -3,10 +3,11 @@
  * A question is a pair, or a grid of more pictures of one prompt. A side is the name of a place: left
  * and right in a pair, the numbers from 1 in a grid.
  *
- * An answer is { choice, much_better, reason, ranking, judge, marks }: the choice of a grid is "ranked", or
- * what all of its pictures are; ranking holds the ids of its better pictures, the best first; judge is
- * the name of the function that answered, or null for the artist; marks has by image id where the
- * artist marked what decided.
+ * An answer is { choice, much_better, reason, ranking, judge, is_own, marks }: the choice of a grid is
+ * "ranked", or what all of its pictures are; ranking holds the ids of its better pictures, the best
+ * first; judge is the name of the function that answered, or null for the artist; is_own: nobody
+ * clicked, the better one is the artist's own art; marks has by image id where the artist marked what
+ * decided.
  */
 import { _ } from "../shared/messages.js";
 
@@ -49,6 +50,7 @@ export function pictureWithin(side) {
 
 export function inWords(answer, asked) {
   const words = choiceInWords(answer, asked);
+  if (answer.is_own) return _("{words}, for it is your own art", { words });
   return answer.judge ? _("{words}, picked by a judge ({judge})", { words, judge: answer.judge }) : words;
 }
 

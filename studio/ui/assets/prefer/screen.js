@@ -112,7 +112,8 @@ export class Screen {
     const button = this.#act("brush");
     press(button, brush.isOn || brush.hasMarks);
     button.classList.toggle("primary", brush.canKeep);
-    this.#part("brush-act").textContent = brush.canKeep ? "Keep these marks" : brush.isOn ? "Done" : "Mark";
+    this.#part("brush-act").textContent = brush.canKeep ? _("Keep these marks")
+      : brush.isOn ? _("Done") : _("Mark");
   }
 
   /* Why there is no question on the screen. */

@@ -144,7 +144,8 @@ export class Strip {
       "aria-label": _("{words}. {prompt}. Open it again", { words, prompt: asked.prompt }),
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const marks = [MARKS[answer.choice], answer.judge && _("by a judge"), hasMarks(answer) && _("marked"), asked.note && "•"];
+    const by = answer.is_own ? _("your own art") : answer.judge && _("by a judge");
+    const marks = [MARKS[answer.choice], by, hasMarks(answer) && _("marked"), asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));
     return node("div", { role: "listitem", "data-pair": asked.id }, button);

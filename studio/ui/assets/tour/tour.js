@@ -91,8 +91,8 @@ export function begin({ element, props, server, watch }) {
     part("count").textContent = _("{number} of {total}", { number: at + 1, total: steps.length });
     part("title").textContent = step().title;
     part("text").textContent = step().text;
-    element.querySelector('[data-act="next"]').textContent =
-      at + 1 < steps.length ? _("Next") : _("Start picking");
+    const next = element.querySelector('[data-act="next"]');
+    next.textContent = at + 1 < steps.length ? _("Next") : _("Start picking");
     element.querySelector('[data-act="back"]').disabled = at === 0;
     card.hidden = frame.hidden = false;
     requestAnimationFrame(() => { if (isOpen()) { bringIntoSight(); place(); } });

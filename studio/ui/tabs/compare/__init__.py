@@ -18,7 +18,7 @@ from studio.ui.jobs import cancel_open, is_open
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.static import script, template
-from studio.ui.tabs.compare import comparison, grid, mix, story
+from studio.ui.tabs.compare import best, comparison, grid, mix, story
 
 
 def build(page: Page) -> None:
@@ -95,6 +95,8 @@ def build(page: Page) -> None:
                 elem_id="compare-viewer",
             )
 
+    with gr.Accordion(_("Best of many for your taste"), open=False, elem_id="best-fold"):
+        best.build(page, seed, adapter, strength)
     fold = gr.Accordion(_("Grid over strengths and rounds"), open=False, elem_id="grid-fold")
     with fold:
         grid.build(page, prompts, seed, seeds)

@@ -12,7 +12,7 @@ from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store, 
 from studio.store.gallery import PAGE
 from studio.store.rows import MIX, Image, Verdict
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.snapshot import StoreSnapshot
 
 BASE = "base"  # stands for the base model where an adapter is named
@@ -89,7 +89,7 @@ def round_numbers(store: Store, images: Sequence[Image]) -> dict[str | None, int
 
 def about(image: Image, numbers: Mapping[str | None, int]) -> str:
     """`Round 2 at 0.8 · seed 7 · 512 × 512 · Compare`."""
-    drawn_by = _("Base model")
+    drawn_by = source_of(image) or _("Base model")
     if image.adapter_id is not None:
         drawn_by = _("Round {number}", number=numbers.get(image.adapter_id, "?"))
         drawn_by = words.at_strength(drawn_by, image.strength)
@@ -98,8 +98,9 @@ def about(image: Image, numbers: Mapping[str | None, int]) -> str:
             words.at_strength(name, strength, always=True) for name, strength in mixed
         )
         drawn_by = _("Base model with {loras}", loras=listed)
+    seed = "" if image.is_own else _("seed {seed}", seed=image.seed)
     size = f"{image.sampling.width_px} × {image.sampling.height_px}"
-    parts = [drawn_by, _("seed {seed}", seed=image.seed), size, _purpose(image)]
+    parts = [drawn_by, seed, size, _purpose(image)]
     return " · ".join(filter(None, parts))
 
 

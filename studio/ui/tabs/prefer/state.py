@@ -8,10 +8,10 @@ from typing import Any
 
 from studio.durations import duration
 from studio.messages import _, together, told
-from studio.store import Answer, Image, Question
-from studio.store.rows import SOURCE, SOURCE_MODEL
+from studio.store import Answer, Question
+from studio.store.rows import OWN_ART
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.jobs import is_open, words_of
 from studio.ui.snapshot import StoreSnapshot
 
@@ -42,7 +42,7 @@ def question_value(question: Question) -> dict[str, Any]:
     return {
         "id": question.id,
         "prompt": first.prompt,
-        "source": source(first.left),
+        "source": source(question),
         "width_px": first.left.sampling.width_px,
         "height_px": first.left.sampling.height_px,
         "again": first.repeat_of is not None,
@@ -59,12 +59,11 @@ def question_value(question: Question) -> dict[str, Any]:
     }
 
 
-def source(image: Image) -> str:
-    """Where a picture of a folder comes from; "" for a drawn one."""
-    if SOURCE not in image.companions:
-        return ""
-    model = image.companions.get(SOURCE_MODEL)
-    return _("From your folder, by {model}", model=model) if model else _("From your folder")
+def source(question: Question) -> str:
+    """Where its pictures come from; "" for drawn ones."""
+    if any(image.is_own for image in question.images):
+        return _("Your own art beside what was drawn of its caption")
+    return source_of(question.images[0])
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:
@@ -78,6 +77,7 @@ def answer_value(answer: Answer) -> dict[str, Any]:
         "reason": next((pick.reason for pick in picks if pick.reason), None),
         "ranking": list(answer.ranking),
         "judge": picks[0].judge,
+        "is_own": picks[0].judge == OWN_ART,
         "marks": {i.id: marks[i.id] for i in answer.question.images if i.id in marks},
     }
 

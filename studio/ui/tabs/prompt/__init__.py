@@ -14,6 +14,7 @@ from studio.ui.tabs.prompt import (
     folder,
     from_picture,
     model,
+    own_art,
     preview,
     prompts,
     sampling,
@@ -33,6 +34,8 @@ def build(page: Page) -> None:
             accept_picture(page, "prompt-drop", partial(from_picture.restore, page), refill=True)
             with gr.Accordion(_("Pick from a folder of pictures"), open=False, elem_id="folder"):
                 folder.build(page)
+            with gr.Accordion(_("Learn from your own art"), open=False, elem_id="own"):
+                own_art.build(page)
             with gr.Accordion(_("Styles"), open=False, elem_id="styles"):
                 styles.build(page)
             with gr.Accordion(_("How pictures are made"), open=False, elem_id="picture-settings"):

@@ -6,7 +6,7 @@ from html import escape
 
 import gradio as gr
 
-from studio.messages import _, together
+from studio.messages import _, ngettext, together
 from studio.statistics import leans, wilson
 from studio.store.rows import Consistency
 from studio.ui import words
@@ -23,7 +23,8 @@ def build(page: Page) -> None:
 
 def evidence(snapshot: StoreSnapshot) -> str:
     """All lines for which there are enough picks."""
-    lines = [*agreement_lines(snapshot.agreement), *consistency_lines(snapshot.consistency)]
+    lines = [*agreement_lines(snapshot.agreement, own_asked(snapshot))]
+    lines += consistency_lines(snapshot.consistency)
     if not lines:
         return ""
     items = "".join(
@@ -32,8 +33,14 @@ def evidence(snapshot: StoreSnapshot) -> str:
     return f"<h2 class='section'>{_('What is known so far')}</h2><ul class='evidence'>{items}</ul>"
 
 
-def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
-    """How many held-out picks the newest round predicts."""
+def own_asked(snapshot: StoreSnapshot) -> int:
+    """How many of the newest round's held-out picks chose the artist's own art."""
+    round_ = snapshot.newest_round
+    return snapshot.store.own_picks_among(round_.held_out_pick_ids) if round_ else 0
+
+
+def agreement_lines(agreement: tuple[int, int] | None, own: int = 0) -> list[tuple[str, str]]:
+    """How many held-out picks the newest round predicts. own: those of the artist's own art."""
     if agreement is None:
         return []
     right, asked = agreement
@@ -42,6 +49,11 @@ def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
         _("That is more than chance.")
         if low > 0.5
         else _("That may still be chance: more picks will tell.")
+    )
+    without_click = ngettext(
+        "{number} of these puts your own art before a drawing, without a click.",
+        "{number} of these put your own art before a drawing, without a click.",
+        own,
     )
     return [
         (
@@ -58,6 +70,7 @@ def agreement_lines(agreement: tuple[int, int] | None) -> list[tuple[str, str]]:
                     high=words.per_cent(high),
                 ),
                 verdict,
+                without_click if own else "",
             ),
         )
     ]

@@ -96,10 +96,12 @@ def build(page: Page) -> None:
     )
     about_lone = gr.HTML(apply_default_css=False, elem_id="about-lone", elem_classes="under-field")
     keep = gr.Checkbox(
-        label="Keep to the prompt",
-        info="Each picture that you chose is also held against words that it does not fit, so that "
-        "a taste for blue leaves red where your prompt says red. It needs no picks of its own; a "
-        "round takes about half as long again.",
+        label=_("Keep to the prompt"),
+        info=_(
+            "Each picture that you chose is also held against words that it does not fit, so that "
+            "a taste for blue leaves red where your prompt says red. It needs no picks of its own; "
+            "a round takes about half as long again."
+        ),
         elem_id="keep-to-prompt",
     )
     with gr.Row():

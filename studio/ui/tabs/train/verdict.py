@@ -6,7 +6,7 @@ from html import escape
 
 import gradio as gr
 
-from studio.messages import N_, _
+from studio.messages import N_, _, told
 from studio.settings import FEWEST_PICKS
 from studio.statistics import Tally, recommended_strength, tallies
 from studio.ui.curves import Interval, interval_chart
@@ -14,11 +14,7 @@ from studio.ui.page import Page
 from studio.ui.snapshot import FINISHED, StoreSnapshot
 from studio.verdict import ENOUGH_REPEATED, Evidence, Guesses, judge
 
-HEADINGS = {
-    "pick": N_("<b>Pick more:</b> {reason}"),
-    "go_on": N_("<b>Go on:</b> {reason}"),
-    "stop": N_("<b>Stop:</b> {reason}"),
-}
+HEADINGS = {"pick": N_("Pick more"), "go_on": N_("Go on"), "stop": N_("Stop")}
 
 
 def build(page: Page) -> None:
@@ -29,10 +25,14 @@ def build(page: Page) -> None:
 def verdict_card(snapshot: StoreSnapshot) -> str:
     known = evidence(snapshot)
     verdict = judge(known)
-    sentence = _(HEADINGS[verdict.advice], reason=escape(verdict.reason))
+    line = _(
+        "<b>{heading}:</b> {reason}",
+        heading=_(HEADINGS[verdict.advice]),
+        reason=escape(told(verdict.reason)),
+    )
     return (
         f"<div class='verdict card' data-advice='{verdict.advice}'>{_picture(known)}"
-        f"<p>{sentence}</p></div>"
+        f"<p>{line}</p></div>"
     )
 
 
@@ -73,10 +73,9 @@ def _picture(known: Evidence) -> str:
     marks = {_("coin"): 0.5}
     if known.repeated >= ENOUGH_REPEATED:
         marks[_("you")] = known.agreed / known.repeated
-    said = [
-        _("round {number} guesses {guesses}", number=one.number, guesses=one)
+    said = "; ".join(
+        _("round {number} guesses {guesses}", number=one.number, guesses=told(str(one)))
         for one in known.rounds
-    ] or [_("none asked yet")]
-    return interval_chart(
-        rows, marks, _("Picks kept out of the lessons: {rounds}", rounds="; ".join(said))
     )
+    about = _("Picks kept out of the lessons: {said}", said=said or _("none asked yet"))
+    return interval_chart(rows, marks, about)
