@@ -143,6 +143,12 @@ class PairBatch:
             again=len(further),
         )
 
+    @property
+    def of_two(self) -> list[int]:
+        """The indices of pairs of two different pictures."""
+        pairs = range(len(self) - self.again)
+        return [p for p in pairs if ABSENT not in (self.chosen[p], self.rejected[p])]
+
     def groups(self) -> list[list[int]]:
         """Pair indices, grouped by shared pictures: the pairs of one ranking form a group."""
         groups: list[tuple[set[int], list[int]]] = []

@@ -84,7 +84,8 @@ def round_card(snapshot: StoreSnapshot) -> str:
 def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
     picks = words.count(len(round_.train_pick_ids), "pick")
     if round_.favourite_ids:
-        picks += f" and {words.count(len(round_.favourite_ids), 'favourite')}"
+        favourites = words.count(len(round_.favourite_ids), "favourite")
+        picks = f"{picks} and {favourites}" if round_.train_pick_ids else favourites
     share = words.share_done(round_, snapshot.worker)
     match round_.state:
         case "running":
@@ -122,6 +123,13 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
             f"A round needs {FEWEST_PICKS} picks or more: choose {more} on the Prefer tab. "
             "With 16 the taste begins to show.",
         )
+    if snapshot.favourites_alone and not _has_learned_favourites(snapshot):
+        favourites = words.count(len(snapshot.favourites_alone), "favourite")
+        return (
+            f"It can learn from your {favourites}",
+            "There are no picks yet, so each favourite is held against the pictures that were "
+            "shown beside it. Picks of the better picture say more.",
+        )
     if snapshot.withdrawn:
         picks = words.count(snapshot.withdrawn, "pick")
         return (
@@ -138,9 +146,17 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
     return f"{fresh} since the last round", "A round learns from all your picks, old and new."
 
 
+def _has_learned_favourites(snapshot: StoreSnapshot) -> bool:
+    """Whether the newest adapter is from the same favourites."""
+    done = [round_ for round_ in snapshot.rounds if round_.state == "done"]
+    return bool(done) and snapshot.favourites_alone == set(done[-1].favourite_ids)
+
+
 def _missing_picks(snapshot: StoreSnapshot) -> int:
     """How many picks of left or right a round lacks."""
-    return 0 if snapshot.lone.are_enough else FEWEST_PICKS - snapshot.counts.usable
+    if snapshot.lone.are_enough or snapshot.favourites_alone:
+        return 0
+    return FEWEST_PICKS - snapshot.counts.usable
 
 
 def _to_learn_from(snapshot: StoreSnapshot) -> str:
