@@ -5,13 +5,15 @@ A new family is one new entry. The table needs no library, so the web process ca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-FamilyName = Literal["sd1", "sd2", "sdxl"]
+FamilyName = Literal["sd1", "sd2", "sdxl", "flux2_klein_4b", "flux2_klein_9b"]
 
 SD_PIPELINE = "StableDiffusionPipeline"
 XL_PIPELINE = "StableDiffusionXLPipeline"
+KLEIN_PIPELINE = "Flux2KleinPipeline"
 UNET_PREFIX = "model.diffusion_model."  # of the UNet's tensors in a single file
 PLAIN, CROSSED = "DownBlock2D", "CrossAttnDownBlock2D"
 
@@ -43,12 +45,60 @@ class TextEncoder:
 
 
 @dataclass(frozen=True)
+class ChatEncoder:
+    """A language model that reads a prompt as a message of a chat.
+
+    words: for the artist. model_type: transformers' name of its kind. part, tokenizer: its folders
+    in a diffusers model. layers: whose states stand side by side, the embeddings being 0. tokens:
+    every prompt is padded to so many, or cut.
+    """
+
+    words: str
+    model_type: str
+    part: str
+    tokenizer: str
+    layers: tuple[int, ...]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A network of transformer blocks with two streams (text and picture), and with one.
+
+    double, single: how many of each.
+    """
+
+    double: int
+    single: int
+
+
+# The layers that a LoRA changes, by the values of `TrainingSettings.layers`: ends of their names.
+Layers = Mapping[str, tuple[str, ...]]
+
+UNET_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+SHORTCUT = "conv_shortcut"
+UNET_LAYERS: Layers = {
+    "attention": UNET_ATTENTION,
+    "attention_and_shortcuts": (*UNET_ATTENTION, SHORTCUT),
+}
+# Of both streams, and of the blocks with one, which have their feed-forward layers in the same.
+FLUX2_ATTENTION = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    *("attn.to_qkv_mlp_proj", "attn.to_out"),
+)
+FLUX2_LAYERS: Layers = dict.fromkeys(UNET_LAYERS, FLUX2_ATTENTION)  # it has no shortcuts
+
+
+@dataclass(frozen=True)
 class LoraNames:
     """How other tools recognise the base model of a LoRA, and name its layers.
 
     base_version: ss_base_model_version; without it A1111 assumes SD 1. v2: ss_v2.
     architecture: modelspec.architecture. sd_version: in the .json beside the file.
     original: layers of the UNet have their names of the original checkpoint, instead of diffusers'.
+    is_kohya: the tools read kohya's names and alphas; else `diffusion_model.` and the original
+    names, as ComfyUI does for every family.
     """
 
     base_version: str
@@ -56,6 +106,7 @@ class LoraNames:
     sd_version: str
     v2: bool = False
     original: bool = False
+    is_kohya: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +125,11 @@ class Family:
     prediction types of its models, in diffusers' names. flow_shift: of the timesteps of a flow, for
     models that do not tell their own; None: diffusion. eta: of a drawing, see
     `studio.maths.schedules`. sampler: A1111's name for drawing without noise in the steps.
-    text_encoders: only single files of this family have the last one's prefix.
+    text_encoders: only single files of this family have the last one's prefix. layers: that a LoRA
+    changes. transformer: the blocks of a network that is none of a UNet's, and to which all facts
+    about a UNet do not apply. shift: the rule that moves the timesteps of a flow by the size of the
+    picture and the number of steps (`studio.models.levels`); "" for none. steps, guidance: of a
+    drawing, where the family has its own.
     size_px: of the training pictures. portrait_px: other (width, height) of its training.
     attention_depths: transformer blocks in each attention of the UNet, for recognition.
     down_blocks: of the UNet, diffusers' classes. heads: of each attention, if the same everywhere;
@@ -90,10 +145,15 @@ class Family:
     name: FamilyName
     words: str
     pipeline: str
-    text_encoders: tuple[TextEncoder, ...]
+    text_encoders: tuple[TextEncoder, ...] | tuple[ChatEncoder]
     lora: LoraNames
     size_px: int
-    attention_depths: tuple[int, ...]
+    attention_depths: tuple[int, ...] = ()
+    layers: Layers = field(default_factory=lambda: UNET_LAYERS)
+    transformer: Transformer | None = None
+    shift: str = ""
+    steps: int | None = None
+    guidance: float | None = None
     down_blocks: tuple[str, ...] = (CROSSED, CROSSED, CROSSED, PLAIN)
     heads: int | None = None
     linear_projection: bool = True
@@ -111,6 +171,11 @@ class Family:
     flow_shift: float | None = None
     eta: float = 1.0
     sampler: str = "DDIM"
+
+    @property
+    def network(self) -> str:
+        """The folder of its network in a diffusers model."""
+        return "unet" if self.transformer is None else "transformer"
 
 
 _CLIP = TextEncoder("text_encoder", "tokenizer", "cond_stage_model.transformer.")
@@ -191,7 +256,45 @@ SDXL_RF = replace(
     sampler="Euler",
 )
 
-FAMILIES = {"sd1": SD1, "sd2": SD2, "sd2_v": SD2_V, "sdxl": SDXL, "sdxl_rf": SDXL_RF}
+# Qwen3 of 4B or 8B; the states of three layers, as in FLUX.2's own code.
+_QWEN3 = ChatEncoder("Qwen3", "qwen3", "text_encoder", "tokenizer", layers=(9, 18, 27), tokens=512)
+
+KLEIN_4B = Family(
+    name="flux2_klein_4b",
+    words="FLUX.2 klein base 4B",
+    pipeline=KLEIN_PIPELINE,
+    text_encoders=(_QWEN3,),
+    # As musubi-tuner names them.
+    lora=LoraNames("flux_2_klein_4b", "Flux.2-klein-4b/lora", "Unknown", is_kohya=False),
+    size_px=1024,
+    portrait_px=((896, 1152), (832, 1216), (768, 1344), (640, 1536)),
+    layers=FLUX2_LAYERS,
+    transformer=Transformer(double=5, single=20),
+    shift="flux2",
+    steps=50,
+    guidance=4.0,
+    predicts=("flow_prediction",),
+    reads_clip_skip=False,
+    eta=0.3,
+    sampler="Euler",
+)
+KLEIN_9B = replace(
+    KLEIN_4B,
+    name="flux2_klein_9b",
+    words="FLUX.2 klein base 9B",
+    lora=LoraNames("flux_2_klein_9b", "Flux.2-klein-9b/lora", "Unknown", is_kohya=False),
+    transformer=Transformer(double=8, single=24),
+)
+
+FAMILIES = {
+    "sd1": SD1,
+    "sd2": SD2,
+    "sd2_v": SD2_V,
+    "sdxl": SDXL,
+    "sdxl_rf": SDXL_RF,
+    "flux2_klein_4b": KLEIN_4B,
+    "flux2_klein_9b": KLEIN_9B,
+}
 
 
 def key_of(name: str, prediction_type: str) -> str:

@@ -29,6 +29,9 @@ CHOICES: tuple[Choice, ...] = ("left", "right", "tie", "both_bad", "skip")
 # The artist's reason for a pick.
 Reason = Literal["composition", "detail", "colour", "subject"]
 REASONS: tuple[Reason, ...] = ("composition", "detail", "colour", "subject")
+# Marks on a picture are a map of so many places across and down, whatever its size. It is stored as
+# the bits of the places, row by row, in hexadecimal.
+MARKS_ACROSS = 32
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000

@@ -123,3 +123,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pipeline.save_pretrained(folder / "model")
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def klein_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FLUX.2 klein base 4B with small widths and no knowledge, as a folder of diffusers."""
+    from studio.bench.flux2 import make_pipeline
+
+    folder = tmp_path_factory.mktemp("klein") / "klein base"
+    make_pipeline("flux2_klein_4b").save_pretrained(folder)
+    return folder

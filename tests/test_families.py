@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
         ("sdxl", "epsilon", "sdxl", 1024),
         ("sdxl", "v_prediction", "sdxl", 1024),
         ("sdxl", "flow_prediction", "sdxl_rf", 1024),
+        ("flux2_klein_4b", "flow_prediction", "flux2_klein_4b", 1024),
+        ("flux2_klein_9b", "flow_prediction", "flux2_klein_9b", 1024),
     ],
 )
 def test_the_entry_is_found_by_architecture_and_prediction(name, prediction_type, key, size_px):
@@ -43,10 +45,15 @@ def test_a_rectified_flow_has_the_lora_names_of_its_network():
 
 
 def test_no_two_families_look_alike():
-    """A single file is known by its last text encoder, a folder by pipeline and projection."""
-    files = {family.name: family.text_encoders[-1].prefix for family in FAMILIES.values()}
-    folders = {f.name: (f.pipeline, f.linear_projection) for f in FAMILIES.values()}
+    """A single file is known by its last text encoder, a folder by pipeline and projection; a
+    transformer by its blocks.
+    """
+    unets = [family for family in FAMILIES.values() if family.transformer is None]
+    files = {family.name: family.text_encoders[-1].prefix for family in unets}
+    folders = {f.name: (f.pipeline, f.linear_projection) for f in unets}
     assert len(set(files.values())) == len(set(folders.values())) == len(files) == 3
+    blocks = [(f.pipeline, f.transformer) for f in FAMILIES.values() if f not in unets]
+    assert len(set(blocks)) == len(blocks)
 
 
 def test_the_table_needs_no_library():

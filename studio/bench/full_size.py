@@ -100,7 +100,7 @@ def levels(one: PIL.Image.Image, other: PIL.Image.Image) -> float:
 def saved_mb(denoiser: models.Denoiser, px: int, checkpointing: bool) -> float:
     """Memory that autograd keeps for a latent of `px` pixels through the network, in half
     precision: every storage once, without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in denoiser.unet.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in denoiser.network.parameters()}
     saved: dict[int, torch.Tensor] = {}  # referenced, so that no address is reused
 
     def save(tensor: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ def measure(family: str, dtype: str, narrow: bool, px: int, steps: int, updates:
             folder, file = write_model(root, family, DTYPES[dtype], narrow)
         with timed("load the folder"):
             denoiser = load(folder)
-        modules = {"unet": denoiser.unet, "vae": denoiser.vae}
+        modules = {"unet": denoiser.network, "vae": denoiser.vae}
         modules |= {f"text_{n}": encoder for n, encoder in enumerate(denoiser.text_encoders)}
         figures["parameters_millions"] = {
             part: round(sum(p.numel() for p in module.parameters()) / 1e6, 1)

@@ -18,6 +18,7 @@ from studio.engine.trajectory import PairBatch
 from studio.maths.objectives import clip, dpo
 from studio.maths.schedules import DiffusionSchedule, log_prob, noise_of
 from studio.models import Denoiser, Text
+from studio.models.networks import added_cond_kwargs
 from studio.settings import OBJECTIVES, SamplingSettings
 
 PUBLISHED = OBJECTIVES["d3po"]
@@ -26,7 +27,7 @@ PUBLISHED = OBJECTIVES["d3po"]
 def deep_copied_reference(denoiser: Denoiser) -> torch.nn.Module:
     """A second network without an adapter, as in the published code."""
     denoiser.adapters.remove()
-    return copy.deepcopy(denoiser.unet)
+    return copy.deepcopy(denoiser.network)
 
 
 def guided_log_prob(
@@ -42,7 +43,7 @@ def guided_log_prob(
     latent, next_latent = chain[step][None], chain[step + 1][None]
     twice = torch.cat([latent, latent]).to(unet.dtype)
     timesteps = schedule.timesteps[step].expand(2)
-    added = denoiser.added_cond_kwargs(twice, text)
+    added = added_cond_kwargs(twice, text, denoiser.vae_scale_factor, unet.dtype)
     output = unet(
         twice, timesteps, text.states.to(unet.dtype), added_cond_kwargs=added
     ).sample.float()
@@ -62,7 +63,7 @@ def learn_pair(
 ) -> Tensor:
     """One update from one pair over all stochastic steps. Returns the losses (steps,)."""
     settings = batch.settings
-    schedule = denoiser.schedule(settings.steps)
+    schedule = denoiser.schedule(settings)
     steps = schedule.stochastic_steps(settings.eta).tolist()
     sides = int(batch.chosen[pair]), int(batch.rejected[pair])
     text = denoiser.text.embed([settings.negative_prompt, batch.prompts[sides[0]]])
@@ -71,7 +72,7 @@ def learn_pair(
     optimizer.zero_grad()
     for step in steps:
         common = step, text, schedule, settings
-        policy = [guided_log_prob(denoiser.unet, denoiser, chain, *common) for chain in chains]
+        policy = [guided_log_prob(denoiser.network, denoiser, chain, *common) for chain in chains]
         with torch.no_grad():
             base = [guided_log_prob(reference, denoiser, chain, *common) for chain in chains]
         gains = [tuned - untuned for tuned, untuned in zip(policy, base, strict=True)]

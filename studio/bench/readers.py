@@ -34,10 +34,10 @@ from torch import Tensor
 
 from studio.bench import timing
 from studio.bench.lora_readers import OTHERS, Reader, by_diffusers, true_unet
+from studio.families import UNET_LAYERS
 from studio.lora import export
 from studio.lora.format import LoraError, LowRank
 from studio.lora.metadata import ExportInfo
-from studio.models.adapters import LAYERS
 from studio.settings import TrainingSettings
 
 RANK, ALPHA = 4, 2.0  # unequal, to reveal a reader that ignores alpha
@@ -49,7 +49,7 @@ def make_adapter(family: str) -> dict[str, LowRank]:
     draw = torch.Generator().manual_seed(0)
     adapter = {}
     for name, module in true_unet(family).named_modules():
-        if name.endswith(tuple(f".{layer}" for layer in LAYERS[TrainingSettings().layers])):
+        if name.endswith(tuple(f".{layer}" for layer in UNET_LAYERS[TrainingSettings().layers])):
             width, *rest = module.weight.shape
             down = torch.randn(RANK, *rest, generator=draw)
             up = torch.randn(width, RANK, *(1 for _ in rest[1:]), generator=draw)

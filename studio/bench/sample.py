@@ -36,7 +36,7 @@ def diffusers_pipeline(
         "vae": denoiser.vae,
         "text_encoder": denoiser.text_encoders[0],
         "tokenizer": denoiser.tokenizers[0],
-        "unet": denoiser.unet,
+        "unet": denoiser.network,
         "scheduler": drawing_scheduler(denoiser.scheduler),
     }
     if denoiser.info.facts.pipeline == XL_PIPELINE:
@@ -85,7 +85,7 @@ def measure(
     computed = flops.counted(ours)
     pipeline = diffusers_pipeline(denoiser)
     if compiled:
-        pipeline.unet = torch.compile(copy.deepcopy(denoiser.unet))
+        pipeline.unet = torch.compile(copy.deepcopy(denoiser.network))
     baseline()
     ours_s, baseline_s = timing.in_turn(ours, baseline, repeats, denoiser.device)
     ours_per_s = [batch / s for s in ours_s]

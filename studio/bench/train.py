@@ -73,7 +73,7 @@ def measure(
     done = pair_steps(Training(denoiser, pairs, settings, preset=preset))
 
     reference = published.deep_copied_reference(denoiser)
-    steps = len(denoiser.schedule(pairs.settings.steps).stochastic_steps(pairs.settings.eta))
+    steps = len(denoiser.schedule(pairs.settings).stochastic_steps(pairs.settings.eta))
 
     def baseline() -> None:
         denoiser.adapters.new(published.PUBLISHED)

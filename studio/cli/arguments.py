@@ -21,8 +21,8 @@ DEFAULT_PORT = 7860
 RESEARCH = ("ablations", "amplified", "gradients", "questions")
 BENCHMARKS = (
     *RESEARCH,
-    *["best-of", "clicks", "clicks-latency", "curves", "faults", "frontier", "full-size"],
-    *["profile", "protections", "readers", "sample", "soak", "tastes", "train"],
+    *["best-of", "clicks", "clicks-latency", "curves", "faults", "first-minute", "frontier"],
+    *["full-size", "profile", "protections", "readers", "sample", "soak", "tastes", "train"],
 )
 FORMATS = ("kohya", "diffusers")
 PICK_FORMS = ("pickapic", "folders", "d3po")

@@ -136,7 +136,7 @@ def _add_files(
         created_at_s=time.time(),
         companions=denoiser.companions([prompt, sampling.negative_prompt]),
     )
-    timesteps = denoiser.schedule(sampling.steps).timesteps.cpu()
+    timesteps = denoiser.schedule(sampling).timesteps.cpu()
     [final] = denoiser.encode([picture]).cpu()
     chain = torch.zeros(len(timesteps) + 1, *final.shape)
     chain[-1] = final  # the only latents that exist

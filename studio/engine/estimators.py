@@ -240,7 +240,7 @@ class DenoisingSteps(Estimator):
         super().__init__(denoiser, batch, settings, columns=len(batch.timesteps))
         if batch.latents.shape[1] != len(batch.timesteps) + 1:
             raise ValueError("the batch holds final latents alone; load the trajectories whole")
-        schedule = denoiser.schedule(batch.settings.steps)
+        schedule = denoiser.schedule(batch.settings)
         steps = schedule.stochastic_steps(batch.settings.eta).cpu()
         self.steps = steps[: max(1, round(settings.timestep_fraction * len(steps)))]
         if not len(self.steps):
@@ -278,8 +278,9 @@ class DenoisingSteps(Estimator):
         ]
         latents = self.latents(wanted)
         prompts = [self.batch.prompts[picture] for picture, _ in wanted]
+        places = self.batch.places_at([picture for picture, _ in wanted], self.denoiser.device)
         values = step_log_prob(
-            self.denoiser, latents, steps.flatten(), prompts, self.batch, self.settings
+            self.denoiser, latents, steps.flatten(), prompts, self.batch, self.settings, places
         )
         return values.view(steps.shape)
 
@@ -325,7 +326,7 @@ class StepsGivenEnd(DenoisingSteps):
     def latents(self, wanted: list[tuple[int, int]]) -> Tensor:
         pictures, steps = (torch.tensor(indices) for indices in zip(*wanted, strict=True))
         device, sampling = self.denoiser.device, self.batch.settings
-        step = self.denoiser.schedule(sampling.steps).step(steps.to(device), sampling.eta)
+        step = self.denoiser.schedule(sampling).step(steps.to(device), sampling.eta)
         latent = self.batch.latents[pictures, steps].to(device)
         end = self.batch.latents[pictures, -1].to(device)
         return torch.stack([latent, mean_given_end(latent, end, step)], 1)
@@ -341,20 +342,22 @@ def step_log_prob(
     prompts: list[str],
     batch: PairBatch,
     settings: TrainingSettings,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Log-probabilities (B,) of stored steps under the network in its present state.
 
-    latents: (B, 2, C, h, w), a latent and the next one; steps: (B,) indices into the chain.
+    latents: (B, 2, C, h, w), a latent and the next one; steps: (B,) indices into the chain; places:
+    (B, 1, h, w).
     """
     sampling = batch.settings
-    schedule = denoiser.schedule(sampling.steps)
+    schedule = denoiser.schedule(sampling)
     latents = latents.to(denoiser.device)
     steps = steps.to(denoiser.device)
     latent, next_latent = latents[:, 0], latents[:, 1]
     timesteps = schedule.timesteps[steps]
     prediction = predict(denoiser, latent, timesteps, prompts, sampling, settings.guided)
     step = schedule.step(steps, sampling.eta)
-    value = log_prob(next_latent, latent, prediction, step, settings.reduction)
+    value = log_prob(next_latent, latent, prediction, step, settings.reduction, places)
     if settings.reduction == "noise":
         return value * schedule.output_weight(steps, sampling.eta, denoiser.prediction_type)
     return value
@@ -386,10 +389,11 @@ def velocity_errors(
 ) -> Tensor:
     """(pictures, draws): squared error of the predicted velocity of each noised final latent.
 
-    timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean over the latent's
-    elements of (v - predicted v)², for every prediction type. In units of noise the noisiest
-    timesteps, where a picture is decided, would have next to no weight: in diffusion
-    (v - predicted v)² = (noise - predicted noise)² / alpha_bar.
+    timesteps: (pictures, draws); noise: (pictures, draws, C, h, w). The mean of
+    (v - predicted v)² over the latent's elements, or over those at the picture's places, for every
+    prediction type. In units of noise the noisiest timesteps, where a picture is decided, would
+    have next to no weight: in diffusion, (v - predicted v)² is (noise - predicted noise)² divided
+    by alpha_bar.
     """
     repeated = [picture for picture in pictures for _ in range(timesteps.shape[1])]
     final = batch.latents[repeated, -1].to(denoiser.device)
@@ -400,4 +404,5 @@ def velocity_errors(
     prompts = [batch.prompts[picture] for picture in repeated]
     predicted = predict(denoiser, noisy, at, prompts, batch.settings, guided)
     errors = predicted - levels.target(final, noise)
-    return levels.squared_velocity(errors, at).view(timesteps.shape)
+    places = batch.places_at(repeated, denoiser.device)
+    return levels.squared_velocity(errors, at, places).view(timesteps.shape)

@@ -40,7 +40,7 @@ def sample(
     latents = torch.stack([torch.randn(shape, generator=start) for start in starts])
     steps_of = noise_seeds if noise_seeds is not None else seeds
     walks = [_generator((seed + 1) * STREAM_PRIME) for seed in steps_of]
-    schedule = denoiser.schedule(settings.steps)
+    schedule = denoiser.schedule(settings)
     text = denoiser.text.embed(prompts, settings.clip_skip)
     empty = denoiser.text.embed_negative(settings.negative_prompt, len(prompts), settings.clip_skip)
     latents = latents.to(denoiser.device)

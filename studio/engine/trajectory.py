@@ -31,6 +31,8 @@ class Trajectory:
 
     Step i takes latents[i] at timesteps[i] to latents[i + 1]. The settings that made the chain are
     stored with it. If only the final latent is kept, latents is (1, C, h, w).
+    places: (h, w) from 0 to 1, where the picture is looked at, see `schedules.mean_over`; None:
+    everywhere. They belong to a pick, and are not stored with the chain.
     """
 
     latents: Tensor
@@ -39,6 +41,7 @@ class Trajectory:
     seed: int
     settings: SamplingSettings
     base_hash: str
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         whole = len(self.timesteps) + 1
@@ -59,6 +62,7 @@ class PairBatch:
     latents: (M, T+1, C, h, w) float32, or (M, 1, C, h, w) with the final ones only; prompts: M;
     chosen, rejected: (N,) indices of the pictures; timesteps: (T,); counts: numbers (N,).
     again: how many of the last pictures are earlier ones under a prompt that they do not fit.
+    places: (M, 1, h, w), of each picture; None: all are looked at everywhere.
     """
 
     latents: Tensor
@@ -70,11 +74,16 @@ class PairBatch:
     base_hash: str
     counts: Counts = ALIKE
     again: int = 0
+    places: Tensor | None = None
 
     @property
     def shown(self) -> int:
         """The number of different pictures, which come first."""
         return len(self.latents) - self.again
+
+    def places_at(self, pictures: list[int], device: torch.device) -> Tensor | None:
+        """(pictures, 1, h, w), where these pictures are looked at; None: everywhere."""
+        return None if self.places is None else self.places[pictures].to(device)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -141,6 +150,7 @@ class PairBatch:
             base_hash=first.base_hash,
             counts=_counts(chosen == ABSENT, rejected == ABSENT, certainty, weights),
             again=len(further),
+            places=_places(list(pictures.values())),
         )
 
     @property
@@ -175,6 +185,15 @@ class PairBatch:
             {int(side[pair]) for side in (self.chosen, self.rejected) for pair in group} - {ABSENT}
             for group in groups
         ]
+
+
+def _places(pictures: Sequence[Trajectory]) -> Tensor | None:
+    """(M, 1, h, w), with ones for a picture without places; None if none has any."""
+    if all(picture.places is None for picture in pictures):
+        return None
+    everywhere = torch.ones(pictures[0].latents.shape[-2:])
+    places = [everywhere if one.places is None else one.places for one in pictures]
+    return torch.stack(places)[:, None]
 
 
 def _counts(

@@ -110,7 +110,7 @@ def load(
         info = replace(info, weights_hash=weights_hash(info.path))
         if file is None or start is None:
             return Denoiser(parts, info, info.weights_hash, device)
-        fused = fuse.fuse(file, start.strength, parts.unet, parts.text_encoders)
+        fused = fuse.fuse(file, start.strength, parts.network, parts.text_encoders)
         base_hash = fuse.hash_with(info.weights_hash, file.sha256, start.strength)
         return Denoiser(parts, info, base_hash, device, fused)
     except ModelError as error:
@@ -126,7 +126,7 @@ def load(
 
 
 def _require_numbers(info: ModelInfo, parts: Parts) -> None:
-    for module in (parts.unet, parts.vae, *parts.text_encoders):
+    for module in (parts.network, parts.vae, *parts.text_encoders):
         for name, weight in module.named_parameters():
             if not bool(torch.isfinite(weight).all()):
                 file = f" of {info.vae.name}" if module is parts.vae and info.vae else ""

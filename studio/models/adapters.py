@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders import StableDiffusionLoraLoaderMixin, StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders import (
+    PeftAdapterMixin,
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio import weights
-from studio.families import XL_PIPELINE
+from studio.families import SHORTCUT, XL_PIPELINE
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.lora.format import LowRank
 from studio.lora.fuse import layers
@@ -26,12 +29,6 @@ from studio.weights import ModelError
 
 log = logging.getLogger("studio.models")
 
-ATTENTION_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
-SHORTCUT = "conv_shortcut"
-LAYERS = {  # by the values of `TrainingSettings.layers`
-    "attention": ATTENTION_LAYERS,
-    "attention_and_shortcuts": [*ATTENTION_LAYERS, SHORTCUT],
-}
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
@@ -40,28 +37,36 @@ ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
 
 
 class Adapters:
-    """The adapters of a UNet: at most one of the artist's, and temporarily guests in its place.
+    """The adapters of a network: at most one of the artist's, and temporarily guests in its place.
 
     The reference of preference training is the same network with the adapter off, which saves a
     second copy in memory.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, info: ModelInfo, base_hash: str) -> None:
+    def __init__(self, network: PeftAdapterMixin, info: ModelInfo, base_hash: str) -> None:
         """base_hash: of the base model's weights; a saved adapter fits only this base model."""
-        self._unet, self._info, self.base_hash = unet, info, base_hash
+        self._network, self._info, self.base_hash = network, info, base_hash
 
     @property
     def is_attached(self) -> bool:
-        return ADAPTER_NAME in getattr(self._unet, "peft_config", {})
+        return ADAPTER_NAME in getattr(self._network, "peft_config", {})
 
     def remove(self) -> None:
         if self.is_attached:
-            self._unet.delete_adapters(ADAPTER_NAME)
+            self._network.delete_adapters(ADAPTER_NAME)
 
     def new(self, settings: TrainingSettings) -> None:
-        """Attach an untrained LoRA on the layers of the settings. Seeded; it has no effect yet."""
+        """Attach an untrained LoRA on the layers of the settings. Seeded; it has no effect yet.
+
+        Raises ModelError if the model is distilled.
+        """
+        if self._info.is_distilled:
+            raise ModelError(
+                f"{self._info.name} is distilled to draw in a few steps. It can draw, but a LoRA "
+                "that learned on it makes pictures alike: choose the base model to learn."
+            )
         config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, target_modules=LAYERS[settings.layers]
+            r=settings.rank, lora_alpha=settings.alpha, target_modules=self._targets(settings)
         )
         self._attach(config, settings.seed)
 
@@ -85,9 +90,9 @@ class Adapters:
         with self._guest():
             try:
                 for name, ((config, state), _) in zip(names, adapters, strict=True):
-                    self._unet.add_adapter(config, name)
-                    set_peft_model_state_dict(self._unet, state, adapter_name=name)
-                self._unet.set_adapters(names, weights=[strength for _, strength in adapters])
+                    self._network.add_adapter(config, name)
+                    set_peft_model_state_dict(self._network, state, adapter_name=name)
+                self._network.set_adapters(names, weights=[strength for _, strength in adapters])
             except Exception as error:  # libraries raise many kinds
                 raise ModelError("An adapter does not fit this model: it is damaged.") from error
             yield
@@ -109,13 +114,13 @@ class Adapters:
                 state, alphas, metadata = loader.lora_state_dict(
                     path.parent,
                     weight_name=path.name,
-                    unet_config=self._unet.config,
+                    unet_config=self._network.config,
                     local_files_only=True,
                     use_safetensors=True,
                     return_lora_metadata=True,
                 )
                 loader.load_lora_into_unet(
-                    state, alphas, self._unet, adapter_name=GUEST_NAME, metadata=metadata
+                    state, alphas, self._network, adapter_name=GUEST_NAME, metadata=metadata
                 )
             except Exception as error:  # libraries raise many kinds
                 log.warning("%s could not be applied", path, exc_info=error)
@@ -123,13 +128,13 @@ class Adapters:
                     f"{path.name} does not fit {self._info.name}: it was made for another kind of "
                     "model."
                 ) from error
-            loaded = sum(f".{GUEST_NAME}." in name for name, _ in self._unet.named_parameters())
+            loaded = sum(f".{GUEST_NAME}." in name for name, _ in self._network.named_parameters())
             if loaded != len(halves):
                 raise ModelError(
                     f"{path.name} does not fit {self._info.name}: the model has {loaded // 2} of "
                     f"its {len(halves) // 2} layers."
                 )
-            self._unet.set_adapters([GUEST_NAME], weights=[strength])
+            self._network.set_adapters([GUEST_NAME], weights=[strength])
             yield
 
     @contextmanager
@@ -139,52 +144,60 @@ class Adapters:
         try:
             yield
         finally:
-            attached = getattr(self._unet, "peft_config", {})
+            attached = getattr(self._network, "peft_config", {})
             if guests := [name for name in attached if name.startswith(GUEST_NAME)]:
-                self._unet.delete_adapters(guests)
-            elif not hasattr(self._unet, "peft_config"):  # a guest that failed to attach sets this
-                self._unet._hf_peft_config_loaded = False
+                self._network.delete_adapters(guests)
+            elif not hasattr(self._network, "peft_config"):  # a guest that failed to attach sets it
+                self._network._hf_peft_config_loaded = False
             if was_attached:
-                self._unet.set_adapter(ADAPTER_NAME)
+                self._network.set_adapter(ADAPTER_NAME)
 
     @property
     def layer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight shapes of all layers of the base model that a LoRA can change, by name."""
-        return {name: tuple(weight.shape) for name, weight in layers(self._unet)}
+        return {name: tuple(weight.shape) for name, weight in layers(self._network)}
+
+    def _targets(self, settings: TrainingSettings) -> list[str]:
+        """The layers that a LoRA changes, as peft takes them: the ends of their names, or the whole
+        names where an end fits modules of other kinds too."""
+        ends = self._info.facts.layers[settings.layers]
+        if self._info.facts.transformer is None:
+            return list(ends)
+        return [name for name in self.layer_shapes if name.endswith(ends)]
 
     def _attach(self, config: LoraConfig, seed: int) -> None:
         self.remove()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._unet.add_adapter(config, ADAPTER_NAME)
+            self._network.add_adapter(config, ADAPTER_NAME)
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for name, p in self._unet.named_parameters() if f".{ADAPTER_NAME}." in name]
+        return [p for name, p in self._network.named_parameters() if f".{ADAPTER_NAME}." in name]
 
     def shortcut_parameters(self) -> list[torch.nn.Parameter]:
         """The `parameters` of shortcut layers."""
         return [
             p
-            for name, p in self._unet.named_parameters()
+            for name, p in self._network.named_parameters()
             if f".{ADAPTER_NAME}." in name and f".{SHORTCUT}." in name
         ]
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
         """Multiply the adapter's change of every weight by `factor`."""
-        for name, value in self._unet.named_parameters():
+        for name, value in self._network.named_parameters():
             if ".lora_B." in name:
                 value.mul_(factor)
 
     def state(self) -> dict[str, Tensor]:
         """The adapter's tensors under peft's names, on the CPU in float32."""
-        state = get_peft_model_state_dict(self._unet, adapter_name=ADAPTER_NAME)
+        state = get_peft_model_state_dict(self._network, adapter_name=ADAPTER_NAME)
         return {name: value.detach().float().cpu().clone() for name, value in state.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        set_peft_model_state_dict(self._unet, state, adapter_name=ADAPTER_NAME)
+        set_peft_model_state_dict(self._network, state, adapter_name=ADAPTER_NAME)
 
     @torch.no_grad()
     def begin_with(self, changes: Mapping[str, LowRank]) -> None:
@@ -211,15 +224,15 @@ class Adapters:
         if not self.is_attached:
             yield
             return
-        self._unet.disable_adapters()
+        self._network.disable_adapters()
         try:
             yield
         finally:
-            self._unet.enable_adapters()
+            self._network.enable_adapters()
 
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format into an existing folder."""
-        config = self._unet.peft_config[ADAPTER_NAME]
+        config = self._network.peft_config[ADAPTER_NAME]
         description = {
             "peft_type": "LORA",
             "r": config.r,

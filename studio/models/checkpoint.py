@@ -42,7 +42,7 @@ def load_checkpoint(info: ModelInfo, dtype: torch.dtype) -> Parts:
     the file is not built like its family."""
     unet, vae, text_encoders = _modules(info, load_file, partial(filled, dtype=dtype))
     return Parts(
-        unet=unet,
+        network=unet,
         vae=vae,
         text_encoders=text_encoders,
         tokenizers=[tokenizer.build(pad=encoder.pad) for encoder in info.facts.text_encoders],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from studio.files import sha256
 from studio.lora import fuse
@@ -17,9 +17,11 @@ from studio.lora.format import LoraFile
 from studio.lora.fuse import Fused
 from studio.maths.schedules import PredictionType, Schedule
 from studio.models.adapters import Adapters
+from studio.models.autoencoders import autoencoder_of
+from studio.models.encoding import encoder_of
 from studio.models.inspecting import ModelInfo
-from studio.models.inversions import Inversions
 from studio.models.levels import levels_of
+from studio.models.networks import network_of
 from studio.models.parts import Parts, at_work
 from studio.models.text import PromptEncoder, Text
 from studio.settings import SamplingSettings
@@ -35,9 +37,10 @@ def always() -> None:
 
 
 class Denoiser:
-    """A Stable Diffusion model: latents and encoded prompts in, predictions out.
+    """A base model of any family: latents and encoded prompts in, predictions out.
 
-    text: encodes prompts. adapters: the LoRA on top of the base model. levels: its noise levels,
+    network: its module. text: encodes prompts. text_encoders: those that a LoRA can change.
+    adapters: the LoRA on top of the base model. levels: its noise levels,
     and what is predicted at them: noise, or the velocity of a flow.
     """
 
@@ -52,21 +55,21 @@ class Denoiser:
         self.info = info
         self.start = start  # the LoRA that is fused into the weights
         self.device = torch.device(device)
-        self.unet = parts.unet.to(device).requires_grad_(False).eval()
+        self.network = parts.network.to(device).requires_grad_(False).eval()
         self.vae = parts.vae.to(device).requires_grad_(False).eval()
         is_half = self.vae.dtype == torch.float16
         if info.facts.vae_upcast and is_half and self.vae.config.force_upcast:
             self.vae = self.vae.float()  # it overflows in fp16, which gives black pictures
-        self.text_encoders = [
-            encoder.to(device).requires_grad_(False).eval() for encoder in parts.text_encoders
-        ]
-        self.tokenizers = parts.tokenizers
         self.scheduler = parts.scheduler
         self.prediction_type: PredictionType = info.prediction_type
-        self.levels = levels_of(self.scheduler, self.device)
-        inversions = Inversions(info.path, self.tokenizers, self.text_encoders)
-        self.text = PromptEncoder(parts, inversions, self.device, info.facts.reads_clip_skip)
-        self.adapters = Adapters(self.unet, info, base_hash)
+        self.levels = levels_of(info.facts, self.scheduler, self.device)
+        for encoder in parts.text_encoders:
+            encoder.to(device).requires_grad_(False).eval()
+        self.text: PromptEncoder = encoder_of(info, parts, self.device)
+        self.tokenizers = parts.tokenizers
+        self._call = network_of(info.facts, self.network)
+        self._autoencoder = autoencoder_of(info.facts, self.vae)
+        self.adapters = Adapters(self.network, info, base_hash)
         self._vae_companion = {}
         if info.vae is not None:
             self._vae_companion = {"VAE hash": sha256(info.vae)[:10], "VAE": info.vae.name}
@@ -75,10 +78,8 @@ class Denoiser:
         # Called between two blocks of the network and before each tile of a picture; it raises if
         # the work at hand is no longer wanted.
         self.require_wanted: Callable[[], None] = always
-        blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
-        for block in (*blocks, self.vae.decoder):
-            if block is not None:  # some networks have no middle
-                block.register_forward_pre_hook(lambda *_: self.require_wanted())
+        for block in (*self._call.blocks, self.vae.decoder):
+            block.register_forward_pre_hook(lambda *_: self.require_wanted())
 
     @property
     def base_hash(self) -> str:
@@ -90,49 +91,31 @@ class Denoiser:
         the textual inversions that the prompts name."""
         return self._vae_companion | self.text.inversions(prompts)
 
-    def schedule(self, steps: int) -> Schedule:
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        return self.text.lora_encoders
+
+    def schedule(self, settings: SamplingSettings) -> Schedule:
         """The steps of a drawing, as diffusers' scheduler takes them, on this device."""
-        return self.levels.schedule(steps)
+        _, height, width = self.latent_shape(settings)
+        return self.levels.schedule(settings.steps, height * width)
 
     # --- network ---
 
     def predict(self, latents: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """The prediction (B, C, h, w) in float32 for timesteps (B,) and encoded prompts."""
-        dtype = self.dtype
-        output = self.unet(
-            latents.to(dtype),
-            timesteps,
-            text.states.to(dtype),
-            added_cond_kwargs=self.added_cond_kwargs(latents, text),
-        ).sample.float()
+        output = self._call.output(latents, timesteps, text, self.vae_scale_factor)
         return self.levels.prediction(output, latents, timesteps)
-
-    def added_cond_kwargs(self, latents: Tensor, text: Text) -> dict[str, Tensor] | None:
-        """SDXL's additional conditioning: the pooled text, and six numbers about the size.
-
-        These are the original height and width, the crop's top and left (0), and the target height
-        and width; as in diffusers' pipeline, all sizes are those of the picture itself.
-        """
-        if text.pooled is None:
-            return None
-        height_px, width_px = (side * self.vae_scale_factor for side in latents.shape[-2:])
-        sizes = [height_px, width_px, 0, 0, height_px, width_px]
-        dtype = self.dtype
-        return {
-            "text_embeds": text.pooled.to(dtype),
-            "time_ids": torch.tensor([sizes], dtype=dtype, device=self.device).repeat(
-                len(latents), 1
-            ),
-        }
 
     def predict_guided(
         self, latents: Tensor, timesteps: Tensor, text: Text, empty: Text, guidance: float
     ) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598), both halves in one forward pass.
 
-        Up to 1 there is none, and half the work: see `SamplingSettings.guidance`.
+        Up to 1 there is none, and half the work: see `SamplingSettings.guidance`. Nor is there any
+        for a distilled model.
         """
-        if guidance <= 1:
+        if guidance <= 1 or self.info.is_distilled:
             return self.predict(latents, timesteps, text)
         both = self.predict(
             torch.cat([latents, latents]),
@@ -144,13 +127,13 @@ class Denoiser:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The network's type. (`unet.dtype` walks all parameters, which takes a millisecond.)"""
-        return self.unet.conv_in.weight.dtype
+        """The network's type."""
+        return self._call.dtype
 
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per element of a latent, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self._autoencoder.scale_factor
 
     def latent_shape(self, settings: SamplingSettings) -> tuple[int, int, int]:
         vae_scale_factor = self.vae_scale_factor
@@ -158,9 +141,8 @@ class Denoiser:
             raise ModelError(
                 f"The size must be a multiple of {vae_scale_factor} pixels for this model."
             )
-        channels = self.unet.config.in_channels
         return (
-            channels,
+            self._call.channels,
             settings.height_px // vae_scale_factor,
             settings.width_px // vae_scale_factor,
         )
@@ -170,9 +152,8 @@ class Denoiser:
         """Images of final latents (B, C, h, w)."""
         height_px, width_px = (side * self.vae_scale_factor for side in latents.shape[-2:])
         self.vae.use_tiling = self._vae_tiling or height_px * width_px > MOST_UNTILED_PX
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         with at_work(self.vae, self.device, self._is_offloaded):
-            pixels = self.vae.decode(scaled).sample.float()
+            pixels = self._autoencoder.decode(latents)
         pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
@@ -183,9 +164,7 @@ class Denoiser:
         pixels = [torch.from_numpy(np.array(picture.convert("RGB"))) for picture in pictures]
         scaled = torch.stack(pixels).permute(0, 3, 1, 2) / 127.5 - 1
         with at_work(self.vae, self.device, self._is_offloaded):
-            scaled = scaled.to(self.device, self.vae.dtype)
-            latents = self.vae.encode(scaled).latent_dist.mode().float()
-        return latents * self.vae.config.scaling_factor
+            return self._autoencoder.encode(scaled.to(self.device, self.vae.dtype))
 
     # --- memory ---
 
@@ -200,15 +179,15 @@ class Denoiser:
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         if on:
-            self.unet.enable_gradient_checkpointing()
+            self.network.enable_gradient_checkpointing()
         else:
-            self.unet.disable_gradient_checkpointing()
+            self.network.disable_gradient_checkpointing()
 
     # --- other LoRAs ---
 
     def fit(self, file: LoraFile) -> Fused:
         """How a LoRA file fits, without applying it. Raises ModelError."""
-        return fuse.fitting(file, self.unet, self.text_encoders)
+        return fuse.fitting(file, self.network, self.text_encoders)
 
     @contextmanager
     def with_lora(self, file: LoraFile, strength: float = 1.0) -> Iterator[None]:
@@ -232,7 +211,7 @@ class Denoiser:
         base_hash = self.base_hash
         with (
             self.adapters.using_read(adapters),
-            fuse.fused_for_now(files, self.unet, self.text_encoders),
+            fuse.fused_for_now(files, self.network, self.text_encoders),
             self.text.without_cache(),
         ):
             for file, strength in files:

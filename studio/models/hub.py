@@ -32,11 +32,15 @@ from studio.runtime.environment import network_variables
 from studio.weights import ModelError
 
 INDEX = "model_index.json"
-TEXTS = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+TEXTS = (
+    *("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"),
+    *("added_tokens.json", "chat_template.jinja"),
+)
 PARTS = {  # of a pipeline, with the stems of their weight files
     "text_encoder": "model",
     "text_encoder_2": "model",
     "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
 SPARE_BYTES = 1_000_000_000  # of free space that a download leaves

@@ -13,14 +13,16 @@ from typing import Any
 from studio import weights
 from studio.families import (
     FAMILIES,
+    KLEIN_PIPELINE,
     UNET_PREFIX,
     XL_PIPELINE,
     Family,
     FamilyName,
+    TextEncoder,
     family_of,
 )
 from studio.maths.schedules import PredictionType
-from studio.models import hub, predictions
+from studio.models import hub, predictions, recognising
 from studio.paths import expanded
 from studio.settings import STARTER_PATH, is_hub_id
 from studio.weights import Header, ModelError
@@ -32,7 +34,11 @@ PIPELINES = tuple(dict.fromkeys(family.pipeline for family in FAMILIES.values())
 LICENCE = "modelspec.license"  # of a checkpoint's metadata, by Stability's ModelSpec
 MOST_LICENCE = 80  # characters
 MOST_README = 65_536  # bytes
-CAN = "Stable Diffusion 1.x, 2.x and XL can be used."
+CAN = "Stable Diffusion 1.x, 2.x and XL, and FLUX.2 klein can be used."
+DISTILLED = (
+    "It is distilled: it draws in a few steps, without guidance, and cannot learn. To learn, "
+    "choose the base model."
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class ModelInfo:
     weights_hash: str = ""  # "": its weights were not read
     note: str = ""  # a sentence for the artist
     licence: str = ""  # as its files name it
+    is_distilled: bool = False  # it draws in a few steps, without guidance, and cannot learn
 
     @property
     def facts(self) -> Family:
@@ -60,6 +67,8 @@ class ModelInfo:
         """The family in an artist's words."""
         if self.path == STARTER_PATH:
             return "Starter"
+        if self.is_distilled:
+            return self.facts.words.replace(" base", "") + ", distilled"
         velocity = ", v-prediction" if self.prediction_type == "v_prediction" else ""
         return f"{self.facts.words}{velocity}"
 
@@ -117,9 +126,12 @@ def _refusal(name: str, what: str) -> ModelError:
 
 def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
     try:
-        pipeline = weights.read_json(path / "model_index.json").get("_class_name")
+        index = weights.read_json(path / "model_index.json")
+        pipeline = index.get("_class_name")
         if not isinstance(pipeline, str) or pipeline not in PIPELINES:
             raise _other_pipeline(path, pipeline)
+        if pipeline == KLEIN_PIPELINE:
+            return _transformer_folder(path, index, has_weights)
         unet = weights.read_json(path / "unet" / "config.json")
         vae = weights.read_json(path / "vae" / "config.json")
         scheduler = weights.read_json(path / "scheduler" / "scheduler_config.json")
@@ -143,9 +155,7 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
         ) from error
     if vae.get("latents_mean") is not None or "EDM" in str(scheduler.get("_class_name")):
         raise _refusal(path.name, "a Playground 2.5 model")
-    for part, stem in hub.PARTS.items():
-        if has_weights and (path / part).is_dir():
-            _require_plain(path.name, weights.component_header(path / part, stem)[0])
+    _require_plain_parts(path, has_weights)
     is_linear = bool(unet.get("use_linear_projection")) or pipeline == XL_PIPELINE
     family = next(
         family.name
@@ -155,6 +165,31 @@ def _inspect_folder(path: Path, has_weights: bool) -> ModelInfo:
     predictions.require_usable(path.name, family, prediction_type)
     licence = _readme_licence(path / "README.md")
     return ModelInfo(path, path.name, family, prediction_type, size_px, zero_snr, licence=licence)
+
+
+def _transformer_folder(path: Path, index: dict[str, Any], has_weights: bool) -> ModelInfo:
+    scheduler = weights.read_json(path / "scheduler" / "scheduler_config.json")
+    family = recognising.family_of_folder(path, index["_class_name"])
+    kind = predictions.told_by_scheduler(path.name, scheduler, is_moved=bool(family.shift))
+    predictions.require_usable(path.name, family.name, kind)
+    _require_plain_parts(path, has_weights)
+    is_distilled = bool(index.get("is_distilled", False))
+    return ModelInfo(
+        path,
+        path.name,
+        family.name,
+        kind,
+        family.size_px,
+        note=DISTILLED if is_distilled else "",
+        licence=_readme_licence(path / "README.md"),
+        is_distilled=is_distilled,
+    )
+
+
+def _require_plain_parts(path: Path, has_weights: bool) -> None:
+    for part, stem in hub.PARTS.items():
+        if has_weights and (path / part).is_dir():
+            _require_plain(path.name, weights.component_header(path / part, stem)[0])
 
 
 def _readme_licence(readme: Path) -> str:
@@ -349,7 +384,8 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
             f"as {_vae_name(path)}."
         )
     for family in reversed(FAMILIES.values()):
-        if has(family.text_encoders[-1].prefix):
+        last = family.text_encoders[-1]
+        if isinstance(last, TextEncoder) and has(last.prefix):
             return family.name
     raise ModelError(f"{path.name} holds no text encoder: choose a file with the whole model.")
 

@@ -10,15 +10,26 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2Transformer2DModel,
     UNet2DConditionModel,
 )
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2TokenizerFast,
+    Qwen3Model,
+)
 
 from studio import weights
+from studio.families import ChatEncoder
 from studio.maths.schedules import PredictionType
 from studio.models.inspecting import ModelInfo
 from studio.models.levels import Scheduler
@@ -29,12 +40,12 @@ from studio.models.predictions import flow_shift
 class Parts:
     """Modules on the CPU. SDXL has two text encoders, each with its tokenizer."""
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoders: list[CLIPTextModel | CLIPTextModelWithProjection]
-    tokenizers: list[CLIPTokenizer]
+    network: UNet2DConditionModel | Flux2Transformer2DModel
+    vae: AutoencoderKL | AutoencoderKLFlux2
+    text_encoders: list[PreTrainedModel]
+    tokenizers: list[PreTrainedTokenizerBase]
     scheduler: Scheduler
-    zero_unconditional: bool  # an empty negative prompt is encoded as zeros
+    zero_unconditional: bool = False  # an empty negative prompt is encoded as zeros
 
 
 def sd_scheduler(
@@ -66,6 +77,8 @@ def default_scheduler(info: ModelInfo) -> Scheduler:
 
 def folder_scheduler(info: ModelInfo, config: dict[str, Any]) -> Scheduler:
     """The noise schedule of a folder, whose own scheduler may draw in other ways."""
+    if info.facts.shift:
+        return FlowMatchEulerDiscreteScheduler.from_config(config)
     if info.facts.flow_shift is not None:
         return FlowMatchEulerDiscreteScheduler.from_config(config, shift=flow_shift(config))
     return DDIMScheduler.from_config(config, clip_sample=False)
@@ -82,18 +95,28 @@ def load_folder(info: ModelInfo, dtype: torch.dtype) -> Parts:
             root / name, local_files_only=True, use_safetensors=True, variant=variant, **options
         )
 
+    def tokenizer(kind: type, name: str) -> PreTrainedTokenizerBase:
+        return kind.from_pretrained(root / name, local_files_only=True)
+
+    is_unet = info.facts.transformer is None
     text_encoders, tokenizers = [], []
     for encoder in info.facts.text_encoders:
+        if isinstance(encoder, ChatEncoder):
+            # Layers behind the last of those that are read only take memory and time.
+            most = {"num_hidden_layers": 1 + max(encoder.layers)}
+            text_encoders.append(part(encoder.part, Qwen3Model, "model", dtype=dtype, **most))
+            tokenizers.append(tokenizer(Qwen2TokenizerFast, encoder.tokenizer))
+            continue
         kind = CLIPTextModelWithProjection if encoder.has_projection else CLIPTextModel
         text_encoders.append(part(encoder.part, kind, "model", dtype=dtype))
-        tokenizers.append(
-            CLIPTokenizer.from_pretrained(root / encoder.tokenizer, local_files_only=True)
-        )
+        tokenizers.append(tokenizer(CLIPTokenizer, encoder.tokenizer))
     index = weights.read_json(root / "model_index.json")
     stem = "diffusion_pytorch_model"
+    network = UNet2DConditionModel if is_unet else Flux2Transformer2DModel
+    vae = AutoencoderKL if is_unet else AutoencoderKLFlux2
     return Parts(
-        unet=part("unet", UNet2DConditionModel, stem, torch_dtype=dtype),
-        vae=part("vae", AutoencoderKL, stem, torch_dtype=dtype),
+        network=part(info.facts.network, network, stem, torch_dtype=dtype),
+        vae=part("vae", vae, stem, torch_dtype=dtype),
         text_encoders=text_encoders,
         tokenizers=tokenizers,
         scheduler=folder_scheduler(

@@ -64,8 +64,11 @@ def told_by_file(path: Path, header: Header, family: FamilyName) -> Told:
     return told
 
 
-def told_by_scheduler(name: str, config: Mapping[str, Any]) -> PredictionType:
-    """What a folder with this scheduler configuration predicts. Raises ModelError if the studio has
+def told_by_scheduler(
+    name: str, config: Mapping[str, Any], is_moved: bool = False
+) -> PredictionType:
+    """What a folder with this scheduler configuration predicts. is_moved: the size of a picture
+    moves its timesteps, by a rule of its family. Raises ModelError if the studio has
     no such schedule, and ValueError for values that make no sense."""
     scheduler = str(config.get("_class_name"))
     if not scheduler.startswith("FlowMatch") and not config.get("use_flow_sigmas"):
@@ -74,7 +77,7 @@ def told_by_scheduler(name: str, config: Mapping[str, Any]) -> PredictionType:
             raise _unsupported(name, str(kind))
         return kind
     for option in ("use_dynamic_shifting", "shift_terminal", "invert_sigmas"):
-        if config.get(option):
+        if config.get(option) and not (is_moved and option == "use_dynamic_shifting"):
             raise ModelError(
                 f"{name} was trained as a flow with a noise schedule that is not supported (see "
                 f"{option} in its scheduler's configuration)."

@@ -183,7 +183,7 @@ def blind_pairs(ours: Images, theirs: Images, chance: random.Random) -> tuple[Im
 
 def own_size(denoiser: models.Denoiser, args: argparse.Namespace) -> SamplingSettings:
     """Settings for pictures of the size that a model was made for."""
-    side_px = denoiser.unet.config.sample_size * denoiser.vae_scale_factor
+    side_px = denoiser.network.config.sample_size * denoiser.vae_scale_factor
     return SamplingSettings(
         steps=args.steps, guidance=args.guidance, width_px=side_px, height_px=side_px
     )

@@ -6,14 +6,16 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from studio.settings import SamplingSettings
 from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
 from studio.store.jobs import insert_job
-from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job, Round
+from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, ExamChoice, Job, Round
 from studio.store.schema import (
     adapters,
     exam_answers,
@@ -33,6 +35,68 @@ _later = exam_answers.alias("later")
 is_newest_answer = ~sa.exists().where(
     _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.seq > exam_answers.c.seq
 )
+
+
+@dataclass(frozen=True)
+class ExamPair:
+    """One prompt and seed, drawn by the base model and by the tuned one."""
+
+    id: str
+    exam_id: str
+    prompt: str
+    seed: int
+    tuned_side: Literal["left", "right"]
+    base_image_id: str | None  # None: not drawn yet
+    tuned_image_id: str | None
+    choice: ExamChoice | None  # the answer that holds
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.base_image_id is not None and self.tuned_image_id is not None
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """The ids of the left and of the right picture."""
+        two = (self.tuned_image_id, self.base_image_id)
+        return two if self.tuned_side == "left" else two[::-1]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The artist chooses blind between the base model and an adapter at some strength."""
+
+    id: str
+    session_id: str
+    adapter_id: str
+    strength: float
+    sampling: SamplingSettings  # of all its pictures
+    left_at_s: float | None  # set: abandoned, and never counted
+    created_at_s: float
+    pairs: tuple[ExamPair, ...]  # in the order in which they are asked
+
+    @property
+    def answered(self) -> int:
+        return sum(pair.choice is not None for pair in self.pairs)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.answered == len(self.pairs)
+
+    @property
+    def is_open(self) -> bool:
+        return self.left_at_s is None and not self.is_finished
+
+    @property
+    def tuned_wins(self) -> int:
+        return sum(pair.choice == pair.tuned_side for pair in self.pairs)
+
+    @property
+    def ties(self) -> int:
+        return sum(pair.choice == "tie" for pair in self.pairs)
+
+    @property
+    def base_wins(self) -> int:
+        return self.answered - self.ties - self.tuned_wins
 
 
 class Exams(Database):

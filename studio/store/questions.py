@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from studio.settings import MAX_NOTE_CHARACTERS
 from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
-from studio.store.rows import Image, Pair, Question
-from studio.store.schema import images, pairs, picks, question_id
+from studio.store.rows import OWN_HASH, Image, Pair, Question
+from studio.store.schema import has_companion, images, pairs, picks, question_id
 from studio.store.sessions import read_session
-from studio.store.waiting import is_last_pick, is_of_question, waiting_ids
+from studio.store.waiting import is_clicked, is_last_pick, is_of_question, waiting_ids
 
 ASK_AGAIN_EVERY = 10  # one of so many answered questions is asked again
 
@@ -55,6 +55,29 @@ def get_question(connection: sa.Connection, id_: str) -> Question:
     return Question(of_it)
 
 
+def question_of(
+    session_id: str, prompt: str, pictures: Sequence[Image], adapter_id: str | None
+) -> Question:
+    """A new question about two images, or a grid of more; nothing is stored yet."""
+    sides = list(combinations(pictures, 2))
+    ids = [uuid.uuid4().hex for _ in sides]
+    return Question(
+        tuple(
+            Pair(
+                id=id_,
+                session_id=session_id,
+                prompt=prompt,
+                left=left,
+                right=right,
+                adapter_id=adapter_id,
+                created_at_s=time.time(),
+                grid_id=ids[0] if len(ids) > 1 else None,
+            )
+            for id_, (left, right) in zip(ids, sides, strict=True)
+        )
+    )
+
+
 class Questions(Database):
     """Pairs and grids: added, waiting, and asked again."""
 
@@ -68,23 +91,7 @@ class Questions(Database):
         self, session_id: str, prompt: str, pictures: Sequence[Image], adapter_id: str | None
     ) -> Question:
         """Add two images as a pair, or more as a grid; their files are already on the disk."""
-        sides = list(combinations(pictures, 2))
-        ids = [uuid.uuid4().hex for _ in sides]
-        question = Question(
-            tuple(
-                Pair(
-                    id=id_,
-                    session_id=session_id,
-                    prompt=prompt,
-                    left=left,
-                    right=right,
-                    adapter_id=adapter_id,
-                    created_at_s=time.time(),
-                    grid_id=ids[0] if len(ids) > 1 else None,
-                )
-                for id_, (left, right) in zip(ids, sides, strict=True)
-            )
-        )
+        question = question_of(session_id, prompt, pictures, adapter_id)
         with self.writing() as connection:
             read_session(connection, session_id)
             connection.execute(sa.insert(images), [vars(picture) for picture in pictures])
@@ -151,11 +158,25 @@ class Questions(Database):
             return _count(connection, waiting_ids(session_id))
 
     def drawn_count(self, session_id: str) -> int:
-        """The number of questions ever drawn for a session, without those asked again."""
+        """The number of questions ever drawn for a session, without those asked again and those
+        beside the artist's own art."""
+        beside_own = (
+            sa.select(question_id)
+            .select_from(pairs)
+            .join(
+                images,
+                sa.or_(pairs.c.left_image_id == images.c.id, pairs.c.right_image_id == images.c.id),
+            )
+            .where(images.c.session_id == session_id, has_companion(images, OWN_HASH))
+        )
         drawn = (
             sa.select(question_id)
             .distinct()
-            .where(pairs.c.session_id == session_id, pairs.c.repeat_of.is_(None))
+            .where(
+                pairs.c.session_id == session_id,
+                pairs.c.repeat_of.is_(None),
+                question_id.not_in(beside_own),
+            )
         )
         with self.reading() as connection:
             return _count(connection, drawn)
@@ -185,6 +206,7 @@ def _due_again(connection: sa.Connection, session_id: str) -> str | None:
             pairs.c.repeat_of.is_(None),
             is_last_pick,
             picks.c.choice.in_(("left", "right")),
+            is_clicked,
         )
         .order_by(picks.c.seq)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, told
 from studio.settings import SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page
@@ -64,7 +65,7 @@ def saver(page: Page, field: Field, after: AfterSave | None = None) -> Callable[
 
     def save(session: Session, value: Any) -> None:
         if value is None:
-            raise SettingsError(f"“{field.component.label}” needs a value.")
+            raise SettingsError(_("“{label}” needs a value.", label=told(field.component.label)))
         before = session.settings
         if field.put(before, value) == before:
             return

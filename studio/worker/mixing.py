@@ -87,7 +87,7 @@ class Mix:
             found = self.renderer.adapter_parts(adapter)
             terms += [(name, part, strength) for name, part in found.items()]
         for file, strength in self.files:
-            found = by_layer(file, denoiser.unet, denoiser.text_encoders)
+            found = by_layer(file, denoiser.network, denoiser.text_encoders)
             terms += [(name, part, strength) for name, part in found]
         if not terms:
             raise LoraError("Every strength of this mix is 0: there is nothing to save.")

@@ -229,12 +229,16 @@ class Renderer:
 
     def picture(self, wanted: Image) -> PIL.Image.Image:
         """Draw `wanted` with the model in its present state."""
+        return self.drawing(wanted)[0]
+
+    def drawing(self, wanted: Image) -> tuple[PIL.Image.Image, Trajectory]:
+        """As `picture`, with the way to it."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
         with self.pace.measured(picture_kind(self.denoiser.base_hash, wanted.sampling)):
-            chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
-            [picture] = sampling.images(self.denoiser, chains)
-        return picture
+            [chain] = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+            [picture] = sampling.images(self.denoiser, [chain])
+        return picture, chain
 
     def write(
         self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None

@@ -138,6 +138,14 @@ def test_what_the_environment_says_of_the_network_keeps_it_from_nothing(home, na
         assert studio.end() == 0
 
 
+def test_a_new_home_has_its_first_pictures_asked_for_before_a_page_is_opened(home):
+    with serving(home) as studio, contextlib.closing(Store.open(home)) as store:
+        session = store.session(store.last_session_id())
+        assert session.settings.prompts
+        assert [job.kind for job in store.jobs(session.id)] == ["preview"]
+        assert studio.end() == 0
+
+
 def test_a_polite_kill_ends_the_worker_too(home):
     with serving(home) as studio:
         [worker] = psutil.Process(studio.process.pid).children()

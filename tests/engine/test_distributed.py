@@ -73,7 +73,7 @@ def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
         )
         loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
-        names = [name for name, p in denoiser.unet.named_parameters() if p.requires_grad]
+        names = [name for name, p in denoiser.network.named_parameters() if p.requires_grad]
         for name, parameter in zip(names, training.parameters, strict=True):
             found[f"{kind} gradient {name}"] = parameter.grad.clone()
         found[f"{kind} grad_norm"] = torch.tensor([metrics.grad_norm for metrics in training])

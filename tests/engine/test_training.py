@@ -232,7 +232,7 @@ def test_a_step_given_its_end_is_a_noised_picture_at_the_chains_own_latent(
     pairs = PairBatch.of(sampling.sample_pairs(denoiser, ["a lion"], [3], SAMPLING))
     settings = replace(SHORT_GIVEN_END, timestep_fraction=1.0)
     steps = torch.tensor([[0, 2], [1, 2]])
-    alpha_bar = denoiser.schedule(SAMPLING.steps).alpha_bar[steps]
+    alpha_bar = denoiser.schedule(SAMPLING).alpha_bar[steps]
     over = (..., None, None, None)
     latent = torch.stack([pairs.latents[picture, steps[picture]] for picture in (0, 1)])
     noise = latent - alpha_bar.sqrt()[over] * pairs.latents[:, -1:]
@@ -380,7 +380,9 @@ def test_an_image_level_error_is_that_of_the_velocity() -> None:
             at, added = timesteps[picture], noise[picture]
             noisy = denoiser.scheduler.add_noise(final, added, at)
             velocity = denoiser.scheduler.get_velocity(final, added, at)
-            predicted = denoiser.unet(noisy, at, denoiser.text.embed(["a lion"] * 3).states).sample
+            predicted = denoiser.network(
+                noisy, at, denoiser.text.embed(["a lion"] * 3).states
+            ).sample
             expected = (predicted - velocity).square().mean((1, 2, 3))
             torch.testing.assert_close(errors[picture], expected, rtol=2e-3, atol=2e-3)
 
@@ -567,7 +569,7 @@ def test_a_preset_says_how_much_of_large_pictures_goes_through_the_network_at_on
         assert len(covered) == 12
         groups, steps = parts[0]
         sizes.append(2 * len(range(6)[groups]) * len(range(2)[steps]))
-        assert denoiser.unet.is_gradient_checkpointing
+        assert denoiser.network.is_gradient_checkpointing
     assert sizes == [16, 8, 4, 2, 2]
 
 

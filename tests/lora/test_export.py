@@ -22,13 +22,13 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from studio import weights
+from studio.families import UNET_LAYERS
 from studio.lora import export
 from studio.lora import format as lora_format
 from studio.lora.export import check, export_lora, file_name
 from studio.lora.format import DIFFUSERS_HEADER, FORMATS, LoraError, from_peft
 from studio.lora.metadata import ExportInfo, Serialised
 from studio.lora.names import kohya_name
-from studio.models.adapters import LAYERS
 
 RANK, ALPHA = 4, 2.0  # not equal, so that a lost alpha shows
 
@@ -61,7 +61,9 @@ class XLPipeline(StableDiffusionXLLoraLoaderMixin):
 def add_adapter(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """An adapter that changes something, as a trained one does; gives peft's state of it."""
     unet.add_adapter(
-        LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LAYERS["attention_and_shortcuts"])
+        LoraConfig(
+            r=RANK, lora_alpha=ALPHA, target_modules=list(UNET_LAYERS["attention_and_shortcuts"])
+        )
     )
     torch.manual_seed(1)
     for name, parameter in unet.named_parameters():

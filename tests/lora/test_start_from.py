@@ -148,7 +148,7 @@ def test_it_is_what_diffusers_makes_of_the_file(made: Made, form: str, where: st
     pipeline.fuse_lora(lora_scale=STRENGTH)
     pipeline.unload_lora_weights()
     expected = [pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)]
-    found = [denoiser.unet, *denoiser.text_encoders]
+    found = [denoiser.network, *denoiser.text_encoders]
     changed = 0
     for mine, theirs in zip(found, filter(None, expected), strict=True):
         base = [made.pipeline.unet, *made.texts][found.index(mine)].state_dict()
@@ -170,8 +170,8 @@ def test_original_names_are_read_for_every_family(made: Made) -> None:
         for form in ("kohya", "kohya-original")
     )
     assert one.base_hash != two.base_hash
-    for key, weight in one.unet.state_dict().items():
-        assert torch.equal(weight, two.unet.state_dict()[key]), key
+    for key, weight in one.network.state_dict().items():
+        assert torch.equal(weight, two.network.state_dict()[key]), key
     assert one.start.unet_layers == two.start.unet_layers == len(made.layers(every))
 
 
@@ -184,7 +184,7 @@ def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> 
     path = made.write("kohya-original" if made.family == "sdxl" else "kohya")
     started = models.load(str(made.file), "cpu", start=StartLora(str(path), STRENGTH))
     plain = models.load(str(made.file), "cpu")
-    before = {key: value.clone() for key, value in plain.unet.state_dict().items()}
+    before = {key: value.clone() for key, value in plain.network.state_dict().items()}
 
     def drawn(denoiser: models.Denoiser) -> Tensor:
         return sampling.sample(denoiser, ["a red apple"], [1], SETTINGS)[0].latents[-1]
@@ -206,7 +206,7 @@ def test_the_reference_has_it_and_a_lora_for_now_leaves_no_trace(made: Made) -> 
     assert plain.base_hash == base_hash
     assert torch.equal(drawn(plain), tuned)
     plain.adapters.remove()
-    after = {k.replace(".base_layer", ""): v for k, v in plain.unet.state_dict().items()}
+    after = {k.replace(".base_layer", ""): v for k, v in plain.network.state_dict().items()}
     assert all(torch.equal(before[key], value) for key, value in after.items())
     assert torch.equal(drawn(plain), base)
 

@@ -94,7 +94,7 @@ def weights(denoiser: Denoiser, path: Path, strength: float = 1.0) -> dict[str, 
             * (
                 module.lora_B["guest"].weight.flatten(1) @ module.lora_A["guest"].weight.flatten(1)
             ).detach()
-            for name, module in denoiser.unet.named_modules()
+            for name, module in denoiser.network.named_modules()
             if "guest" in getattr(module, "lora_A", {})
         }
 
@@ -177,7 +177,7 @@ def test_a_merged_model_is_the_model_with_the_lora_in_all_its_layers(
     """Convolutions and text encoders too, as `fuse` puts them into the loaded model."""
     model, out = getattr(made, kind), tmp_path / f"merged{'.safetensors' * (kind == 'file')}"
     base = models.load(str(model), "cpu")
-    named = {f"lora_unet_{name.replace('.', '_')}": w for name, w in layers(base.unet)}
+    named = {f"lora_unet_{name.replace('.', '_')}": w for name, w in layers(base.network)}
     count = len(base.text_encoders)
     for number, encoder in enumerate(base.text_encoders, start=1):
         for name, weight in layers(encoder):
@@ -192,10 +192,13 @@ def test_a_merged_model_is_the_model_with_the_lora_in_all_its_layers(
     lora = tools.read(tmp_path / "all.safetensors")
     assert merge(lora, 0.5, model, *made.layers, out) == len(named) > 50
     merged = models.load(str(out), "cpu")
-    fused = fuse(read_lora(tmp_path / "all.safetensors"), 0.5, base.unet, base.text_encoders)
+    fused = fuse(read_lora(tmp_path / "all.safetensors"), 0.5, base.network, base.text_encoders)
     assert (fused.unet_layers + fused.text_layers, fused.strays) == (len(named), ())
     assert fused.text_layers >= 6 * count
-    parts = [(base.unet, merged.unet), *zip(base.text_encoders, merged.text_encoders, strict=True)]
+    parts = [
+        (base.network, merged.network),
+        *zip(base.text_encoders, merged.text_encoders, strict=True),
+    ]
     for expected, found in parts:
         for key, value in found.state_dict().items():
             torch.testing.assert_close(value, expected.state_dict()[key], rtol=1e-3, atol=1e-3)

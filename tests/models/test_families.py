@@ -17,6 +17,7 @@ from studio.lora.export import export_lora
 from studio.lora.format import LoraError
 from studio.lora.metadata import ExportInfo
 from studio.models import ModelError
+from studio.models.networks import added_cond_kwargs
 from studio.settings import OBJECTIVES, SamplingSettings
 from tests.support.rounds import expect_to_learn
 
@@ -114,7 +115,7 @@ def test_clip_skip_is_diffusers_own(
 
 def test_file_and_folder_hold_the_same_weights(made: Made) -> None:
     folder, file = (models.load(str(path), "cpu") for path in (made.folder, made.file))
-    modules = [(held.unet, held.vae, *held.text_encoders) for held in (folder, file)]
+    modules = [(held.network, held.vae, *held.text_encoders) for held in (folder, file)]
     for one, other in zip(*modules, strict=True):
         weights, found = one.state_dict(), other.state_dict()
         assert weights.keys() == found.keys()
@@ -152,7 +153,7 @@ def test_sdxl_is_told_its_size(tmp_path: Path) -> None:
     denoiser = models.load(str(made.folder), "cpu")
     text = denoiser.text.embed([PROMPT, "a lion"])
     latents = torch.zeros(2, 4, 9, 8)
-    added = denoiser.added_cond_kwargs(latents, text)
+    added = added_cond_kwargs(latents, text, denoiser.vae_scale_factor, denoiser.dtype)
     assert added["time_ids"].tolist() == [[72, 64, 0, 0, 72, 64]] * 2
     assert added["text_embeds"].shape == text.pooled.shape == (2, 128)
     nothing = denoiser.text.embed_negative("", 2)
@@ -325,7 +326,7 @@ def test_a_lora_file_that_does_not_fit_is_a_sentence(sd2_file: Path, tmp_path: P
     ):
         with pytest.raises(ModelError, match=words), denoiser.adapters.using_file(path):
             raise AssertionError("it was applied")
-        assert "guest" not in getattr(denoiser.unet, "peft_config", {})
+        assert "guest" not in getattr(denoiser.network, "peft_config", {})
     with (
         pytest.raises(ModelError, match="is missing"),
         denoiser.adapters.using_file(tmp_path / "none"),

@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from studio.families import SDXL_RF
 from studio.maths.schedules import step_mean
-from studio.models.levels import DiffusionLevels, FlowLevels
+from studio.models.levels import SHIFTS, DiffusionLevels, FlowLevels
 from studio.models.parts import sd_scheduler
 
 CPU = torch.device("cpu")
@@ -29,6 +29,27 @@ def test_the_steps_of_a_flow_are_those_of_diffusers_scheduler(shift: float, step
         theirs = scheduler.step(theirs.sin(), timestep, theirs).prev_sample
         ours = step_mean(ours, ours.sin(), schedule.step(index, eta=0.0))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("places", "steps", "mu"),
+    [
+        (4096, 50, 2.02335),  # 1024 x 1024 px
+        (1024, 50, 1.70196),
+        (5000, 50, 1.30302),  # large pictures have a line of their own, whatever the steps
+        (5000, 4, 1.30302),
+    ],
+)
+def test_the_shift_of_flux2_by_hand(places: int, steps: int, mu: float) -> None:
+    """sigma' = e^mu / (e^mu + 1 / sigma - 1), from FLUX.2's own code."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    schedule = FlowLevels(scheduler, CPU, SHIFTS["flux2"]).schedule(steps, places)
+    even = torch.linspace(1, 1 / steps, steps)
+    shift = torch.tensor(mu).exp()
+    expected = shift / (shift + 1 / even - 1)
+    torch.testing.assert_close(schedule.sigma, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(schedule.timesteps, 1000 * schedule.sigma)
+    assert schedule.next_sigma[-1] == 0
 
 
 def test_the_levels_of_a_flow_by_hand() -> None:

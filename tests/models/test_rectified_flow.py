@@ -19,6 +19,7 @@ from studio.engine.trajectory import PairBatch
 from studio.lora.export import export_lora
 from studio.lora.metadata import ExportInfo
 from studio.models import Denoiser, ModelError
+from studio.models.networks import added_cond_kwargs
 from studio.models.parts import folder_scheduler
 from studio.settings import OBJECTIVES, SamplingSettings
 from tests.support.rounds import expect_to_learn
@@ -103,11 +104,11 @@ def test_errors_are_of_the_velocity_itself(denoiser: Denoiser) -> None:
         sigma = (timesteps[0] / 1000)[:, None, None, None]
         noisy = (1 - sigma) * final + sigma * noise[0]
         text = denoiser.text.embed([PROMPT] * 2)
-        velocity = denoiser.unet(
+        velocity = denoiser.network(
             noisy,
             timesteps[0],
             text.states,
-            added_cond_kwargs=denoiser.added_cond_kwargs(noisy, text),
+            added_cond_kwargs=added_cond_kwargs(noisy, text, 8, torch.float32),
         ).sample
     expected = (noise[0] - final - velocity).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, expected, rtol=1e-4, atol=1e-5)
@@ -128,7 +129,7 @@ def test_a_step_given_its_end_has_the_velocitys_error_at_the_chains_own_latent(
     with torch.no_grad():
         scores = estimator.scores([0], steps)
         errors = velocity_errors(denoiser, pairs, [0], pairs.timesteps[steps], noise)
-    step = denoiser.schedule(SETTINGS.steps).step(steps, 0.7)
+    step = denoiser.schedule(SETTINGS).step(steps, 0.7)
     torch.testing.assert_close(
         scores, -errors * step.of_prediction.abs() / step.s, rtol=1e-3, atol=1e-5
     )

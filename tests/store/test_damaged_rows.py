@@ -176,7 +176,6 @@ def test_in_a_store_the_page_shows_the_rest(whole, page, column, tmp_path):
             if not is_odd(column, bad):
                 continue
             store.set_last_session(session.id)
-            store.forget_damaged_rows()
             try:
                 connection.execute(f'UPDATE OR IGNORE {table} SET "{name}" = ?', (bad,))
                 shown(page, store)

@@ -98,7 +98,7 @@ def merged(
 ) -> models.Denoiser:
     """The oracle: a model whose weights are base + sum of strength × delta, and no LoRA."""
     denoiser = models.load(str(model), "cpu")
-    weights = dict(layers(denoiser.unet))
+    weights = dict(layers(denoiser.network))
     by_name = {f"lora_unet_{name.replace('.', '_')}": weight for name, weight in weights.items()}
     with torch.no_grad():
         for adapter, strength in tastes:
@@ -261,8 +261,8 @@ def test_a_mix_is_saved_as_one_lora_that_is_its_exact_sum(
         one = lora_format.read(folder / f"Both{ending}.safetensors")
         expected = merged(tiny_model, store, [(warm, 1.5), (blue, -1.0)], [(lora, 0.5)])
         with denoiser.with_lora(one):
-            after = dict(layers(denoiser.unet))
-            for layer, weight in layers(expected.unet):
+            after = dict(layers(denoiser.network))
+            for layer, weight in layers(expected.network):
                 torch.testing.assert_close(after[layer], weight, rtol=1e-4, atol=1e-5)
             changed = [
                 layer

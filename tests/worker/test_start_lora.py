@@ -199,7 +199,7 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
         worker.jobs.run_next()
         return store.job(job.id)
 
-    before = worker.renderer.denoiser.unet.state_dict()
+    before = worker.renderer.denoiser.network.state_dict()
     before = {key: value.clone() for key, value in before.items() if "lora" not in key}
     job = compare(StartLora(str(lora), 0.5))
     assert job.state == "done", job.message
@@ -210,7 +210,7 @@ def test_another_lora_is_drawn_beside_base_and_tuned(store, session, worker, lor
     base, _, other = pictures
     assert (other.adapter_id, other.base_hash) == (None, base.base_hash)
     assert made_with(store, other).loras == ((lora.stem, 0.5),)  # in the saved picture, too
-    after = worker.renderer.denoiser.unet.state_dict()
+    after = worker.renderer.denoiser.network.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     # it is what a session draws that starts from it
     start(store, session, StartLora(str(lora), 0.5))

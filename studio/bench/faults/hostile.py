@@ -236,7 +236,7 @@ def kinds_of(home: Home, parent: Path) -> list[Kind]:
             return False
         finally:
             assert not denoiser.adapters.is_attached
-            assert not getattr(denoiser.unet, "peft_config", {})
+            assert not getattr(denoiser.network, "peft_config", {})
 
     def adapter(example: tuple[bytes, Any]) -> bool:
         content, description = example
@@ -250,7 +250,7 @@ def kinds_of(home: Home, parent: Path) -> list[Kind]:
         except models.ModelError:
             return False
         finally:
-            assert not getattr(denoiser.unet, "peft_config", {})
+            assert not getattr(denoiser.network, "peft_config", {})
 
     def latents(content: bytes) -> bool:
         try:

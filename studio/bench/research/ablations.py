@@ -223,7 +223,7 @@ def branched(denoiser: models.Denoiser, chain: Trajectory, shared: int, seed: in
     """Another continuation of a chain after its first `shared` steps, for the denoiser's present
     state."""
     settings = chain.settings
-    schedule = denoiser.schedule(settings.steps)
+    schedule = denoiser.schedule(settings)
     text = denoiser.text.embed([chain.prompt], settings.clip_skip)
     empty = denoiser.text.embed_negative(settings.negative_prompt, 1, settings.clip_skip)
     draw = torch.Generator().manual_seed(seed)

@@ -125,7 +125,7 @@ def inverted(denoiser: models.Denoiser, batch: PairBatch) -> tuple[Tensor, Tenso
     The timesteps (T,) of the batch's own steps, and (M, T, C, h, w): the noise that, added to a
     picture's final latent, gives its inverted latent at that timestep.
     """
-    schedule = denoiser.schedule(batch.settings.steps)
+    schedule = denoiser.schedule(batch.settings)
     final = batch.latents[:, -1].to(denoiser.device)
     text = denoiser.text.embed(list(batch.prompts), batch.settings.clip_skip)
     latent, noises = final, []

@@ -46,7 +46,7 @@ def up_projections(denoiser: models.Denoiser) -> list[torch.nn.Parameter]:
     """The adapter's parameters with a gradient before training."""
     return [
         value
-        for name, value in denoiser.unet.named_parameters()
+        for name, value in denoiser.network.named_parameters()
         if value.requires_grad and "lora_B" in name
     ]
 

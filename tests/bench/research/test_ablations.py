@@ -111,7 +111,7 @@ def test_the_way_back_to_noise_is_that_of_diffusers(denoiser: Denoiser, pairs: P
         at = timestep.expand(len(latent))
         with torch.no_grad():
             states = text.states
-            output = denoiser.unet(latent, at, states).sample
+            output = denoiser.network(latent, at, states).sample
         latent = oracle.step(output, timestep, latent).prev_sample
         place = timesteps.tolist().index(int(timestep))
         ours = denoiser.scheduler.add_noise(final, noises[:, place], at)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import gradio as gr
 
+from studio.messages import _
 from studio.ui.fields import Field, save_fields, training_field, with_training
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
-
-NONE = ("None", "")
 
 
 def build(page: Page) -> None:
     """The choice of another session's round, its share, and whether to begin with such tastes."""
     beside = gr.Dropdown(
-        [NONE],
+        [(_("None"), "")],
         value="",
-        label="Beside another taste",
-        info="A round of another session that is to stay: this one then learns only what that one "
-        "does not know of your picks yet.",
+        label=_("Beside another taste"),
+        info=_(
+            "A round of another session that is to stay: this one then learns only what that one "
+            "does not know of your picks yet."
+        ),
         interactive=True,
         elem_id="beside",
     )
     with gr.Column(visible=False) as dial:
         share = gr.Slider(
-            10, 90, step=5, label="How much of it stays, in %", elem_id="beside-share"
+            10, 90, step=5, label=_("How much of it stays, in %"), elem_id="beside-share"
         )
     begin = gr.Checkbox(
-        label="Begin with my earlier tastes",
-        info="From 8 picks on, a round begins with the mixture of your other sessions' tastes that "
-        "the picks point to, and not from nothing. It says which.",
+        label=_("Begin with my earlier tastes"),
+        info=_(
+            "From 8 picks on, a round begins with the mixture of your other sessions' tastes that "
+            "the picks point to, and not from nothing. It says which."
+        ),
         elem_id="from-tastes",
     )
 
@@ -61,11 +64,11 @@ def choices(snapshot: StoreSnapshot) -> list[tuple[str, str]]:
     drawn = snapshot.store.images(snapshot.session.id, "pair", limit=1)
     tastes = snapshot.store.tastes(drawn[0].base_hash) if drawn else []
     found = [
-        (f"{name} · round {adapter.number}", adapter.id)
+        (_("{name} · round {number}", name=name, number=adapter.number), adapter.id)
         for name, adapter in tastes
         if adapter.session_id != snapshot.session.id
     ]
     chosen = snapshot.settings.training.beside
     if chosen and chosen not in {id_ for _, id_ in found}:
-        found.append(("A round that is gone, or of another model", chosen))
-    return [NONE, *found]
+        found.append((_("A round that is gone, or of another model"), chosen))
+    return [(_("None"), ""), *found]
