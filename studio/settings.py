@@ -243,7 +243,6 @@ Form = Literal[
     "seppo",
 ]
 FORMS: tuple[str, ...] = get_args(Form)
-FAVOURITES_FORM: Form = "seppo"  # of a round from favourites alone
 
 # How an order of several pictures counts (`studio.engine.orders`).
 Orders = Literal["pairs", "rank", "list"]
@@ -301,7 +300,8 @@ class TrainingSettings(_Stored):
         (`studio.engine.trajectory.PairBatch.of`).
     lone_pictures: whether it learns from favourites, and from pairs that are both bad, too.
     favourites_alone: whether it learns from favourites, each against the pictures that were shown
-        beside it and are none (SePPO, arXiv 2410.05255). A round without enough picks does.
+        beside it and are none (SePPO, arXiv 2410.05255, whose form is "seppo"). A round without
+        enough picks does.
     keep_to_prompt: the weight, beside a pick, of a pair of the chosen picture and the same under a
         prompt that it does not fit (TDPO; `studio.prompting.mismatched`). 0: no such pairs.
     orders: how the pairs of a grid count: "pairs" all alike, "rank" by their distance in the order

@@ -5,10 +5,10 @@
 As in live labelling, a round trains on all picks so far, without the fifth that is held out. Then
 both models draw prompts without picks, with the same seeds, and the artist chooses the better one.
 With several numbers of picks, each is measured on the way to the largest. A pick chooses the better
-of two pictures, or with `--pictures 4` the best of four. With `--set favourites_alone=true
-form=seppo` the artist stars the best quarter of the pictures instead, and a pick is a star. The
-base model draws the pictures, so rounds in between would change nothing and are skipped; with
-`--pairs-by newest` the newest adapter draws them, of which there is one after every 16 picks.
+of two pictures, or with `--pictures 4` the best of four. With `--set
+favourites_alone=true` the artist stars the best quarter of the pictures instead, and a pick is a
+star. The base model draws the pictures, so rounds in between would change nothing and are skipped;
+with `--pairs-by newest` the newest adapter draws them, of which there is one after every 16 picks.
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ def held_out_agreement(estimator: Estimator, micro_batches: MicroBatches) -> flo
 
 
 @torch.no_grad()
-def margins(estimator: Estimator, micro_batches: MicroBatches, adapter: ReadAdapter) -> Tensor:
+def taste_margins(
+    estimator: Estimator, micro_batches: MicroBatches, adapter: ReadAdapter
+) -> Tensor:
     """(pairs,): how much more another adapter raises the chosen side of each pair than the
     rejected one, on the mean of the held-out draws."""
     groups = estimator.groups

@@ -30,12 +30,16 @@ from studio.engine import memory, optimizers
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.engine.errors import TrainingFailed
 from studio.engine.estimators import Estimator
-from studio.engine.evaluation import held_out_agreement, to_the_end, velocity_shift
+from studio.engine.evaluation import (
+    held_out_agreement,
+    taste_margins,
+    to_the_end,
+    velocity_shift,
+)
 from studio.engine.microbatches import MicroBatches
 from studio.engine.objective import Objective
 from studio.engine.trajectory import PairBatch
 from studio.maths import objectives
-from studio.maths.objectives import Counts
 from studio.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -240,7 +244,11 @@ class Training:
             self.estimator, mine, draws.shape[1], self.micro_batches.at_once
         ):
             some = mine[part], draws[part, columns]
-            counts = self._counts(*some)
+            counts = self.estimator.counts(*some)
+            if self.beside is not None:
+                explained = self.estimator.other_gains(*some, self.beside)
+                share = self.settings.beside_share
+                counts = objectives.beside(counts, *explained, self.settings.beta, share)
             chosen, rejected = self.estimator.gains(*some)
             loss = self.objective.losses(chosen, rejected, self.settings.beta, counts)
             (loss.sum() / count).backward()
@@ -251,14 +259,10 @@ class Training:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.cat(losses), torch.cat(margins)
 
-    def _counts(self, groups: list[list[int]], draws: Tensor) -> Counts:
-        """How much the pairs count, given what another taste explains of them."""
-        counts = self.estimator.counts(groups, draws)
-        if self.beside is None:
-            return counts
-        chosen, rejected = self.estimator.other_gains(groups, draws, self.beside)
-        share = self.settings.beside_share
-        return objectives.beside(counts, chosen, rejected, self.settings.beta, share)
+    def margins(self, other: ReadAdapter) -> Tensor:
+        """(pairs,): how much more another adapter raises the chosen side than the rejected one."""
+        of_it = partial(taste_margins, self.estimator, self.micro_batches, other)
+        return self._while_memory_lasts(of_it)
 
     def shift(
         self, fraction: float | None = None, go_on: Callable[[int, int], bool] = to_the_end

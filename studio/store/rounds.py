@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.settings import FAVOURITES_FORM, FEWEST_PICKS
+from studio.settings import FEWEST_PICKS
 from studio.store.database import Database, changed, first_readable, read, read_all
 from studio.store.errors import StoreError
 from studio.store.lone_pictures import LonePictures
@@ -61,7 +61,7 @@ class Rounds(Database):
                     if not material.favourites_are_enough:
                         raise StoreError(too_few(material))
                     lone = LonePictures(material.lone.favourites)
-                    settings = replace(settings, favourites_alone=True, form=FAVOURITES_FORM)
+                    settings = replace(settings, favourites_alone=True)
             train = material.train + tuple(one.pick.id for one in lone.both_bad)
             taught = [one for one in (*material.usable, *lone.both_bad) if one.pick.id in train]
             questions = len({one.pair.question_id for one in taught}) + len(lone.favourites)

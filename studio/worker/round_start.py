@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from studio import models
-from studio.engine import evaluation
 from studio.engine.distributed import ProcessGroup
 from studio.engine.training import Training
 from studio.lora.tools import Lora, resize, summed
@@ -81,12 +80,9 @@ def _begin_from_tastes(renderer: Renderer, training: Training, round_: Round) ->
     pairs = training.pairs.of_two
     if not tastes or len(pairs) < FEWEST_TO_MIX:
         return ()
-    margins = [
-        evaluation.margins(
-            training.estimator, training.micro_batches, renderer.read_adapter(adapter.id)
-        )[pairs]
-        for _, adapter in tastes
-    ]
+    adapters = training.denoiser.adapters
+    read = [adapters.read(renderer.whole_adapter(adapter.id)) for _, adapter in tastes]
+    margins = [training.margins(adapter)[pairs] for adapter in read]
     weights = mixture(round_.settings.beta * torch.stack(margins, 1)).tolist()
     terms = [
         (layer, part, weight)
@@ -94,7 +90,7 @@ def _begin_from_tastes(renderer: Renderer, training: Training, round_: Round) ->
         for layer, part in renderer.adapter_parts(adapter).items()
     ]
     nearest, _ = resize(Lora("diffusers", summed(terms), {}), round_.settings.rank)
-    training.denoiser.adapters.begin_with(nearest.parts)
+    adapters.begin_with(nearest.parts)
     named = [
         f"“{name}” at {round(100 * weight)} %"
         for (name, _), weight in zip(tastes, weights, strict=True)

@@ -66,12 +66,12 @@ def test_too_few_of_one_kind_take_no_part_in_a_round_of_pairs(store, session, ad
 
 
 def test_favourites_alone_are_enough_where_there_are_no_picks(store, session, add_pairs):
-    """They are held against what was shown beside them, in a form for sides that nobody judged."""
+    """They are held against what was shown beside them."""
     pairs = add_pairs(5)
     starred = star(store, *(pair.left for pair in pairs[:4]), pairs[0].right)
     few = pick(store, pairs[3:])
     round_ = store.request_round(session.id)
-    assert (round_.settings.favourites_alone, round_.settings.form) == (True, "seppo")
+    assert round_.settings == replace(session.settings.training, favourites_alone=True)
     assert set(round_.favourite_ids) == set(starred)
     assert round_.train_pick_ids == tuple(one.id for one in few)
     assert store.session(session.id).settings == session.settings
