@@ -62,7 +62,7 @@ async function take(file) {
 
 /* Gradio's sliders say this in English alone. */
 function nameResets() {
-  for (const button of document.querySelectorAll('[aria-label="Reset to default value"]'))
+  for (const button of document.querySelectorAll(".reset-button"))
     button.ariaLabel = button.title = _("Reset to default value");
 }
 
