@@ -73,7 +73,9 @@ class Sentences:
 
     def told(self, text: str) -> str:
         """The text, with all that are messages in the language."""
-        return text if len(text) > MOST_CHARACTERS else self._read(text).text
+        if len(text) > MOST_CHARACTERS or not _letters(text):
+            return text
+        return self._read(text).text
 
     def _readings(self, text: str) -> Told:
         """The best reading: of the whole text, or of its sentences one after the other."""

@@ -23,6 +23,7 @@ HEADER = "studio-language"  # of a request that a page sends, see base/language.
 COOKIE = re.compile(r"(?:^|; )studio-language=([A-Za-z-]+)(?:;|$)")  # of the one that opens a page
 TEXTS = frozenset({"label", "info", "placeholder", "name", "title"})
 MARKUP = frozenset({"html_template", "value"})
+SPEAKING = frozenset({"button", "html"})  # components whose value is a text of the page
 
 
 class Languages:
@@ -90,7 +91,11 @@ class Pages(gr.Blocks):
 def _told_value(value: Any, key: str) -> Any:
     """A part of the configuration, with its texts told; `key`: what it is of the part around it."""
     if isinstance(value, dict):
-        return {name: _told_value(part, name) for name, part in value.items()}
+        kept = value.get("props", {}).get("value") if value.get("type") not in SPEAKING else None
+        told_parts = {name: _told_value(part, name) for name, part in value.items()}
+        if kept is not None:
+            told_parts["props"]["value"] = kept  # what stands in a field was typed, or may be
+        return told_parts
     if isinstance(value, list | tuple):
         tell: Callable[[Any], Any] = _told_choice if key == "choices" else _part_of(key)
         return [tell(part) for part in value]
