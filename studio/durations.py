@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from studio.messages import _
+
 
 def duration(seconds: float) -> str:
     """`a few seconds`, `about 40 s`, `about 3 min`, `about 1 h 20 min`."""
     if seconds < 8:
-        return "a few seconds"
+        return _("a few seconds")
     if seconds < 55:
-        return f"about {round(seconds / 5) * 5} s"
+        return _("about {seconds} s", seconds=round(seconds / 5) * 5)
     minutes = max(1, round(seconds / 60))
     if minutes < 60:
-        return f"about {minutes} min"
+        return _("about {minutes} min", minutes=minutes)
     hours, minutes = divmod(minutes, 60)
-    return f"about {hours} h {minutes} min" if minutes else f"about {hours} h"
+    if minutes:
+        return _("about {hours} h {minutes} min", hours=hours, minutes=minutes)
+    return _("about {hours} h", hours=hours)
+
+
+def with_duration(what: str, seconds: float | None) -> str:
+    """`Loading my-model, about 20 s`; None: not known yet."""
+    if seconds is None:
+        return what
+    return _("{what}, {duration}", what=what, duration=duration(seconds))
 
 
 def with_time_left(what: str, left_s: float | None) -> str:
     """`Drawing picture 4 of 8, about 2 min left`; None: not known yet."""
-    return what if left_s is None else f"{what}, {duration(left_s)} left"
+    if left_s is None:
+        return what
+    return _("{what}, {duration} left", what=what, duration=duration(left_s))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from studio.messages import _, together
+
 Z_95 = 1.959964
 
 
@@ -54,23 +56,28 @@ class Tally:
     def __str__(self) -> str:
         """`16 of 20, 80% (58–92)`."""
         if not self.decided:
-            return "none: no difference was seen"
+            return _("none: no difference was seen")
         low, high = self.interval
         share = self.tuned / self.decided
-        return (
-            f"{self.tuned} of {self.decided}, "
-            f"{round(100 * share)}% ({round(100 * low)}–{round(100 * high)})"
+        return _(
+            "{tuned} of {decided}, {share}% ({low}–{high})",
+            tuned=self.tuned,
+            decided=self.decided,
+            share=round(100 * share),
+            low=round(100 * low),
+            high=round(100 * high),
         )
 
 
 def exam_sentence(tally: Tally) -> str:
     """`You chose the tuned model in 16 of 20, 80% (58–92).`, and the number of ties."""
     if not tally.decided:
-        return f"You saw no difference in any of the {tally.ties} pairs."
-    ties = ""
+        return _("You saw no difference in any of the {number} pairs.", number=tally.ties)
+    sentence = _("You chose the tuned model in {tally}.", tally=tally)
     if tally.ties:
-        ties = f" In {tally.ties} more you saw no difference: left out."
-    return f"You chose the tuned model in {tally}.{ties}"
+        more = _("In {number} more you saw no difference: left out.", number=tally.ties)
+        sentence = together(sentence, more)
+    return sentence
 
 
 class Examined(Protocol):

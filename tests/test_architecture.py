@@ -15,14 +15,17 @@ STUDIO = Path(__file__).resolve().parents[1] / "studio"
 # Part of the studio: the parts that it may import, besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
-    "statistics": set(),
+    "messages": set(),  # in the artist's language
+    "statistics": {"messages"},
     "swiss": set(),
     "families": set(),  # a table, for the pages too
     "files": set(),  # written whole or not at all
-    "durations": set(),  # in words
+    "durations": {"messages"},  # in words
     "paths": set(),  # as people write them
+    "verdict": {"messages", "statistics"},  # whether to go on
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
+    "judging": {"judges", "pictures", "settings", "store"},
     "prompting": {"settings"},  # text in, text out
     "pictures": set(),
     "runtime": {"files"},
@@ -48,6 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "engine",
         "families",
         "files",
+        "judges",
+        "judging",
         "lora",
         "models",
         "paths",
@@ -64,6 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "families",
         "files",
+        "judges",
+        "messages",
         "paths",
         "pictures",
         "prompting",
@@ -71,6 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "statistics",
         "store",
+        "verdict",
     },
     "bench": {  # measures all there is
         "engine",
@@ -95,6 +103,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "durations",
         "engine",
         "judges",
+        "judging",
         "lora",
         "models",
         "paths",

@@ -92,7 +92,7 @@ def answer(store: Store, tab: Tab, session_id: str) -> list[float]:
     for pair in store.waiting_pairs(session_id, BLOCK + WARM_UP):
         payload = {"pick_id": uuid.uuid4().hex, "pair_id": pair.id, "choice": "left"}
         began_s = time.perf_counter()
-        tab.call("prefer", "pick", **payload, ranking=[], much_better=False, reason=None)
+        tab.call("prefer", "pick", **payload, ranking=[], much_better=False, reason=None, marks={})
         times.append(1000 * (time.perf_counter() - began_s))
     return times[WARM_UP:]
 

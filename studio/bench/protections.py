@@ -212,6 +212,20 @@ PROTECTIONS = (
         "tests/ui/test_library.py::test_only_pictures_of_known_models_are_served",
     ),
     Protection(
+        "a studio with a password runs no file as a judge",
+        "studio/ui/tabs/export/judge.py",
+        "    if not is_local:\n        raise SettingsError(_(NOT_HERE))\n",
+        "",
+        "tests/ui/tabs/test_judge.py::test_a_file_is_run_only_where_no_other_machine_is_let_in",
+    ),
+    Protection(
+        "a page runs no file of another user as a judge",
+        "studio/worker/judge.py",
+        "    judging.require_own_file(reference)\n",
+        "",
+        "tests/worker/test_judge.py::test_a_file_of_ones_own_is_run_and_one_of_others_is_not",
+    ),
+    Protection(
         "a repeated request for a pick counts once",
         "studio/store/answers.py",
         "            if known is not None:\n",

@@ -92,7 +92,7 @@ class Artist:
             pick_id = uuid.uuid4().hex
             choice = self.dice.choice(("left", "left", "left", "right", "right", "tie", "skip"))
             about = {"pick_id": pick_id, "pair_id": pair.id, "choice": choice}
-            self.tab.call("prefer", "pick", **about, much_better=False, reason=None)
+            self.tab.call("prefer", "pick", **about, much_better=False, reason=None, marks={})
             self.acknowledged[pick_id] = choice
             self.done["picks"] += 1
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
-import uuid
-from itertools import pairwise
-from pathlib import Path
-from typing import Literal
 
-import PIL.Image
-
-from studio import judges
+from studio import judges, judging
 from studio.cli.errors import CommandError, progress
 from studio.cli.home import find_session, open_store, wait_for_worker
-from studio.judges import Judge
-from studio.pictures.files import read_picture, rgb
-from studio.settings import Choice
-from studio.store import AlreadyAnswered, Image, Question, Session, Store
+from studio.store import Session, Store
 
 NOTICE_S = 5.0  # until the worker's status is about the session that was opened for it
 
@@ -25,7 +16,7 @@ NOTICE_S = 5.0  # until the worker's status is about the session that was opened
 def pick(arguments: argparse.Namespace) -> int:
     """Pick so many times; a running studio on the same home draws the pictures itself."""
     judge = judges.load(arguments.judge)
-    name = Path(arguments.judge).name  # without the folders of this machine
+    name = judging.name_of(arguments.judge)
     with open_store(arguments) as store:
         session = find_session(store, arguments.session)
         wanted, done = arguments.picks or session.settings.round_every, 0
@@ -34,7 +25,7 @@ def pick(arguments: argparse.Namespace) -> int:
             """Whether all picks are made; if not, no question is waiting."""
             nonlocal done
             while done < wanted and (waiting := store.waiting(session.id, limit=1)):
-                done += _answer(store, waiting[0], judge, name)
+                done += judging.answer(store, waiting[0], judge, name)
                 progress(f"{done} of {wanted} picks by {name}")
             return done >= wanted
 
@@ -53,45 +44,6 @@ def pick(arguments: argparse.Namespace) -> int:
         finally:
             progress(f"{done} of {wanted} picks by {name}", last=True)
     return 0
-
-
-def _answer(store: Store, question: Question, judge: Judge, name: str) -> bool:
-    """Answer as the judge would; False if the artist was faster."""
-    prompt = question.pairs[0].prompt
-    scores = {one.id: judges.score(judge, _picture(store, one), prompt) for one in question.images}
-    choice, ranking = answer_of(scores)
-    try:
-        store.add_answer(uuid.uuid4().hex, question.id, choice, ranking=ranking, judge=name)
-    except AlreadyAnswered:
-        return False
-    return True
-
-
-def answer_of(scores: dict[str, float]) -> tuple[Choice | Literal["ranked"], tuple[str, ...]]:
-    """Choice and ranking, from the scores of a question's pictures in their order on the screen.
-
-    A grid is ranked from the best picture to the first two that are equal, for a ranking knows no
-    ties; it is skipped if its best ones are equal.
-    """
-    if len(set(scores.values())) == 1:
-        return "tie", ()
-    if len(scores) == 2:
-        left, right = scores.values()
-        return "left" if left > right else "right", ()
-    ids = sorted(scores, key=scores.__getitem__, reverse=True)
-    neighbours = enumerate(pairwise(ids))
-    clear = next((at for at, (a, b) in neighbours if scores[a] == scores[b]), len(ids))
-    return ("ranked", tuple(ids[:clear])) if clear else ("skip", ())
-
-
-def _picture(store: Store, image: Image) -> PIL.Image.Image:
-    try:
-        return rgb(read_picture(store.image_path(image)))
-    except (OSError, ValueError) as error:
-        raise CommandError(
-            f"A picture of “{image.prompt}” cannot be read: {error}. Skip it on the Prefer tab and "
-            "repeat the command; `python launch.py doctor` lists all such files."
-        ) from error
 
 
 def _require_drawing(store: Store, session: Session, opened_at_s: float) -> None:

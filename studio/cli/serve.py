@@ -18,7 +18,8 @@ from studio.cli.home import end_on_sigterm
 from studio.runtime import logs
 from studio.runtime.environment import without_network_variables
 from studio.runtime.supervisor import Supervisor, worker_command
-from studio.store import Store, StudioLock, home_warning
+from studio.store import Store, StoreError, StudioLock, home_warning
+from studio.ui.sessions import open_session
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -32,12 +33,22 @@ def serve(arguments: argparse.Namespace) -> int:
         if sentence := home_warning(home):
             log.warning("%s", sentence)
             say(sentence)
-        with contextlib.closing(Store.open(home)) as store, worker:
+        with contextlib.closing(Store.open(home)) as store:
+            _open_session(store)
             # Ctrl+C; if a shell has disabled it, the server just returns.
-            with contextlib.suppress(KeyboardInterrupt):
+            with worker, contextlib.suppress(KeyboardInterrupt):
                 _serve_pages(store, listener, arguments)
             say("\nEnding. Everything is kept.")
     return 0
+
+
+def _open_session(store: Store) -> None:
+    """A new home has its first session before its worker starts, which so loads the model and draws
+    while the pages are still being made."""
+    try:
+        open_session(store)
+    except StoreError:  # the pages say what is wrong
+        log.warning("No session could be opened", exc_info=True)
 
 
 def _serve_pages(store: Store, listener: socket.socket, arguments: argparse.Namespace) -> None:

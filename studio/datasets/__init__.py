@@ -19,6 +19,9 @@ An artist's own pairs are read as `folders`: the prompt is in a text file of eit
 
 Imported pictures have no denoising steps: Diffusion-DPO can learn from them, and D3PO cannot. They
 are stored as drawn without noise (eta 0), which D3PO refuses.
+
+Marks on pictures are written in `pickapic` alone, and never read: an imported picture of another
+shape is cut, and they would lie beside what was marked.
 """
 
 from studio.datasets.forms import FORMS, read, write

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from studio.datasets.picks import ExchangeError, ForeignPick, judge_name
-from studio.settings import CHOICES, REASONS
+from studio.settings import CHOICES, MARKS_ACROSS, REASONS
 from studio.store import Image, PickedPair
 
 ROWS_AT_ONCE = 32  # in memory, with their pictures
@@ -45,6 +45,8 @@ COLUMNS = pa.schema(
         ("strength", pa.string()),
         ("reason", pa.string()),
         ("judge", pa.string()),
+        ("marks_0", pa.string()),
+        ("marks_1", pa.string()),
         ("note", pa.string()),
         ("seed_0", pa.int64()),
         ("seed_1", pa.int64()),
@@ -78,7 +80,9 @@ those of Pick-a-Pic; `jpg_0` (left) and `jpg_1` (right) hold PNG files. `label_0
 1 and 0, or 0.5 each for a tie; pairs of which both were bad, or that were skipped, have no label
 (see `choice`). `strength` is "much better" or "better", `reason` the artist's reason,
 `judge` the function that picked instead of the artist (null: the artist did), and `sampling` the
-settings both pictures were drawn with.
+settings both pictures were drawn with. `marks_0` and `marks_1` say where the artist marked what
+decided: {across} x {across} places over the whole picture, row by row, as bits in hexadecimal
+(null: no marks).
 """
 
 
@@ -100,7 +104,7 @@ def write(folder: Path, picked: list[PickedPair], path_of: Callable[[Image], Pat
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, COLUMNS))
     named = "\n".join(f"  - split: {one}\n    path: data/{one}-*" for one in sorted(splits))
-    readme = README.format(count=len(picked), splits=named)
+    readme = README.format(count=len(picked), splits=named, across=MARKS_ACROSS)
     (folder / "README.md").write_text(readme, "utf-8")
     return len(picked)
 
@@ -135,6 +139,7 @@ def _row(
             f"image_{number}_uid": side.id,
             f"image_{number}_url": "",
             f"jpg_{number}": path_of(side).read_bytes(),
+            f"marks_{number}": one.marks.get(side.id),
             f"label_{number}": labels[number] if labels else None,
             f"model_{number}": f"D3PO Studio, base model {side.base_hash[:16]}",
             f"seed_{number}": side.seed,

@@ -227,8 +227,33 @@ def mean_given_end(latent: Tensor, end: Tensor, step: Step) -> Tensor:
     return mean_of(end, (latent - alpha * end) / sigma, step)
 
 
+def mean_over(squares: Tensor, places: Tensor | None = None) -> Tensor:
+    """(B,): the mean of squares (B, C, h, w) over their elements; of those at marked places only,
+    if there are `places` (B, 1, h, w): how much of each counts, from 0 to 1, not all of them 0.
+
+        sum over places of m · mean over channels of squares / sum of m
+
+    The squares at a place get the weight m / mean(m), whose mean is 1. So a change that is alike
+    everywhere counts alike with any marks: they say where a picture is looked at and not how much,
+    and beta keeps its meaning. With all places marked the weights are exactly 1, and the value is
+    that without marks to the bit. At places with m = 0 the gradient is 0.
+
+    It is the error of FocusDPO (arXiv 2509.01181). DenseDPO (arXiv 2506.03517) sums the gains of
+    segments by signs of 1, 0 and -1; with 1 and 0 that is this mean without the division by
+    mean(m), where a small mark would teach next to nothing.
+    """
+    if places is not None:
+        squares = squares * (places / places.mean((1, 2, 3), keepdim=True))
+    return squares.mean((1, 2, 3))
+
+
 def log_prob(
-    next_latent: Tensor, latent: Tensor, prediction: Tensor, step: Step, reduction: Reduction
+    next_latent: Tensor,
+    latent: Tensor,
+    prediction: Tensor,
+    step: Step,
+    reduction: Reduction,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Log-probability (B,) of `next_latent` under a step, up to a constant of the step.
 
@@ -240,15 +265,20 @@ def log_prob(
                  step has the same weight for any s, and the value is independent of the latent's
                  size and of the number of steps.
 
+    places: (B, 1, h, w), see `mean_over`. The elements of a step are independent, so "sum" over the
+    marked ones is the likelihood of that part of the picture; a place marked by half counts half.
+    It is smaller for smaller marks, as it is for smaller pictures; the means are not.
+
     Raises ValueError where s is 0: such a step has no log-probability.
     """
     if bool((step.s == 0).any()):
         raise ValueError("a step without noise has no log-probability; leave it out")
     squared = (next_latent - step_mean(latent, prediction, step)).square()
     if reduction == "sum":
-        return -squared.sum((1, 2, 3)) / (2 * step.s.square())
+        counted = squared if places is None else squared * places
+        return -counted.sum((1, 2, 3)) / (2 * step.s.square())
     if reduction == "mean":
-        return -squared.mean((1, 2, 3)) / (2 * step.s.square())
+        return -mean_over(squared, places) / (2 * step.s.square())
     if reduction == "noise":
-        return -squared.mean((1, 2, 3)) / step.of_prediction.square()
+        return -mean_over(squared, places) / step.of_prediction.square()
     raise ValueError(f"reduction {reduction!r} is not one of sum, mean, noise")

@@ -16,7 +16,13 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
 
 from studio.families import Family
-from studio.maths.schedules import DiffusionSchedule, FlowSchedule, Schedule, noise_of
+from studio.maths.schedules import (
+    DiffusionSchedule,
+    FlowSchedule,
+    Schedule,
+    mean_over,
+    noise_of,
+)
 
 Scheduler = DDIMScheduler | FlowMatchEulerDiscreteScheduler
 
@@ -55,8 +61,11 @@ class Levels(ABC):
         """The prediction of a network that makes no errors."""
 
     @abstractmethod
-    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
-        """(B,): the mean square of a difference of two predictions, in units of velocity."""
+    def squared_velocity(
+        self, difference: Tensor, timesteps: Tensor, places: Tensor | None = None
+    ) -> Tensor:
+        """(B,): the mean square of a difference of two predictions, in units of velocity; over
+        places (B, 1, h, w) if there are some, see `schedules.mean_over`."""
 
     def noisiest(self, fraction: float) -> tuple[int, int]:
         """The first timestep of the noisiest `fraction`, and the number of timesteps from it on."""
@@ -100,10 +109,12 @@ class DiffusionLevels(Levels):
     def target(self, clean: Tensor, noise: Tensor) -> Tensor:
         return noise
 
-    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+    def squared_velocity(
+        self, difference: Tensor, timesteps: Tensor, places: Tensor | None = None
+    ) -> Tensor:
         """The floor keeps it finite at a last timestep without any signal."""
         alpha_bar = self._alphas[timesteps].clamp(min=LEAST_VELOCITY_ALPHA_BAR)
-        return difference.square().mean((1, 2, 3)) / alpha_bar
+        return mean_over(difference.square(), places) / alpha_bar
 
 
 class FlowLevels(Levels):
@@ -144,10 +155,12 @@ class FlowLevels(Levels):
     def target(self, clean: Tensor, noise: Tensor) -> Tensor:
         return noise - clean
 
-    def squared_velocity(self, difference: Tensor, timesteps: Tensor) -> Tensor:
+    def squared_velocity(
+        self, difference: Tensor, timesteps: Tensor, places: Tensor | None = None
+    ) -> Tensor:
         """Nearly diffusion's units: at equal ratios of signal to noise, one change of a prediction
         is alpha + sigma times as large here, with diffusion's alpha and sigma: 1 to sqrt(2)."""
-        return difference.square().mean((1, 2, 3))
+        return mean_over(difference.square(), places)
 
 
 def levels_of(family: Family, scheduler: Scheduler, device: torch.device) -> Levels:

@@ -8,6 +8,7 @@
     autoencoder  a decoder that draws whole pictures, which begins with the small one
     encoder      computes the codes of pictures, as imported ones need it
     recogniser   the classifier of the drawings, which judges what the model makes
+    teacher      another with its own seed, by whose features a decoder is taught
     write        fp16 diffusers folder, loadable by StableDiffusionPipeline
     unpack       the shipped model into the build folder, before the other stages go on with it
 
@@ -17,6 +18,7 @@ Each stage keeps a checkpoint in the build folder and goes on from it when start
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import random
 import time
@@ -37,6 +39,7 @@ from studio.starter.networks import (
     new_text_encoder,
     new_unet,
 )
+from studio.starter.perceptual import TEACHER, feature_error, teacher_of
 from studio.starter.pictures import (
     BUILD_PATH,
     DRAWING_PX,
@@ -60,6 +63,7 @@ UPDATES = {
     "autoencoder": 12_000,
     "encoder": 1500,
     "recogniser": 1500,
+    "teacher": 700,
 }
 # the highest learning rates
 PEAKS = {
@@ -68,6 +72,7 @@ PEAKS = {
     "autoencoder": 2e-3,
     "encoder": 1e-3,
     "recogniser": 3e-3,
+    "teacher": 3e-3,
 }
 
 
@@ -129,6 +134,19 @@ def train_diffusion(pictures: Pictures, run: Run, batch: int = 32) -> bool:
 LARGEST_NOISE = 0.8  # standard deviation of what is added to a code; the codes' own is 1
 SAMPLED_SHARE = 0.5  # of the latents, those that the U-Net has drawn
 SMALL_PX = 64
+FEATURES_WEIGHT = 0.1  # of the teacher's error, beside that of pixels
+
+
+def decoding_error(
+    drawn: Tensor, images: Tensor, teacher: nn.Sequential | None
+) -> tuple[Tensor, Figures]:
+    """What a decoder is taught by, and its parts. Both (B, 3, h, w)."""
+    squared = {"squared": (drawn - images).detach().square().mean()}
+    error = picture_error(drawn, images)
+    if teacher is None:
+        return error, squared
+    seen = feature_error(teacher, drawn, images)
+    return error + FEATURES_WEIGHT * seen, squared | {"features": seen.detach()}
 
 
 def picture_error(drawn: Tensor, images: Tensor) -> Tensor:
@@ -167,7 +185,10 @@ def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
     decoder = new_autoencoder(SMALL_PX).decoder.to(run.device, memory_format=torch.channels_last)
-    begin(run.folder, {"decoder": decoder})
+    whole = new_autoencoder()
+    begin(run.folder, {"vae": whole})
+    take_over(decoder, whole.decoder.state_dict())
+    teacher = teacher_of(run.folder, run.device)
     optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
     samples = _samples(run.folder)
 
@@ -177,26 +198,27 @@ def train_decoder(pictures: Pictures, run: Run, batch: int = 16) -> bool:
         latents = latents.to(run.device, memory_format=torch.channels_last)
         with run.bfloat16():
             drawn = decoder(latents).float()
-        return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
+        return decoding_error(drawn, images, teacher)
 
     parts = {"decoder": decoder, "optimizer": optimizer}
     return run.updates_of("decoder", parts, loss_of)
 
 
-def grow(decoder: nn.Module, small: dict[str, Tensor]) -> None:
-    """A decoder takes over what a smaller one has learned; its last levels are left as they are."""
+def take_over(decoder: nn.Module, other: dict[str, Tensor]) -> None:
+    """What a decoder of another size has learned in the levels that both have."""
     own = decoder.state_dict()
-    same = {name for name in small if name in own and own[name].shape == small[name].shape}
-    decoder.load_state_dict({name: small[name] for name in same}, strict=False)
+    same = {name for name in other if name in own and own[name].shape == other[name].shape}
+    decoder.load_state_dict({name: other[name] for name in same}, strict=False)
 
 
 def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
     _, stored = stored_latents(pictures, run.folder)
     torch.manual_seed(run.seed)
     vae = new_autoencoder().to(run.device, memory_format=torch.channels_last)
-    if (run.folder / "decoder.pt").exists():
-        grow(vae.decoder, read_checkpoint(run.folder / "decoder.pt", run.device)["decoder"])
     begin(run.folder, {"vae": vae})
+    if (run.folder / "decoder.pt").exists():
+        take_over(vae.decoder, read_checkpoint(run.folder / "decoder.pt", run.device)["decoder"])
+    teacher = teacher_of(run.folder, run.device)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), weight_decay=0.01, betas=(0.9, 0.99))
     samples = _samples(run.folder)
 
@@ -206,7 +228,7 @@ def train_autoencoder(pictures: Pictures, run: Run, batch: int = 8) -> bool:
         latents = latents.to(run.device, memory_format=torch.channels_last)
         with run.bfloat16():
             drawn = vae.decode(latents).sample.float()
-        return picture_error(drawn, images), {"squared": (drawn - images).detach().square().mean()}
+        return decoding_error(drawn, images, teacher)
 
     parts = {"decoder": vae.decoder, "optimizer": optimizer}
     return run.updates_of("autoencoder", parts, loss_of)
@@ -266,12 +288,15 @@ def spoiled(images: Tensor, draw: torch.Generator) -> Tensor:
     return images + tint + level * torch.randn(images.shape, generator=draw)
 
 
-def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
-    """On rendered drawings alone; written to the folder's `recogniser` when it is done."""
+def train_recogniser(
+    pictures: Pictures, run: Run, batch: int = 64, name: str = "recogniser"
+) -> bool:
+    """On rendered drawings alone; written to the folder `name` when it is done."""
     torch.manual_seed(run.seed)
     names = (pictures.concepts, STYLES, GROUNDS)
     network = recogniser.Network(*map(len, names)).to(run.device)
-    begin(run.folder, {"network": network})
+    if name != TEACHER:  # it must not be what the judge has become
+        begin(run.folder, {"network": network})
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
 
     def loss_of(update: int) -> tuple[Tensor, Figures]:
@@ -292,10 +317,10 @@ def train_recogniser(pictures: Pictures, run: Run, batch: int = 64) -> bool:
         return loss, right
 
     parts = {"network": network, "optimizer": optimizer}
-    done = run.updates_of("recogniser", parts, loss_of)
+    done = run.updates_of(name, parts, loss_of)
     if done:
         made = recogniser.Recogniser(network.eval().cpu(), *names)
-        recogniser.save(made, run.folder / "recogniser")
+        recogniser.save(made, run.folder / name)
     return done
 
 
@@ -328,6 +353,7 @@ def main(argv: list[str] | None = None) -> None:
         "autoencoder": train_autoencoder,
         "encoder": train_encoder,
         "recogniser": train_recogniser,
+        "teacher": functools.partial(train_recogniser, name=TEACHER),
     }
     if args.stage == "samples":
         sample_latents(pictures, run, args.samples)

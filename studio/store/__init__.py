@@ -6,9 +6,10 @@
 Any number of threads and processes may use a `Store` at once; each of its methods is one
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
-status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models) and
-`folder_pictures` (those of an artist's folders). Each is a class on `database` (transactions,
-migrations), and none knows another. Its return values are in `rows`.
+status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
+`folder_pictures` (those of an artist's folders), `seen_files` (of watched ones), `own_pictures`
+(their own finished art), `judged` (picks by functions) and `tour` (of the pages). Each is a class
+on `database` (transactions, migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -30,7 +31,7 @@ from studio.store.errors import (
     StoreLocked,
     StoreTooNew,
 )
-from studio.store.exams import Exams
+from studio.store.exams import Exam, ExamPair, Exams
 from studio.store.exports import Exports
 from studio.store.files import write_atomically
 from studio.store.folder_pictures import FolderPictures
@@ -43,18 +44,18 @@ from studio.store.gallery import (
 from studio.store.home_check import warning as home_warning
 from studio.store.images import Images
 from studio.store.jobs import Jobs
+from studio.store.judged import Judged
 from studio.store.library import Library
 from studio.store.lock import StudioLock
 from studio.store.lone_pictures import LonePictures
 from studio.store.mending import RowReport, mend_rows
+from studio.store.own_pictures import OwnCounts, OwnPicture, OwnPictures
 from studio.store.questions import Questions
 from studio.store.rounds import Rounds
 from studio.store.rows import (
     Adapter,
     Answer,
     Consistency,
-    Exam,
-    ExamPair,
     Export,
     Image,
     Job,
@@ -69,6 +70,7 @@ from studio.store.rows import (
     Round,
     Session,
 )
+from studio.store.seen_files import SeenFile, SeenFiles
 from studio.store.sessions import Sessions
 from studio.store.snapshots import (
     Snapshot,
@@ -79,6 +81,7 @@ from studio.store.snapshots import (
     take_snapshot,
 )
 from studio.store.status import WorkerStatus
+from studio.store.tour import Tour
 
 
 class Store(
@@ -95,6 +98,10 @@ class Store(
     Exams,
     Library,
     FolderPictures,
+    SeenFiles,
+    OwnPictures,
+    Judged,
+    Tour,
 ):
     """The store of one home; see `Store.open`."""
 
@@ -119,6 +126,8 @@ __all__ = [
     "KnownModel",
     "LonePictures",
     "Metric",
+    "OwnCounts",
+    "OwnPicture",
     "Pair",
     "Pick",
     "PickCounts",
@@ -127,6 +136,7 @@ __all__ = [
     "Round",
     "RowDamaged",
     "RowReport",
+    "SeenFile",
     "Session",
     "Snapshot",
     "Store",

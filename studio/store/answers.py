@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 
-from studio.settings import CHOICES, REASONS, Choice, Reason, SamplingSettings
+from studio.settings import CHOICES, MARKS_ACROSS, REASONS, Choice, Reason, SamplingSettings
+from studio.store import shapes
 from studio.store.database import Database, read, read_all
 from studio.store.errors import AlreadyAnswered, StoreError
 from studio.store.questions import (
@@ -24,10 +27,12 @@ from studio.store.questions import (
     read_pair,
     right_image,
 )
-from studio.store.rows import Answer, KeptAnswer, Pick, PickedPair, Question
+from studio.store.rows import Answer, KeptAnswer, Pair, Pick, PickedPair, Question
 from studio.store.schema import pairs, picks, question_id
-from studio.store.waiting import holds, is_last_pick, is_of_question
+from studio.store.waiting import holds, is_clicked, is_last_pick, is_of_question
 
+NO_MARKS: Mapping[str, str] = MappingProxyType({})
+MARKED = TypeAdapter(shapes.Marked)
 # Not a picture by itself, of which somebody said that it is bad (`folder_pictures`).
 is_of_two = pairs.c.left_image_id != pairs.c.right_image_id
 NOT_BETTER: tuple[Choice, ...] = ("skip", "tie", "both_bad")  # answers that prefer no picture
@@ -97,13 +102,15 @@ class Answers(Database):
         much_better: bool = False,
         reason: Reason | None = None,
         judge: str | None = None,
+        marks: Mapping[str, str] = NO_MARKS,
     ) -> KeptAnswer:
         """Add the answer to a question, a pair or a grid; it supersedes any earlier one.
 
         choice: for a pair left or right, for a grid "ranked"; for both skip, tie or both_bad.
         ranking: of a grid that is ranked, the ids of its best pictures, the best first. A picture
         in it beats all that follow and all that are missing; between two missing ones nothing is
-        said. much_better (pairs only) and reason need a preferred picture.
+        said. much_better (pairs only), reason and marks need a preferred picture.
+        marks: by the ids of pictures, the places that decided; see `studio.settings.MARKS_ACROSS`.
         judge: the name of the function that answers instead of the artist. It supersedes no answer
         that holds: `AlreadyAnswered` is raised.
 
@@ -125,31 +132,14 @@ class Answers(Database):
                 raise StoreError("A picture of this question was deleted for good.")
             if judge is not None and _is_answered(connection, question):
                 raise AlreadyAnswered("This question has an answer already.")
-            is_grid = pair.grid_id is not None
-            if is_grid:
-                choices = _choices_of_grid(question, choice, ranking)
-            elif choice in CHOICES:
-                choices = [choice]
-            else:
-                raise StoreError(f"An answer to a pair is one of {', '.join(CHOICES)}.")
-            if reason is not None and (reason not in REASONS or choice in NOT_BETTER):
-                raise StoreError(f"A reason is one of {', '.join(REASONS)}, for what is better.")
-            if much_better and (is_grid or choice in NOT_BETTER):
-                raise StoreError("Only the better picture of a pair can be much better.")
-            for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
-                why = reason if its in ("left", "right") else None
-                pick_id = _nth(answer_id, number)
-                insert_pick(connection, pick_id, pair.id, its, much_better, why, judge)
-            connection.execute(
-                sa.update(pairs)
-                .where(is_of_question([id_]), pairs.c.stale_at_s.is_(None))
-                .values(stale_at_s=time.time())
-            )
+            said = {"much_better": much_better, "reason": reason, "judge": judge, "marks": marks}
+            insert_answer(connection, answer_id, question, choice, ranking=ranking, **said)
             return _kept(connection, answer_id, question)
 
     def undo_pick(self, undo_id: str, session_id: str) -> Question | None:
         """Withdraw the newest answer that holds; its question becomes the next one waiting.
 
+        Own art that was chosen meanwhile is no click to take back: `own_pictures` does that.
         Returns that question, or None if there is no answer. A second call with the same `undo_id`
         changes nothing and returns the same question.
         """
@@ -158,7 +148,7 @@ class Answers(Database):
             newest = (
                 sa.select(picks.c.pair_id)
                 .join(pairs, picks.c.pair_id == pairs.c.id)
-                .where(pairs.c.session_id == session_id, holds, is_of_two)
+                .where(pairs.c.session_id == session_id, holds, is_of_two, is_clicked)
                 .order_by(picks.c.seq.desc())
                 .limit(1)
             )
@@ -168,8 +158,7 @@ class Answers(Database):
                 return None
             question = get_question(connection, get_pair(connection, pair_id).question_id)
             if before is None:
-                for number, pair in enumerate(question.pairs):
-                    insert_pick(connection, _nth(undo_id, number), pair.id, None)
+                withdraw_answer(connection, undo_id, question)
                 # The artist wants to see it again, even if it was discarded in the meantime.
                 connection.execute(
                     sa.update(pairs).where(is_of_question([question.id])).values(stale_at_s=None)
@@ -224,6 +213,50 @@ class Answers(Database):
         return [Answer(tuple(of_question)) for of_question in picked.values() if of_question]
 
 
+def insert_answer(
+    connection: sa.Connection,
+    answer_id: str,
+    question: Question,
+    choice: Choice | Literal["ranked"],
+    *,
+    ranking: Sequence[str] = (),
+    much_better: bool = False,
+    reason: Reason | None = None,
+    judge: str | None = None,
+    marks: Mapping[str, str] = NO_MARKS,
+) -> None:
+    """Add the picks of an answer, and take its question out of the queue."""
+    is_grid = question.pairs[0].grid_id is not None
+    if is_grid:
+        choices = _choices_of_grid(question, choice, ranking)
+    elif choice in CHOICES:
+        choices = [choice]
+    else:
+        raise StoreError(f"An answer to a pair is one of {', '.join(CHOICES)}.")
+    if reason is not None and (reason not in REASONS or choice in NOT_BETTER):
+        raise StoreError(f"A reason is one of {', '.join(REASONS)}, for what is better.")
+    if much_better and (is_grid or choice in NOT_BETTER):
+        raise StoreError("Only the better picture of a pair can be much better.")
+    if marks:
+        _require_marks(marks, question, choice)
+    for number, (pair, its) in enumerate(zip(question.pairs, choices, strict=True)):
+        why = reason if its in ("left", "right") else None
+        pick_id = _nth(answer_id, number)
+        where = _marks_of_pair(marks, pair) if its in ("left", "right") else {}
+        insert_pick(connection, pick_id, pair.id, its, much_better, why, judge, where)
+    connection.execute(
+        sa.update(pairs)
+        .where(is_of_question([question.id]), pairs.c.stale_at_s.is_(None))
+        .values(stale_at_s=time.time())
+    )
+
+
+def withdraw_answer(connection: sa.Connection, undo_id: str, question: Question) -> None:
+    """Add picks without a choice to a question."""
+    for number, pair in enumerate(question.pairs):
+        insert_pick(connection, _nth(undo_id, number), pair.id, None)
+
+
 def _choices_of_grid(
     question: Question, choice: Choice | Literal["ranked"], ranking: Sequence[str]
 ) -> list[Choice]:
@@ -243,6 +276,24 @@ def _choices_of_grid(
     return choices
 
 
+def _require_marks(marks: Mapping[str, str], question: Question, choice: str) -> None:
+    if choice in NOT_BETTER or not marks.keys() <= {image.id for image in question.images}:
+        raise StoreError("Marks go on the pictures of a question of which one is better.")
+    try:
+        for one in marks.values():
+            shapes.require(MARKED, one)
+    except shapes.Unreadable:
+        raise StoreError(
+            f"Marks are a map of {MARKS_ACROSS} by {MARKS_ACROSS} places in hexadecimal, at least "
+            "one of them marked."
+        ) from None
+
+
+def _marks_of_pair(marks: Mapping[str, str], pair: Pair) -> dict[str, str]:
+    sides = (("left", pair.left.id), ("right", pair.right.id))
+    return {side: marks[image_id] for side, image_id in sides if image_id in marks}
+
+
 def insert_pick(
     connection: sa.Connection,
     pick_id: str,
@@ -251,6 +302,7 @@ def insert_pick(
     much_better: bool = False,
     reason: Reason | None = None,
     judge: str | None = None,
+    marks: Mapping[str, str] = NO_MARKS,
 ) -> None:
     """Add a pick, which supersedes the last one of its pair."""
     last = sa.select(picks.c.id).where(picks.c.pair_id == pair_id, is_last_pick)
@@ -263,6 +315,7 @@ def insert_pick(
         much_better=much_better,
         reason=reason,
         judge=judge,
+        marks=dict(marks),
     )
     connection.execute(sa.insert(picks).values(vars(pick)))
 

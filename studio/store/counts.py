@@ -21,7 +21,7 @@ from studio.settings import FEWEST_PICKS, SamplingSettings
 from studio.store.answers import parse_sampling
 from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged
-from studio.store.rows import OPEN_ROUND_STATES, Consistency, PickCounts, Round
+from studio.store.rows import OPEN_ROUND_STATES, OWN_ART, Consistency, PickCounts, Round
 from studio.store.schema import images, pairs, picks, question_id, rounds, sessions, state
 from studio.store.sessions import read_session
 from studio.store.shapes import IMPORTED, Unreadable, require, value_shape
@@ -39,6 +39,7 @@ class _Held:
     pair_seq: int
     question_id: str
     is_of_grid: bool
+    is_clicked: bool  # not chosen because it is the artist's own art
     repeat_of: str | None
     choice: str
     chosen: str | None  # the id of the better picture
@@ -130,6 +131,7 @@ class Tally:
             pair_seq=row.pair_seq,
             question_id=row.question_id,
             is_of_grid=row.grid_id is not None,
+            is_clicked=row.judge != OWN_ART,
             repeat_of=row.repeat_of,
             choice=row.choice,
             chosen=sides.get(row.choice),
@@ -182,10 +184,10 @@ class Tally:
                 part["usable"] += 1
                 if one.kind is not None:
                     part["new", one.kind] += not is_used
-            elif one.repeat_of in self._chosen:
+            elif one.is_clicked and one.repeat_of in self._chosen:
                 part["repeated"] += 1
                 part["agreed"] += self._chosen[one.repeat_of] == one.chosen
-            if not one.is_of_grid:
+            if one.is_clicked and not one.is_of_grid:
                 part["picked"] += 1
                 part["left"] += one.choice == "left"
         return part
@@ -204,6 +206,7 @@ def _picks_with_pairs() -> sa.Select:
             picks.c.id,
             picks.c.pair_id,
             picks.c.choice,
+            picks.c.judge,
             picks.c.supersedes,
             is_last_pick.label("is_last"),
             pairs.c.session_id,

@@ -174,10 +174,6 @@ class Database(Home):
         """(table, id) of the damaged rows that were left out so far."""
         return sorted(self._damaged_rows)
 
-    def forget_damaged_rows(self) -> None:
-        """Those that are still damaged are found again when they are read."""
-        self._damaged_rows.clear()
-
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the store."""

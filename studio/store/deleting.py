@@ -187,15 +187,17 @@ def _being_learned(connection: sa.Connection, session_id: str) -> set[str]:
 
 
 def _compared(connection: sa.Connection, session_id: str) -> set[str]:
-    """The pictures that Compare can show: of its newest comparison, and of all grids."""
+    """The pictures that Compare can show: of all grids, and of its newest other jobs."""
     query = (
         sa.select(jobs)
-        .where(jobs.c.session_id == session_id, jobs.c.kind.in_(("compare", "grid")))
+        .where(jobs.c.session_id == session_id, jobs.c.kind.in_(("compare", "grid", "best_of")))
         .order_by(jobs.c.seq.desc())
     )
     found = connection.execute(query)
     known = read_all(connection, found, lambda row: read(Job, row, jobs))
-    shown = {id_ for job in known for id_ in job.result.get("image_ids", ())}
+    grids = [job for job in known if job.kind == "grid"]
+    best = [job for job in known if job.kind == "best_of" and job.result.get("image_ids")]
+    shown = {id_ for job in grids + best[:1] for id_ in job.result.get("image_ids", ())}
     newest = next((job for job in known if job.result.get("cells")), None)
     for cell in newest.result["cells"] if newest else ():
         shown |= {cell[side] for side in ("base", "tuned", "other") if side in cell}
@@ -206,7 +208,7 @@ def _is_drawing(connection: sa.Connection, session_id: str) -> bool:
     """Whether a job may find a picture just now that its result does not name yet."""
     is_open = sa.exists().where(
         jobs.c.session_id == session_id,
-        jobs.c.kind.in_(("compare", "grid", "exam")),
+        jobs.c.kind.in_(("compare", "grid", "best_of", "exam")),
         jobs.c.state.in_(OPEN_JOB_STATES),
     )
     return bool(connection.scalar(sa.select(is_open)))

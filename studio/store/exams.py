@@ -6,14 +6,16 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from studio.settings import SamplingSettings
 from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
 from studio.store.jobs import insert_job
-from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, Exam, ExamChoice, ExamPair, Job, Round
+from studio.store.rows import EXAM_CHOICES, OPEN_JOB_STATES, ExamChoice, Job, Round
 from studio.store.schema import (
     adapters,
     exam_answers,
@@ -26,6 +28,7 @@ from studio.store.schema import (
     rounds,
 )
 from studio.store.sessions import read_session
+from studio.store.shapes import Mixed
 
 MOST_PAIRS = 200
 
@@ -33,6 +36,73 @@ _later = exam_answers.alias("later")
 is_newest_answer = ~sa.exists().where(
     _later.c.exam_pair_id == exam_answers.c.exam_pair_id, _later.c.seq > exam_answers.c.seq
 )
+
+
+@dataclass(frozen=True)
+class ExamPair:
+    """One prompt and seed, drawn by the base model and by the tuned one."""
+
+    id: str
+    exam_id: str
+    prompt: str
+    seed: int
+    tuned_side: Literal["left", "right"]
+    base_image_id: str | None  # None: not drawn yet
+    tuned_image_id: str | None
+    choice: ExamChoice | None  # the answer that holds
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.base_image_id is not None and self.tuned_image_id is not None
+
+    @property
+    def sides(self) -> tuple[str | None, str | None]:
+        """The ids of the left and of the right picture."""
+        two = (self.tuned_image_id, self.base_image_id)
+        return two if self.tuned_side == "left" else two[::-1]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The artist chooses blind between the base model and an adapter at some strength.
+
+    mix: others that the adapter was mixed with, and itself; the strength is then that of the whole
+    mix. None: the adapter alone.
+    """
+
+    id: str
+    session_id: str
+    adapter_id: str
+    strength: float
+    sampling: SamplingSettings  # of all its pictures
+    left_at_s: float | None  # set: abandoned, and never counted
+    created_at_s: float
+    mix: Mixed | None
+    pairs: tuple[ExamPair, ...]  # in the order in which they are asked
+
+    @property
+    def answered(self) -> int:
+        return sum(pair.choice is not None for pair in self.pairs)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.answered == len(self.pairs)
+
+    @property
+    def is_open(self) -> bool:
+        return self.left_at_s is None and not self.is_finished
+
+    @property
+    def tuned_wins(self) -> int:
+        return sum(pair.choice == pair.tuned_side for pair in self.pairs)
+
+    @property
+    def ties(self) -> int:
+        return sum(pair.choice == "tie" for pair in self.pairs)
+
+    @property
+    def base_wins(self) -> int:
+        return self.answered - self.ties - self.tuned_wins
 
 
 class Exams(Database):
@@ -44,6 +114,7 @@ class Exams(Database):
         adapter_id: str,
         strength: float,
         questions: Sequence[tuple[str, int]],
+        mix: Mixed | None = None,
     ) -> Exam:
         """Begin an exam of (prompt, seed) pairs, in that order, and have its pictures drawn.
 
@@ -68,6 +139,7 @@ class Exams(Database):
                     session_id=session_id,
                     adapter_id=adapter_id,
                     strength=strength,
+                    mix=mix,
                     sampling=session.settings.sampling,
                     created_at_s=now_s,
                 )
@@ -92,12 +164,22 @@ class Exams(Database):
             return _exam(connection, exam_id)
 
     def exams(self, session_id: str, adapter_id: str | None = None) -> list[Exam]:
-        """The exams of a session, or of one adapter of it, the newest first."""
+        """The exams of a session, or of one adapter of it by itself, the newest first."""
         where = [exams.c.session_id == session_id]
         if adapter_id is not None:
             where.append(exams.c.adapter_id == adapter_id)
         with self.reading() as connection:
-            return _exams(connection, *where)
+            found = _exams(connection, *where)
+        return [exam for exam in found if adapter_id is None or exam.mix is None]
+
+    def set_exam_hash(self, exam_id: str, hash_: str) -> None:
+        """Remember the contents of the parts of an exam's mix, as they are first drawn with."""
+        with self.writing() as connection:
+            mix = _exam(connection, exam_id).mix
+            if mix is None:
+                raise StoreError("This exam is of no mix.")
+            changed = {**mix, "hash": hash_}
+            connection.execute(sa.update(exams).where(exams.c.id == exam_id).values(mix=changed))
 
     def draw_exam(self, exam_id: str) -> Job | None:
         """Request the missing pictures of an open exam, unless a job for them is open."""

@@ -13,17 +13,15 @@ from studio.store.database import Database, read, read_all
 from studio.store.errors import StoreError
 from studio.store.questions import insert_pair, left_image, pairs_with_images, right_image
 from studio.store.rows import SOURCE_HASH, Image, Pair
-from studio.store.schema import images, pairs, picks
+from studio.store.schema import has_companion, images, pairs, picks
 from studio.store.sessions import read_session
 from studio.store.waiting import holds, is_last_pick
 
 Verdict = Literal["good", "bad"]
 
-_hash = f'$."{SOURCE_HASH}"'
-
 
 def _is_of_folder(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    return sa.func.json_extract(table.c.companions, _hash).is_not(None)
+    return has_companion(table, SOURCE_HASH)
 
 
 class FolderPictures(Database):

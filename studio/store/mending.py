@@ -211,6 +211,7 @@ NEUTRAL: dict[tuple[str, str], Callable[[sqlite3.Connection, Stored], Any]] = {
     ("picks", "much_better"): _is(0),
     ("picks", "reason"): _is(None),
     ("picks", "judge"): _is("unknown"),
+    ("picks", "marks"): _is("{}"),
     ("rounds", "state"): _state,
     ("rounds", "settings"): _of_its_adapter,
     ("rounds", "train_pick_ids"): _is("[]"),

@@ -12,12 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from studio.settings import MAX_NOTE_CHARACTERS
-from studio.store.database import Database, read, remember_damage
+from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
-from studio.store.rows import Image, Pair, Question
-from studio.store.schema import images, pairs, picks, question_id
+from studio.store.rows import OWN_HASH, Image, Pair, Question
+from studio.store.schema import has_companion, images, pairs, picks, question_id
 from studio.store.sessions import read_session
-from studio.store.waiting import is_last_pick, is_of_question, waiting_ids
+from studio.store.waiting import is_clicked, is_last_pick, is_of_question, waiting_ids
 
 ASK_AGAIN_EVERY = 10  # one of so many answered questions is asked again
 
@@ -55,6 +55,29 @@ def get_question(connection: sa.Connection, id_: str) -> Question:
     return Question(of_it)
 
 
+def question_of(
+    session_id: str, prompt: str, pictures: Sequence[Image], adapter_id: str | None
+) -> Question:
+    """A new question about two images, or a grid of more; nothing is stored yet."""
+    sides = list(combinations(pictures, 2))
+    ids = [uuid.uuid4().hex for _ in sides]
+    return Question(
+        tuple(
+            Pair(
+                id=id_,
+                session_id=session_id,
+                prompt=prompt,
+                left=left,
+                right=right,
+                adapter_id=adapter_id,
+                created_at_s=time.time(),
+                grid_id=ids[0] if len(ids) > 1 else None,
+            )
+            for id_, (left, right) in zip(ids, sides, strict=True)
+        )
+    )
+
+
 class Questions(Database):
     """Pairs and grids: added, waiting, and asked again."""
 
@@ -68,23 +91,7 @@ class Questions(Database):
         self, session_id: str, prompt: str, pictures: Sequence[Image], adapter_id: str | None
     ) -> Question:
         """Add two images as a pair, or more as a grid; their files are already on the disk."""
-        sides = list(combinations(pictures, 2))
-        ids = [uuid.uuid4().hex for _ in sides]
-        question = Question(
-            tuple(
-                Pair(
-                    id=id_,
-                    session_id=session_id,
-                    prompt=prompt,
-                    left=left,
-                    right=right,
-                    adapter_id=adapter_id,
-                    created_at_s=time.time(),
-                    grid_id=ids[0] if len(ids) > 1 else None,
-                )
-                for id_, (left, right) in zip(ids, sides, strict=True)
-            )
-        )
+        question = question_of(session_id, prompt, pictures, adapter_id)
         with self.writing() as connection:
             read_session(connection, session_id)
             connection.execute(sa.insert(images), [vars(picture) for picture in pictures])
@@ -124,6 +131,17 @@ class Questions(Database):
         with self.reading() as connection:
             return get_pair(connection, pair_id)
 
+    def shown_beside(self, session_id: str, image_ids: Sequence[str]) -> dict[str, list[Image]]:
+        """The other pictures of the questions that each of a session's images is in."""
+        beside: dict[str, dict[str, Image]] = {id_: {} for id_ in image_ids}
+        query = select_pairs().where(pairs.c.session_id == session_id).order_by(pairs.c.seq)
+        with self.reading() as connection:
+            for pair in read_all(connection, connection.execute(query), read_pair):
+                for image, other in ((pair.left, pair.right), (pair.right, pair.left)):
+                    if image.id in beside:
+                        beside[image.id][other.id] = other
+        return {id_: list(others.values()) for id_, others in beside.items()}
+
     def waiting(self, session_id: str, limit: int = 8) -> list[Question]:
         """The questions that wait for an answer: those withdrawn last, then by age."""
         with self.reading() as connection:
@@ -140,11 +158,25 @@ class Questions(Database):
             return _count(connection, waiting_ids(session_id))
 
     def drawn_count(self, session_id: str) -> int:
-        """The number of questions ever drawn for a session, without those asked again."""
+        """The number of questions ever drawn for a session, without those asked again and those
+        beside the artist's own art."""
+        beside_own = (
+            sa.select(question_id)
+            .select_from(pairs)
+            .join(
+                images,
+                sa.or_(pairs.c.left_image_id == images.c.id, pairs.c.right_image_id == images.c.id),
+            )
+            .where(images.c.session_id == session_id, has_companion(images, OWN_HASH))
+        )
         drawn = (
             sa.select(question_id)
             .distinct()
-            .where(pairs.c.session_id == session_id, pairs.c.repeat_of.is_(None))
+            .where(
+                pairs.c.session_id == session_id,
+                pairs.c.repeat_of.is_(None),
+                question_id.not_in(beside_own),
+            )
         )
         with self.reading() as connection:
             return _count(connection, drawn)
@@ -174,6 +206,7 @@ def _due_again(connection: sa.Connection, session_id: str) -> str | None:
             pairs.c.repeat_of.is_(None),
             is_last_pick,
             picks.c.choice.in_(("left", "right")),
+            is_clicked,
         )
         .order_by(picks.c.seq)
     )

@@ -24,6 +24,7 @@ JobKind = Literal[
     "compare",
     "exam",
     "grid",
+    "best_of",
     "export",
     "inspect",
     "download",
@@ -32,6 +33,8 @@ JobKind = Literal[
     "give_picks",
     "take_picks",
     "read_folder",
+    "read_own",
+    "judge",
 ]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 ExamChoice = Literal["left", "right", "tie"]
@@ -41,6 +44,9 @@ ExamChoice = Literal["left", "right", "tie"]
 # of its looks (`studio.pictures.alike`).
 SOURCE, SOURCE_HASH, SOURCE_MODEL = "Source", "Source hash", "Source model"
 SOURCE_SETTINGS, SOURCE_LOOK = "Source settings", "Source look"
+# The key, in place of the source's hash, of finished art of the artist's own (`own_pictures`); and
+# the judge of picks that choose it, because nobody clicked.
+OWN_HASH, OWN_ART = "Own art hash", "own art"
 
 OPEN_ROUND_STATES: tuple[RoundState, ...] = ("queued", "running", "paused", "stopping")
 OPEN_JOB_STATES: tuple[JobState, ...] = ("queued", "running")
@@ -82,6 +88,11 @@ class Image:
     companions: dict[str, str] = field(default_factory=dict)
     deleted_at_s: float | None = None  # set: out of the gallery, and can be brought back
     erased_at_s: float | None = None  # set too: its files are gone for good
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the artist's own finished art, given to learn from."""
+        return OWN_HASH in self.companions
 
     @property
     def look(self) -> int:
@@ -133,9 +144,11 @@ class Question:
 class Pick:
     """The artist's choice between the pictures of a pair. None withdraws the pick it supersedes.
 
-    `judge` is the name of the function that chose instead of the artist; None: the artist.
-    `much_better` and `reason` go with a choice of left or right. Both are stored and shown; rounds
-    learn from the choice, and from `much_better` if their settings say so.
+    `judge` is the name of the function that chose instead of the artist, or `OWN_ART` where their
+    own art was chosen because it is theirs; None: the artist clicked.
+    `much_better`, `reason` and `marks` go with a choice of left or right; rounds learn from the
+    choice, from `much_better` if their settings say so, and at the marked places. `marks`: by side,
+    the places that decided as `studio.settings.MARKS_ACROSS` has them.
     """
 
     id: str
@@ -146,6 +159,7 @@ class Pick:
     much_better: bool = False
     reason: Reason | None = None
     judge: str | None = None
+    marks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,11 @@ class PickedPair:
 
     pair: Pair
     pick: Pick
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """By the ids of the pictures."""
+        return {getattr(self.pair, side).id: marks for side, marks in self.pick.marks.items()}
 
     @property
     def chosen(self) -> Image:
@@ -343,65 +362,3 @@ class KnownModel:
     problem: str = ""  # a sentence: why it cannot be used, or could not be loaded
     preview: str = ""  # the path of its preview picture, as other tools place it
     licence: str = ""  # as its files name it; "": they do not
-
-
-@dataclass(frozen=True)
-class ExamPair:
-    """One prompt and seed, drawn by the base model and by the tuned one."""
-
-    id: str
-    exam_id: str
-    prompt: str
-    seed: int
-    tuned_side: Literal["left", "right"]
-    base_image_id: str | None  # None: not drawn yet
-    tuned_image_id: str | None
-    choice: ExamChoice | None  # the answer that holds
-
-    @property
-    def is_drawn(self) -> bool:
-        return self.base_image_id is not None and self.tuned_image_id is not None
-
-    @property
-    def sides(self) -> tuple[str | None, str | None]:
-        """The ids of the left and of the right picture."""
-        two = (self.tuned_image_id, self.base_image_id)
-        return two if self.tuned_side == "left" else two[::-1]
-
-
-@dataclass(frozen=True)
-class Exam:
-    """The artist chooses blind between the base model and an adapter at some strength."""
-
-    id: str
-    session_id: str
-    adapter_id: str
-    strength: float
-    sampling: SamplingSettings  # of all its pictures
-    left_at_s: float | None  # set: abandoned, and never counted
-    created_at_s: float
-    pairs: tuple[ExamPair, ...]  # in the order in which they are asked
-
-    @property
-    def answered(self) -> int:
-        return sum(pair.choice is not None for pair in self.pairs)
-
-    @property
-    def is_finished(self) -> bool:
-        return self.answered == len(self.pairs)
-
-    @property
-    def is_open(self) -> bool:
-        return self.left_at_s is None and not self.is_finished
-
-    @property
-    def tuned_wins(self) -> int:
-        return sum(pair.choice == pair.tuned_side for pair in self.pairs)
-
-    @property
-    def ties(self) -> int:
-        return sum(pair.choice == "tie" for pair in self.pairs)
-
-    @property
-    def base_wins(self) -> int:
-        return self.answered - self.ties - self.tuned_wins

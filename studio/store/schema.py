@@ -18,9 +18,11 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     Float,
     ForeignKey,
+    FromClause,
     Index,
     Integer,
     MetaData,
@@ -29,12 +31,16 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     func,
+    literal_column,
 )
 
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.store.rows import OWN_HASH, SOURCE_HASH
 from studio.store.shapes import (
     ANYTHING,
+    MARKS,
     MEASURED,
+    MIXED,
     NAMES,
     NUMBERS,
     PAYLOAD,
@@ -145,6 +151,15 @@ Index("ix_images_adapter", images.c.session_id, images.c.adapter_id)
 Index("ix_images_favourite", images.c.session_id, sqlite_where=images.c.favourite)
 Index("ix_images_deleted", images.c.session_id, sqlite_where=images.c.deleted_at_s.is_not(None))
 
+
+def has_companion(table: FromClause, key: str) -> ColumnElement[bool]:
+    """Whether the companions of an image have a key: as SQLite finds it by a partial index."""
+    return func.instr(table.c.companions, literal_column(f"'\"{key}\":'")) > literal_column("0")
+
+
+Index("ix_images_folder", images.c.session_id, sqlite_where=has_companion(images, SOURCE_HASH))
+Index("ix_images_own", images.c.session_id, sqlite_where=has_companion(images, OWN_HASH))
+
 pairs = _entity(
     "pairs",
     _session(),
@@ -169,6 +184,7 @@ picks = _entity(
     Column("much_better", Boolean, nullable=False),
     Column("reason", String),
     Column("judge", String),
+    Column("marks", Json(MARKS), nullable=False, server_default="{}"),
     Column("supersedes", ForeignKey("picks.id"), unique=True),
 )
 Index("ix_picks_first", picks.c.pair_id, unique=True, sqlite_where=picks.c.supersedes.is_(None))
@@ -240,6 +256,8 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
+    # Set: the adapter, at its strength in here, and others with it.
+    Column("mix", Json(MIXED), nullable=False, server_default="null"),
     Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("left_at_s", Float),  # set: abandoned, and never counted
 )
@@ -276,6 +294,19 @@ models = Table(
     Column("problem", String, nullable=False),
     Column("preview", String, nullable=False),
     Column("licence", String, nullable=False, server_default=""),
+)
+
+# Files of watched folders, on this machine.
+seen_files = Table(
+    "seen_files",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id"), primary_key=True),
+    Column("folder", String, primary_key=True),
+    Column("name", String, primary_key=True),  # within the folder
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("seen_at_s", Float, nullable=False),
+    Column("remark", String, nullable=False),  # "": it was read
 )
 
 # Single values of the whole store; `shapes.VALUES` names them.

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 # pydantic takes this one before Python 3.12
 from typing_extensions import TypedDict
 
-from studio.settings import CHOICES, LARGEST_INTEGER, REASONS, MixPart, StartLora
+from studio.settings import CHOICES, LARGEST_INTEGER, MARKS_ACROSS, REASONS, MixPart, StartLora
 from studio.store import rows
 from studio.store.status import WorkerState
 
@@ -63,6 +63,17 @@ def _mix(values: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return values
 
 
+def _marked(bits: str) -> str:
+    if not int(bits, 16):
+        raise ValueError("nothing is marked")
+    return bits
+
+
+Marked = Annotated[
+    str, Field(pattern=rf"^[0-9a-f]{{{MARKS_ACROSS**2 // 4}}}$"), AfterValidator(_marked)
+]
+
+
 class Cell(TypedDict):
     """Part of a comparison: the ids of the pictures by base, tuned and perhaps another LoRA."""
 
@@ -72,6 +83,28 @@ class Cell(TypedDict):
     base: Text
     tuned: Text
     other: NotRequired[Text]
+
+
+class Marks(TypedDict, total=False):
+    """Where the artist marked the pictures of a pair."""
+
+    __pydantic_config__ = STRICT
+    left: Marked
+    right: Marked
+
+
+class Mixed(TypedDict):
+    """A mix as it was when it was asked for.
+
+    hash: of the contents of its parts, by `studio.worker.mixing`; "" until it was drawn.
+    """
+
+    __pydantic_config__ = STRICT
+    name: Text
+    parts: Annotated[
+        list[dict[str, Any]], Field(min_length=1, max_length=MOST_PARTS), AfterValidator(_mix)
+    ]
+    hash: Text
 
 
 class Payload(TypedDict, total=False):
@@ -86,6 +119,7 @@ class Payload(TypedDict, total=False):
     strengths: Annotated[list[Strength], Field(max_length=LONGEST_LIST)]
     other: Annotated[dict[str, Any], AfterValidator(_other_lora)] | None
     mix: Annotated[list[dict[str, Any]], Field(max_length=MOST_PARTS), AfterValidator(_mix)]
+    mixes: dict[Text, Mixed]
     rank: Count
     exam_id: Text
     name: Text
@@ -97,7 +131,10 @@ class Payload(TypedDict, total=False):
     author: Text
     notes: Text
     form: Text
+    judge: Text
+    picks: Count
     path: Text
+    caption: Text
     repo: Text
     base_model: Text
 
@@ -157,7 +194,12 @@ class Worker(TypedDict):
 
 
 # Keys that the pages need, by kind of job: of its payload, and of its result when it is done.
-ASKED = {"grid": {"prompts", "seeds", "adapter_ids", "strengths"}, "fit": {"path"}}
+ASKED = {
+    "grid": {"prompts", "seeds", "adapter_ids", "strengths"},
+    "best_of": {"prompts", "seeds", "adapter_id"},
+    "judge": {"judge", "picks"},
+    "fit": {"path"},
+}
 DONE = {
     "fit": {"name", "words"},
     "inspect": {"name", "family", "size_px"},
@@ -165,6 +207,7 @@ DONE = {
     "give_picks": {"folder", "picks", "left_out"},
     "take_picks": {"session_id", "name", "picks", "left_out"},
     "read_folder": {"pictures", "known", "left_out", "other_model", "other_size"},
+    "read_own": {"pictures", "known", "left_out"},
 }
 
 _share = TypeAdapter(Share, config=STRICT)
@@ -173,6 +216,8 @@ _duration = TypeAdapter(Duration, config=STRICT)
 NAMES = TypeAdapter(Annotated[TextList, AfterValidator(tuple)], config=STRICT)  # read as a tuple
 TEXTS = TypeAdapter(Texts, config=STRICT)
 NUMBERS = TypeAdapter(dict[Text, float], config=STRICT)
+MARKS = TypeAdapter(Marks)
+MIXED: TypeAdapter[Any] = TypeAdapter(Mixed | None)
 MEASURED = TypeAdapter(Annotated[dict[Text, float], AfterValidator(_measured)], config=STRICT)
 PAYLOAD = TypeAdapter(Payload)
 RESULT = TypeAdapter(Result)
@@ -184,6 +229,7 @@ VALUES: dict[str, TypeAdapter[Any]] = {
     "lora_folder": TypeAdapter(Text, config=STRICT),
     "model_folders": TypeAdapter(TextList, config=STRICT),
     "seconds": TypeAdapter(dict[Text, Duration], config=STRICT),
+    "tour_seen": TypeAdapter(bool, config=STRICT),
     "worker": TypeAdapter(Worker),
 }
 

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from studio.store.rows import OWN_ART
 from studio.store.schema import images, pairs, picks, question_id
 
 _later = picks.alias("later")
 # The last pick of a pair's chain; it holds unless its choice is None.
 is_last_pick = ~sa.exists().where(_later.c.supersedes == picks.c.id)
 holds = sa.and_(is_last_pick, picks.c.choice.is_not(None))
+# Not a pick of the artist's own art, which nobody made a choice for.
+is_clicked = sa.func.coalesce(picks.c.judge, "") != OWN_ART
 
 
 def is_of_question(ids: Sequence[str]) -> sa.ColumnElement[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.messages import _
 from studio.statistics import recommended_strength, tallies
 from studio.ui import words
 from studio.ui.snapshot import StoreSnapshot
@@ -10,7 +11,14 @@ from studio.ui.snapshot import StoreSnapshot
 def adapter_choices(snapshot: StoreSnapshot) -> list[tuple[str, str]]:
     """(label, adapter id) of every round that produced an adapter, newest first."""
     return [
-        (f"Round {adapter.number} · {words.count(adapter.picks, 'pick')}", adapter.id)
+        (
+            _(
+                "Round {number} · {picks}",
+                number=adapter.number,
+                picks=words.picks(adapter.picks),
+            ),
+            adapter.id,
+        )
         for adapter in reversed(snapshot.adapters)
     ]
 

@@ -10,11 +10,13 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 
+from studio.messages import _
 from studio.runtime.support_report import report
 from studio.store import Store
-from studio.ui import archives, header, images, static
+from studio.ui import archives, header, images, static, tour
 from studio.ui.connections import Connection
 from studio.ui.guard import LOOPBACK_NAMES, Forwarded, Guard
+from studio.ui.languages import Languages, Pages
 from studio.ui.page import Page
 from studio.ui.tabs import compare, exam, export, gallery, prefer, prompt, train
 from studio.ui.theme import theme
@@ -27,6 +29,7 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
     `proxy`: the address of a proxy whose forwarding headers are believed.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Languages)
     app.add_middleware(Guard, auth=auth)
     app.add_middleware(Forwarded, proxy=proxy)
     app.include_router(static.routes())
@@ -58,7 +61,7 @@ def build(store: Store, auth: tuple[str, str] | None = None, proxy: str | None =
 
 def pages(store: Store, is_local: bool = True) -> gr.Blocks:
     """The six tabs of the work and the gallery, below their header."""
-    with gr.Blocks(title="D3PO Studio", fill_width=True, analytics_enabled=False) as demo:
+    with Pages(title="D3PO Studio", fill_width=True, analytics_enabled=False) as demo:
         page = Page(
             store=store,
             notice=header.notice_area(),
@@ -67,18 +70,19 @@ def pages(store: Store, is_local: bool = True) -> gr.Blocks:
         )
         header.build(page)
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-            for name, build_tab in (
-                ("Prompt", prompt.build),
-                ("Prefer", prefer.build),
-                ("Train", train.build),
-                ("Compare", compare.build),
-                ("Exam", exam.build),
-                ("Export", lambda page: export.build(page, is_local)),
-                ("Gallery", gallery.build),
+            for name, label, build_tab in (
+                ("prompt", _("Prompt"), prompt.build),
+                ("prefer", _("Prefer"), prefer.build),
+                ("train", _("Train"), train.build),
+                ("compare", _("Compare"), compare.build),
+                ("exam", _("Exam"), exam.build),
+                ("export", _("Export"), lambda page: export.build(page, is_local)),
+                ("gallery", _("Gallery"), gallery.build),
             ):
                 # All tabs are rendered at once, so that values sent to any of them arrive.
-                with gr.Tab(name, elem_id=f"tab-{name.lower()}", render_children=True):
+                with gr.Tab(label, elem_id=f"tab-{name}", render_children=True):
                     build_tab(page)
+        tour.build(page)
         page.finish(demo)
     return demo
 

@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from studio.files import TEMPORARY_PREFIX, free_bytes, remove
+from studio.messages import _, told
 from studio.store import Store, StoreError, import_session, outgoing_archive
 from studio.store.archive import SPARE_BYTES
 from studio.store.files import full_sentence, is_full
@@ -46,8 +47,13 @@ def routes(store: Store) -> APIRouter:
         free = free_bytes(store.home)
         if 2 * needed + SPARE_BYTES > free:  # the file and its contents
             return _no(
-                f"This file needs {2 * needed // 1_000_000} MB for a moment, and the disk that "
-                f"holds {store.home} has {free // 1_000_000} MB. Make some room and try again."
+                _(
+                    "This file needs {needed} MB for a moment, and the disk that holds {home} has "
+                    "{free} MB. Make some room and try again.",
+                    needed=2 * needed // 1_000_000,
+                    home=store.home,
+                    free=free // 1_000_000,
+                )
             )
         draft = store.home / "imports" / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}.zip"
         try:
@@ -56,15 +62,15 @@ def routes(store: Store) -> APIRouter:
             store.set_last_session(made.id)
         except StoreError as error:
             # The artist does not know the draft's name.
-            return _no(str(error).replace(draft.name, "This file"))
+            return _no(told(str(error).replace(draft.name, "This file")))
         except OSError as error:
             if is_full(error):
-                return _no(full_sentence(store.home))
+                return _no(told(full_sentence(store.home)))
             log.exception("An archive could not be received")
-            return _no("The file could not be kept: the disk reports an error.")
+            return _no(_("The file could not be kept: the disk reports an error."))
         finally:
             await run_in_threadpool(remove, draft)
-        return {"ok": True, "sentence": f"“{made.name}” is here, and open."}
+        return {"ok": True, "sentence": _("“{name}” is here, and open.", name=made.name)}
 
     return router
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from pydantic import TypeAdapter, ValidationError
 
+from studio.messages import N_, _
 from studio.pictures.files import MOST_BYTES
 from studio.pictures.infotext import Parameters
 from studio.settings import SettingsError
@@ -18,10 +19,10 @@ from studio.ui.static import script
 MADE = TypeAdapter(Parameters)  # as the browser brings it back from `/parameters`
 
 DROP_HTML = f"""<div class="drop-in">
-  <button type="button" class="button small">Take settings from a picture</button>
-  <span class="soft">or drop one here</span>
+  <button type="button" class="button small">{N_("Take settings from a picture")}</button>
+  <span class="soft">{N_("or drop one here")}</span>
   <input type="file" accept="image/png,image/jpeg,image/webp"
-    aria-label="A picture whose settings are taken"
+    aria-label="{N_("A picture whose settings are taken")}"
     data-most-bytes="{MOST_BYTES}" hidden>
 </div>"""
 
@@ -48,7 +49,7 @@ def accept_picture(
         try:
             parameters = MADE.validate_json(str(event._data.get("made", "")))
         except ValidationError as error:
-            raise SettingsError("The settings in this picture cannot be read.") from error
+            raise SettingsError(_("The settings in this picture cannot be read.")) from error
         return restore(session, parameters)
 
     page.on(target.restore, handle, outputs=outputs, with_event=True, refill=refill)
@@ -58,11 +59,21 @@ def left_out_loras(parameters: Parameters, own: Iterable[str] = ()) -> list[str]
     """A sentence on the LoRAs of a picture, except the session's own; [] if there are no others."""
     known = set(own)
     loras = [lora for lora in parameters.loras if lora[0] not in known]
-    names = [f"“{shortened(name)}” at {strength:g}" for name, strength in loras]
+    names = [
+        _("“{name}” at {strength:g}", name=shortened(name), strength=strength)
+        for name, strength in loras
+    ]
     if not names:
         return []
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [f"Not taken over: the LoRA {', '.join(names[:5])}{more} that it was drawn with."]
+    listed = ", ".join(names[:5])
+    if len(names) > 5:
+        listed = _("{listed} and {number} more", listed=listed, number=len(names) - 5)
+    return [
+        _(
+            "Not taken over: the LoRA {listed} that it was drawn with.",
+            listed=listed,
+        )
+    ]
 
 
 def shortened(text: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, told
 from studio.settings import SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.page import Page
@@ -22,6 +23,20 @@ class Field:
     component: Any
     read: Callable[[SessionSettings], Any]
     put: Callable[[SessionSettings, Any], SessionSettings]
+
+
+def with_training(settings: SessionSettings, **changes: Any) -> SessionSettings:
+    """The settings with changes of the training."""
+    return replace(settings, training=replace(settings.training, **changes))
+
+
+def training_field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
+    """A field for one of the training settings."""
+    return Field(
+        component,
+        lambda s: getattr(s.training, name),
+        lambda s, value: with_training(s, **{name: convert(value)}),
+    )
 
 
 def save_fields(page: Page, fields: Sequence[Field], after: AfterSave | None = None) -> None:
@@ -50,7 +65,7 @@ def saver(page: Page, field: Field, after: AfterSave | None = None) -> Callable[
 
     def save(session: Session, value: Any) -> None:
         if value is None:
-            raise SettingsError(f"“{field.component.label}” needs a value.")
+            raise SettingsError(_("“{label}” needs a value.", label=told(field.component.label)))
         before = session.settings
         if field.put(before, value) == before:
             return

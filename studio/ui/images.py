@@ -16,6 +16,8 @@ from fastapi.responses import FileResponse, Response
 
 from studio import __version__
 from studio.files import sha256
+from studio.messages import SOURCE as ENGLISH
+from studio.messages import _, speaking, told
 from studio.pictures.files import (
     MOST_BYTES,
     animation,
@@ -27,7 +29,7 @@ from studio.pictures.files import (
 from studio.pictures.infotext import Parameters, ParametersError, loras_in, read, write
 from studio.settings import SessionSettings
 from studio.store import Image, Store, StoreError, write_atomically
-from studio.store.rows import MIX, SOURCE, SOURCE_SETTINGS
+from studio.store.rows import MIX, SOURCE, SOURCE_MODEL, SOURCE_SETTINGS
 from studio.ui.guard import BYTES
 from studio.ui.models import family_of
 from studio.ui.previews import previews_by_round
@@ -68,7 +70,7 @@ def routes(store: Store) -> APIRouter:
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         except OSError as error:  # missing or damaged
-            raise HTTPException(404, "This picture cannot be read.") from error
+            raise HTTPException(404, _("This picture cannot be read.")) from error
 
     @router.get("/models/preview")
     def model_preview(model: str) -> Response:
@@ -78,7 +80,7 @@ def routes(store: Store) -> APIRouter:
         except OSError:
             data = None
         if data is None:
-            raise HTTPException(404, "There is no picture of this model that can be read.")
+            raise HTTPException(404, _("There is no picture of this model that can be read."))
         return Response(data, headers={"Cache-Control": "no-cache"}, media_type="image/jpeg")
 
     @router.get("/images/{image_id}/download")
@@ -89,11 +91,11 @@ def routes(store: Store) -> APIRouter:
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         if not path.is_file():
-            raise HTTPException(404, "This file is missing from the studio's folder.")
+            raise HTTPException(404, _("This file is missing from the studio's folder."))
         try:
             data = png_with_text(path, write(made))
         except OSError as error:
-            raise HTTPException(404, "This picture cannot be read.") from error
+            raise HTTPException(404, _("This picture cannot be read.")) from error
         return as_download(data, "image/png", f"{file_stem(image)}.png")
 
     @router.post("/parameters")
@@ -112,16 +114,17 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404)
         try:
             prompts = store.session(session_id).settings.shown_prompts
-            rounds = previews_by_round(store, session_id)
+            with speaking(ENGLISH):  # what is drawn into a picture has letters of one font alone
+                rounds = previews_by_round(store, session_id)
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         rows = [(title, [_existing(store, image) for image in images]) for title, images in rounds]
         if not any(path for _, paths in rows for path in paths):
-            raise HTTPException(404, "There is no picture of this session yet.")
+            raise HTTPException(404, _("There is no picture of this session yet."))
         try:
             data = sheet(rows, prompts) if form == "PNG" else animation(rows, form)
         except OSError as error:
-            raise HTTPException(404, "A picture of this session cannot be read.") from error
+            raise HTTPException(404, _("A picture of this session cannot be read.")) from error
         return as_download(data, f"image/{form.lower()}", name)
 
     @router.get("/exports/{session_id}/{export_id}/{name}")
@@ -129,7 +132,7 @@ def routes(store: Store) -> APIRouter:
         def path() -> Path:
             known = {export.id: export for export in store.exports(session_id)}
             if export_id not in known or name not in known[export_id].files:
-                raise StoreError("There is no such export.")
+                raise StoreError(_("There is no such export."))
             return store.export_path(session_id, export_id) / name
 
         return _file(path, {"Cache-Control": "private, no-cache"}, download=name)
@@ -158,7 +161,7 @@ def _settings_of(data: bytes) -> dict[str, object]:
     try:
         parameters = parameters_of(data)
     except ParametersError as error:
-        return {"ok": False, "sentence": str(error)}
+        return {"ok": False, "sentence": told(str(error))}
     # as a text: JavaScript would round the longest seeds
     return {"ok": True, "made": json.dumps(asdict(parameters))}
 
@@ -177,7 +180,7 @@ def _file(
     except StoreError as error:
         raise HTTPException(404, str(error)) from error
     if not path.is_file():
-        raise HTTPException(404, "This file is missing from the studio's folder.")
+        raise HTTPException(404, _("This file is missing from the studio's folder."))
     kind = TYPES.get(path.suffix, BYTES)
     return FileResponse(path, headers=headers, media_type=kind, filename=download)
 
@@ -209,6 +212,16 @@ def file_stem(image: Image) -> str:
     return f"{words or 'picture'}-{image.seed}"
 
 
+def source_of(image: Image) -> str:
+    """Where a picture comes from that was not drawn here; "" for a drawn one."""
+    if image.is_own:
+        return _("Your own art")
+    if SOURCE not in image.companions:
+        return ""
+    model = image.companions.get(SOURCE_MODEL)
+    return _("From your folder, by {model}", model=model) if model else _("From your folder")
+
+
 def made_with(store: Store, image: Image) -> Parameters:
     """The settings of a picture, for other tools to read."""
     if SOURCE in image.companions:
@@ -216,7 +229,12 @@ def made_with(store: Store, image: Image) -> Parameters:
     loras: tuple[tuple[str, float], ...] = ()
     if image.adapter_id is not None:
         number = store.adapter(image.adapter_id).number
-        loras = ((f"{store.session(image.session_id).name} round {number}", image.strength),)
+        loras = (
+            (
+                f"{store.session(image.session_id).name} round {number}",
+                image.strength,
+            ),
+        )
     companions = dict(image.companions)
     loras += loras_in(companions.pop(MIX, ""))
     return Parameters(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from studio.messages import _, told
 from studio.store import Store
 from studio.store.rows import OPEN_JOB_STATES, Job
+from studio.ui import words
 from studio.ui.snapshot import StoreSnapshot
 
 
@@ -31,18 +33,18 @@ def cancel_queued(store: Store, session_id: str, kind: str) -> None:
 def words_of(snapshot: StoreSnapshot, job: Job) -> str:
     """What is done for an open job now, or what it waits for, and how long that takes."""
     if job.state != "queued":
-        return job.message or "Beginning"
+        return told(job.message) or _("Beginning")
     tone, line = snapshot.worker_line
     if tone == "idle":
-        return "Waiting for the painter"
-    if line.startswith("The painter"):
+        return _("Waiting for the painter")
+    if tone != "busy":
         return line
-    return f"Waiting for the painter: {line[0].lower()}{line[1:]}"
+    return _("Waiting for the painter: {line}", line=words.lowered(line))
 
 
 def progress(snapshot: StoreSnapshot, job: Job | None) -> dict[str, Any] | None:
     """A job's state for the browser; while it is open, the message says what is done now."""
     if job is None:
         return None
-    message = words_of(snapshot, job) if is_open(job) else job.message
+    message = words_of(snapshot, job) if is_open(job) else told(job.message)
     return {"state": job.state, "progress": job.progress, "message": message}

@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, told
 from studio.settings import SettingsError
 from studio.store import Store, StoreError
 from studio.ui import words
@@ -50,7 +51,7 @@ class Page:
         try:
             return call(*arguments), ""
         except (StoreError, SettingsError) as error:
-            return None, str(error)
+            return None, told(str(error))
         except Exception:
             log.exception("in %s", call)
             return None, self.went_wrong
@@ -59,7 +60,10 @@ class Page:
     def went_wrong(self) -> str:
         """The sentence for an unexpected error."""
         path = self.store.home / "logs" / "web.log"
-        return f"Something went wrong. Your picks and pictures are kept; the log is at {path}."
+        return _(
+            "Something went wrong. Your picks and pictures are kept; the log is at {path}.",
+            path=path,
+        )
 
     def show(self, view: View, components: Iterable[Any], *, late: bool = False) -> None:
         """Keep `components` at the values that `view` returns.
@@ -95,7 +99,7 @@ class Page:
 
         def handle(session_id: str, sent: dict[str, str], *values: Any) -> Values:
             if not session_id:  # before the first poll the forms show no session
-                return {self.notice: notice("bad", "The page was still loading. Try again.")}
+                return {self.notice: notice("bad", _("The page was still loading. Try again."))}
             # The values of a form belong to the session it shows, even if another is open by now.
             shown, problem = self.attempt(self.store.session, session_id)
             result = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.messages import _
 from studio.store import Store, StoreError
 from studio.store.rows import Image
 from studio.ui.snapshot import StoreSnapshot
@@ -46,5 +47,8 @@ def previews_by_round(store: Store, session_id: str) -> list[tuple[str, list[Ima
     prompts = store.session(session_id).settings.shown_prompts
     newest = newest_previews(store, session_id)
     adapters = sorted(store.adapters(session_id), key=lambda adapter: adapter.number)
-    rounds = [(None, "Base model"), *((a.id, f"Round {a.number}") for a in adapters)]
+    rounds = [
+        (None, _("Base model")),
+        *((a.id, _("Round {number}", number=a.number)) for a in adapters),
+    ]
     return [(name, [newest.get((id_, prompt)) for prompt in prompts]) for id_, name in rounds]

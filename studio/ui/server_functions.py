@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from studio.messages import told
 from studio.store import StoreError
 from studio.ui.page import Page
 
@@ -29,7 +30,7 @@ def server_function(
         except StoreError as error:
             # A refusal by the store has no cause. A full or busy disk is the cause of its error,
             # and may recover.
-            return {"ok": False, "sentence": str(error), "final": error.__cause__ is None}
+            return {"ok": False, "sentence": told(str(error)), "final": error.__cause__ is None}
         except Exception:
             log.exception("in %s", call.__name__)
             return {"ok": False, "sentence": page.went_wrong, "final": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from studio.messages import _
 from studio.store import Store
 from studio.store.rows import Session
 from studio.ui.starter_pack import first_settings
@@ -10,7 +11,7 @@ from studio.ui.starter_pack import first_settings
 def open_session(store: Store) -> Session:
     """The session that is open. A new home gets its first one, ready for labelling."""
     session_id = store.last_session_id()
-    return store.session(session_id) if session_id else begin_session(store, "First session")
+    return store.session(session_id) if session_id else begin_session(store, _("First session"))
 
 
 def begin_session(store: Store, name: str) -> Session:

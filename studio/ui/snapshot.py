@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
-from studio.settings import SessionSettings
+from studio.settings import FEWEST_LONE, FEWEST_PICKS, SessionSettings
 from studio.store import LonePictures, Store
 from studio.store.rows import (
     OPEN_ROUND_STATES,
@@ -21,6 +22,9 @@ from studio.store.rows import (
 from studio.store.status import WorkerStatus
 from studio.ui import words
 from studio.ui.sessions import open_session
+
+FINISHED = ("done", "held_back")  # states of rounds that have learned
+ROUNDS_COMPARED = 5  # the last ones
 
 
 class StoreSnapshot:
@@ -62,6 +66,15 @@ class StoreSnapshot:
         return self.store.lone_pictures(self.session.id)
 
     @cached_property
+    def favourites_alone(self) -> frozenset[str]:
+        """The ids of favourites that a round would learn from alone; none if it has picks, or if
+        they are too few."""
+        if self.lone.are_enough or self.counts.usable >= FEWEST_PICKS:
+            return frozenset()
+        found = self.store.lone_pictures(self.session.id).favourites
+        return frozenset(one.id for one in found) if len(found) >= FEWEST_LONE else frozenset()
+
+    @cached_property
     def worker(self) -> WorkerStatus | None:
         return self.store.worker_status()
 
@@ -86,10 +99,17 @@ class StoreSnapshot:
     @property
     def agreement(self) -> tuple[int, int] | None:
         """(right, asked): how many held-out picks the newest round predicts, and of how many."""
-        name = "held_out_agreement"
-        shares = [m.values[name] for m in self.metrics if name in m.values]
-        asked = len(self.newest_round.held_out_pick_ids) if self.newest_round else 0
-        return (round(shares[-1] * asked), asked) if shares else None
+        return self.newest_round and _agreement(self.newest_round, self.metrics)
+
+    @cached_property
+    def agreements(self) -> list[tuple[int, int, int]]:
+        """(number, right, asked) of the last finished rounds that were asked, the oldest first."""
+        finished = [round_ for round_ in self.rounds if round_.state in FINISHED]
+        found = (
+            (round_.number, _agreement(round_, self.store.metrics(round_.id)))
+            for round_ in finished[-ROUNDS_COMPARED:]
+        )
+        return [(number, *known) for number, known in found if known is not None]
 
     @cached_property
     def adapters(self) -> list[Adapter]:
@@ -122,3 +142,11 @@ class StoreSnapshot:
     def newest_job(self, kind: str) -> Job | None:
         jobs = self.store.jobs(self.session.id, kind=kind, limit=1)
         return jobs[0] if jobs else None
+
+
+def _agreement(round_: Round, metrics: Sequence[Metric]) -> tuple[int, int] | None:
+    """(right, asked) of its held-out picks, when they were last asked; None if never."""
+    name = "held_out_agreement"
+    shares = [metric.values[name] for metric in metrics if name in metric.values]
+    asked = len(round_.held_out_pick_ids)
+    return (round(shares[-1] * asked), asked) if shares else None

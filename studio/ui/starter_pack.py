@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from studio.messages import N_
 from studio.settings import SessionSettings
 
 CONCEPTS_PATH = Path(__file__).parent.parent / "starter" / "concepts.txt"
-TO_BEGIN_WITH = "To begin with"  # the theme of the prompts of a new session
+TO_BEGIN_WITH = N_("To begin with")  # the theme of the prompts of a new session
+# The other themes of the file.
+THEMES = (N_("Animals"), N_("Food"), N_("Plants and sky"), N_("Things"))
 
 
 @cache

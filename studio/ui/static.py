@@ -8,10 +8,14 @@ each other by relative addresses, which stay within one version.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import Response
+
+from studio.messages import LANGUAGES, language
+from studio.messages.catalogues import script_messages
 
 ASSETS = Path(__file__).parent / "assets"
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -35,19 +39,27 @@ STYLES = (
     "compare/compare.css",
     "compare/grid.css",
     "compare/story.css",
+    "compare/best.css",
     "shared/dropin.css",
     "exam/exam.css",
     "export/export.css",
     "gallery/gallery.css",
+    "tour/tour.css",
 )
 ICON = "favicon.svg"  # always at one address, which bookmarks keep
 THEME = "base/theme.js"  # a plain script: it runs before the first paint, so nothing flashes
+LANGUAGE = "base/language.js"  # plain too: gradio's own scripts come after it
+MESSAGES = "messages/"  # and the language: what the scripts say, a module a language
 
 
 def _read() -> dict[str, bytes]:
     """The served files by name. They are read once: a later change belongs to another version."""
     paths = sorted(path for path in ASSETS.rglob("*") if path.suffix in TYPES)
-    return {path.relative_to(ASSETS).as_posix(): path.read_bytes() for path in paths}
+    files = {path.relative_to(ASSETS).as_posix(): path.read_bytes() for path in paths}
+    for code in LANGUAGES:
+        said = json.dumps(script_messages(code), ensure_ascii=False)
+        files[f"{MESSAGES}{code}.js"] = f"export default {said};\n".encode()
+    return files
 
 
 def version_of(files: dict[str, bytes]) -> str:
@@ -69,7 +81,11 @@ def address(name: str) -> str:
 
 def head() -> str:
     """The head of every page."""
-    modules = [name for name in FILES if name.endswith(".js") and name != THEME]
+    modules = [
+        name
+        for name in FILES
+        if name.endswith(".js") and name not in (THEME, LANGUAGE) and not name.startswith(MESSAGES)
+    ]
     return "\n".join(
         (
             '<meta name="color-scheme" content="light dark">',
@@ -80,6 +96,12 @@ def head() -> str:
             f'<script type="module" src="{address("shared/page.js")}"></script>',
         )
     )
+
+
+def page_head() -> str:
+    """What a page of this language needs before all else."""
+    said = address(f"{MESSAGES}{language()}.js")
+    return f'<script src="{address(LANGUAGE)}"></script><link rel="modulepreload" href="{said}">'
 
 
 def template(name: str) -> str:

@@ -5,21 +5,64 @@ from __future__ import annotations
 import time
 
 from studio.durations import with_time_left
+from studio.messages import N_, _, ngettext, told
 from studio.store.rows import Round
 from studio.store.status import RoundProgress, WorkerStatus
 
+# Words within sentences that the worker keeps.
+WITHIN = (
+    *(N_("the starter model"), N_("mix"), N_("adapter"), N_("again"), N_("by diffusers")),
+    N_("Waiting."),
+)
+
 SILENT_AFTER_S = 10.0  # a living worker sends a heartbeat every 2 s
-BELOW_ZERO = "Below 0 it goes against your picks."
 
 
-def count(number: int, noun: str, plural: str | None = None) -> str:
+def picks(number: int) -> str:
     """`1 pick`, `2 picks`."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+    return ngettext("{number} pick", "{number} picks", number)
 
 
-def good_and_bad(favourites: int, bad: int) -> tuple[str, str]:
+def new_picks(number: int) -> str:
+    return ngettext("{number} new pick", "{number} new picks", number)
+
+
+def pictures(number: int) -> str:
+    return ngettext("{number} picture", "{number} pictures", number)
+
+
+def pairs(number: int) -> str:
+    return ngettext("{number} pair", "{number} pairs", number)
+
+
+def prompts(number: int) -> str:
+    return ngettext("{number} prompt", "{number} prompts", number)
+
+
+def favourites(number: int) -> str:
+    return ngettext("{number} favourite", "{number} favourites", number)
+
+
+def good_and_bad(good: int, bad: int) -> tuple[str, str]:
     """`3 favourites` and `1 bad picture`."""
-    return count(favourites, "favourite"), count(bad, "bad picture")
+    return favourites(good), ngettext("{number} bad picture", "{number} bad pictures", bad)
+
+
+def at_strength(name: str, strength: float, always: bool = False) -> str:
+    """`Round 2 at 0.8`; of strength 1 the name alone, unless `always`."""
+    if strength == 1 and not always:
+        return name
+    return _("{name} at {strength:g}", name=name, strength=strength)
+
+
+def below_zero() -> str:
+    """What strengths below 0 do."""
+    return _("Below 0 it goes against your picks.")
+
+
+def lowered(line: str) -> str:
+    """A line that goes on within another one."""
+    return line[:1].lower() + line[1:]
 
 
 def per_cent(fraction: float) -> str:
@@ -52,33 +95,34 @@ def is_silent(status: WorkerStatus | None, now_s: float | None = None) -> bool:
 def worker_line(status: WorkerStatus | None, round_: Round | None) -> tuple[str, str]:
     """The state of the worker as (tone, words); the tone is idle, busy, wait or bad."""
     if status is None:
-        return "wait", "The painter is starting"
+        return "wait", _("The painter is starting")
     if is_silent(status):
-        return "bad", "The painter stopped and is starting again"
+        return "bad", _("The painter stopped and is starting again")
     is_learning = round_ is not None and round_.state in ("running", "stopping")
     match status.state:
         case "starting":
-            return "wait", status.message.rstrip(".") or "The painter is getting ready"
+            return "wait", told(status.message.rstrip(".")) or _("The painter is getting ready")
         # A round draws a picture now and then; the line stays as it is.
         case "training" | "sampling" | "rendering" if is_learning:
             return "busy", learning_line(round_, status, is_brief=True)
         case "training":
-            return "busy", "Learning: getting ready"
+            return "busy", _("Learning: getting ready")
         case "sampling":
-            return "busy", "Drawing pairs"
+            return "busy", _("Drawing pairs")
         case "rendering":
-            return "busy", "Drawing pictures"
+            return "busy", _("Drawing pictures")
         case "exporting":
-            return "busy", "Writing the LoRA"
+            return "busy", _("Writing the LoRA")
         case "error":
-            return "bad", status.message.rstrip(".") or "The painter ran into trouble"
+            return "bad", told(status.message.rstrip(".")) or _("The painter ran into trouble")
         case _:
-            return "idle", "Idle"
+            return "idle", _("Idle")
 
 
 def learning_line(round_: Round, status: WorkerStatus | None, is_brief: bool = False) -> str:
     """`Drawing test pictures, 3 of 12, about 1 min left`; in brief, without the count."""
     if at := progress_of(round_, status):
-        return with_time_left(at.step.partition(",")[0] if is_brief else at.step, at.left_s)
+        step = at.step.partition(",")[0] if is_brief else at.step
+        return with_time_left(told(step), at.left_s)
     share = share_done(round_, status)
-    return f"Learning: {per_cent(share)}" if share else "Learning: getting ready"
+    return _("Learning: {share}", share=per_cent(share)) if share else _("Learning: getting ready")

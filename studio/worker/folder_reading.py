@@ -1,34 +1,34 @@
-"""A folder of pictures that other programs made, read into a session.
-
-Each picture is copied: cropped and scaled to the session's size, with its final latents by the
-model's VAE, so that a round can learn from it at once. The files themselves are never changed.
-"""
+"""A folder of pictures that other programs made, read into a session."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
-from studio.engine.trajectory import Trajectory
-from studio.models import Denoiser
 from studio.paths import expanded
-from studio.pictures import folders, infotext
-from studio.pictures.alike import difference_hash
-from studio.pictures.files import fitted, parameters_of
-from studio.pictures.infotext import Parameters, ParametersError
-from studio.prompting import text_files
-from studio.settings import LARGEST_INTEGER, MAX_PROMPT_CHARACTERS, SamplingSettings
-from studio.store import Image, Session, Store
-from studio.store.rows import SOURCE, SOURCE_HASH, SOURCE_LOOK, SOURCE_MODEL, SOURCE_SETTINGS
+from studio.pictures import folders
+from studio.pictures.infotext import Parameters
+from studio.pictures.watched import Stat, stat_of
+from studio.settings import SamplingSettings
+from studio.store import Image, SeenFile, Session, Store
+from studio.store.rows import SOURCE, SOURCE_HASH
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
+from studio.worker.foreign_pictures import (
+    LeftOut,
+    caption_beside,
+    content_of,
+    hash_of,
+    picture_of,
+    printable,
+    row,
+    settings_in,
+    with_prompt,
+    written,
+)
 from studio.worker.renderer import Renderer
 
 MOST_PICTURES = 50_000  # of a folder
@@ -36,8 +36,44 @@ MOST_REMARKS = 50  # on files that were left out
 REPORT_EVERY_S = 0.5
 
 
-class _LeftOut(Exception):
-    """A file that cannot be used; the message says why, without its name."""
+class FolderReader:
+    """Copies pictures of a folder into a session, and remembers each file that was looked at."""
+
+    def __init__(self, renderer: Renderer, store: Store, session: Session, path: str) -> None:
+        """path: of the folder, as the artist wrote it, by which its files are remembered."""
+        self.renderer, self.store, self.session, self.path = renderer, store, session, path
+        self.folder = expanded(path).resolve()
+        self.denoiser = renderer.model_of(session)
+        self._known = {_key(image) for image in store.folder_pictures(session.id, deleted=True)}
+        self._seen: list[SeenFile] = []
+
+    def read(self, path: Path, stat: Stat) -> Parameters | None:
+        """Add a picture, and give how it was made; None if the session has it already.
+
+        stat: of the file, from before it is read. Raises LeftOut.
+        """
+        name, remark = name_in(self.folder, path), ""
+        try:
+            content = content_of(path)
+            companions = {SOURCE: name, SOURCE_HASH: hash_of(content)}
+            image = row(self.session, self.denoiser, self.store.new_image_id(), companions)
+            if _key(image) in self._known:
+                return None
+            picture = picture_of(content, self.session.settings.sampling)
+            made = _made(path, content)
+            self.store.add_image(written(self.renderer, self.denoiser, image, made, picture))
+            self._known.add(_key(image))
+        except LeftOut as problem:
+            remark = f"{problem}."
+            raise
+        finally:
+            self._seen.append(SeenFile(name, *stat, time.time(), remark))
+        return made
+
+    def remember(self) -> None:
+        """Store which files were looked at since the last call."""
+        seen, self._seen = self._seen, []
+        self.store.add_seen_files(self.session.id, self.path, seen)
 
 
 def read_folder(
@@ -53,6 +89,34 @@ def read_folder(
     reading: what was added stays. Returns counts, and the names of files that were left out.
     Raises WorkerError if the folder cannot be read.
     """
+    folder, paths = picture_files(path)
+    reader = FolderReader(renderer, store, session, path)
+    counts = dict.fromkeys(("pictures", "known", "left_out", "other_model", "other_size"), 0)
+    remarks: list[str] = []
+
+    def remember(done: int, total: int) -> None:
+        reader.remember()
+        report(done, total)
+
+    for file in reporting(store, paths, remember):
+        try:
+            made = reader.read(file, stat_of(file) or (0, 0))
+        except LeftOut as problem:
+            counts["left_out"] += 1
+            remarks.append(f"{name_in(folder, file)}: {problem}.")
+            continue
+        if made is None:
+            counts["known"] += 1
+            continue
+        counts["pictures"] += 1
+        counts["other_model"] += made.model.casefold() != _model_name(session).casefold()
+        counts["other_size"] += (made.width_px, made.height_px) != _size(session.settings.sampling)
+    reader.remember()
+    return {**counts, "remarks": remarks[:MOST_REMARKS]}
+
+
+def picture_files(path: str) -> tuple[Path, list[Path]]:
+    """A folder as somebody typed it, and the pictures in it. Raises WorkerError."""
     folder = expanded(path)
     try:
         paths = list(islice(folders.picture_paths(folder), MOST_PICTURES))
@@ -62,35 +126,25 @@ def read_folder(
         ) from error
     if not paths:
         raise WorkerError(f"There are no PNG, JPEG, WebP or AVIF files in {path}.")
-    denoiser = renderer.model_of(session)
-    known = {_key(image) for image in store.folder_pictures(session.id, deleted=True)}
-    counts = dict.fromkeys(("pictures", "known", "left_out", "other_model", "other_size"), 0)
-    remarks: list[str] = []
+    return folder.resolve(), paths
+
+
+def reporting(
+    store: Store, paths: list[Path], report: Callable[[int, int], object]
+) -> Iterator[Path]:
+    """The paths one by one, with a report now and then, as long as there is room on the disk."""
     reported_s = 0.0
-    for number, file in enumerate(paths):
+    for number, path in enumerate(paths):
         if time.monotonic() - reported_s > REPORT_EVERY_S:
             require_disk_space(store.home)
             report(number, len(paths))
             reported_s = time.monotonic()
-        name = _printable(file.relative_to(folder.resolve()).as_posix())
-        try:
-            content = _content(file)
-            image = _row(store, session, denoiser, name, content)
-            if _key(image) in known:
-                counts["known"] += 1
-                continue
-            picture = _picture(content, session.settings.sampling)
-            made = _made(file, content)
-        except _LeftOut as problem:
-            counts["left_out"] += 1
-            remarks.append(f"{name}: {problem}.")
-            continue
-        store.add_image(_written(renderer, denoiser, image, made, picture))
-        known.add(_key(image))
-        counts["pictures"] += 1
-        counts["other_model"] += made.model.casefold() != _model_name(session).casefold()
-        counts["other_size"] += (made.width_px, made.height_px) != _size(session.settings.sampling)
-    return {**counts, "remarks": remarks[:MOST_REMARKS]}
+        yield path
+
+
+def name_in(folder: Path, path: Path) -> str:
+    """The name of a file as it stands in the folder that was read."""
+    return printable(path.relative_to(folder).as_posix())
 
 
 def _key(image: Image) -> tuple[str, str, SamplingSettings]:
@@ -98,77 +152,16 @@ def _key(image: Image) -> tuple[str, str, SamplingSettings]:
     return image.companions.get(SOURCE_HASH, ""), image.base_hash, image.sampling.of_a_round
 
 
-def _content(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > folders.LARGEST_BYTES:
-            raise _LeftOut("it is too large for a picture")
-        return path.read_bytes()
-    except OSError as error:
-        raise _LeftOut("it cannot be read") from error
-
-
-def _row(store: Store, session: Session, denoiser: Denoiser, name: str, content: bytes) -> Image:
-    """A picture of the session of which nothing is known yet but its content."""
-    return Image(
-        id=store.new_image_id(),
-        session_id=session.id,
-        purpose="pair",
-        prompt="",
-        seed=0,
-        adapter_id=None,
-        strength=1.0,
-        sampling=session.settings.sampling,
-        base_hash=denoiser.base_hash,
-        created_at_s=time.time(),
-        companions={SOURCE: name, SOURCE_HASH: hashlib.sha256(content).hexdigest()},
-    )
-
-
 def _made(path: Path, content: bytes) -> Parameters:
     """How it was made, as it says itself; else its caption, in a text file of the same name."""
     try:
-        made = parameters_of(content, folders.LARGEST_BYTES)
-    except ParametersError as error:
-        try:
-            caption = text_files.read(path.with_suffix(".txt")).text
-        except (OSError, ValueError):
-            raise _LeftOut(str(error).rstrip(".")) from error
-        made = Parameters(prompt=" ".join(caption.split()))
-    if not made.prompt.strip():
-        raise _LeftOut("its prompt is empty")
-    if len(made.prompt) > MAX_PROMPT_CHARACTERS:
-        raise _LeftOut(f"its prompt is longer than {MAX_PROMPT_CHARACTERS} characters")
-    return replace(made, prompt=_printable(made.prompt.strip()))
-
-
-def _picture(content: bytes, sampling: SamplingSettings) -> PIL.Image.Image:
-    picture = fitted(content, _size(sampling))
-    if picture is None:
-        raise _LeftOut("it is damaged, or no picture")
-    return picture
-
-
-def _written(
-    renderer: Renderer,
-    denoiser: Denoiser,
-    image: Image,
-    made: Parameters,
-    picture: PIL.Image.Image,
-) -> Image:
-    """Write the files of a picture; gives its row for the caller to add."""
-    seed = made.seed if made.seed is not None and made.seed <= LARGEST_INTEGER else 0
-    texts = [made.prompt, image.sampling.negative_prompt]
-    companions = {
-        SOURCE_MODEL: _printable(made.model or made.model_hash),
-        SOURCE_SETTINGS: _printable(infotext.write(made)),
-        SOURCE_LOOK: f"{difference_hash(picture):016x}",
-    }
-    companions = denoiser.companions(texts) | image.companions | companions
-    image = replace(image, prompt=made.prompt, seed=seed, companions=companions)
-    timesteps = denoiser.schedule(image.sampling).timesteps.cpu()
-    final = denoiser.encode([picture]).cpu()  # the only latents that exist
-    chain = Trajectory(final, timesteps, made.prompt, seed, image.sampling, image.base_hash)
-    return renderer.write(image, picture, chain)
+        made = settings_in(content)
+    except LeftOut:
+        caption = caption_beside(path)
+        if caption is None:
+            raise
+        made = Parameters(prompt=caption)
+    return with_prompt(made)
 
 
 def _size(sampling: SamplingSettings) -> tuple[int, int]:
@@ -177,8 +170,3 @@ def _size(sampling: SamplingSettings) -> tuple[int, int]:
 
 def _model_name(session: Session) -> str:
     return Path(session.settings.base_model).name.removesuffix(".safetensors")
-
-
-def _printable(text: str) -> str:
-    """A text that can be stored: names of files may hold lone surrogates."""
-    return text.encode("utf-8", "replace").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +17,14 @@ from studio.lora.export import file_name
 from studio.paths import expanded
 from studio.settings import StartLora
 from studio.store import Job, Session, Store, StoreError
+from studio.worker.best_of import draw_best_first
 from studio.worker.disk_space import require_disk_space
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
-from studio.worker.mixing import Mix, read_mix
+from studio.worker.judge import let_pick
+from studio.worker.mixing import Mix, mix_of, mix_of_exam, read_mix
 from studio.worker.model_library import describe, scan
+from studio.worker.own_art import read_own_art
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.status import StatusReporter
@@ -59,13 +63,16 @@ class Jobs:
             "compare": self._do_compare,
             "exam": self._do_exam,
             "grid": self._do_grid,
+            "best_of": self._do_best_of,
             "export": self._do_export,
             "inspect": self._do_inspect,
             "library": self._do_library,
             "fit": self._do_fit,
             "give_picks": self._do_give_picks,
             "take_picks": self._do_take_picks,
-            "read_folder": self._do_read_folder,
+            "read_folder": self._do_read,
+            "read_own": self._do_read,
+            "judge": self._do_judge,
         }[job.kind]
         try:
             with self.renderer.while_wanted(lambda: self._require_wanted(job)):
@@ -130,7 +137,8 @@ class Jobs:
         ends = {prompt: denoiser.text.unread(prompt) for prompt in written}
         unread = {prompt: end for prompt, end in ends.items() if end}
         result: dict[str, Any] = {"image_ids": [], "unread": unread}
-        self._report(job, 0, len(shown), result, session)
+        unit_s = self.renderer.picture_s(session)
+        self._say(job, "Drawing picture", 0, len(shown), unit_s)  # this one comes before any pair
         for done, prompt in enumerate(shown, start=1):
             image = self.renderer.draw(
                 self.renderer.preview(session, prompt, job.payload["adapter_id"])
@@ -177,37 +185,59 @@ class Jobs:
         return result
 
     def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+        """{"prompts", "seeds", "adapter_ids", "strengths", "mixes"} → {"image_ids"}, the last
+        varying first. An adapter's id may be that of one of the mixes.
 
         At strength 0 every adapter is the base model, which is drawn once.
         """
         axes = ("prompts", "seeds", "adapter_ids", "strengths")
         wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        given = job.payload.get("mixes", {})
+        mixes = {id_: mix_of(self.renderer, session, mix["parts"]) for id_, mix in given.items()}
         for adapter_id in job.payload["adapter_ids"]:
-            self.renderer.require_base(session, self.store.adapter(adapter_id))
+            if adapter_id not in mixes:
+                self.renderer.require_base(session, self.store.adapter(adapter_id))
         result: dict[str, Any] = {"image_ids": []}
         self._report(job, 0, len(wanted), result, session)
         for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
-            tuned = (adapter_id, strength) if strength else (None,)
             text = self.renderer.expand(prompt, seed)
-            image = self.renderer.draw(self.renderer.image(session, "compare", text, seed, *tuned))
+            if adapter_id in mixes and strength:
+                mix = mixes[adapter_id].scaled(strength)
+                image = self.renderer.draw(mix.image(session, text, seed), mix.applied())
+            else:
+                tuned = (adapter_id, strength) if strength else (None,)
+                wish = self.renderer.image(session, "compare", text, seed, *tuned)
+                image = self.renderer.draw(wish)
             result["image_ids"].append(image.id)
             self._report(job, done, len(wanted), result, session)
         return result
+
+    def _do_best_of(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"prompts", "seeds", "adapter_id", "strength"} → {"image_ids"}, the best first."""
+        total = len(job.payload["seeds"])
+
+        def report(done: int, result: dict[str, Any]) -> None:
+            self._report(job, done, total, result, session)
+
+        return draw_best_first(self.renderer, self.store, session, job.payload, report)
 
     def _do_exam(self, job: Job, session: Session) -> dict[str, Any]:
         """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
+        mix = mix_of_exam(self.renderer, session, exam)
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         self._report(job, 0, len(exam.pairs), {}, as_begun, "pair", 2)
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
                 question = (as_begun, "exam", pair.prompt, pair.seed)
                 base = self.renderer.draw(self.renderer.image(*question, None))
-                tuned = self.renderer.draw(
-                    self.renderer.image(*question, exam.adapter_id, exam.strength)
-                )
+                if mix is None:
+                    wish = self.renderer.image(*question, exam.adapter_id, exam.strength)
+                    tuned = self.renderer.draw(wish)
+                else:
+                    wish = mix.image(as_begun, pair.prompt, pair.seed, "exam")
+                    tuned = self.renderer.draw(wish, mix.applied())
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {}, as_begun, "pair", 2)
         return {}
@@ -267,16 +297,39 @@ class Jobs:
             "remarks": list(taken.remarks[:MOST_REMARKS]),
         }
 
-    def _do_read_folder(self, job: Job, session: Session) -> dict[str, Any]:
+    def _do_read(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → {"pictures", "known", "left_out", "other_model", "other_size", "remarks"}:
-        pictures of a folder, copied into the session. What was read stays when it is cancelled."""
-        self.status.report("starting", "Reading a folder of pictures.")
+        pictures of a folder, copied into the session. Or {"path", "caption"} → {"pictures",
+        "known", "left_out", "remarks"}: the artist's own art; drawings beside it follow while there
+        is nothing else to do. What was read stays when it is cancelled."""
+        about = self.renderer, self.store, session, job.payload["path"]
+        report = self._count_read(job)
+        if job.kind == "read_folder":
+            self.status.report("starting", "Reading a folder of pictures.")
+            return read_folder(*about, report)
+        self.status.report("starting", "Reading your own art.")
+        return read_own_art(*about, job.payload["caption"], report)
+
+    def _count_read(self, job: Job) -> Callable[[int, int], None]:
+        """Shows how many of how many files were read."""
 
         def report(done: int, total: int) -> None:
-            words = f"{done} of {total} read."
-            self._stay(self.store.update_job(job.id, progress=done / total, message=words))
+            words = f"{done} of {max(total, 1)} read."
+            self._stay(self.store.update_job(job.id, progress=done / max(total, 1), message=words))
 
-        return read_folder(self.renderer, self.store, session, job.payload["path"], report)
+        return report
+
+    def _do_judge(self, job: Job, session: Session) -> dict[str, Any]:
+        """{"judge", "picks"} → {"picks", "name"}: a function picks in the artist's place."""
+        wanted = job.payload["picks"]
+
+        def report(done: int) -> None:
+            words = f"{done} of {wanted} picks"
+            progress = {"progress": done / wanted, "message": words, "result": {"picks": done}}
+            self._require_wanted(self.store.update_job(job.id, **progress))
+
+        done = job.result.get("picks", 0)
+        return let_pick(self.store, self.pair_queue, session, job.payload, done, report)
 
     def _do_inspect(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → the description of a model, without loading its weights."""
@@ -286,12 +339,7 @@ class Jobs:
     def _do_library(self, job: Job, session: Session) -> dict[str, Any]:
         """{} → {"models", "others", "problems"}: the models in the artist's folders."""
         self.status.report("starting", "Looking for models.")
-
-        def report(done: int, total: int) -> None:
-            words = f"{done} of {max(total, 1)} read."
-            self._stay(self.store.update_job(job.id, progress=done / max(total, 1), message=words))
-
-        return scan(self.store, report)
+        return scan(self.store, self._count_read(job))
 
     def _do_fit(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → how a LoRA file fits the session's base model, which is not changed."""

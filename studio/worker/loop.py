@@ -18,7 +18,9 @@ from studio.store import (
 )
 from studio.worker.disk_space import require_disk_space
 from studio.worker.downloads import Downloads
+from studio.worker.folder_watch import FolderWatch
 from studio.worker.jobs import Jobs
+from studio.worker.own_art import OwnArt
 from studio.worker.pair_queue import PairQueue
 from studio.worker.renderer import Renderer
 from studio.worker.rounds import Rounds
@@ -51,6 +53,8 @@ class Worker:
             store, self.renderer, self.pair_queue, self.status, processes, self.stopping
         )
         self.jobs = Jobs(store, self.renderer, self.pair_queue, self.status, self.stopping)
+        self.folder_watch = FolderWatch(store, self.renderer, self.status)
+        self.own_art = OwnArt(store, self.renderer, self.status, self.stopping)
         self.downloads = Downloads(store, self.status, self.stopping)
         self._snapshot_due_s = 0.0
 
@@ -107,6 +111,8 @@ class Worker:
             self.pair_queue.add_pair,
             self.pair_queue.draw_tuned_preview,
             self.pair_queue.draw_base_preview,
+            self.folder_watch.read_next,
+            self.own_art.draw_next,
         ):
             try:
                 if piece():

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from studio import models
-from studio.durations import duration
+from studio.durations import with_duration
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
@@ -72,8 +72,7 @@ class Renderer:
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             known = self.pace.of(f"loading {name}")
-            takes = f", {duration(known)}" if known else ""
-            self._status.report("starting", f"Loading {name}{takes}.")
+            self._status.report("starting", f"{with_duration(f'Loading {name}', known)}.")
             with self.pace.measured(f"loading {name}"):
                 self.denoiser = load_and_remember(self.store, base_model, self.device, start)
             # looked up at each call, because `while_wanted` changes it
@@ -229,12 +228,16 @@ class Renderer:
 
     def picture(self, wanted: Image) -> PIL.Image.Image:
         """Draw `wanted` with the model in its present state."""
+        return self.drawing(wanted)[0]
+
+    def drawing(self, wanted: Image) -> tuple[PIL.Image.Image, Trajectory]:
+        """As `picture`, with the way to it."""
         assert self.denoiser is not None
         text = self.expand(wanted.prompt, wanted.seed)
         with self.pace.measured(picture_kind(self.denoiser.base_hash, wanted.sampling)):
-            chains = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
-            [picture] = sampling.images(self.denoiser, chains)
-        return picture
+            [chain] = sampling.sample(self.denoiser, [text], [wanted.seed], wanted.sampling)
+            [picture] = sampling.images(self.denoiser, [chain])
+        return picture, chain
 
     def write(
         self, image: Image, picture: PIL.Image.Image, chain: Trajectory | None = None

@@ -14,6 +14,7 @@ from studio.engine import memory
 from studio.engine.distributed import ProcessLost
 from studio.engine.training import TrainingFailed
 from studio.engine.trajectory import MixedSettingsError
+from studio.judges import JudgeError
 from studio.lora.format import LoraError
 from studio.runtime import logs
 from studio.settings import SettingsError
@@ -33,6 +34,7 @@ SENTENCES = (
     ExchangeError,
     LoraError,
     MixedSettingsError,
+    JudgeError,
     SettingsError,
     StoreError,
     TrainingFailed,

@@ -11,9 +11,11 @@ from studio.bench.systems import SYSTEMS, System
 from studio.engine import sampling
 from studio.engine.objective import ESTIMATORS
 from studio.engine.training import Training
-from studio.engine.trajectory import PairBatch
+from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths import objectives
+from studio.prompting.mismatched import mismatched
 from studio.settings import FORMS, LOSSES, SamplingSettings
+from tests.support.loras import random_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,18 +26,21 @@ def denoiser(tiny_model: Path) -> models.Denoiser:
 
 
 @pytest.fixture(scope="module")
-def pairs(denoiser: models.Denoiser) -> PairBatch:
+def chains(denoiser: models.Denoiser) -> list[tuple[Trajectory, Trajectory]]:
     settings = SamplingSettings(steps=4, width_px=64, height_px=64)
-    return PairBatch.of(sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], settings))
+    return sampling.sample_pairs(denoiser, ["a cat", "a dog"], [1, 2], settings)
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
-def test_each_trains_two_updates(system: System, denoiser, pairs) -> None:
+def test_each_trains_two_updates(system: System, denoiser, chains) -> None:
     settings = replace(
         system.settings, updates_base=2, updates_per_pick=0.0, rank=2, target_shift=None
     )
     denoiser.adapters.remove()
-    first, second = Training(denoiser, pairs, settings)
+    wrong_prompts = mismatched if settings.keep_to_prompt else None
+    pairs = PairBatch.of(chains, wrong_prompts=wrong_prompts)
+    beside = random_adapter(denoiser, settings, size=0) if settings.beside else None
+    first, second = Training(denoiser, pairs, settings, beside=beside)
     zero = torch.zeros(1)
     at_rest = objectives.FORMS[settings.form](zero, zero, settings.beta).item()
     assert first.loss == pytest.approx(at_rest, abs=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -121,7 +122,14 @@ def labelling(store: Store) -> Session:
 
 
 @pytest.fixture
-def pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def tour_seen(home: Path) -> None:
+    """Nothing lies over the page but what a test opens."""
+    with contextlib.closing(Store.open(home)) as store:
+        store.set_tour_seen()
+
+
+@pytest.fixture
+def pages(store: Store, tour_seen: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of the real pages over `store`; there is no worker, and none is missed."""
     monkeypatch.setattr(words, "SILENT_AFTER_S", 7200.0)
     serving = server(store, "127.0.0.1", 0)
@@ -146,7 +154,7 @@ def open_page(pages: str, browse: Callable[..., Page]) -> Callable[..., Page]:
 
 
 @pytest.fixture
-def studio(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def studio(home: Path, tour_seen: None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address and the process of a whole studio on a new home, worker and all."""
     command = [sys.executable, "-u", "-m", "studio", "--home", str(home), "--port", "0"]
     process = subprocess.Popen(

@@ -81,16 +81,25 @@ def pick_all(store: Store, session: Session) -> None:
 
 
 def learn(
-    store: Store, session: Session, updates: int | None = None, held_back: str = ""
+    store: Store,
+    session: Session,
+    updates: int | None = None,
+    held_back: str = "",
+    agreement: float = 0.8,
 ) -> Adapter | None:
-    """A round over the picks; with `updates`, one that has come only so far; or one held back."""
+    """A round over the picks; with `updates`, one that has come only so far; or one held back.
+    agreement: the share of the held-out picks that it guesses in the end."""
     round_ = store.request_round(session.id)
     store.claim_round()
     total = round_.updates_total
     for update in range(1, (updates or total) + 1):
         share = update / total
         values = {"loss": 0.69 - 0.1 * share, "margin": share, "accuracy": 0.5 + 0.4 * share}
-        values |= {"grad_norm": 0.5, "seconds": 1.0, "held_out_agreement": 0.5 + 0.3 * share}
+        values |= {
+            "grad_norm": 0.5,
+            "seconds": 1.0,
+            "held_out_agreement": 0.5 + (agreement - 0.5) * share,
+        }
         store.add_metric(round_.id, update, values)
     if updates is not None:
         return None

@@ -138,6 +138,14 @@ def test_what_the_environment_says_of_the_network_keeps_it_from_nothing(home, na
         assert studio.end() == 0
 
 
+def test_a_new_home_has_its_first_pictures_asked_for_before_a_page_is_opened(home):
+    with serving(home) as studio, contextlib.closing(Store.open(home)) as store:
+        session = store.session(store.last_session_id())
+        assert session.settings.prompts
+        assert [job.kind for job in store.jobs(session.id)] == ["preview"]
+        assert studio.end() == 0
+
+
 def test_a_polite_kill_ends_the_worker_too(home):
     with serving(home) as studio:
         [worker] = psutil.Process(studio.process.pid).children()
@@ -357,6 +365,19 @@ def test_a_session_that_is_not_there_is_answered_with_those_that_are(home):
     said = sentence(typed("train", "--home", home, "--session", "Two"))
     assert "There is no session called Two" in said
     assert "One" in said
+
+
+def test_train_changes_how_a_session_learns(home):
+    with contextlib.closing(Store.open(home)) as store:
+        store.create_session("One", SessionSettings(prompts=("a cat",)))
+    train = ["train", "--home", home, "--session", "One", "--set"]
+    assert "needs at least 4 picks" in sentence(typed(*train, "keep_to_prompt=1", "orders=list"))
+    with contextlib.closing(Store.open(home)) as store:
+        [session] = store.sessions()
+    assert session.settings.training == TrainingSettings(keep_to_prompt=1.0, orders="list")
+    assert "Unknown setting: speed." in sentence(typed(*train, "speed=1"))
+    assert "Unknown way to count an order" in sentence(typed(*train, "orders=best"))
+    assert "train a round first" in sentence(typed(*train, "beside=One"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pictures
 
 from studio.__main__ import main
-from studio.cli.pick import answer_of
+from studio.judging import answer_of
 from studio.settings import SamplingSettings, SessionSettings
 from studio.store import AlreadyAnswered, Question, Session, Store, examine_files
 from studio.ui.snapshot import StoreSnapshot

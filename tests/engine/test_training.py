@@ -27,11 +27,13 @@ from studio.engine.estimators import (
 from studio.engine.evaluation import velocity_changes
 from studio.engine.memory import PRESETS
 from studio.engine.objective import Objective, reads_only_final
+from studio.engine.orders import counted
 from studio.engine.training import MOST_SCALED, Training, TrainingFailed, groups_of_update
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.objectives import ALIKE
 from studio.maths.scalar_adam import ScalarAdam
 from studio.models import Denoiser
+from studio.prompting.mismatched import mismatched
 from studio.settings import OBJECTIVES, SamplingSettings, TrainingSettings
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64, guidance=3.0)
@@ -56,7 +58,7 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
-@pytest.fixture(params=["alike", "sure", "alone"])
+@pytest.fixture(params=["alike", "sure", "alone", "wrong_prompts", "list"])
 def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) -> PairBatch:
     """The pairs, and what the picks say beyond "better"."""
     chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
@@ -70,6 +72,10 @@ def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) 
                 (chains[3][0], None),
                 *((None, side) for side in (*chains[4], *chains[5])),
             ]
+        ),
+        "wrong_prompts": PairBatch.of(chains, wrong_prompts=mismatched, prompt_weight=0.5),
+        "list": counted(
+            PairBatch.of([*ranked(denoiser), *chains[:1]], wrong_prompts=mismatched), "list"
         ),
     }[request.param]
 
@@ -703,6 +709,49 @@ def test_sides_alone_share_nothing_with_each_other(denoiser: Denoiser) -> None:
     assert batch.counts.outer.tolist() == [1.5, 0.75, 0.75]
     with pytest.raises(ValueError, match="at least one side"):
         PairBatch.of([(None, None)])
+
+
+def test_a_chosen_picture_is_asked_again_with_a_prompt_that_it_does_not_fit(
+    denoiser: Denoiser,
+) -> None:
+    chains = sampling.sample(denoiser, ["a cat"] * 3, [0, 1, 2], SAMPLING)
+    of_grid = [(chains[0], chains[1]), (chains[0], chains[2]), (chains[1], chains[2])]
+    batch = PairBatch.of(of_grid, wrong_prompts=mismatched, prompt_weight=0.5)
+    assert batch.prompts == ("a cat", "a cat", "a cat", "a cat, red background")
+    assert torch.equal(batch.latents[3], batch.latents[0])
+    assert (batch.chosen[3], batch.rejected[3]) == (0, 3)  # of a grid only the best
+    assert batch.counts.outer.tolist() == [1, 1, 1, 0.5]
+    assert batch.groups() == [[0, 1, 2, 3]]
+    assert (batch.shown, batch.most_shown([[0, 3]]), batch.most_pictures([[0, 3]])) == (3, 2, 3)
+    plain = NoisedPictures(denoiser, PairBatch.of(of_grid), SHORT_DPO)
+    assert NoisedPictures(denoiser, batch, SHORT_DPO).draws_per_group == plain.draws_per_group
+
+
+def test_keeping_to_the_prompt_teaches_its_words(denoiser: Denoiser) -> None:
+    """Such pairs alone: the picture gets likelier with its own words than with the wrong ones."""
+    chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
+    batch = PairBatch.of(chains, wrong_prompts=mismatched)
+    count = batch.again
+    only = replace(batch, chosen=batch.chosen[-count:], rejected=batch.rejected[-count:])
+    settings = replace(SHORT_DPO, updates_base=8, learning_rate=1e-3)
+    first, *_, last = Training(denoiser, only, settings)
+    assert first.margin == 0 < last.margin
+    assert last.loss < first.loss
+
+
+def test_the_reach_is_measured_on_pictures_with_their_own_prompts(
+    denoiser: Denoiser, pairs: PairBatch
+) -> None:
+    chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
+    both = PairBatch.of(chains, wrong_prompts=mismatched)
+    shifts = []
+    for batch in (pairs, both):
+        training = Training(denoiser, batch, SHORT_DPO)
+        with torch.no_grad():
+            for parameter in denoiser.adapters.parameters():
+                parameter.add_(0.05)
+        shifts.append(training.shift())
+    assert shifts[0] == shifts[1] > 0
 
 
 def test_an_image_level_objective_can_be_trained_through_guidance(

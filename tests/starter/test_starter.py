@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from studio import models
 from studio.engine import recogniser, sampling
@@ -26,6 +28,7 @@ from studio.starter import (
     evaluate,
     networks,
     packages,
+    perceptual,
     pictures,
     samples,
     sources,
@@ -42,6 +45,7 @@ NAMES = ("red apple", "owl")  # a latent of each of 264 pictures
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 STAGES = {
     "diffusion": train.train_diffusion,
+    "teacher": functools.partial(train.train_recogniser, name=perceptual.TEACHER),
     "decoder": train.train_decoder,
     "autoencoder": train.train_autoencoder,
     "encoder": train.train_encoder,
@@ -171,7 +175,7 @@ def test_every_style_meets_every_ground(loaded: Pictures):
 
 def test_a_smaller_decoder_is_taken_over_but_for_the_last_levels():
     small, whole = networks.new_autoencoder(64).decoder, networks.new_autoencoder().decoder
-    train.grow(whole, small.state_dict())
+    train.take_over(whole, small.state_dict())
     learned = small.state_dict()
     same = {
         name
@@ -183,6 +187,37 @@ def test_a_smaller_decoder_is_taken_over_but_for_the_last_levels():
     assert "conv_out.weight" not in same
     latents = torch.zeros(1, codes.CHANNELS, codes.PLACES, codes.PLACES)
     assert (small(latents).shape[-1], whole(latents).shape[-1]) == (64, SIZE_PX)
+
+
+def test_pictures_are_compared_by_the_direction_of_features():
+    """At right angles each place is off by 1² + 1², at 45 degrees by (1 - ½√2)² + ½, times layers;
+    and a place's brightness alone is nothing."""
+    layers = nn.Sequential(nn.Identity(), nn.Identity())
+    red, green, mixed = (
+        torch.tensor(colour)[None, :, None, None].expand(1, 3, 64, 64)
+        for colour in ([1.0, 0, 0], [0, 1.0, 0], [1.0, 1.0, 0])
+    )
+    compared = [perceptual.feature_error(layers, red, other) for other in (green, mixed, 0.5 * red)]
+    diagonal = (1 - math.sqrt(0.5)) ** 2 + 0.5
+    assert [float(error) for error in compared] == pytest.approx([4, 2 * diagonal, 0], abs=1e-4)
+    nothing = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    perceptual.feature_error(layers, nothing, red).backward()
+    assert nothing.grad.isfinite().all()
+
+
+def test_the_judge_is_not_the_teacher(loaded: Pictures, built: Path, tmp_path: Path):
+    """From the same build folder with the shipped judge unpacked, the teacher begins anew."""
+    folder = tmp_path / "build"
+    shutil.copytree(built, folder)
+    judge = recogniser.Network(len(NAMES), len(styles.STYLES), len(GROUNDS))
+    torch.save({"network": judge.state_dict()}, folder / start.START)
+    for name in (perceptual.TEACHER, "recogniser"):
+        run = Run(folder, 1, peak=0.0)
+        assert train.train_recogniser(loaded, run, batch=2, name=name)
+    made = {name: recogniser.load(folder / name).network.head for name in ("teacher", "recogniser")}
+    assert torch.equal(made["recogniser"].weight, judge.head.weight.half().float())
+    assert (made["teacher"].weight - judge.head.weight).abs().max() > 0.01
+    assert perceptual.teacher_of(tmp_path, "cpu") is None
 
 
 def test_the_learning_rate_rises_stays_and_falls():

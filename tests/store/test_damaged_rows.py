@@ -22,6 +22,7 @@ from studio.__main__ import main
 from studio.settings import SessionSettings, TrainingSettings
 from studio.store import (
     KnownModel,
+    SeenFile,
     Session,
     Store,
     StoreError,
@@ -73,6 +74,7 @@ def whole(tmp_path_factory) -> Iterator[tuple[Store, Session, Path]]:
         store.remember_model(KnownModel("a/b", "b", "sd1", "Stable Diffusion 1", 512, 1, 1))
         store.set_worker_status(WorkerStatus(1, "idle", "", "cpu", 1.0))
         store.set_model_folders(["/models"])
+        store.add_seen_files(session.id, "/pictures", [SeenFile("a.png", 1, 1, 1.0)])
         store.set_last_session(session.id)
         archive = home / "session.zip"
         export_session(store, session.id, archive)
@@ -176,7 +178,6 @@ def test_in_a_store_the_page_shows_the_rest(whole, page, column, tmp_path):
             if not is_odd(column, bad):
                 continue
             store.set_last_session(session.id)
-            store.forget_damaged_rows()
             try:
                 connection.execute(f'UPDATE OR IGNORE {table} SET "{name}" = ?', (bad,))
                 shown(page, store)

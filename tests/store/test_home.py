@@ -136,3 +136,12 @@ def test_a_home_that_can_only_be_read_is_a_sentence(read_only_home, command):
     else:
         assert done.returncode == 1
         assert str(read_only_home) in said
+
+
+def test_that_the_tour_was_seen_is_remembered_by_the_home(home):
+    with contextlib.closing(Store.open(home)) as store:
+        assert not store.tour_seen()
+        store.set_tour_seen()
+        store.set_tour_seen()
+    with contextlib.closing(Store.open(home)) as store:
+        assert store.tour_seen()

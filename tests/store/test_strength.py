@@ -169,7 +169,7 @@ def test_a_store_of_the_second_schema_opens(home):
     store = Store.open(home)
     [one] = store.picked_pairs("s")
     assert (one.pick.choice, one.pick.much_better, one.pick.reason) == ("left", False, None)
-    assert one.pick.judge is None
+    assert (one.pick.judge, one.pick.marks) == (None, {})
     assert (one.pair.note, one.pair.left.favourite) == ("", False)
     store.add_answer("q", "pair", "right", much_better=True)
     assert store.recent_answers("s")[0].picked[0].pick.much_better

@@ -36,7 +36,9 @@ def fill(store: Store, session: Session) -> None:
             sides.append(replace(image, **sums))
         pair = store.add_pair(session.id, "a lion", *sides, None)
         if number < 5:
-            store.add_answer(f"pick{number}", pair.id, "left" if number % 2 else "right")
+            marks = {sides[0].id: "f" * 256} if number == 1 else {}
+            choice = "left" if number % 2 else "right"
+            store.add_answer(f"pick{number}", pair.id, choice, marks=marks)
     store.undo_pick("undo", session.id)
     round_ = store.request_round(session.id)
     store.claim_round()

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from studio import models
-from studio.engine import evaluation, sampling, trajectory
+from studio.engine import evaluation, ranking, sampling, trajectory
 from studio.engine import training as training_module
 from studio.engine.trajectory import ABSENT
 from studio.files import ADAPTER_FILE
@@ -34,7 +34,7 @@ from studio.worker import wanted as wanted_module
 from studio.worker.errors import WorkerError
 from studio.worker.exporting import same_picture
 from studio.worker.loop import Worker
-from studio.worker.pair_queue import READY_PAIRS, nth_draw
+from studio.worker.pair_queue import nth_draw
 from studio.worker.progress import MOST_SHARE
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
@@ -292,6 +292,32 @@ class TestRounds:
         expected = [1.0 if id_ == "sure" else 0.5 for id_ in round_.train_pick_ids]
         assert (None if inner is None else inner.tolist()) == (expected if counts else None)
         assert "sure" in round_.train_pick_ids
+        work_until(worker, lambda: store.round(round_.id).state == "done")
+
+    def test_pictures_are_looked_at_where_they_are_marked(self, store, session, worker):
+        """A picture without marks of its own, where the other one is."""
+        one, both, *_ = (
+            two for two in store.picked_pairs(session.id) if two.pick.choice in ("left", "right")
+        )
+        top, left = "f" * 128 + "0" * 128, "ffff0000" * 32
+        marks = {one.pair.left.id: top}
+        store.add_answer("one", one.pair.id, one.pick.choice, marks=marks)
+        marks = {both.pair.left.id: top, both.pair.right.id: left}
+        store.add_answer("both", both.pair.id, "right", marks=marks)
+        round_ = store.request_round(session.id)
+        work_until(worker, lambda: worker.rounds.active is not None)
+        pairs = worker.rounds.active.training.pairs
+        up, beside, ones = (torch.zeros(pairs.latents.shape[-2:]) for _ in range(3))
+        up[: len(up) // 2], beside[:, : beside.shape[1] // 2], ones[:] = 1, 1, 1
+        sides = {"one": (up, up), "both": (beside, up)}  # the chosen one first
+        for number, pick_id in enumerate(round_.train_pick_ids):
+            for side, expected in zip(
+                (pairs.chosen, pairs.rejected), sides.get(pick_id, (ones, ones)), strict=True
+            ):
+                assert torch.equal(pairs.places[side[number], 0], expected)
+        assert set(sides) & set(round_.train_pick_ids)
+        held_out = worker.rounds.active.training.held_out
+        assert held_out is None or held_out.batch.places is None
         work_until(worker, lambda: store.round(round_.id).state == "done")
 
     def test_favourites_and_bad_pictures_stand_alone(self, store, session, worker, settings):
@@ -790,6 +816,45 @@ class TestJobs:
         self.do(store, worker, session, "grid", adapter_ids=[adapter.id] * 2, **axes)
         assert len(store.images(session.id, "compare")) == before  # nothing was drawn twice
 
+    def test_the_best_of_many_come_first_and_what_is_drawn_stays_when_it_is_stopped(
+        self, store, session, worker, adapter
+    ):
+        asked = {"prompts": ["a cat"], "adapter_id": adapter.id, "strength": 1.0}
+        job = self.do(store, worker, session, "best_of", seeds=[5, 6, 7, 8], **asked)
+        assert (job.state, job.progress) == ("done", 1.0)
+        images = [store.image(image_id) for image_id in job.result["image_ids"]]
+        assert sorted(image.seed for image in images) == [5, 6, 7, 8]
+        assert {(one.prompt, one.adapter_id, one.strength) for one in images} == {
+            ("a cat", adapter.id, 1.0)
+        }
+        denoiser = worker.renderer.denoiser
+        with worker.renderer.using(adapter.id, 1.0):
+            chains = [worker.renderer.drawing(image)[1] for image in images]
+            tuned = ranking.scores(denoiser, chains)
+        with worker.renderer.using(None):
+            rewards = (tuned - ranking.scores(denoiser, chains)).tolist()
+        assert rewards == sorted(rewards, reverse=True)
+        assert len(set(rewards)) == 4
+
+        before = {one.id for one in store.images(session.id, "compare")}
+        job = store.add_job(session.id, "best_of", asked | {"seeds": [5, 9, 10, 11]})
+        add, drawn = store.add_image, []
+
+        def add_and_stop(image):  # the artist presses Stop while the second one is new
+            drawn.append(image)
+            store.cancel_job(job.id)
+            return add(image)
+
+        store.add_image = add_and_stop
+        worker.jobs.run_next()
+        store.add_image = add
+        job = store.job(job.id)
+        assert job.state == "cancelled"
+        assert [image.seed for image in drawn] == [9]  # the first is not drawn twice
+        kept = [store.image(image_id).seed for image_id in job.result["image_ids"]]
+        assert kept == [5]
+        assert {one.id for one in store.images(session.id, "compare")} == before | {drawn[0].id}
+
     def test_an_exam_is_drawn_pair_by_pair_and_only_once(self, store, session, worker, adapter):
         questions = [("an owl", 5), ("a fox", 6), ("an owl", 7)]
         exam = store.add_exam(session.id, adapter.id, 0.5, questions)
@@ -840,6 +905,14 @@ class TestJobs:
         assert prompt == long
         assert long.endswith(end)
         assert len(long) / 2 < len(end) < len(long)
+
+    def test_the_first_preview_comes_before_the_first_pair(self, store, session, worker):
+        discard(store, session.id)
+        prompts = ["a cat", "a dog"]
+        self.do(store, worker, session, "preview", prompts=prompts, adapter_id=None)
+        previews = sorted(one.created_at_s for one in store.images(session.id, "preview"))
+        [first, *_] = store.waiting_pairs(session.id)
+        assert previews[0] < first.left.created_at_s < previews[1]
 
     def test_a_cancelled_job_is_left_between_two_pictures(self, store, session, worker):
         job = store.add_job(
@@ -1159,9 +1232,6 @@ def test_a_worker_that_is_to_end_leaves_a_preview_between_two_steps_and_draws_it
 
 def test_a_cancelled_job_is_left_between_two_steps(worker, store, session, monkeypatch, steps):
     store.update_settings(session.id, replace(session.settings, sampling=LONG))
-    while worker.pair_queue.add_pair(fewer_than=READY_PAIRS):
-        pass  # a job draws these before its own pictures
-    steps.clear()
     job = store.add_job(session.id, "preview", {"prompts": ["a cat"], "adapter_id": None})
     after_two_steps(monkeypatch, steps, lambda: store.cancel_job(job.id))
     assert worker.jobs.run_next()

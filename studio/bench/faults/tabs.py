@@ -99,7 +99,7 @@ def _answer(
             pair_id, answer_id = dice.choice(pairs), uuid.uuid4().hex
             answers.sent = pair_id, answer_id
             about = {"pick_id": answer_id, "pair_id": pair_id, "choice": dice.choice(CHOICES)}
-            tab.call("prefer", "pick", **about, much_better=False, reason=None)
+            tab.call("prefer", "pick", **about, much_better=False, reason=None, marks={})
             answers.kept[pair_id] = answer_id
     except httpx.HTTPError:
         if not killed.is_set():

@@ -11,7 +11,7 @@ from studio.settings import (
     SettingsError,
 )
 from studio.ui.snapshot import StoreSnapshot
-from studio.ui.tabs.compare import comparison, grid, mix
+from studio.ui.tabs.compare import best, comparison, grid, mix
 from tests.support.factories import finish, make_pair, pick
 
 
@@ -33,6 +33,30 @@ def test_what_cannot_be_compared_is_said(changes, sentence):
     assert comparison.comparison_payload(**good | {"strength": -1})["strength"] == -1
     with pytest.raises(SettingsError, match=sentence):
         comparison.comparison_payload(**good | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": " "}, "one prompt of at most"),
+        ({"many": 1}, "best of 2 to 64"),
+        ({"many": None}, "best of 2 to 64"),
+        ({"first": -1}, "from 0 upwards"),
+        ({"adapter_id": None}, "let a round learn first"),
+        ({"strength": 0}, "the base model draws"),
+        ({"strength": 3}, "A strength lies between"),
+    ],
+)
+def test_of_what_no_best_can_be_found_is_said(changes, sentence):
+    good = {"prompt": "a cat ", "first": 5, "many": 3, "adapter_id": "x", "strength": -0.5}
+    assert best.best_payload(**good) == {
+        "prompts": ["a cat"],
+        "seeds": [5, 6, 7],
+        "adapter_id": "x",
+        "strength": -0.5,
+    }
+    with pytest.raises(SettingsError, match=sentence):
+        best.best_payload(**good | changes)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -20,8 +21,8 @@ from studio.store import (
 )
 from studio.store.status import RoundProgress
 from studio.ui.snapshot import StoreSnapshot
-from studio.ui.tabs.train import evidence, learning, round_card, strip
-from tests.support.factories import make_adapter, make_image, make_pair
+from studio.ui.tabs.train import evidence, learning, round_card, strip, verdict
+from tests.support.factories import finish, make_adapter, make_image, make_pair
 
 
 def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
@@ -43,6 +44,8 @@ def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_another_way_of_learning_is_taken_whole_but_for_what_is_kept(objective):
     kept = {"rank": 4, "alpha": 2.0, "count_strength": True, "lone_pictures": True}
+    kept |= {"keep_to_prompt": 1.0, "orders": "rank", "from_tastes": True}
+    kept |= {"beside": "adapter", "beside_share": 0.3}
     assert set(kept) == set(learning.KEPT)
     changed = learning.with_objective(SessionSettings(training=TrainingSettings(**kept)), objective)
     assert changed.training == replace(OBJECTIVES[objective], **kept)
@@ -144,6 +147,26 @@ def test_it_says_how_many_lone_pictures_a_round_learns_from(
     assert "from 4 picks and 4 favourites" in round_card.round_card(StoreSnapshot(store))
 
 
+def test_it_offers_a_round_from_favourites_where_there_are_no_picks(
+    store: Store, session: Session, add_pairs
+):
+    pairs = add_pairs(8)
+    for pair in pairs[:3]:
+        store.set_favourite(pair.left.id, True)
+    assert "choose a few on the Prefer tab" in round_card.round_card(StoreSnapshot(store))
+    store.set_favourite(pairs[3].left.id, True)
+    assert "learn from your 4 favourites" in round_card.round_card(StoreSnapshot(store))
+    round_ = store.request_round(session.id)
+    assert "learns from 4 favourites," in round_card.round_card(StoreSnapshot(store))
+    finish(store, session.id, round_)
+    assert "Everything you picked is learned" in round_card.round_card(StoreSnapshot(store))
+    store.set_favourite(pairs[4].left.id, True)
+    assert "learn from your 5 favourites" in round_card.round_card(StoreSnapshot(store))
+    for number, pair in enumerate(pairs[4:]):
+        store.add_answer(f"pick{number}", pair.id, "left")
+    assert "4 new picks" in round_card.round_card(StoreSnapshot(store))
+
+
 def test_the_consistency_of_picks_is_explained():
     said = dict(evidence.consistency_lines(Consistency(repeated=4, agreed=3, picked=24, left=20)))
     assert "You chose the same again in 3 of 4 pairs shown twice" in said
@@ -151,3 +174,74 @@ def test_the_consistency_of_picks_is_explained():
     even = dict(evidence.consistency_lines(Consistency(repeated=0, agreed=0, picked=24, left=11)))
     assert "you do not favour one" in even["You chose the right picture in 54 % of 24 picks"]
     assert evidence.consistency_lines(Consistency(0, 0, 5, 5)) == []
+
+
+# --- the verdict ---------------------------------------------------------------------------------
+
+
+def learn(store: Store, session: Session, agreement: float, held_back: str = "") -> None:
+    """A round over all picks, asked at its end about those kept out."""
+    round_ = store.request_round(session.id)
+    store.claim_round()
+    store.add_metric(round_.id, 1, {"loss": 0.6, "held_out_agreement": 0.0})
+    store.add_metric(round_.id, 2, {"loss": 0.5, "held_out_agreement": agreement})
+    adapter = make_adapter(session.id, round_)
+    store.finish_round(round_.id, adapter, held_back or "Done.", held_back=bool(held_back))
+
+
+def pick_new(store: Store, session: Session, number: int) -> None:
+    for _ in range(number):
+        store.add_answer(uuid.uuid4().hex, make_pair(store, session.id).id, "left")
+
+
+def test_the_verdict_counts_down_to_the_first_round(store: Store) -> None:
+    session = store.create_session("A", SessionSettings(prompts=("a lion",), round_every=16))
+    store.set_last_session(session.id)
+    pick_new(store, session, 5)
+    card = verdict.verdict_card(StoreSnapshot(store))
+    assert "<b>Pick more:</b>" in card
+    assert "11 more" in card
+    assert "Not asked" in card
+    assert "<circle" not in card
+
+
+def test_the_verdict_shows_the_guesses_of_each_round_at_its_end(store: Store) -> None:
+    session = store.create_session("A", SessionSettings(prompts=("a lion",), round_every=16))
+    store.set_last_session(session.id)
+    pick_new(store, session, 30)
+    learn(store, session, 1.0)
+    snapshot = StoreSnapshot(store)
+    assert snapshot.agreements == [(1, 6, 6)]
+    card = verdict.verdict_card(snapshot)
+    assert "<b>Go on:</b> It guesses 6 of 6 (61–100 %)" in card
+    assert "aria-label='Picks kept out of the lessons: round 1 guesses 6 of 6" in card
+    pick_new(store, session, 10)
+    learn(store, session, 0.25, held_back="Held back, because of mush.")
+    card = verdict.verdict_card(StoreSnapshot(store))
+    assert "<b>Stop:</b> Held back, because of mush." in card
+    assert card.count("<circle") == 2
+
+
+def test_the_verdict_asks_the_exams_of_the_adapter_in_use(store: Store) -> None:
+    session = store.create_session("A", SessionSettings(prompts=("a lion",)))
+    store.set_last_session(session.id)
+    pick_new(store, session, 20)
+    learn(store, session, 0.5)
+    current = StoreSnapshot(store).current_adapter
+    for strength, choose in ((0.5, "base"), (1.0, "tuned")):
+        exam = store.add_exam(session.id, current.id, strength, [("a lion", n) for n in range(10)])
+        for pair in exam.pairs:
+            two = [
+                store.add_image(
+                    make_image(store, session.id, purpose="exam", adapter_id=adapter_id)
+                )
+                for adapter_id in (None, current.id)
+            ]
+            store.set_exam_pictures(pair.id, two[0].id, two[1].id)
+            other = {"left": "right", "right": "left"}[pair.tuned_side]
+            answer = pair.tuned_side if choose == "tuned" else other
+            store.answer_exam(uuid.uuid4().hex, pair.id, answer)
+    assert "blind you chose it in 10 of 10" in verdict.verdict_card(StoreSnapshot(store))
+    pick_new(store, session, 10)
+    learn(store, session, 0.5)  # another adapter, which no exam has asked about
+    assert "blind" not in verdict.verdict_card(StoreSnapshot(store))

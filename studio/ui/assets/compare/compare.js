@@ -1,6 +1,7 @@
 /* Base beside tuned: side by side, behind a slider, in one place, as a difference, or all at once. */
 import { node, partsOf } from "../shared/dom.js";
 import { isCovered, meaningOf } from "../shared/keys.js";
+import { _ } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
 
 const VIEWS = ["side", "slider", "flip", "difference", "grid"];
@@ -17,7 +18,9 @@ export function begin({ element, props, watch }) {
   let flipped = 0; // which of the sides is shown in one place
 
   const sides = () => (value.other ? ["base", "tuned", "other"] : ["base", "tuned"]);
-  const nameOf = (side) => ({ base: "Base", tuned: value.tuned, other: value.other })[side];
+  const nameOf = (side) => ({ base: _("Base"), tuned: value.tuned, other: value.other })[side];
+
+  const inWords = ({ prompt, seed }) => _("{prompt} · seed {seed}", { prompt, seed });
 
   function paint() {
     const { cells, job, empty } = value;
@@ -55,7 +58,7 @@ export function begin({ element, props, watch }) {
   function show() {
     const place = Math.min(at, value.cells.length - 1); // a new comparison may not be there yet
     const cell = value.cells[place];
-    part("prompt").textContent = cell.prompt + " · seed " + cell.seed;
+    part("prompt").textContent = inWords(cell);
     part("tuned-name").textContent = value.tuned;
     part("other-name").textContent = value.other;
     part("other").hidden = element.querySelector('[data-save="other"]').hidden = !value.other;
@@ -89,7 +92,7 @@ export function begin({ element, props, watch }) {
     part("film").replaceChildren(...cells.map((cell, i) => {
       const thumb = node("button", {
         type: "button", class: "film-cell", role: "option", "data-cell": i,
-        "aria-label": cell.prompt + ", seed " + cell.seed,
+        "aria-label": inWords(cell),
       });
       thumb.append(node("img", { src: cell.base, alt: "" }), node("img", { src: cell.tuned, alt: "" }));
       return thumb;
@@ -97,12 +100,12 @@ export function begin({ element, props, watch }) {
     part("grid").replaceChildren(...cells.map((cell, i) => {
       const two = node("button", {
         type: "button", class: "grid-cell", "data-cell": i, "data-open": "side",
-        "aria-label": "Open " + cell.prompt + ", seed " + cell.seed,
+        "aria-label": _("Open {name}", { name: inWords(cell) }),
       });
       two.append(
         ...sides().map((side) =>
           node("img", { src: cell[side], alt: nameOf(side) + ": " + cell.prompt, loading: "lazy" })),
-        node("span", {}, cell.prompt + " · seed " + cell.seed),
+        node("span", {}, inWords(cell)),
       );
       return two;
     }));
@@ -158,7 +161,7 @@ export function begin({ element, props, watch }) {
 
   function divide(range) {
     range.parentElement.style.setProperty("--at", range.value + "%");
-    range.setAttribute("aria-valuetext", range.value + "% base");
+    range.setAttribute("aria-valuetext", _("{percent}% base", { percent: range.value }));
   }
 
   function accept() {

@@ -1,10 +1,11 @@
 /* A grid over four things: any two of them across and down, one value of each of the others. */
 import { node, partsOf } from "../shared/dom.js";
 import { meaningOf } from "../shared/keys.js";
+import { _ } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 
 const DIMENSIONS = ["prompts", "seeds", "rounds", "strengths"];
-const NAMES = { prompts: "Prompt", seeds: "Seed", rounds: "Round", strengths: "Strength" };
+const NAMES = { prompts: _("Prompt"), seeds: _("Seed"), rounds: _("Round"), strengths: _("Strength") };
 const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 const ZOOMS = { "+": 32, "=": 32, "-": -32 };
 
@@ -43,8 +44,12 @@ export function begin({ element, props, server, watch }) {
     return grid.images[index] || null;
   }
   function said(grid, place) {
-    return grid.prompts[place.prompts] + " · seed " + grid.seeds[place.seeds] + " · " +
-      grid.rounds[place.rounds] + " at " + grid.strengths[place.strengths];
+    return _("{prompt} · seed {seed} · {round} at {strength}", {
+      prompt: grid.prompts[place.prompts],
+      seed: grid.seeds[place.seeds],
+      round: grid.rounds[place.rounds],
+      strength: grid.strengths[place.strengths],
+    });
   }
   function places(grid) {
     const all = [];
@@ -100,15 +105,16 @@ export function begin({ element, props, server, watch }) {
     const body = grid[rows].map((text, down) => node("tr", {}, node("th", { scope: "row" }, label(rows, text)),
       ...all.slice(down * width, (down + 1) * width).map((place, across) => {
         const url = imageAt(grid, place);
-        if (!url) return node("td", {}, node("span", { class: "picture none", role: "img", "aria-label": "Not drawn" }));
-        const button = node("button", { type: "button", "data-large": down * width + across, "aria-label": "Open " + said(grid, place) },
+        if (!url) return node("td", {}, node("span", { class: "picture none", role: "img", "aria-label": _("Not drawn") }));
+        const button = node("button", { type: "button", "data-large": down * width + across, "aria-label": _("Open {name}", { name: said(grid, place) }) },
           node("img", { src: url, alt: said(grid, place), loading: "lazy" }));
         return node("td", {}, button);
       })));
     part("table").replaceChildren(node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)));
   }
   function label(name, text) {
-    return name === "strengths" ? "at " + text : name === "seeds" ? "seed " + text : "" + text;
+    if (name === "strengths") return _("at {strength}", { strength: text });
+    return name === "seeds" ? _("seed {seed}", { seed: text }) : "" + text;
   }
 
   /* --- one of them, large ------------------------------------------------------------------------- */
@@ -173,7 +179,7 @@ export function begin({ element, props, server, watch }) {
   async function openGrid(id) {
     if (id !== value.newest?.id && !known.has(id)) {
       const reply = await server.grid({ job_id: id }).catch(() => null);
-      if (!reply?.ok) return notify("bad", reply?.sentence || "The studio does not answer. Try again in a moment.");
+      if (!reply?.ok) return notify("bad", reply?.sentence || _("The studio does not answer. Try again in a moment."));
       known.set(id, reply.grid);
     }
     open = id === value.newest?.id ? null : id;

@@ -1,5 +1,6 @@
 /* The fixed prompts over all rounds: one round at a time, or playing through them. */
 import { node, partsOf } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 
 const SHOWN_MS = 1200; // each round
 
@@ -12,7 +13,7 @@ export function begin({ element, props, watch }) {
   let built = "";
 
   function picture(url, alt) {
-    return url ? node("img", { src: url, alt, loading: "lazy" }) : node("span", { class: "picture none", role: "img", "aria-label": alt + ", not drawn" });
+    return url ? node("img", { src: url, alt, loading: "lazy" }) : node("span", { class: "picture none", role: "img", "aria-label": _("{name}, not drawn", { name: alt }) });
   }
 
   function build() {
@@ -21,7 +22,7 @@ export function begin({ element, props, watch }) {
       node("div", { class: "story-frames" }, ...rounds.map((round) => picture(round.images[p], round.name + ": " + prompt))),
       node("figcaption", { title: prompt }, prompt))));
     part("strip").replaceChildren(...rounds.map((round, n) => node("button", {
-      type: "button", class: "story-round", "data-round": n, "aria-label": "Show " + round.name,
+      type: "button", class: "story-round", "data-round": n, "aria-label": _("Show {name}", { name: round.name }),
     }, ...round.images.map((url) => picture(url, "")), node("span", {}, round.name))));
     part("at").max = rounds.length - 1;
     for (const link of element.querySelectorAll("[data-save]")) link.href = value.address + link.dataset.save;
@@ -49,11 +50,11 @@ export function begin({ element, props, watch }) {
   function stop() {
     clearInterval(timer);
     timer = 0;
-    play.textContent = "Play";
+    play.textContent = _("Play");
     play.setAttribute("aria-pressed", "false");
   }
   function start() {
-    play.textContent = "Pause";
+    play.textContent = _("Pause");
     play.setAttribute("aria-pressed", "true");
     timer = setInterval(() => {
       if (!element.isConnected || element.offsetParent === null) return stop();

@@ -5,12 +5,14 @@
 import { ask } from "../shared/ask.js";
 import { partsOf } from "../shared/dom.js";
 import { areKeysTaken, meaningOf } from "../shared/keys.js";
+import { _, together } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 import { Outbox } from "../shared/outbox.js";
 import { onReturn, tellOthers } from "../shared/windows.js";
 import { paintResults } from "./results.js";
 
-const NAMES = { left: "Left", right: "Right", tie: "No difference" };
+const NAMES = { left: _("Left"), right: _("Right"), tie: _("No difference") };
+const SIDES = { left: _("The left picture"), right: _("The right picture") };
 const KEYS = {
   ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right", ArrowDown: "tie", 3: "tie", z: "back",
 };
@@ -84,7 +86,7 @@ export function begin({ element, props, server, watch }) {
   function paintCount(exam, pair) {
     const unsent = outbox.entries.reduce((sum, entry) => sum + (entry.call === "answer" ? 1 : -1), 0);
     const done = Math.max(0, Math.min(exam.total, exam.answered + unsent));
-    part("count").textContent = (pair ? done + 1 : done) + " of " + exam.total;
+    part("count").textContent = _("{number} of {total}", { number: pair ? done + 1 : done, total: exam.total });
     part("bar").style.inlineSize = (100 * done) / exam.total + "%";
     return done;
   }
@@ -93,7 +95,7 @@ export function begin({ element, props, server, watch }) {
     const [left, right] = element.querySelectorAll(".exam-choice .frame");
     for (const [frame, side] of [[left, "left"], [right, "right"]]) {
       const { img } = picture(pair[side]);
-      img.alt = side + " picture: " + pair.prompt;
+      img.alt = SIDES[side] + ": " + pair.prompt;
       frame.replaceChildren(img);
     }
     part("pair").style.setProperty("--ratio", exam.width_px / exam.height_px);
@@ -105,9 +107,9 @@ export function begin({ element, props, server, watch }) {
     const isBroken = !pair && exam.problem && done < exam.total;
     part("waiting").classList.toggle("working", !isBroken);
     act("draw").hidden = !isBroken;
-    part("waiting-title").textContent = isBroken ? "The pictures are not all drawn"
-      : done === exam.total ? "Counting" : pair ? "One moment" : "The next pair is being drawn";
-    part("waiting-text").textContent = isBroken ? exam.problem + " Your answers are kept."
+    part("waiting-title").textContent = isBroken ? _("The pictures are not all drawn")
+      : done === exam.total ? _("Counting") : pair ? _("One moment") : _("The next pair is being drawn");
+    part("waiting-text").textContent = isBroken ? together(exam.problem, _("Your answers are kept."))
       : !pair && done < exam.total ? exam.drawing : "";
   }
 
@@ -123,14 +125,14 @@ export function begin({ element, props, server, watch }) {
 
   function back() {
     if (!state.exam || act("back").disabled) return;
-    say("Back to the pair before.");
+    say(_("Back to the pair before."));
     send("take_back", { undo_id: crypto.randomUUID(), exam_id: state.exam.id });
   }
 
   async function leave() {
     const exam_id = state.exam.id;
-    const text = "Its answers are kept and not counted: to stop when the result pleases would make it a better one.";
-    if (await ask({ title: "Leave this exam?", text, ok: "Leave it", danger: true })) send("leave", { exam_id });
+    const text = _("Its answers are kept and not counted: to stop when the result pleases would make it a better one.");
+    if (await ask({ title: _("Leave this exam?"), text, ok: _("Leave it"), danger: true })) send("leave", { exam_id });
   }
 
   function send(call, payload) {
@@ -145,8 +147,8 @@ export function begin({ element, props, server, watch }) {
     }
     if (call === "take_back") for (const pair of reply.state.exam?.pairs || []) settled.delete(pair.id);
     if (reply.replaced)
-      notify("good", "You had answered this in another window: “" + NAMES[reply.replaced] + "”. It is replaced by “" +
-        NAMES[payload.choice] + "”. Back takes that back.");
+      notify("good", _("You had answered this in another window: “{before}”. It is replaced by “{now}”. Back takes " +
+        "that back.", { before: NAMES[reply.replaced], now: NAMES[payload.choice] }));
     tellOthers();
     accept(reply.state);
   }

@@ -1,5 +1,6 @@
 /* The results of the exams: in a sentence, by strength, and which picture was which. */
 import { node, partsOf } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 
 export function paintResults(element, { result, rows, empty }) {
   const part = partsOf(element);
@@ -13,7 +14,7 @@ export function paintResults(element, { result, rows, empty }) {
   element.querySelector(".exam-about").hidden = Boolean(empty?.action);
   part("result-what").textContent = result?.what || "";
   // What stands in brackets is not torn apart.
-  part("sentence").replaceChildren(...(result?.sentence || "").split(/(\([^)]*\)\.?)/).map((words, n) =>
+  part("sentence").replaceChildren(...(result?.sentence || "").split(/([(（][^)）]*[)）][.。]?)/).map((words, n) =>
     n % 2 ? node("span", { class: "whole" }, words) : words));
   part("meaning").textContent = result?.meaning || "";
   part("table").replaceChildren(...(rows?.length ? [table(rows)] : []));
@@ -21,7 +22,7 @@ export function paintResults(element, { result, rows, empty }) {
 }
 
 function table(rows) {
-  const head = node("tr", {}, ...["Round", "Strength", "Tuned chosen", ""].map((words) => {
+  const head = node("tr", {}, ...[_("Round"), _("Strength"), _("Tuned chosen"), ""].map((words) => {
     const cell = node("th", { scope: "col" });
     if (words) cell.textContent = words;
     else cell.append(node("span", { class: "exam-axis", "aria-hidden": "true" }));
@@ -40,15 +41,16 @@ function table(rows) {
     const made = node("tr", {},
       node("td", {}, "" + row.round),
       node("td", {}, "" + row.strength),
-      node("td", {}, row.counted + (row.ties ? ", " + row.ties + " without a difference" : "")),
+      node("td", {}, row.ties
+        ? _("{counted}, {ties} without a difference", { counted: row.counted, ties: row.ties }) : row.counted),
       node("td", { class: "exam-plot-cell" }, plot));
     if (row.recommended) {
       made.dataset.recommended = "";
-      made.children[1].append(" ", node("span", { class: "badge" }, "Recommended"));
+      made.children[1].append(" ", node("span", { class: "badge" }, _("Recommended")));
     }
     return made;
   });
-  const caption = node("caption", {}, "What the exams found, by strength");
+  const caption = node("caption", {}, _("What the exams found, by strength"));
   return node("table", {}, caption, node("thead", {}, head), node("tbody", {}, ...body));
 }
 
@@ -56,15 +58,15 @@ function reveal(result) {
   const cells = result.pairs.map((pair) => {
     const sides = ["left", "right"].map((side) => {
       const tuned = pair.tuned === side;
-      const name = tuned ? "Tuned" : "Base";
+      const name = tuned ? _("Tuned") : _("Base");
       const chosen = pair.choice === side;
       const figure = node("figure", chosen ? { "data-chosen": "" } : {},
         node("img", { src: pair[side], alt: name + ": " + pair.prompt, loading: "lazy" }),
-        node("figcaption", { class: "tag " + name.toLowerCase() }, name + (chosen ? " ✓" : "")));
+        node("figcaption", { class: "tag " + (tuned ? "tuned" : "base") }, name + (chosen ? " ✓" : "")));
       return figure;
     });
-    const words = pair.prompt + (pair.choice === "tie" ? " · no difference" : "");
+    const words = pair.prompt + (pair.choice === "tie" ? " · " + _("no difference") : "");
     return node("div", { class: "exam-revealed" }, ...sides, node("span", {}, words));
   });
-  return [node("h2", { class: "section" }, "Which was which"), node("div", { class: "exam-grid" }, ...cells)];
+  return [node("h2", { class: "section" }, _("Which was which")), node("div", { class: "exam-grid" }, ...cells)];
 }

@@ -2,6 +2,7 @@
 import { ask } from "../shared/ask.js";
 import { node, partsOf } from "../shared/dom.js";
 import { areKeysTaken, meaningOf } from "../shared/keys.js";
+import { _, language, ngettext, together } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 import { Large } from "./large.js";
 import { List } from "./list.js";
@@ -62,13 +63,15 @@ export function begin({ element, props, server, watch }) {
 
   function paintFilters({ prompts, rounds, deleted, total }) {
     const known = filter.prompt && !prompts.includes(filter.prompt) ? [filter.prompt, ...prompts] : prompts;
-    options("prompt", [["", "All prompts"], ...known.map((prompt) => [prompt, prompt])]);
-    options("round", [["", "Any model"], [BASE, "Base model"], ...rounds.map(({ id, name }) => [id, name])]);
+    options("prompt", [["", _("All prompts")], ...known.map((prompt) => [prompt, prompt])]);
+    options("round", [["", _("Any model")], [BASE, _("Base model")], ...rounds.map(({ id, name }) => [id, name])]);
     element.querySelector('[data-filter="verdict"]').value = filter.verdict;
     for (const button of element.querySelectorAll("[data-toggle]"))
       button.setAttribute("aria-pressed", filter[button.dataset.toggle]);
-    element.querySelector('[data-toggle="deleted"]').textContent = "Deleted" + (deleted ? " (" + deleted + ")" : "");
-    part("count").textContent = total.toLocaleString("en") + (total === 1 ? " picture" : " pictures");
+    element.querySelector('[data-toggle="deleted"]').textContent = deleted
+      ? _("Deleted ({number})", { number: deleted }) : _("Deleted");
+    part("count").textContent = ngettext("{number} picture", "{number} pictures", total,
+      { number: total.toLocaleString(language) });
   }
 
   function options(name, pairs) {
@@ -84,9 +87,11 @@ export function begin({ element, props, server, watch }) {
     const isFiltered = Object.keys(EVERYTHING).some((name) => filter[name] !== EVERYTHING[name]);
     part("scroll").hidden = pages.total === 0;
     part("empty").hidden = pages.total > 0;
-    part("empty-title").textContent = filter.deleted ? "Nothing is deleted" : isFiltered ? "No such picture" : "No pictures yet";
-    part("empty-text").textContent = filter.deleted ? "What you delete waits here until you erase it."
-      : isFiltered ? "No picture of this session is all of that." : "Every picture that is drawn appears here, the newest first.";
+    part("empty-title").textContent = filter.deleted ? _("Nothing is deleted")
+      : isFiltered ? _("No such picture") : _("No pictures yet");
+    part("empty-text").textContent = filter.deleted ? _("What you delete waits here until you erase it.")
+      : isFiltered ? _("No picture of this session is all of that.")
+        : _("Every picture that is drawn appears here, the newest first.");
     act("everything").hidden = !isFiltered;
   }
 
@@ -106,7 +111,7 @@ export function begin({ element, props, server, watch }) {
     act("remove").disabled = act("restore").disabled = act("erase").disabled = pages.total === 0;
     act("undo").disabled = deletions.length === 0;
     act("clear").hidden = number === 0;
-    act("clear").textContent = "Select none (" + number + ")";
+    act("clear").textContent = _("Select none ({number})", { number });
     act("fresh").hidden = props.value?.newest === shownNewest;
     large.tell({ isDeleted: filter.deleted, canUndo: deletions.length > 0 });
   }
@@ -143,9 +148,9 @@ export function begin({ element, props, server, watch }) {
     if (!reply) return;
     try {
       await navigator.clipboard.writeText(reply.text);
-      say("The settings are copied.");
+      say(_("The settings are copied."));
     } catch { // a browser that lets no page copy, such as one over plain HTTP
-      say("This browser does not let the page copy. Save the picture: its settings are in it.");
+      say(_("This browser does not let the page copy. Save the picture: its settings are in it."));
     }
   }
 
@@ -155,9 +160,9 @@ export function begin({ element, props, server, watch }) {
     if (filter.deleted) return restore(image_ids);
     const reply = await call(server.remove, { session_id, image_ids });
     if (!reply) return;
-    if (!reply.image_ids.length) return reload("This was deleted in another window.");
+    if (!reply.image_ids.length) return reload(_("This was deleted in another window."));
     deletions.push(reply.image_ids);
-    await reload(reply.words + " Undo brings " + (reply.image_ids.length === 1 ? "it" : "them") + " back.");
+    await reload(together(reply.words, ngettext("Undo brings it back.", "Undo brings them back.", reply.image_ids.length)));
   }
 
   async function restore(image_ids) {
@@ -165,8 +170,8 @@ export function begin({ element, props, server, watch }) {
     if (!reply) return;
     forget(image_ids);
     const number = reply.image_ids.length;
-    await reload(number === 0 ? "This is back already, or was erased in another window."
-      : number + (number === 1 ? " picture is back." : " pictures are back."));
+    await reload(number === 0 ? _("This is back already, or was erased in another window.")
+      : ngettext("{number} picture is back.", "{number} pictures are back.", number));
   }
 
   async function undo() {
@@ -181,13 +186,14 @@ export function begin({ element, props, server, watch }) {
   async function erase() {
     const reply = await call(server.deleted, { session_id });
     if (!reply) return;
-    if (!reply.image_ids.length) return say(reply.text || "Nothing is deleted.");
-    const title = "Erase these pictures?";
-    if (!await ask({ title, text: reply.text + " This cannot be undone.", ok: "Erase them", danger: true })) return;
+    if (!reply.image_ids.length) return say(reply.text || _("Nothing is deleted."));
+    const title = _("Erase these pictures?");
+    const text = together(reply.text, _("This cannot be undone."));
+    if (!await ask({ title, text, ok: _("Erase them"), danger: true })) return;
     const done = await call(server.erase, { session_id, image_ids: reply.image_ids });
     if (!done) return;
     forget(reply.image_ids);
-    await reload(done.erased + (done.erased === 1 ? " picture is" : " pictures are") + " gone for good.");
+    await reload(ngettext("{number} picture is gone for good.", "{number} pictures are gone for good.", done.erased));
   }
 
   function alone(change) {
@@ -210,7 +216,7 @@ export function begin({ element, props, server, watch }) {
   /* As if the picture were dropped on Prompt. */
   async function use() {
     const answer = await fetch(large.picture.url + "/download").catch(() => null);
-    if (!answer?.ok) return notify("bad", "This picture cannot be read.");
+    if (!answer?.ok) return notify("bad", _("This picture cannot be read."));
     const dropped = new DataTransfer();
     dropped.items.add(new File([await answer.blob()], "picture.png", { type: "image/png" }));
     const input = document.querySelector("#prompt-drop input");

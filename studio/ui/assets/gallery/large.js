@@ -1,5 +1,6 @@
 /* One picture large, or two side by side. */
 import { node, partsOf } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 import { VERDICTS } from "./list.js";
 
 export class Large {
@@ -37,7 +38,7 @@ export class Large {
     if (this.place !== place) return; // a later key was faster
     if (!picture) return this.isOpen && this.close();
     this.picture = picture;
-    this.#paint([picture], place + 1 + " of " + this.#pages.total);
+    this.#paint([picture], _("{number} of {total}", { number: place + 1, total: this.#pages.total }));
     for (const near of [place + 1, place - 1]) {
       const url = this.#pages.at(near)?.url;
       if (url) new Image().src = url;
@@ -60,7 +61,7 @@ export class Large {
     this.#button("star").setAttribute("aria-pressed", one.favourite);
     this.#allow("before", this.place > 0);
     this.#allow("next", this.place < this.#pages.total - 1);
-    this.#dialog.setAttribute("aria-label", isOne ? "A picture, large" : "Two pictures side by side");
+    this.#dialog.setAttribute("aria-label", isOne ? _("A picture, large") : _("Two pictures side by side"));
     if (this.isOpen) return;
     this.say("");
     this.#dialog.showModal();
@@ -69,7 +70,7 @@ export class Large {
 
   /* In the list of what was deleted a picture can be brought back instead. */
   tell({ isDeleted, canUndo }) {
-    this.#button("remove").lastChild.textContent = isDeleted ? " Bring back" : " Delete";
+    this.#button("remove").lastChild.textContent = " " + (isDeleted ? _("Bring back") : _("Delete"));
     this.#allow("undo", canUndo);
   }
 

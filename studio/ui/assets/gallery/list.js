@@ -1,5 +1,6 @@
 /* The pictures in rows. Only those near the screen are in the page, however many there are. */
 import { node } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 
 const GAP_PX = 8;
 const LEAST_PX = 160; // of a picture's side
@@ -7,7 +8,7 @@ const LEAST_NARROW_PX = 104;
 const NARROW_PX = 600;
 const ROWS_AROUND = 2; // above and below the screen
 
-export const VERDICTS = { chosen: "Chosen", passed_over: "Passed over", undecided: "Undecided" };
+export const VERDICTS = { chosen: _("Chosen"), passed_over: _("Passed over"), undecided: _("Undecided") };
 const MARKS = { chosen: "✓", passed_over: "✗" };
 
 export class List {
@@ -119,7 +120,7 @@ export class List {
     cell.setAttribute("aria-posinset", place + 1);
     cell.setAttribute("aria-setsize", this.#pages.total);
     cell.setAttribute("aria-selected", Boolean(picture && this.selected.has(picture.id)));
-    cell.setAttribute("aria-label", picture ? spoken(picture) : "Picture " + (place + 1));
+    cell.setAttribute("aria-label", picture ? spoken(picture) : _("Picture {number}", { number: place + 1 }));
     cell.classList.toggle("active", place === this.active);
     cell.dataset.verdict = picture?.verdict || "";
     if (cell.dataset.shows !== shows(picture)) this.#fill(cell, picture);
@@ -147,6 +148,6 @@ function shows(picture) {
 
 /* A picture in words. */
 export function spoken(picture) {
-  const said = [picture.prompt, picture.about, VERDICTS[picture.verdict], picture.favourite && "favourite"];
+  const said = [picture.prompt, picture.about, VERDICTS[picture.verdict], picture.favourite && _("favourite")];
   return said.filter(Boolean).join(", ");
 }

@@ -1,4 +1,5 @@
 /* The pictures of a filter, fetched page by page as they are asked for; a few pages are kept. */
+import { _ } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 
 const KEPT = 16; // pages
@@ -78,6 +79,6 @@ export class Pages {
 export async function call(asked, payload) {
   const reply = await asked(payload).catch(() => null);
   if (reply?.ok) return reply;
-  notify("bad", reply?.sentence || "The studio does not answer. Try again in a moment.");
+  notify("bad", reply?.sentence || _("The studio does not answer. Try again in a moment."));
   return null;
 }

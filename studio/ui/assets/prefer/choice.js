@@ -1,16 +1,19 @@
 /* From a press to an answer: which picture is better, how much, and why. */
+import { _ } from "../shared/messages.js";
 import { isBetter, isChoice, isGrid, pictureAt, pictureName } from "./questions.js";
 
 export class Choice {
   reason = null; // said before the choice it belongs to
   #queue;
   #grid;
+  #brush;
   #page;
 
   /* page: { refresh(), say(words) } */
-  constructor(queue, grid, page) {
+  constructor(queue, grid, brush, page) {
     this.#queue = queue;
     this.#grid = grid;
+    this.#brush = brush;
     this.#page = page;
   }
 
@@ -35,7 +38,16 @@ export class Choice {
 
   #give(asked, choice, much_better, ranking) {
     const reason = isBetter(choice) ? this.reason : null;
-    this.#queue.give(asked, { choice, much_better, reason, ranking, judge: null });
+    const marks = isBetter(choice) ? this.#brush.marks : {};
+    this.#queue.give(asked, { choice, much_better, reason, ranking, judge: null, marks });
+  }
+
+  /* Takes the brush up or puts it down. A pick that is open again is kept with its new marks. */
+  brush() {
+    const asked = this.#queue.shown;
+    if (!this.#brush.canKeep) return this.#brush.toggle();
+    const before = this.#queue.answered.get(asked.id);
+    this.#queue.give(asked, { ...before, reason: this.reason, judge: null, marks: this.#brush.marks });
   }
 
   why(reason) {
@@ -49,6 +61,7 @@ export class Choice {
     if (!starred) return;
     const favourite = !starred.favourite;
     this.#queue.setFavourite(starred.image_id, favourite);
-    this.#page.say(favourite ? pictureName(side) + " is a favourite." : "No favourite any more.");
+    this.#page.say(favourite
+      ? _("{picture} is a favourite.", { picture: pictureName(side) }) : _("No favourite any more."));
   }
 }

@@ -4,7 +4,8 @@
  * clicks or by dragging them: `order` holds the sides, the best first, and those that it does not
  * name are worse than those it does.
  */
-import { ORDINALS, isGrid, pictureAt, pictureName, sidesOf } from "./questions.js";
+import { _ } from "../shared/messages.js";
+import { ORDINALS, NAMES, isGrid, pictureAt, pictureName, pictureWithin, sidesOf } from "./questions.js";
 
 const COLUMNS = { 4: 2, 6: 3, 9: 3 };
 
@@ -68,16 +69,17 @@ export class Grid {
     const star = box.querySelector(".star");
     choice.dataset.choice = side;
     star.dataset.act = "star_" + side;
-    star.ariaLabel = "Favourite: " + pictureName(side).toLowerCase();
+    star.ariaLabel = _("Favourite: {picture}", { picture: pictureWithin(side) });
     const isSide = isNaN(side);
-    box.querySelector(".flip-label").textContent = isSide ? side[0].toUpperCase() + side.slice(1) : "Picture " + side;
+    box.querySelector(".flip-label").textContent = isSide ? NAMES[side] : pictureName(side);
     const much = box.querySelector(".much");
     const key = choice.querySelector("kbd");
     key.textContent = isSide ? this.#signs(side)[0] : side;
     if (isSide) {
-      choice.dataset.says = "The " + side + " picture is better";
+      choice.dataset.says = side === "left" ? _("The left picture is better") : _("The right picture is better");
       much.dataset.choice = key.dataset.key = side;
-      much.ariaLabel = "The " + side + " picture is much better (Shift and its key)";
+      much.ariaLabel = side === "left" ? _("The left picture is much better (Shift and its key)")
+        : _("The right picture is much better (Shift and its key)");
     } else {
       much.remove();
       delete key.dataset.key;
@@ -90,12 +92,13 @@ export class Grid {
     for (const button of this.#box.querySelectorAll(".choice")) {
       const { side } = button.closest(".side").dataset;
       const at = this.#order.indexOf(side);
-      const means = this.#isOrdering ? "the next in order" : "the best one";
       const isSide = isNaN(side);
+      const picture = pictureName(side);
       const words = isSide ? button.dataset.says
-        : pictureName(side) + (at < 0 ? " is " + means : ", now " + ORDINALS[at]);
-      const signs = isSide ? this.#signs(side) : [side];
-      button.ariaLabel = words + " (key " + signs.join(" or ") + ")";
+        : at >= 0 ? _("{picture}, now {place}", { picture, place: ORDINALS[at] })
+          : this.#isOrdering ? _("{picture} is the next in order", { picture }) : _("{picture} is the best one", { picture });
+      const keys = (isSide ? this.#signs(side) : [side]).join(_(" or "));
+      button.ariaLabel = _("{words} (key {keys})", { words, keys });
     }
   }
 
@@ -121,7 +124,9 @@ export class Grid {
     if (left.length === 1 && this.#order.at(-1) === side) this.#order.push(left[0]); // no other place is left
     this.#page.changed();
     const at = this.#order.indexOf(side);
-    this.#page.say(pictureName(side) + (at < 0 ? " is taken out of the order." : " is " + ORDINALS[at] + "."));
+    const picture = pictureName(side);
+    this.#page.say(at < 0 ? _("{picture} is taken out of the order.", { picture })
+      : _("{picture} is {place}.", { picture, place: ORDINALS[at] }));
     return null;
   }
 
@@ -130,7 +135,8 @@ export class Grid {
     if (this.#isOrdering && this.#order.length) return this.#order;
     this.#isOrdering = !this.#isOrdering;
     this.#page.changed();
-    this.#page.say(this.#isOrdering ? "Best first: press their numbers, or the pictures. Then keep the order." : "");
+    this.#page.say(this.#isOrdering
+      ? _("Best first: press their numbers, or the pictures. Then keep the order.") : "");
     return null;
   }
 
@@ -139,7 +145,7 @@ export class Grid {
     this.#order = [];
     for (const side of sidesOf(this.#asked)) this.#box.append(this.boxOf(side));
     this.#page.changed();
-    this.#page.say("No order.");
+    this.#page.say(_("No order."));
   }
 
   /* --- dragging ---------------------------------------------------------------------------------- */
@@ -170,6 +176,7 @@ export class Grid {
     this.#order = [...this.#box.children].map((one) => one.dataset.side);
     this.#page.changed();
     const { side } = box.dataset;
-    this.#page.say(pictureName(side) + " is " + ORDINALS[this.#order.indexOf(side)] + ". Then keep the order.");
+    const place = ORDINALS[this.#order.indexOf(side)];
+    this.#page.say(_("{picture} is {place}. Then keep the order.", { picture: pictureName(side), place }));
   }
 }

@@ -1,34 +1,36 @@
 /* The keys of Prefer, the card that shows them, and changing them. */
 import { node, partsOf } from "../shared/dom.js";
 import { areKeysTaken, meaningOf, namesOf } from "../shared/keys.js";
+import { _ } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
 import { isBetter, isChoice } from "./questions.js";
 
 const USUAL = {
   left: ["1", "ArrowLeft"], right: ["2", "ArrowRight"],
   tie: ["ArrowDown", "3"], both_bad: ["0"], skip: ["s"], undo: ["z"],
-  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"],
+  composition: ["q"], detail: ["w"], colour: ["e"], subject: ["r"], order: ["o"], brush: ["b"],
   flip: ["Space"], zoom_in: ["+", "="], zoom_out: ["-"],
   prompt: ["p"], star_left: ["f"], star_right: ["g"], note: ["n"], strip: ["h"], keys: ["?"],
 };
 const MEANS = {
-  left: "the left picture is better", right: "the right picture is better",
-  tie: "just as good: teaches nothing, does no harm", both_bad: "neither is any good",
-  skip: "skip, no opinion", undo: "undo, back to the pair before",
-  composition: "better for its composition", detail: "better for its detail",
-  colour: "better for its colour", subject: "better for its subject",
-  order: "put more than two pictures in order; again: keep the order",
-  flip: "flip: all in one place, in turns", zoom_in: "zoom in, all pictures", zoom_out: "zoom out",
-  prompt: "hide or show the prompt", star_left: "the left picture is a favourite",
-  star_right: "the right picture is a favourite", note: "a note on this pair",
-  strip: "what you picked, to change it", keys: "this card",
+  left: _("the left picture is better"), right: _("the right picture is better"),
+  tie: _("just as good: teaches nothing, does no harm"), both_bad: _("neither is any good"),
+  skip: _("skip, no opinion"), undo: _("undo, back to the pair before"),
+  composition: _("better for its composition"), detail: _("better for its detail"),
+  colour: _("better for its colour"), subject: _("better for its subject"),
+  brush: _("brush: mark what decided; again: put it down"),
+  order: _("put more than two pictures in order; again: keep the order"),
+  flip: _("flip: all in one place, in turns"), zoom_in: _("zoom in, all pictures"), zoom_out: _("zoom out"),
+  prompt: _("hide or show the prompt"), star_left: _("the left picture is a favourite"),
+  star_right: _("the right picture is a favourite"), note: _("a note on this pair"),
+  strip: _("what you picked, to change it"), keys: _("this card"),
 };
 // Not to be changed: what they add to other keys, and what they mean everywhere.
 const FIXED = [
-  ["Shift + choice", "much better"],
-  ["1 … 9", "of more than two pictures: this one is the best, or the next in order"],
-  ["Alt + ← ↑ ↓ →", "move the pictures when they are zoomed; or drag them"],
-  ["Esc", "back to the whole pictures, side by side"],
+  [_("Shift + choice"), _("much better")],
+  ["1 … 9", _("of more than two pictures: this one is the best, or the next in order")],
+  ["Alt + ← ↑ ↓ →", _("move the pictures when they are zoomed; or drag them")],
+  ["Esc", _("back to the whole pictures, side by side")],
 ];
 const RESERVED = ["Tab", "Enter", "Escape"];
 const MODIFIERS = ["Shift", "Control", "Alt", "AltGraph", "Meta", "CapsLock", "Dead", "Unidentified"];
@@ -86,8 +88,9 @@ export class Keys {
     const isChanging = this.#changing === what;
     const button = node("button", {
       type: "button", class: "button quiet small", "data-change": what,
-      "aria-label": (isChanging ? "Press a key for: " : "Change the key for: ") + MEANS[what],
-    }, isChanging ? "Press a key" : "Change");
+      "aria-label": isChanging ? _("Press a key for: {meaning}", { meaning: MEANS[what] })
+        : _("Change the key for: {meaning}", { meaning: MEANS[what] }),
+    }, isChanging ? _("Press a key") : _("Change"));
     button.addEventListener("click", () => this.#waitFor(isChanging ? null : what));
     return button;
   }
@@ -110,7 +113,7 @@ export class Keys {
     this.#keys = USUAL;
     remember("keys", "{}");
     this.#waitFor(null);
-    this.#say("The usual keys are back.");
+    this.#say(_("The usual keys are back."));
   }
 
   /* --- changing a key ------------------------------------------------------------------------------ */
@@ -122,7 +125,7 @@ export class Keys {
     event.stopPropagation();
     if (key === "Escape") {
       this.#waitFor(null);
-      return this.#say("Left as it was.");
+      return this.#say(_("Left as it was."));
     }
     const problem = this.#refusal(key, this.meaning(event));
     if (problem) this.#say(problem);
@@ -131,11 +134,12 @@ export class Keys {
 
   /* A sentence when `key`, which means something already, cannot be the one. */
   #refusal(key, taken) {
-    if (RESERVED.includes(key)) return key + " keeps the meaning it has everywhere. Choose another key.";
+    if (RESERVED.includes(key)) 
+      return _("{key} keeps the meaning it has everywhere. Choose another key.", { key });
     if (taken && taken !== this.#changing)
-      return sign(key) + " already means: " + MEANS[taken] + ". Choose another key.";
+      return _("{key} already means: {meaning}. Choose another key.", { key: sign(key), meaning: MEANS[taken] });
     if (isBetter(this.#changing) && !/^([\p{L}\d]|Arrow\w+)$/u.test(key))
-      return "Choose a letter, a digit or an arrow: with Shift it means much better.";
+      return _("Choose a letter, a digit or an arrow: with Shift it means much better.");
     return "";
   }
 
@@ -146,7 +150,7 @@ export class Keys {
     remember("keys", JSON.stringify(Object.fromEntries(own.map(([name, keys]) => [name, keys[0]]))));
     this.#waitFor(null);
     this.#focus(what);
-    this.#say(sign(key) + " now means: " + MEANS[what] + ".");
+    this.#say(_("{key} now means: {meaning}.", { key: sign(key), meaning: MEANS[what] }));
   }
 }
 

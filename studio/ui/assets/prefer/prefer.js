@@ -2,9 +2,11 @@
  *
  * A press goes one way: keys.js says what it means, choice.js makes an answer of it, queue.js takes
  * the next question at once and sends the answer until the store has it. screen.js paints what then
- * holds. grid.js puts pictures in order, view.js zooms and flips, strip.js shows the picks.
+ * holds. grid.js puts pictures in order, brush.js marks what decided, view.js zooms and flips,
+ * strip.js shows the picks.
  */
 import { partsOf } from "../shared/dom.js";
+import { Brush } from "./brush.js";
 import { Choice } from "./choice.js";
 import { Grid } from "./grid.js";
 import { Keys, listen } from "./keys.js";
@@ -34,15 +36,16 @@ export function begin({ element, props, server, watch }) {
   };
   const keys = new Keys(element, () => grid.nameChoices());
   const grid = new Grid(part("pair"), (side) => keys.signs(side), page);
-  const view = new View(part("pair"), grid, page, signal);
+  const view = new View(part("pair"), grid, page, () => brush.isOn, signal);
   const pictures = new Pictures(page.refresh);
   const queue = new Queue(element, server, pictures, page, signal);
   const strip = (queue.strip = new Strip(element, server, queue));
-  const choice = new Choice(queue, grid, page);
-  const screen = new Screen(element, { queue, pictures, choice, grid, view, strip });
+  const brush = new Brush(part("pair"), grid, view, page, signal);
+  const choice = new Choice(queue, grid, brush, page);
+  const screen = new Screen(element, { queue, pictures, choice, grid, brush, view, strip });
   const note = new Note(part("note-card"), part("note-text"), (id, text) => queue.setNote(id, text));
 
-  const acts = actsOf({ queue, choice, grid, view, strip, screen, keys, note, page });
+  const acts = actsOf({ queue, choice, brush, grid, view, strip, screen, keys, note, page });
   element.addEventListener("click", (event) => press(event, acts), { signal });
   listen(keys, acts, signal);
   watch("value", () => queue.accept(props.value));
@@ -52,7 +55,7 @@ export function begin({ element, props, server, watch }) {
 }
 
 /* What buttons and keys do, by the names they have in the template and on the card of keys. */
-function actsOf({ queue, choice, grid, view, strip, screen, keys, note, page }) {
+function actsOf({ queue, choice, brush, grid, view, strip, screen, keys, note, page }) {
   const shownAgain = (change) => () => { change(); screen.refresh(); };
   return {
     choose: (what, much_better) => choice.choose(what, much_better),
@@ -64,7 +67,8 @@ function actsOf({ queue, choice, grid, view, strip, screen, keys, note, page }) 
     colour: () => choice.why("colour"),
     subject: () => choice.why("subject"),
     order: () => choice.order(),
-    undo: () => queue.undo(),
+    brush: () => choice.brush(),
+    undo: () => brush.undo() || queue.undo(),
     leave: () => queue.leave(),
     size: (pictures) => queue.setSize(pictures),
     flip: () => view.flip(),
@@ -88,7 +92,8 @@ function actsOf({ queue, choice, grid, view, strip, screen, keys, note, page }) 
     },
     /* One step back to the plain view; false when there is none. */
     stepBack() {
-      if (queue.shown?.reopened) queue.leave();
+      if (queue.shown && brush.isOn) brush.toggle();
+      else if (queue.shown?.reopened) queue.leave();
       else if (view.isAlone) view.apart();
       else if (view.isZoomed) view.fit();
       else if (queue.shown && grid.isOrdering) grid.leaveOrder();

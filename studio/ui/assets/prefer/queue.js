@@ -3,6 +3,7 @@
  * `line` holds the questions to come, the first one on the screen. An answer takes the first one
  * away at once and goes into the outbox. What the server knows arrives later, by `accept`.
  */
+import { _ } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 import { Outbox } from "../shared/outbox.js";
 import { onReturn, tellOthers } from "../shared/windows.js";
@@ -99,7 +100,7 @@ export class Queue {
     if (reply?.ok && this.isAllSent && this.shown === asked && !asked.reopened) {
       if (reply.is_answered) {
         this.line.shift();
-        this.#page.say(reply.judge ? "A judge picked that one." : "That one was answered in another window.");
+        this.#page.say(reply.judge ? _("A judge picked that one.") : _("That one was answered in another window."));
       }
       const waiting = new Set(reply.state.waiting.map((one) => one.id)); // taken back in another window
       this.behind = this.behind.filter((one) => !waiting.has(one.id));
@@ -115,7 +116,8 @@ export class Queue {
     this.line.shift();
     this.behind = [...this.behind.filter((one) => one.id !== asked.id), asked];
     this.answered.set(asked.id, answer);
-    this.#page.say(inWords(answer, asked) + (asked.reopened ? ". Changed." : "."));
+    const words = inWords(answer, asked);
+    this.#page.say(asked.reopened ? _("{words}. Changed.", { words }) : _("{words}.", { words }));
     const pick_id = crypto.randomUUID();
     const payload = { pick_id, pair_id: asked.id, session_id: this.state.session_id, ...answer };
     this.#outbox.send("pick", payload, { asked: { ...asked }, before });
@@ -131,10 +133,10 @@ export class Queue {
       this.#strip.takeOff(here.id);
       this.#call(here);
     }
-    this.#page.say("Back to the one before.");
+    this.#page.say(_("Back to the one before."));
     const reply = await this.send("undo", { undo_id: crypto.randomUUID(), session_id: this.state.session_id });
     if (!reply.ok) return;
-    if (!reply.asked) return this.#page.say("There is nothing to undo.");
+    if (!reply.asked) return this.#page.say(_("There is nothing to undo."));
     const known = this.answered.get(reply.asked.id) || reply.answer;
     this.answered.set(reply.asked.id, known);
     if (here?.id !== reply.asked.id) this.#takeBack(reply.asked);
@@ -160,14 +162,14 @@ export class Queue {
     this.answered.set(asked.id, answer);
     this.line = this.line.filter((one) => !one.reopened);
     this.#call({ ...asked, reopened: true });
-    this.#page.say("Before: " + inWords(answer, asked) + ".");
+    this.#page.say(_("Before: {words}.", { words: inWords(answer, asked) }));
   }
 
   leave() {
     if (!this.line[0]?.reopened) return;
     this.line.shift();
     this.#refresh();
-    this.#page.say("Left as it was.");
+    this.#page.say(_("Left as it was."));
   }
 
   /* So many pictures at a time from now on; what waits is of the number before. */
@@ -176,7 +178,7 @@ export class Queue {
     this.state = { ...this.state, pictures };
     this.line = this.line.filter((asked) => asked.reopened);
     this.#page.refresh();
-    this.#page.say(pictures + " pictures at a time.");
+    this.#page.say(_("{number} pictures at a time.", { number: pictures }));
     this.send("size", { session_id: this.state.session_id, pictures });
   }
 
@@ -189,7 +191,7 @@ export class Queue {
 
   setNote(pair_id, note) {
     this.#change((asked) => { if (asked.id === pair_id) asked.note = note; });
-    this.#page.say("Noted.");
+    this.#page.say(_("Noted."));
     this.send("note", { pair_id, note });
   }
 
@@ -214,7 +216,9 @@ export class Queue {
 }
 
 function tellOfReplacing(replaced, answer, asked) {
-  const who = replaced.judge ? "This had an answer" : "You had answered this in another window";
-  notify("good", who + ": “" + inWords(replaced, asked) + "”. It is replaced by “" +
-    inWords(answer, asked) + "”. Undo takes that back.");
+  const answers = { before: inWords(replaced, asked), now: inWords(answer, asked) };
+  notify("good", replaced.judge
+    ? _("This had an answer: “{before}”. It is replaced by “{now}”. Undo takes that back.", answers)
+    : _("You had answered this in another window: “{before}”. It is replaced by “{now}”. Undo takes " +
+      "that back.", answers));
 }

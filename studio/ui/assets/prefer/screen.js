@@ -1,10 +1,11 @@
 /* What is on the screen: the first question of the line, what is known of it, and how many picks. */
 import { partsOf } from "../shared/dom.js";
+import { _, ngettext } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
 import { decided, isGrid, pictureAt } from "./questions.js";
 
-const WAIT = { title: "One moment", text: "", working: true };
-const FETCHING = { ...WAIT, text: "The next pictures are being fetched." };
+const WAIT = { title: _("One moment"), text: "", working: true };
+const FETCHING = { ...WAIT, text: _("The next pictures are being fetched.") };
 
 export class Screen {
   #element;
@@ -12,7 +13,7 @@ export class Screen {
   #parts;
   #hidesPrompt = recall("prompt") === "hidden";
 
-  /* parts: { queue, pictures, choice, grid, view, strip } */
+  /* parts: { queue, pictures, choice, grid, brush, view, strip } */
   constructor(element, parts) {
     this.#element = element;
     this.#part = partsOf(element);
@@ -43,6 +44,7 @@ export class Screen {
     this.#paintButtons(asked);
     this.#paintPrompt();
     this.#paintOrder(asked);
+    this.#paintBrush();
     grid.paint(asked);
     view.paint(asked);
     this.#count();
@@ -50,9 +52,10 @@ export class Screen {
 
   /* Puts the question into its places, as it was answered before. */
   lay() {
-    const { queue, pictures, grid, choice } = this.#parts;
+    const { queue, pictures, grid, choice, brush } = this.#parts;
     const before = queue.answered.get(queue.shown.id);
     grid.lay(queue.shown, before, (url) => pictures.img(url));
+    brush.lay(queue.shown, before);
     choice.reason = before?.reason || null;
   }
 
@@ -72,7 +75,7 @@ export class Screen {
       press(star, pictureAt(asked, side)?.favourite);
     }
     for (const button of this.#every("[data-size]")) press(button, Number(button.dataset.size) === queue.state.pictures);
-    this.#part("note-act").textContent = asked?.note ? "Note •" : "Note";
+    this.#part("note-act").textContent = asked?.note ? _("Note") + " •" : _("Note");
     this.#act("note").title = asked?.note || "";
     this.#part("reopened").hidden = !asked?.reopened;
     this.#act("strip").ariaExpanded = String(strip.isOpen);
@@ -89,7 +92,7 @@ export class Screen {
     const asked = this.#parts.queue.shown;
     this.#part("prompt").textContent = asked && !this.#hidesPrompt ? asked.prompt : "";
     this.#part("source").textContent = asked ? asked.source : "";
-    this.#part("prompt-act").textContent = this.#hidesPrompt ? "Show prompt" : "Hide prompt";
+    this.#part("prompt-act").textContent = this.#hidesPrompt ? _("Show prompt") : _("Hide prompt");
     press(this.#act("prompt"), this.#hidesPrompt);
   }
 
@@ -101,7 +104,16 @@ export class Screen {
     button.hidden = !hasOrder;
     press(button, hasOrder && grid.isOrdering);
     button.classList.toggle("primary", isKept);
-    this.#part("order-act").textContent = isKept ? "Keep this order" : "Order";
+    this.#part("order-act").textContent = isKept ? _("Keep this order") : _("Order");
+  }
+
+  #paintBrush() {
+    const { brush } = this.#parts;
+    const button = this.#act("brush");
+    press(button, brush.isOn || brush.hasMarks);
+    button.classList.toggle("primary", brush.canKeep);
+    this.#part("brush-act").textContent = brush.canKeep ? _("Keep these marks")
+      : brush.isOn ? _("Done") : _("Mark");
   }
 
   /* Why there is no question on the screen. */
@@ -123,17 +135,19 @@ export class Screen {
     const total = counts.total + unsent.length;
     const fresh = unsent.reduce((sum, { about: { asked }, payload }) =>
       sum + (asked.again ? 0 : decided(asked, payload)), counts.new);
+    const [before, after] = ngettext("{number} pick", "{number} picks", total, { number: "|" }).split("|");
     this.#part("total").textContent = total;
-    this.#part("noun").textContent = total === 1 ? "pick" : "picks";
+    this.#part("before").textContent = before;
+    this.#part("noun").textContent = after.trim();
     const left = Math.max(0, state.round_every - fresh);
-    const next = left ? left + " to the next round" : "The next round begins";
+    const next = left ? _("{number} to the next round", { number: left }) : _("The next round begins");
     const words = state.round || (state.live ? next : "");
     this.#part("round").textContent = words;
     this.#part("known").textContent = state.known ? (words ? "· " : "") + state.known : "";
     const share = state.round_share ?? (state.live ? Math.min(1, fresh / state.round_every) : 0);
     this.#part("bar").style.inlineSize = 100 * share + "%";
     this.#part("bar").parentElement.classList.toggle("learning", state.round_share != null);
-    this.#act("undo").disabled = !total && !queue.behind.length;
+    this.#act("undo").disabled = !total && !queue.behind.length && !this.#parts.brush.hasMarks;
   }
 }
 

@@ -3,8 +3,9 @@
  * It follows what this page does by itself, and is fetched anew when the store knows of more.
  */
 import { node, partsOf } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 import { recall, remember } from "../shared/storage.js";
-import { inWords, isBetter, isGrid } from "./questions.js";
+import { hasMarks, inWords, isBetter, isGrid } from "./questions.js";
 
 const MARKS = { tie: "=", both_bad: "×", skip: "…" };
 
@@ -73,7 +74,7 @@ export class Strip {
     const reply = await this.#server.picked(asks).catch(() => null);
     if (mine !== this.#fetches) return; // asked again meanwhile
     if (!reply?.ok) {
-      this.#say(reply?.sentence || "The studio does not answer. Close this and open it again.");
+      this.#say(reply?.sentence || _("The studio does not answer. Close this and open it again."));
       return;
     }
     const kept = before ? this.#entries : [];
@@ -125,8 +126,8 @@ export class Strip {
     this.#part("strip-list").hidden = isEmpty;
     this.#part("older").hidden = !this.#hasMore;
     const none = this.#onlyFavourites
-      ? "No favourites among your picks yet. The star on a picture makes it one."
-      : "What you pick appears here, and can be changed.";
+      ? _("No favourites among your picks yet. The star on a picture makes it one.")
+      : _("What you pick appears here, and can be changed.");
     this.#say(this.#entries && isEmpty ? none : "");
   }
 
@@ -140,10 +141,11 @@ export class Strip {
     const button = node("button", {
       type: "button", class: "strip-pick" + (isGrid(asked) ? " grid" : ""),
       style: "--ratio: " + asked.width_px / asked.height_px,
-      "aria-label": words + ". " + asked.prompt + ". Open it again",
+      "aria-label": _("{words}. {prompt}. Open it again", { words, prompt: asked.prompt }),
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const marks = [MARKS[answer.choice], answer.judge && "by a judge", asked.note && "•"];
+    const by = answer.is_own ? _("your own art") : answer.judge && _("by a judge");
+    const marks = [MARKS[answer.choice], by, hasMarks(answer) && _("marked"), asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));
     return node("div", { role: "listitem", "data-pair": asked.id }, button);

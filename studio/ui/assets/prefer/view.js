@@ -3,7 +3,8 @@
  * The view belongs to no picture, and stays when the next ones come. x and y say how far the
  * middle of a picture lies from the middle of its frame, in frames.
  */
-import { isGrid, pictureName, sidesOf } from "./questions.js";
+import { _ } from "../shared/messages.js";
+import { isGrid, pictureWithin, sidesOf } from "./questions.js";
 
 const ZOOM_STEP = 1.5;
 const MOST_ZOOM = 16;
@@ -24,17 +25,24 @@ export class View {
   #fingers = new Map(); // pointer id -> where it is
   #first = null; // the first finger: what it began on, and where
   #isDragged = false;
+  #isBrushing;
 
-  /* page: { say(words), part(name), act(name) } */
-  constructor(box, grid, page, signal) {
+  /* page: { say(words), part(name), act(name) }. isBrushing(): whether one finger draws. */
+  constructor(box, grid, page, isBrushing, signal) {
     this.#box = box;
     this.#grid = grid;
     this.#page = page;
+    this.#isBrushing = isBrushing;
     this.#listen(signal);
   }
 
   get isZoomed() {
     return this.#zoom > 1;
+  }
+
+  /* How many are on the pictures. */
+  get fingers() {
+    return this.#fingers.size;
   }
 
   get isAlone() {
@@ -111,13 +119,13 @@ export class View {
     const sides = sidesOf(this.#asked);
     this.#alone = sides[(sides.indexOf(this.#alone) + 1) % sides.length];
     this.paint(this.#asked);
-    this.#page.say("Showing " + pictureName(this.#alone).toLowerCase() + ".");
+    this.#page.say(_("Showing {picture}.", { picture: pictureWithin(this.#alone) }));
   }
 
   apart() {
     this.#alone = null;
     this.paint(this.#asked);
-    this.#page.say("Side by side.");
+    this.#page.say(_("Side by side."));
   }
 
   /* --- wheel, drag and pinch ----------------------------------------------------------------------- */
@@ -159,7 +167,7 @@ export class View {
     if (!from) return;
     const to = { x: event.clientX, y: event.clientY };
     if (this.#fingers.size > 1) this.#pinch(event.pointerId, from, to);
-    else this.#drag(from, to);
+    else if (!this.#isBrushing()) this.#drag(from, to);
     this.#fingers.set(event.pointerId, to);
   }
 

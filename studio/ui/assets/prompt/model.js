@@ -2,6 +2,7 @@
 
    A browser tells the name and the size of a dropped file, and not where it lies: Python finds that out. */
 import { onPress, partsOf } from "../shared/dom.js";
+import { _ } from "../shared/messages.js";
 
 const MODEL = /\.(safetensors|ckpt|pt|pth|bin|gguf)$/i;
 
@@ -16,7 +17,7 @@ export function begin({ element, props, trigger, watch }) {
   function show(open) {
     chooser().toggleAttribute("data-open", open);
     change.setAttribute("aria-expanded", String(open));
-    change.textContent = open ? "Close" : "Change";
+    change.textContent = open ? _("Close") : _("Change");
   }
 
   /* The focus goes into the chooser, and comes back unless it is somewhere else by then. */

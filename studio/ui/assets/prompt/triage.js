@@ -5,6 +5,7 @@
  */
 import { partsOf } from "../shared/dom.js";
 import { meaningOf } from "../shared/keys.js";
+import { _ } from "../shared/messages.js";
 import { notify } from "../shared/notices.js";
 import { Outbox } from "../shared/outbox.js";
 
@@ -29,7 +30,7 @@ export function begin({ element, props, server, watch }) {
   const acts = {
     async open() {
       const reply = await server.to_triage({ session_id: props.value.session_id }).catch(() => null);
-      if (!reply?.ok) return notify("bad", reply?.sentence || "The studio does not answer. Try again.");
+      if (!reply?.ok) return notify("bad", reply?.sentence || _("The studio does not answer. Try again."));
       pictures = reply.pictures;
       said = [];
       paint();
@@ -62,17 +63,20 @@ export function begin({ element, props, server, watch }) {
   function paint() {
     const shown = pictures[said.length];
     const number = (verdict) => said.filter((one) => one === verdict).length;
-    const counts = number("good") + " good, " + number("bad") + " bad, " + number("skip") + " skipped";
-    part("count").textContent = (shown ? said.length + 1 + " of " + pictures.length + ": " : "") + counts;
+    const counts = { good: number("good"), bad: number("bad"), skipped: number("skip") };
+    const place = { number: said.length + 1, total: pictures.length };
+    part("count").textContent = shown
+      ? _("{number} of {total}: {good} good, {bad} bad, {skipped} skipped", { ...place, ...counts })
+      : _("{good} good, {bad} bad, {skipped} skipped", counts);
     part("prompt").textContent = shown ? shown.prompt : "";
     part("alike").textContent = shown ? shown.alike : pictures.length
-      ? "You have looked at all of them. Those you skipped come again next time."
-      : "There is nothing to look at: read a folder first, or all of it is good or bad already.";
+      ? _("You have looked at all of them. Those you skipped come again next time.")
+      : _("There is nothing to look at: read a folder first, or all of it is good or bad already.");
     const picture = part("picture");
     picture.hidden = !shown;
     if (shown) {
       picture.src = shown.url;
-      picture.alt = "The picture, from " + shown.file;
+      picture.alt = _("The picture, from {name}", { name: shown.file });
       const next = pictures[said.length + 1];
       if (next) new Image().src = next.url;
     }

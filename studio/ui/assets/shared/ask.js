@@ -3,10 +3,11 @@
  * Resolves to the text, or to true where no text is asked for, or to null when the artist cancels.
  */
 import { node } from "./dom.js";
+import { _ } from "./messages.js";
 
-export function ask({ title, text = "", label = "", value = null, ok = "OK", danger = false }) {
+export function ask({ title, text = "", label = "", value = null, ok = _("OK"), danger = false }) {
   const input = value === null ? null : node("input", { value, required: "", maxlength: 120 });
-  const cancel = node("button", { type: "button", class: "button" }, "Cancel");
+  const cancel = node("button", { type: "button", class: "button" }, _("Cancel"));
   const accept = node("button", { type: "submit", class: "button " + (danger ? "danger" : "primary") }, ok);
   const form = node("form", { method: "dialog" }, node("h2", { id: "ask-title" }, title));
   if (text) form.append(node("p", {}, text));

@@ -1,4 +1,5 @@
 /* A picture is dropped on the tab, or chosen, and its settings are sent to Python. */
+import { _ } from "./messages.js";
 import { notify } from "./notices.js";
 
 export function begin({ element, trigger }) {
@@ -8,10 +9,10 @@ export function begin({ element, trigger }) {
 
   async function take(file) {
     if (!file) return;
-    if (file.size > Number(input.dataset.mostBytes)) return notify("bad", "This file is far too large.");
+    if (file.size > Number(input.dataset.mostBytes)) return notify("bad", _("This file is far too large."));
     const sent = fetch("/parameters", { method: "POST", body: file });
     const reply = await sent.then((answer) => answer.json()).catch(() => null);
-    if (!reply) notify("bad", "The studio does not answer. Try again in a moment.");
+    if (!reply) notify("bad", _("The studio does not answer. Try again in a moment."));
     else if (!reply.ok) notify("bad", reply.sentence);
     else trigger("restore", { made: reply.made });
   }

@@ -1,6 +1,7 @@
 /* What the artist did, on its way to the store: sent one at a time and in order, each under an id of
  * its own, until the store has it. Sending twice counts once.
  */
+import { _, ngettext, together } from "./messages.js";
 import { notify } from "./notices.js";
 
 const FIRST_WAIT_MS = 300; // before a lost answer is asked for again
@@ -52,9 +53,9 @@ export class Outbox {
         this.#settle(reply, entry);
         entry.resolve(reply);
       } else {
-        const kept = this.entries.length === 1 ? "One answer is" : this.entries.length + " answers are";
-        notify("bad", (reply?.sentence || "The studio does not answer.") + " " + kept +
-          " kept here and sent again.");
+        const kept = ngettext("One answer is kept here and sent again.",
+          "{number} answers are kept here and sent again.", this.entries.length);
+        notify("bad", together(reply?.sentence || _("The studio does not answer."), kept));
         await pause(wait_ms);
         wait_ms = Math.min(2 * wait_ms, LONGEST_WAIT_MS);
       }

@@ -2,9 +2,9 @@
 
 /* --- the open tab is in the address, so that a reload comes back to it --------------------------- */
 const TABS = ["prompt", "prefer", "train", "compare", "exam", "export", "gallery"];
-const tabButton = (name) => document.getElementById("tab-" + name + "-button");
+export const tabButton = (name) => document.getElementById("tab-" + name + "-button");
 
-function openTab(name) {
+export function openTab(name) {
   tabButton(name)?.click();
 }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _
 from studio.paths import typed
 from studio.pictures.infotext import Parameters
 from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, StartLora
@@ -17,7 +18,7 @@ from studio.ui.jobs import cancel_open, is_open
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.static import script, template
-from studio.ui.tabs.compare import comparison, grid, mix, story
+from studio.ui.tabs.compare import best, comparison, grid, mix, story
 
 
 def build(page: Page) -> None:
@@ -25,43 +26,50 @@ def build(page: Page) -> None:
     with gr.Row(elem_classes="compare-columns", equal_height=False):
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
             prompts = gr.Textbox(
-                label="Prompts",
-                info="One on each line. Ones it has not practised are the fairest test.",
+                label=_("Prompts"),
+                info=_("One on each line. Ones it has not practised are the fairest test."),
                 lines=5,
                 max_lines=10,
                 elem_id="compare-prompts",
             )
             with gr.Row(elem_classes="numbers"):
-                seed = gr.Number(label="First seed", value=1000, precision=0, min_width=110)
+                seed = gr.Number(label=_("First seed"), value=1000, precision=0, min_width=110)
                 seeds = gr.Number(
-                    label="Seeds",
+                    label=_("Seeds"),
                     value=2,
                     precision=0,
                     min_width=90,
                     elem_id="compare-seeds",
                 )
             adapter = gr.Dropdown(
-                label="Tuned by", choices=[], elem_id="compare-adapter", interactive=True
+                label=_("Tuned by"), choices=[], elem_id="compare-adapter", interactive=True
             )
             strength = gr.Slider(
                 LEAST_STRENGTH,
                 MOST_STRENGTH,
                 value=1.0,
                 step=0.05,
-                label="Strength",
-                info=f"1 is what was learned, 0 is the base model. {words.BELOW_ZERO}",
+                label=_("Strength"),
+                info=_(
+                    "1 is what was learned, 0 is the base model. {below_zero}",
+                    below_zero=words.below_zero(),
+                ),
                 elem_id="compare-strength",
             )
             ends = gr.Button(
-                f"See it from {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}",
+                _(
+                    "See it from {least:g} to {most:g}",
+                    least=LEAST_STRENGTH,
+                    most=MOST_STRENGTH,
+                ),
                 size="sm",
                 elem_id="compare-ends",
             )
             form = mix.build(page)
-            with gr.Accordion("Beside them, another LoRA", open=False, elem_id="compare-other"):
+            with gr.Accordion(_("Beside them, another LoRA"), open=False, elem_id="compare-other"):
                 other = gr.Textbox(
-                    label="A LoRA on this computer",
-                    info="Somebody’s .safetensors file, to see what it does to the base model.",
+                    label=_("A LoRA on this computer"),
+                    info=_("Somebody’s .safetensors file, to see what it does to the base model."),
                     placeholder="/home/me/loras/my-style.safetensors",
                     lines=1,
                     elem_id="compare-other-path",
@@ -71,13 +79,13 @@ def build(page: Page) -> None:
                     MOST_STRENGTH,
                     value=1.0,
                     step=0.05,
-                    label="Its strength",
-                    info="1 is as it was made.",
+                    label=_("Its strength"),
+                    info=_("1 is as it was made."),
                 )
             drop = gr.Column(elem_classes="drop-column")
             with gr.Row(elem_classes="buttons"):
-                draw = gr.Button("Compare", variant="primary", elem_id="compare-draw")
-                cancel = gr.Button("Cancel", visible=False, elem_id="compare-cancel")
+                draw = gr.Button(_("Compare"), variant="primary", elem_id="compare-draw")
+                cancel = gr.Button(_("Cancel"), visible=False, elem_id="compare-cancel")
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
@@ -87,10 +95,12 @@ def build(page: Page) -> None:
                 elem_id="compare-viewer",
             )
 
-    fold = gr.Accordion("Grid over strengths and rounds", open=False, elem_id="grid-fold")
+    with gr.Accordion(_("Best of many for your taste"), open=False, elem_id="best-fold"):
+        best.build(page, seed, adapter, strength)
+    fold = gr.Accordion(_("Grid over strengths and rounds"), open=False, elem_id="grid-fold")
     with fold:
         grid.build(page, prompts, seed, seeds)
-    with gr.Accordion("The story so far", open=False, elem_id="story-fold"):
+    with gr.Accordion(_("The story so far"), open=False, elem_id="story-fold"):
         story.build(page)
 
     def view(snapshot: StoreSnapshot) -> Values:
@@ -138,7 +148,7 @@ def build(page: Page) -> None:
         prompt = next((line for line in text.splitlines() if line.strip()), "")
         payload = grid.grid_payload(prompt, first, 1, [adapter_id], grid.whole_range())
         page.store.add_job(session.id, "grid", payload)
-        return {fold: gr.update(open=True)}, "It is drawn in the grid, at the end of this page."
+        return {fold: gr.update(open=True)}, _("It is drawn in the grid, at the end of this page.")
 
     def restore(session: Session, parameters: Parameters) -> tuple[Values, str]:
         values, sentence = comparison.restored(StoreSnapshot(page.store), parameters)
@@ -158,10 +168,10 @@ def build(page: Page) -> None:
         rank: float | None,
         *parts: Any,
     ) -> str:
-        name = name.strip() or f"{session.name} mix"
+        name = name.strip() or mix.mix_name(session)
         payload = mix.export_payload(adapter_id, strength, name, rank, mix.mix_payload(parts))
         page.store.add_job(session.id, "export", payload)
-        return f"“{name}” is being written and checked: it will be on the Export tab."
+        return _("“{name}” is being written and checked: it will be on the Export tab.", name=name)
 
     inputs = [*fields, other, other_strength, *form.rows]
     page.on(draw.click, compare, inputs=inputs)

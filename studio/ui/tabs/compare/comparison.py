@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, together, told
 from studio.pictures.infotext import Parameters, lora_name
 from studio.settings import (
     LARGEST_INTEGER,
@@ -18,6 +19,7 @@ from studio.settings import (
     checked_strength,
 )
 from studio.store.rows import Job
+from studio.ui import words
 from studio.ui.adapters import round_number
 from studio.ui.dropin import left_out_loras
 from studio.ui.images import image_url
@@ -43,17 +45,28 @@ def comparison_payload(
     """
     prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not prompts:
-        raise SettingsError("Write at least one prompt to compare with.")
+        raise SettingsError(_("Write at least one prompt to compare with."))
     if any(len(prompt) > MAX_PROMPT_CHARACTERS for prompt in prompts):
-        raise SettingsError(f"A prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
+        raise SettingsError(
+            _(
+                "A prompt is longer than {most} characters.",
+                most=MAX_PROMPT_CHARACTERS,
+            )
+        )
     if first is None or count is None or first < 0 or count < 1:
-        raise SettingsError("Seeds are whole numbers from 0 upwards, and at least one is needed.")
+        raise SettingsError(
+            _("Seeds are whole numbers from 0 upwards, and at least one is needed.")
+        )
     if not adapter_id:
-        raise SettingsError("There is nothing to compare yet: let a round learn first.")
+        raise SettingsError(_("There is nothing to compare yet: let a round learn first."))
     if len(prompts) * int(count) > MAX_PAIRS:
         raise SettingsError(
-            f"That would be {len(prompts) * int(count)} pairs of pictures; "
-            f"at most {MAX_PAIRS} are drawn at once. Take fewer prompts or seeds."
+            _(
+                "That would be {number} pairs of pictures; at most {most} are drawn at once. "
+                "Take fewer prompts or seeds.",
+                number=len(prompts) * int(count),
+                most=MAX_PAIRS,
+            )
         )
     seeds = [int(first) + i for i in range(int(count))]
     payload = {
@@ -72,7 +85,7 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
     The sentence names the settings in which a new picture will differ.
     """
     if not parameters.prompt:
-        raise SettingsError("This picture names no prompt.")
+        raise SettingsError(_("This picture names no prompt."))
     name = snapshot.session.name
     adapter_ids = {lora_name(f"{name} round {a.number}"): a.id for a in snapshot.adapters}
     own = next((lora for lora in parameters.loras if lora[0] in adapter_ids), None)
@@ -94,13 +107,15 @@ def restored(snapshot: StoreSnapshot, parameters: Parameters) -> tuple[list[Any]
     taken = {lora for lora, _ in ([own] if own else []) + mixed}
     remarks = [*left_out_loras(parameters, taken), *parameters.unread]
     if is_too_large:
-        remarks.append(f"Its seed {seed} is larger than a seed can be here.")
-    sentence = " ".join(["Filled in from the picture.", *remarks])
+        remarks.append(_("Its seed {seed} is larger than a seed can be here.", seed=seed))
+    sentence = together(_("Filled in from the picture."), *map(told, remarks))
     if different := _different_settings(snapshot, parameters):
-        sentence += (
-            f" This session has another setting for {', '.join(different)}: drop the picture on "
-            "Prompt to take that over too."
+        other = _(
+            "This session has another setting for {names}: drop the picture on Prompt to take that "
+            "over too.",
+            names=", ".join(different),
         )
+        sentence = together(sentence, other)
     return values, sentence
 
 
@@ -113,12 +128,12 @@ def _different_settings(snapshot: StoreSnapshot, parameters: Parameters) -> list
     sampling = snapshot.settings.sampling
     clip_skip = parameters.clip_skip if family_of(snapshot.model).reads_clip_skip else None
     pairs = {
-        "steps": (parameters.steps, sampling.steps),
-        "guidance": (parameters.guidance, sampling.guidance),
-        "width": (parameters.width_px, sampling.width_px),
-        "height": (parameters.height_px, sampling.height_px),
-        "negative prompt": (parameters.negative_prompt, sampling.negative_prompt),
-        "clip skip": (clip_skip, sampling.clip_skip),
+        _("steps"): (parameters.steps, sampling.steps),
+        _("guidance"): (parameters.guidance, sampling.guidance),
+        _("width"): (parameters.width_px, sampling.width_px),
+        _("height"): (parameters.height_px, sampling.height_px),
+        _("negative prompt"): (parameters.negative_prompt, sampling.negative_prompt),
+        _("clip skip"): (clip_skip, sampling.clip_skip),
     }
     return [name for name, (theirs, ours) in pairs.items() if theirs not in (None, ours)]
 
@@ -148,17 +163,17 @@ def viewer_value(snapshot: StoreSnapshot, jobs: list[Job]) -> dict[str, Any]:
 
 def remarks(job: Job) -> str:
     """What is mixed, and how the LoRA files fit the model."""
-    found = {"Mix": job.result.get("mix"), other_name(job): job.result.get("fit")}
-    return " ".join(f"{what}: {words}" for what, words in found.items() if words)
+    found = {_("Mix"): job.result.get("mix"), other_name(job): job.result.get("fit")}
+    return " ".join(f"{what}: {told(fits)}" for what, fits in found.items() if fits)
 
 
 def tuned_name(snapshot: StoreSnapshot, job: Job) -> str:
     """`Round 2`, or `Round 2 at 0.8`, or `Mix of 3`."""
     if mix := job.payload.get("mix"):
-        return f"Mix of {len(mix)}"
+        return _("Mix of {number}", number=len(mix))
     strength = job.payload.get("strength", 1.0)
     number = round_number(snapshot, job.payload.get("adapter_id"))
-    return f"Round {number}" + (f" at {strength:g}" if strength != 1 else "")
+    return words.at_strength(_("Round {number}", number=number), strength)
 
 
 def other_name(job: Job) -> str:
@@ -166,19 +181,19 @@ def other_name(job: Job) -> str:
     if not job.payload.get("other"):
         return ""
     lora = StartLora.from_dict(job.payload["other"])
-    return Path(lora.path).stem + (f" at {lora.strength:g}" if lora.strength != 1 else "")
+    return words.at_strength(Path(lora.path).stem, lora.strength)
 
 
 def empty(snapshot: StoreSnapshot) -> dict[str, str]:
     """The text of an empty viewer, and what to do next."""
     if not snapshot.adapters:
         return {
-            "title": "Nothing is tuned yet",
-            "text": "When the first round is done, base and tuned are shown here side by side.",
-            "action": "Pick pictures",
+            "title": _("Nothing is tuned yet"),
+            "text": _("When the first round is done, base and tuned are shown here side by side."),
+            "action": _("Pick pictures"),
             "tab": "prefer",
         }
     return {
-        "title": "Base beside tuned",
-        "text": "The same prompts and the same seeds, drawn by both. Press Compare.",
+        "title": _("Base beside tuned"),
+        "text": _("The same prompts and the same seeds, drawn by both. Press Compare."),
     }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, when
 from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checked_strength
 from studio.store.rows import Job, Session
+from studio.ui import words
 from studio.ui.adapters import round_number
 from studio.ui.images import image_url
 from studio.ui.jobs import cancel_open, is_open, progress
+from studio.ui.mixes import chosen_mixes, mix_choices
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
@@ -29,23 +31,27 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
     with gr.Row(elem_classes="compare-columns", equal_height=False):
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
             strengths = gr.Textbox(
-                label="Strengths",
-                info=f"From {LEAST_STRENGTH:g} to {MOST_STRENGTH:g}, with commas between. 0 is the "
-                "base model. Prompts and seeds are as above.",
+                label=_("Strengths"),
+                info=_(
+                    "From {least:g} to {most:g}, with commas between. 0 is the base "
+                    "model. Prompts and seeds are as above.",
+                    least=LEAST_STRENGTH,
+                    most=MOST_STRENGTH,
+                ),
                 value="0, 0.5, 1",
                 max_lines=1,
                 elem_id="grid-strengths",
             )
             rounds = gr.Dropdown(
-                label="Rounds",
+                label=_("Rounds and mixes"),
                 choices=[],
                 multiselect=True,
-                info="Left empty: the round in use.",
+                info=_("Left empty: the round in use. Mixes are those that were compared above."),
                 elem_id="grid-rounds",
             )
             with gr.Row(elem_classes="buttons"):
-                draw = gr.Button("Draw the grid", elem_id="grid-draw")
-                cancel = gr.Button("Cancel the grid", visible=False, elem_id="grid-cancel")
+                draw = gr.Button(_("Draw the grid"), elem_id="grid-draw")
+                cancel = gr.Button(_("Cancel the grid"), visible=False, elem_id="grid-cancel")
         with gr.Column(scale=4, min_width=320):
             viewer = gr.HTML(
                 value=None,
@@ -58,10 +64,10 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
 
     def view(snapshot: StoreSnapshot) -> Values:
         is_drawing = is_open(snapshot.newest_job("grid"))
-        choices = [(f"Round {a.number}", a.id) for a in snapshot.adapters]
+        choices = [(_("Round {number}", number=a.number), a.id) for a in snapshot.adapters]
         return {
             viewer: grids(snapshot),
-            rounds: gr.update(choices=choices),
+            rounds: gr.update(choices=choices + mix_choices(snapshot)),
             draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
             cancel: gr.update(visible=is_drawing),
         }
@@ -78,6 +84,9 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
     ) -> None:
         adapter_ids = chosen or [session.current_adapter_id]
         payload = grid_payload(text, first, count, adapter_ids, strengths)
+        mixes = chosen_mixes(StoreSnapshot(page.store), chosen or [])
+        if mixes:
+            payload["mixes"] = {value: one.asked for value, one in mixes.items()}
         page.store.add_job(session.id, "grid", payload)
 
     page.on(draw.click, make, inputs=[prompts, seed, seeds, rounds, strengths])
@@ -104,17 +113,23 @@ def grid_payload(
     """The payload of a job. Raises SettingsError with a sentence if it cannot be drawn."""
     prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not prompts:
-        raise SettingsError("Write at least one prompt to draw the grid with.")
+        raise SettingsError(_("Write at least one prompt to draw the grid with."))
     if first is None or count is None or first < 0 or count < 1:
-        raise SettingsError("Seeds are whole numbers from 0 upwards, and at least one is needed.")
+        raise SettingsError(
+            _("Seeds are whole numbers from 0 upwards, and at least one is needed.")
+        )
     if not all(adapter_ids):
-        raise SettingsError("There is nothing to draw a grid of yet: let a round learn first.")
+        raise SettingsError(_("There is nothing to draw a grid of yet: let a round learn first."))
     seeds = [int(first) + n for n in range(int(min(count, MAX_PICTURES + 1)))]
     payload = dict(zip(AXES, (prompts, seeds, adapter_ids, _numbers(strengths)), strict=True))
     if (pictures := _size(payload)) > MAX_PICTURES:
         raise SettingsError(
-            f"That would be {pictures} pictures; a grid has at most {MAX_PICTURES}. "
-            "Take fewer prompts, seeds, rounds or strengths."
+            _(
+                "That would be {number} pictures; a grid has at most {most}. Take fewer "
+                "prompts, seeds, rounds or strengths.",
+                number=pictures,
+                most=MAX_PICTURES,
+            )
         )
     return payload
 
@@ -124,9 +139,9 @@ def _numbers(text: str) -> list[float]:
     try:
         strengths = sorted({float(word) for word in re.split(r"[,;\s]+", text) if word})
     except ValueError as error:
-        raise SettingsError("Strengths are numbers, such as 0, 0.5, 1.") from error
+        raise SettingsError(_("Strengths are numbers, such as 0, 0.5, 1.")) from error
     if not strengths:
-        raise SettingsError("Write the strengths, such as 0, 0.5, 1.")
+        raise SettingsError(_("Write the strengths, such as 0, 0.5, 1."))
     return [checked_strength(strength) for strength in strengths]
 
 
@@ -156,8 +171,7 @@ def grids(snapshot: StoreSnapshot) -> dict[str, Any]:
 
 def grid_name(job: Job) -> str:
     """`22 November, 14:05 · 12 pictures`."""
-    when = time.strftime("%d %B, %H:%M", time.localtime(job.created_at_s))
-    return f"{when} · {_size(job.payload)} pictures"
+    return f"{when(job.created_at_s, 'MMMMd')} · {words.pictures(_size(job.payload))}"
 
 
 def grid_value(snapshot: StoreSnapshot, job: Job) -> dict[str, Any]:
@@ -166,7 +180,13 @@ def grid_value(snapshot: StoreSnapshot, job: Job) -> dict[str, Any]:
         "id": job.id,
         "prompts": job.payload["prompts"],
         "seeds": job.payload["seeds"],
-        "rounds": [f"Round {round_number(snapshot, id_)}" for id_ in job.payload["adapter_ids"]],
+        "rounds": [_tuned_by(snapshot, job, id_) for id_ in job.payload["adapter_ids"]],
         "strengths": [f"{strength:g}" for strength in job.payload["strengths"]],
         "images": [image_url(image_id) for image_id in job.result.get("image_ids", ())],
     }
+
+
+def _tuned_by(snapshot: StoreSnapshot, job: Job, id_: str) -> str:
+    """`Round 2`, or what was mixed when the grid was asked for."""
+    mix = job.payload.get("mixes", {}).get(id_)
+    return mix["name"] if mix else _("Round {number}", number=round_number(snapshot, id_))

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import N_, _
 from studio.paths import typed
 from studio.pictures.infotext import lora_name
 from studio.settings import (
@@ -22,12 +23,12 @@ from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 
 MOST_MIXED = 5  # with the round that is compared
-NOTHING = ("Nothing more", "")
+NOTHING = (N_("Nothing more"), "")
 TASTE = "taste:"  # and an adapter's id: the value of a choice, which no path begins like
-ABOUT = (
-    "<p class='soft'>What each of them changes is added up, as other tools do it when LoRAs are "
-    "used together. Let a slider go or press Compare, and the mix is drawn instead of the round. "
-    "Below 0, each does the opposite.</p>"
+ABOUT = N_(
+    "What each of them changes is added up, as other tools do it when LoRAs are used together. Let "
+    "a slider go or press Compare, and the mix is drawn instead of the round. Below 0, each does "
+    "the opposite."
 )
 
 
@@ -48,15 +49,15 @@ def build(page: Page) -> Form:
     columns: list[gr.Column] = []
     sources: list[gr.Dropdown] = []
     strengths: list[gr.Slider] = []
-    with gr.Accordion("Mixed with others", open=False, elem_id="compare-mix"):
-        gr.HTML(ABOUT, apply_default_css=False)
+    with gr.Accordion(_("Mixed with others"), open=False, elem_id="compare-mix"):
+        gr.HTML(f"<p class='soft'>{ABOUT}</p>", apply_default_css=False)
         for number in range(1, MOST_MIXED + 1):
             with gr.Column(visible=number == 1, elem_classes="mix-row") as column:
                 source = gr.Dropdown(
                     [NOTHING],
                     value="",
-                    label=f"Taste or LoRA file {number}",
-                    info="Choose a round, or write the path of a .safetensors file."
+                    label=_("Taste or LoRA file {number}", number=number),
+                    info=_("Choose a round, or write the path of a .safetensors file.")
                     if number == 1
                     else None,
                     allow_custom_value=True,
@@ -68,21 +69,23 @@ def build(page: Page) -> Form:
                     MOST_STRENGTH,
                     value=1.0,
                     step=0.05,
-                    label=f"Strength {number}",
+                    label=_("Strength {number}", number=number),
                     elem_id=f"mix-strength-{number}",
                 )
             columns.append(column)
             sources.append(source)
             strengths.append(strength)
-        name = gr.Textbox(label="Name of the mix", max_lines=1, max_length=120, elem_id="mix-name")
+        name = gr.Textbox(
+            label=_("Name of the mix"), max_lines=1, max_length=120, elem_id="mix-name"
+        )
         rank = gr.Number(
-            label="Rank",
-            info="0 keeps the mix exact. A small rank, such as 16, makes a smaller file.",
+            label=_("Rank"),
+            info=_("0 keeps the mix exact. A small rank, such as 16, makes a smaller file."),
             value=0,
             precision=0,
             elem_id="mix-rank",
         )
-        save = gr.Button("Save this mix as one LoRA", elem_id="mix-save")
+        save = gr.Button(_("Save this mix as one LoRA"), elem_id="mix-save")
 
     def view(snapshot: StoreSnapshot) -> Values:
         choices = taste_choices(snapshot)
@@ -90,7 +93,7 @@ def build(page: Page) -> Form:
 
     page.show(view, sources)
 
-    page.fill(lambda snapshot: {name: f"{snapshot.session.name} mix"}, [name])
+    page.fill(lambda snapshot: {name: mix_name(snapshot.session)}, [name])
 
     def reveal(session: Session, *chosen: str | None) -> Values:
         return revealed(columns, chosen)
@@ -101,6 +104,11 @@ def build(page: Page) -> Form:
     return Form(rows, columns, name, rank, save)
 
 
+def mix_name(session: Session) -> str:
+    """The name of a mix that the artist gives none."""
+    return _("{name} mix", name=session.name)
+
+
 def revealed(columns: Sequence[gr.Column], chosen: Sequence[str | None]) -> Values:
     """One row more than there are parts is shown."""
     last = max((n for n, one in enumerate(chosen) if one and one.strip()), default=-1)
@@ -109,8 +117,8 @@ def revealed(columns: Sequence[gr.Column], chosen: Sequence[str | None]) -> Valu
 
 def taste_choices(snapshot: StoreSnapshot) -> list[tuple[str, str]]:
     """(label, value) of all rounds of all sessions for the model of this session's rounds."""
-    return [NOTHING] + [
-        (f"{name} · round {adapter.number}", TASTE + adapter.id)
+    return [(_(NOTHING[0]), NOTHING[1])] + [
+        (_("{name} · round {number}", name=name, number=adapter.number), TASTE + adapter.id)
         for name, adapter in _tastes(snapshot)
     ]
 
@@ -158,11 +166,11 @@ def export_payload(
 ) -> dict[str, Any]:
     """The payload of a job that saves a mix. Raises SettingsError with a sentence."""
     if not adapter_id:
-        raise SettingsError("There is nothing to mix yet: let a round learn first.")
+        raise SettingsError(_("There is nothing to mix yet: let a round learn first."))
     if not parts:
-        raise SettingsError("Choose something to mix in first. The round alone is on Export.")
+        raise SettingsError(_("Choose something to mix in first. The round alone is on Export."))
     if rank is None or not 0 <= rank < 1e6:
-        raise SettingsError("A rank is a whole number, such as 16; 0 keeps the mix exact.")
+        raise SettingsError(_("A rank is a whole number, such as 16; 0 keeps the mix exact."))
     return {
         "adapter_id": adapter_id,
         "mix": whole_mix(adapter_id, strength, parts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
+from studio.messages import _
 from studio.settings import MAX_PROMPT_CHARACTERS, SessionSettings, SettingsError
 from studio.ui.starter_pack import starter_concepts
 
@@ -18,7 +19,12 @@ def exam_prompts(text: str, settings: SessionSettings, trained: frozenset[str]) 
     """
     own = list(dict.fromkeys(" ".join(line.split()) for line in text.splitlines() if line.strip()))
     if any(len(prompt) > MAX_PROMPT_CHARACTERS for prompt in own):
-        raise SettingsError(f"A prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
+        raise SettingsError(
+            _(
+                "A prompt is longer than {most} characters.",
+                most=MAX_PROMPT_CHARACTERS,
+            )
+        )
     refuse_practised(own, trained)
     if own:
         return own
@@ -29,7 +35,7 @@ def exam_prompts(text: str, settings: SessionSettings, trained: frozenset[str]) 
         if not re.search(rf"\b{re.escape(_plain(concept))}\b", named)
     ]
     if not fresh:
-        raise SettingsError("All that is in the box was practised: write prompts of your own.")
+        raise SettingsError(_("All that is in the box was practised: write prompts of your own."))
     return secrets.SystemRandom().sample(fresh, len(fresh))
 
 
@@ -39,15 +45,18 @@ def refuse_practised(prompts: list[str], trained: frozenset[str]) -> None:
     known = [prompt for prompt in prompts if _plain(prompt) in practised]
     if known:
         raise SettingsError(
-            f"“{known[0]}” was practised, and an exam asks for what was not. "
-            "Take it out, or write something else."
+            _(
+                "“{prompt}” was practised, and an exam asks for what was not. Take it out, or "
+                "write something else.",
+                prompt=known[0],
+            )
         )
 
 
 def with_seeds(prompts: list[str], pairs: float | None) -> list[tuple[str, int]]:
     """As many (prompt, seed) as there are pairs: the prompts in turn, each with a fresh seed."""
     if pairs is None or not 1 <= pairs <= MAX_PAIRS:
-        raise SettingsError(f"An exam has between 1 and {MAX_PAIRS} pairs.")
+        raise SettingsError(_("An exam has between 1 and {most} pairs.", most=MAX_PAIRS))
     return [(prompts[n % len(prompts)], secrets.randbits(31)) for n in range(int(pairs))]
 
 

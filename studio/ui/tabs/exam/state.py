@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from studio.messages import _, together, told
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies
-from studio.store.rows import Exam, Job
+from studio.store import Exam
+from studio.store.rows import Job
 from studio.ui import words
 from studio.ui.adapters import best_strength, round_number
 from studio.ui.images import image_url
@@ -53,7 +55,7 @@ def _open_exam(snapshot: StoreSnapshot, exam: Exam) -> dict[str, Any]:
 
 def _drawing(snapshot: StoreSnapshot, exam: Exam, drawn: int) -> str:
     """`3 of 20 pairs drawn. Drawing pair 4 of 20, about 1 min left.`"""
-    counted = f"{drawn} of {words.count(len(exam.pairs), 'pair')} drawn."
+    counted = _("{drawn} of {pairs} drawn.", drawn=drawn, pairs=words.pairs(len(exam.pairs)))
     job = _job(snapshot, exam)
     return f"{counted} {words_of(snapshot, job)}." if job is not None and is_open(job) else counted
 
@@ -68,19 +70,32 @@ def _drawing_problem(snapshot: StoreSnapshot, exam: Exam) -> str:
     """Why the missing pictures are not being drawn; "" if they are."""
     job = _job(snapshot, exam)
     if job is None:
-        return "The painter has stopped."
-    return "" if is_open(job) else job.message
+        return _("The painter has stopped.")
+    return "" if is_open(job) else told(job.message)
 
 
 def _result(snapshot: StoreSnapshot, finished: list[Exam]) -> dict[str, Any]:
     """The newest finished exam, with the solution."""
     newest = finished[0]
     tally = Tally(newest.tuned_wins, newest.base_wins, newest.ties)
-    number = round_number(snapshot, newest.adapter_id)
+    if newest.mix is None:
+        what = _(
+            "Round {number} at strength {strength:g}, against the base model",
+            number=round_number(snapshot, newest.adapter_id),
+            strength=newest.strength,
+        )
+        best = best_strength(snapshot, newest.adapter_id)
+    else:
+        what = _(
+            "{name} at strength {strength:g}, against the base model",
+            name=newest.mix["name"],
+            strength=newest.strength,
+        )
+        best = None  # the export offers the round alone
     return {
-        "what": f"Round {number} at strength {newest.strength:g}, against the base model",
+        "what": what,
         "sentence": exam_sentence(tally),
-        "meaning": meaning(tally, newest.strength, best_strength(snapshot, newest.adapter_id)),
+        "meaning": meaning(tally, newest.strength, best),
         "pairs": [
             {
                 "prompt": pair.prompt,
@@ -98,31 +113,51 @@ def meaning(tally: Tally, strength: float, best: float | None) -> str:
     """What follows from the interval, and what to do next. `best`: the recommended strength."""
     low, high = tally.interval
     if low > 0.5:
-        tuned = "the tuned model" if strength > 0 else "your taste turned round"
-        sentence = f"You prefer {tuned}, and chance does not explain it."
-    elif high < 0.5:
-        other = "a lower" if strength > 0 else "a positive"
-        sentence = f"You prefer the base model: {other} strength or an earlier round may do better."
-    else:
         sentence = (
+            _("You prefer the tuned model, and chance does not explain it.")
+            if strength > 0
+            else _("You prefer your taste turned round, and chance does not explain it.")
+        )
+    elif high < 0.5:
+        sentence = (
+            _("You prefer the base model: a lower strength or an earlier round may do better.")
+            if strength > 0
+            else _(
+                "You prefer the base model: a positive strength or an earlier round may do better."
+            )
+        )
+    else:
+        sentence = _(
             "That is not more than chance explains: more pairs, or another strength, may tell."
         )
     if best is not None:
-        sentence += f" Strength {best:g} is recommended, and offered for the export."
+        advice = _(
+            "Strength {strength:g} is recommended, and offered for the export.", strength=best
+        )
+        sentence = together(sentence, advice)
     return sentence
 
 
 def _rows(snapshot: StoreSnapshot, finished: list[Exam]) -> list[dict[str, Any]]:
-    """A row for every adapter and strength that was examined, the newest adapter first."""
+    """A row for every adapter or mix, and strength, that was examined: the newest adapter first,
+    then the mixes. Mixes count as the same if they were drawn with the same contents."""
+    groups: dict[str, tuple[int | str, list[Exam]]] = {
+        adapter.id: (adapter.number, []) for adapter in reversed(snapshot.adapters)
+    }
+    for exam in finished:
+        if exam.mix is not None:
+            groups.setdefault(exam.mix["hash"], (exam.mix["name"], []))[1].append(exam)
+        elif exam.adapter_id in groups:
+            groups[exam.adapter_id][1].append(exam)
     rows = []
-    for adapter in reversed(snapshot.adapters):
-        by_strength = tallies(exam for exam in finished if exam.adapter_id == adapter.id)
+    for name, exams in groups.values():
+        by_strength = tallies(exams)
         best = recommended_strength(by_strength)
         for strength, tally in by_strength.items():
             low, high = tally.interval
             rows.append(
                 {
-                    "round": adapter.number,
+                    "round": name,
                     "strength": f"{strength:g}",
                     "counted": str(tally),
                     "ties": tally.ties,
@@ -139,13 +174,18 @@ def _empty(snapshot: StoreSnapshot) -> dict[str, str]:
     """The text before the first exam, and what to do next."""
     if not snapshot.adapters:
         return {
-            "title": "Nothing is tuned yet",
-            "text": "When the first round is done, you find out here whether you really prefer it.",
-            "action": "Pick pictures",
+            "title": _("Nothing is tuned yet"),
+            "text": _(
+                "When the first round is done, you find out here whether you really prefer it."
+            ),
+            "action": _("Pick pictures"),
             "tab": "prefer",
         }
     return {
-        "title": "Is it really better?",
-        "text": "You see pairs, one drawn by the base model and one by the tuned one, and choose "
-        "without knowing which is which. At the end you learn how often you chose the tuned one.",
+        "title": _("Is it really better?"),
+        "text": _(
+            "You see pairs, one drawn by the base model and one by the tuned one, and choose "
+            "without knowing which is which. At the end you learn how often you chose the tuned "
+            "one."
+        ),
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import gradio as gr
 
+from studio.messages import N_, _, told, when
 from studio.settings import SettingsError
 from studio.store.rows import CHECK_PICTURE, MIX, USE_WITH, Export, Job, Session
 from studio.ui.adapters import round_number
@@ -18,15 +18,17 @@ from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.widgets import click_events, progress_bar
 
-ONLY_HERE = "Folders can be reached only on the machine the studio runs on."
+ONLY_HERE = N_("Folders can be reached only on the machine the studio runs on.")
 
 
 def build(page: Page, is_local: bool) -> None:
     """The folder of another tool, and a card for every export."""
     store = page.store
     tool = gr.Textbox(
-        label="LoRA folder of your other tool",
-        info="Such as models/Lora of A1111 and Forge, or models/loras of ComfyUI: the whole path.",
+        label=_("LoRA folder of your other tool"),
+        info=_(
+            "Such as models/Lora of A1111 and Forge, or models/loras of ComfyUI: the whole path."
+        ),
         max_lines=1,
         max_length=1000,
         elem_id="export-tool",
@@ -47,7 +49,7 @@ def build(page: Page, is_local: bool) -> None:
             # The field was perhaps left by a click on a button, whose sentence must stay.
             return {page.notice: gr.skip()}
         store.set_lora_folder(folder)
-        return "Exports can be sent there now." if folder.strip() else None
+        return _("Exports can be sent there now.") if folder.strip() else None
 
     def open_folder(session: Session, event: gr.EventData) -> str:
         known = {export.id for export in store.exports(session.id)}
@@ -56,14 +58,18 @@ def build(page: Page, is_local: bool) -> None:
             raise SettingsError(ONLY_HERE)
         path = store.export_path(session.id, export_id)
         if not show_folder(path):
-            raise SettingsError(f"The folder could not be opened. It is {path}.")
-        return f"The folder is {path}."
+            raise SettingsError(_("The folder could not be opened. It is {path}.", path=path))
+        return _("The folder is {path}.", path=path)
 
     def send(session: Session, event: gr.EventData) -> str:
         if not is_local:
             raise SettingsError(ONLY_HERE)
         path = store.send_export(session.id, _export_id(event))
-        return f"{path.name} is in {path.parent} now. Have the tool look for new LoRAs."
+        return _(
+            "{name} is in {parent} now. Have the tool look for new LoRAs.",
+            name=path.name,
+            parent=path.parent,
+        )
 
     for event in (tool.blur, tool.submit):
         page.on(event, set_tool, inputs=[tool])
@@ -83,15 +89,16 @@ def export_cards(snapshot: StoreSnapshot, is_local: bool) -> str:
         return cards
     if not snapshot.adapters:
         return (
-            "<div class='empty small'><h2>No LoRA yet</h2><p>After the first round it can be "
-            "exported here, and used in other tools.</p>"
-            "<button type='button' class='button primary' data-open-tab='prefer'>Pick pictures"
-            "</button></div>"
+            f"<div class='empty small'><h2>{_('No LoRA yet')}</h2><p>"
+            f"{_('After the first round it can be exported here, and used in other tools.')}</p>"
+            "<button type='button' class='button primary' data-open-tab='prefer'>"
+            f"{_('Pick pictures')}</button></div>"
         )
-    return (
-        "<div class='empty small'><h2>Ready to export</h2><p>The files are written, read back and "
-        "compared with what was learned before they are offered here.</p></div>"
+    about = _(
+        "The files are written, read back and compared with what was learned before they are "
+        "offered here."
     )
+    return f"<div class='empty small'><h2>{_('Ready to export')}</h2><p>{about}</p></div>"
 
 
 def _job_card(snapshot: StoreSnapshot, job: Job | None) -> str:
@@ -101,38 +108,38 @@ def _job_card(snapshot: StoreSnapshot, job: Job | None) -> str:
     if job.state == "failed":
         return (
             f"<article class='card'><h2>{name}</h2>"
-            f"<p class='problem' role='alert'>{escape(job.message)}</p></article>"
+            f"<p class='problem' role='alert'>{escape(told(job.message))}</p></article>"
         )
     return (
         f"<article class='card'><h2>{name}</h2><p class='working-line'>"
-        f"Writing and checking. {escape(words_of(snapshot, job))}</p>"
-        f"{progress_bar(job.progress, 'Exporting')}</article>"
+        f"{_('Writing and checking.')} {escape(words_of(snapshot, job))}</p>"
+        f"{progress_bar(job.progress, _('Exporting'))}</article>"
     )
 
 
 def _card(snapshot: StoreSnapshot, export: Export, is_local: bool) -> str:
     folder = snapshot.store.export_path(export.session_id, export.id)
-    what = f"Round {round_number(snapshot, export.adapter_id)}"
+    what = _("Round {number}", number=round_number(snapshot, export.adapter_id))
     if mix := export.checks.get(MIX):
-        what = f"A mix of {escape(str(mix))}"
-    when = time.strftime("%d %B, %H:%M", time.localtime(export.created_at_s))
+        what = _("A mix of {mix}", mix=escape(str(mix)))
     downloads = [name for name in export.files if not name.endswith(CHECK_PICTURE)]
     files = "".join(_file(export, folder / name) for name in downloads)
     checks = "".join(
-        f"<li><b>{escape(str(check))}</b> {escape(str(result))}</li>"
+        f"<li><b>{escape(told(str(check)))}</b> {escape(told(str(result)))}</li>"
         for check, result in export.checks.items()
     )
     buttons = ""
     if is_local:
         if snapshot.store.lora_folder():
-            buttons += _button(export, "send", "Send to the tool")
-        buttons += _button(export, "open_folder", "Show folder")
+            buttons += _button(export, "send", _("Send to the tool"))
+        buttons += _button(export, "open_folder", _("Show folder"))
     return f"""
 <article class="card export">
-  <header><h2>{escape(export.name)}</h2><p class="soft">{what} · {when}</p></header>
+  <header><h2>{escape(export.name)}</h2>
+  <p class="soft">{what} · {when(export.created_at_s, "MMMMd")}</p></header>
   {_use_with(export)}{_pictures(export, folder)}
   <ul class="files">{files}</ul>
-  <details><summary>What was checked</summary><ul class="checks">{checks}</ul></details>
+  <details><summary>{_("What was checked")}</summary><ul class="checks">{checks}</ul></details>
   <footer><code title="The folder of these files">{escape(str(folder))}</code>{buttons}</footer>
 </article>"""
 
@@ -150,8 +157,12 @@ def _use_with(export: Export) -> str:
     if start is None:
         return ""
     return (
-        f"<p>Taught on top of the LoRA <b>{escape(str(start))}</b>: in other tools, use both "
-        "together.</p>"
+        "<p>"
+        + _(
+            "Taught on top of the LoRA <b>{name}</b>: in other tools, use both together.",
+            name=escape(str(start)),
+        )
+        + "</p>"
     )
 
 
@@ -161,8 +172,8 @@ def _pictures(export: Export, folder: Path) -> str:
     if checked is None:
         return ""
     captions = {
-        checked.removesuffix(CHECK_PICTURE) + ".png": "Drawn in the studio",
-        checked: "Drawn from the file",
+        checked.removesuffix(CHECK_PICTURE) + ".png": _("Drawn in the studio"),
+        checked: _("Drawn from the file"),
     }
     if not all((folder / name).is_file() for name in captions):
         return ""
@@ -180,10 +191,13 @@ def _url(export: Export, name: str) -> str:
 
 def _file(export: Export, path: Path) -> str:
     if not path.is_file():
-        return f"<li><span>{escape(path.name)}</span><span class='problem'>missing</span></li>"
+        return (
+            f"<li><span>{escape(path.name)}</span><span class='problem'>{_('missing')}</span></li>"
+        )
     return (
         f"<li><span>{escape(path.name)}<small>{_size(path.stat().st_size)}</small></span>"
-        f"<a class='button small primary' href='{_url(export, path.name)}' download>Download</a>"
+        f"<a class='button small primary' href='{_url(export, path.name)}' download>"
+        f"{_('Download')}</a>"
         "</li>"
     )
 

@@ -6,6 +6,7 @@ from html import escape
 
 import gradio as gr
 
+from studio.messages import N_, _
 from studio.settings import SettingsError, checked_strength
 from studio.statistics import tallies
 from studio.store.rows import Session
@@ -15,80 +16,89 @@ from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
 
 FORMATS = {
-    "kohya": "For A1111, Forge, ComfyUI, InvokeAI (.safetensors)",
-    "diffusers": "For diffusers and PEFT (.safetensors)",
+    "kohya": N_("For A1111, Forge, ComfyUI, InvokeAI (.safetensors)"),
+    "diffusers": N_("For diffusers and PEFT (.safetensors)"),
 }
 PRECISIONS = {
-    "float32": "Exact (fp32)",
-    "float16": "Half the size (fp16)",
-    "bfloat16": "Half the size (bf16)",
+    "float32": N_("Exact (fp32)"),
+    "float16": N_("Half the size (fp16)"),
+    "bfloat16": N_("Half the size (bf16)"),
 }
-LICENCES = ("", "CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CreativeML Open RAIL-M")
+LICENCES = (
+    "",
+    "CC0-1.0",
+    "CC-BY-4.0",
+    "CC-BY-SA-4.0",
+    "CC-BY-NC-4.0",
+    "CreativeML Open RAIL-M",
+)
 
 
 def build(page: Page) -> None:
     """A field for everything that is written into the files."""
     adapter = gr.Dropdown(
-        label="Which round", choices=[], elem_id="export-adapter", interactive=True
+        label=_("Which round"), choices=[], elem_id="export-adapter", interactive=True
     )
     name = gr.Textbox(
-        label="Name",
-        info="The file is called so, and the tools show it.",
+        label=_("Name"),
+        info=_("The file is called so, and the tools show it."),
         max_lines=1,
         max_length=120,
         elem_id="export-name",
     )
     notes = gr.Textbox(
-        label="Description",
-        info="What the taste is, in your words.",
+        label=_("Description"),
+        info=_("What the taste is, in your words."),
         lines=3,
         max_length=4000,
         elem_id="export-notes",
     )
     with gr.Row(elem_classes="numbers"):
         trigger = gr.Textbox(
-            label="Trigger notes",
-            info="Words that go well in the prompt, if any.",
+            label=_("Trigger notes"),
+            info=_("Words that go well in the prompt, if any."),
             max_lines=2,
             max_length=500,
             min_width=160,
             elem_id="export-trigger",
         )
         strength = gr.Number(
-            label="Recommended strength",
-            info="1 is what was learned, below 0 its opposite.",
+            label=_("Recommended strength"),
+            info=_("1 is what was learned, below 0 its opposite."),
             value=1.0,
             step=0.05,
             min_width=120,
             elem_id="export-strength",
         )
     with gr.Row(elem_classes="numbers"):
-        author = gr.Textbox(label="By", max_lines=1, max_length=200, min_width=140)
+        author = gr.Textbox(label=_("By"), max_lines=1, max_length=200, min_width=140)
         licence = gr.Dropdown(
-            LICENCES, label="Licence", allow_custom_value=True, value="", min_width=160
+            LICENCES, label=_("Licence"), allow_custom_value=True, value="", min_width=160
         )
     formats = gr.CheckboxGroup(
         [(label, value) for value, label in FORMATS.items()],
         value=list(FORMATS),
-        label="Files",
+        label=_("Files"),
         elem_id="export-formats",
     )
     precision = gr.Dropdown(
         [(label, value) for value, label in PRECISIONS.items()],
         value="float32",
-        label="Numbers",
-        info="Half the size rounds a little; every tool reads all three.",
+        label=_("Numbers"),
+        info=_("Half the size rounds a little; every tool reads all three."),
         elem_id="export-precision",
     )
     workflows = gr.Checkbox(
-        label="Also write a ComfyUI workflow and settings for A1111",
-        info="For the export’s picture. Drop the workflow on ComfyUI; paste the settings into "
-        "A1111’s prompt.",
+        label=_("Also write a ComfyUI workflow and settings for A1111"),
+        info=_(
+            "For the export’s picture. Drop the workflow on ComfyUI; paste the settings into "
+            "A1111’s prompt."
+        ),
         value=False,
         elem_id="export-workflows",
     )
     exam = gr.HTML(apply_default_css=False, elem_id="export-exam", elem_classes="under-field")
-    export = gr.Button("Export the LoRA", variant="primary", elem_id="export-make")
+    export = gr.Button(_("Export the LoRA"), variant="primary", elem_id="export-make")
 
     def view(snapshot: StoreSnapshot) -> Values:
         is_exporting = is_open(snapshot.newest_job("export"))
@@ -100,7 +110,7 @@ def build(page: Page) -> None:
             exam: exam_line(snapshot, current),
             export: gr.update(
                 interactive=bool(snapshot.adapters) and not is_exporting,
-                value="Exporting" if is_exporting else "Export the LoRA",
+                value="Exporting" if is_exporting else _("Export the LoRA"),
             ),
         }
 
@@ -135,13 +145,19 @@ def exam_line(snapshot: StoreSnapshot, adapter_id: str | None) -> str:
     if adapter_id:
         results = tallies(snapshot.store.exams(snapshot.session.id, adapter_id))
     if not results:
-        return (
-            "<p class='soft'>No blind exam was taken with this round. What one finds is written "
-            "into the file. <button type='button' class='button small' data-open-tab='exam'>"
-            "Take one</button></p>"
+        none = _(
+            "No blind exam was taken with this round. What one finds is written into the file."
         )
-    listed = "; ".join(f"at strength {at:g} in {tally}" for at, tally in results.items())
-    return f"<p class='soft'>Written into the file: you chose it blind {escape(listed)}.</p>"
+        return (
+            f"<p class='soft'>{none} <button type='button' class='button small' "
+            f"data-open-tab='exam'>{_('Take one')}</button></p>"
+        )
+    listed = "; ".join(
+        _("at strength {strength:g} in {tally}", strength=at, tally=tally)
+        for at, tally in results.items()
+    )
+    line = _("Written into the file: you chose it blind {listed}.", listed=listed)
+    return f"<p class='soft'>{escape(line)}</p>"
 
 
 def export_payload(
@@ -158,12 +174,12 @@ def export_payload(
 ) -> dict[str, object]:
     """The payload of a job. Raises SettingsError with a sentence if something is missing."""
     if not adapter_id:
-        raise SettingsError("There is nothing to export yet: let a round learn first.")
+        raise SettingsError(_("There is nothing to export yet: let a round learn first."))
     if not name.strip():
-        raise SettingsError("Give the LoRA a name.")
+        raise SettingsError(_("Give the LoRA a name."))
     strength = checked_strength(strength, zero=False)
     if not formats:
-        raise SettingsError("Choose at least one kind of file.")
+        raise SettingsError(_("Choose at least one kind of file."))
     return {
         "adapter_id": adapter_id,
         "name": name.strip(),

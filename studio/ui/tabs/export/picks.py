@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.messages import N_, _, told
 from studio.paths import typed
 from studio.settings import SettingsError
 from studio.store.rows import Job, Session
@@ -19,21 +20,24 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.widgets import click_events
 
 FORMS = {
-    "pickapic": "As a data set (Pick-a-Pic)",
-    "folders": "As folders for trainers",
-    "d3po": "As D3PO’s code keeps them",
+    "pickapic": N_("As a data set (Pick-a-Pic)"),
+    "folders": N_("As folders for trainers"),
+    "d3po": N_("As D3PO’s code keeps them"),
 }
-NOT_GIVEN = "whose pictures are missing, or whose answer has no place there"
-NOT_TAKEN = "whose pictures or prompts could not be used"
+NOT_GIVEN = N_("whose pictures are missing, or whose answer has no place there")
+NOT_TAKEN = N_("whose pictures or prompts could not be used")
 
 
 def build(page: Page, is_local: bool) -> None:
     """Three ways out, and one way in that reads every form."""
     store = page.store
+    about = _(
+        "With both pictures, prompts, seeds and reasons, in a new folder. The data set is for "
+        "diffusers; the folders “chosen” and “rejected” are for SimpleTuner, OneTrainer and "
+        "Flow-Factory, and take only picks that say which picture is better."
+    )
     gr.HTML(
-        "<p class='soft'>With both pictures, prompts, seeds and reasons, in a new folder. The data "
-        "set is for diffusers; the folders “chosen” and “rejected” are for SimpleTuner, OneTrainer "
-        "and Flow-Factory, and take only picks that say which picture is better.</p>",
+        f"<p class='soft'>{about}</p>",
         apply_default_css=False,
     )
     with gr.Row(elem_classes="buttons"):
@@ -45,21 +49,25 @@ def build(page: Page, is_local: bool) -> None:
         apply_default_css=False, elem_id="picks-given", js_on_load=click_events("open_folder")
     )
     path = gr.Textbox(
-        label="Take picks in",
-        info="A folder on this computer: a data set with Pick-a-Pic’s columns, D3PO’s files, "
-        "Flow-Factory’s train.jsonl, or your own pairs: “chosen” and “rejected” with pictures of "
-        "the same names, and the prompts in text files beside them.",
+        label=_("Take picks in"),
+        info=_(
+            "A folder on this computer: a data set with Pick-a-Pic’s columns, D3PO’s files, "
+            "Flow-Factory’s train.jsonl, or your own pairs: “chosen” and “rejected” with pictures "
+            "of the same names, and the prompts in text files beside them."
+        ),
         placeholder="/home/me/pairs",
         lines=1,
         elem_id="picks-path",
     )
+    becomes = _(
+        "They become a new session with this session’s model and size. How such pictures were "
+        "drawn is not known, so only Diffusion-DPO can learn from them; D3PO cannot."
+    )
     gr.HTML(
-        "<p class='soft'>They become a new session with this session’s model and size. How such "
-        "pictures were drawn is not known, so only Diffusion-DPO can learn from them; D3PO cannot."
-        "</p>",
+        f"<p class='soft'>{becomes}</p>",
         apply_default_css=False,
     )
-    take = gr.Button("Take them in", elem_id="picks-take", size="sm")
+    take = gr.Button(_("Take them in"), elem_id="picks-take", size="sm")
     taken = gr.HTML(
         apply_default_css=False,
         elem_id="picks-taken",
@@ -77,7 +85,7 @@ def build(page: Page, is_local: bool) -> None:
         }
 
     page.show(view, [*give.values(), given, take, taken])
-    page.fill(lambda _: {path: ""}, [path])
+    page.fill(lambda _snapshot: {path: ""}, [path])
 
     def give_picks(form: str, session: Session) -> None:
         store.add_job(session.id, "give_picks", {"form": form})
@@ -85,14 +93,16 @@ def build(page: Page, is_local: bool) -> None:
     def take_picks(session: Session, text: str) -> None:
         wanted = typed(text)
         if not wanted:
-            raise SettingsError("Write the path of a folder with picks first.")
+            raise SettingsError(_("Write the path of a folder with picks first."))
         store.add_job(session.id, "take_picks", {"path": wanted})
 
     def open_folder(session: Session, _event: gr.EventData) -> None:
         if job := StoreSnapshot(store).newest_job("give_picks"):
             folder = Path(str(job.result.get("folder")))
             if not is_local or not show_folder(folder):
-                raise SettingsError(f"The folder could not be opened. It is {folder}.")
+                raise SettingsError(
+                    _("The folder could not be opened. It is {folder}.", folder=folder)
+                )
 
     def cancel(session: Session, _event: gr.EventData) -> None:
         if job := StoreSnapshot(store).newest_job("take_picks"):
@@ -116,20 +126,22 @@ def given_picks(job: Job | None, is_local: bool) -> str:
     if job is None or job.state == "cancelled":
         return ""
     if job.state == "failed":
-        return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
     if job.state != "done":
-        return "<p class='working-line'>Writing the picks</p>"
+        return f"<p class='working-line'>{_('Writing the picks')}</p>"
     result = job.result
     show = ""
     if is_local:
         show = (
-            "<button type='button' class='button small' data-event='open_folder'>Show folder"
-            "</button>"
+            "<button type='button' class='button small' data-event='open_folder'>"
+            f"{_('Show folder')}</button>"
         )
-    return (
-        f"<p>{words.count(result['picks'], 'pick')} in <code>{escape(result['folder'])}</code>."
-        f"{_left_out(result['left_out'], NOT_GIVEN)} {show}</p>"
+    where = _(
+        "{picks} in <code>{folder}</code>.",
+        picks=words.picks(result["picks"]),
+        folder=escape(result["folder"]),
     )
+    return f"<p>{where}{_left_out(result['left_out'], NOT_GIVEN)} {show}</p>"
 
 
 def taken_picks(job: Job | None) -> str:
@@ -137,23 +149,26 @@ def taken_picks(job: Job | None) -> str:
     if job is None or job.state == "cancelled":
         return ""
     if job.state == "failed":
-        return (
-            f"<p class='problem' role='alert'>{escape(job.message)} There is no new session, and "
-            "nothing else was changed.</p>"
-        )
+        nothing = _("There is no new session, and nothing else was changed.")
+        return f"<p class='problem' role='alert'>{escape(told(job.message))} {nothing}</p>"
     if job.state != "done":
         return (
-            f"<p class='working-line'>Taking the picks in. {escape(job.message)}</p>"
-            "<button type='button' class='button small' data-event='cancel'>Cancel</button>"
+            f"<p class='working-line'>{_('Taking the picks in.')} {escape(told(job.message))}</p>"
+            "<button type='button' class='button small' data-event='cancel'>"
+            f"{_('Cancel')}</button>"
         )
     result = job.result
+    where = _(
+        "{picks} in the new session “{name}”.",
+        picks=words.picks(result["picks"]),
+        name=escape(result["name"]),
+    )
     return (
-        f"<p>{words.count(result['picks'], 'pick')} in the new session “{escape(result['name'])}”."
-        f"{_left_out(result['left_out'], NOT_TAKEN)} "
-        "Diffusion-DPO can learn from them; D3PO cannot.</p>"
+        f"<p>{where}{_left_out(result['left_out'], NOT_TAKEN)} "
+        f"{_('Diffusion-DPO can learn from them; D3PO cannot.')}</p>"
         f"{_remarks(result.get('remarks', []))}"
-        "<button type='button' class='button small primary' data-event='open_session'>Open it"
-        "</button>"
+        "<button type='button' class='button small primary' data-event='open_session'>"
+        f"{_('Open it')}</button>"
     )
 
 
@@ -161,9 +176,11 @@ def _remarks(remarks: list[str]) -> str:
     """The pairs that were left out and why, in a list that opens."""
     if not remarks:
         return ""
-    lines = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
-    return f"<details><summary>Which, and why</summary><ul>{lines}</ul></details>"
+    lines = "".join(f"<li>{escape(told(remark))}</li>" for remark in remarks)
+    return f"<details><summary>{_('Which, and why')}</summary><ul>{lines}</ul></details>"
 
 
 def _left_out(number: int, why: str) -> str:
-    return f" Left out: {number}, {why}." if number else ""
+    if not number:
+        return ""
+    return " " + _("Left out: {number}, {why}.", number=number, why=_(why))

@@ -6,16 +6,19 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from studio.messages import N_, _, ngettext, together, told
 from studio.pictures.infotext import loras_in
 from studio.store import DeletedPictures, GalleryFilter, GalleryPicture, Store, StoreError
 from studio.store.gallery import PAGE
 from studio.store.rows import MIX, Image, Verdict
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.snapshot import StoreSnapshot
 
 BASE = "base"  # stands for the base model where an adapter is named
-PURPOSES = {"preview": "strip of rounds", "compare": "Compare", "exam": "Exam"}
+# What the store says that a picture is used by.
+USES = (N_("a pick"), N_("a star"), N_("an exam"), N_("the strip of rounds"))
+PURPOSES = {"preview": N_("strip of rounds"), "compare": N_("Compare"), "exam": N_("Exam")}
 
 
 def page_state(snapshot: StoreSnapshot) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def index_value(snapshot: StoreSnapshot, session_id: str, wanted: GalleryFilter)
         "starts": index.starts,
         "prompts": snapshot.store.gallery_prompts(session_id),
         "rounds": [
-            {"id": adapter.id, "name": f"Round {adapter.number}"}
+            {"id": adapter.id, "name": _("Round {number}", number=adapter.number)}
             for adapter in sorted(snapshot.store.adapters(session_id), key=lambda a: -a.number)
         ],
         "deleted": snapshot.store.deleted_count(session_id),
@@ -86,22 +89,32 @@ def round_numbers(store: Store, images: Sequence[Image]) -> dict[str | None, int
 
 def about(image: Image, numbers: Mapping[str | None, int]) -> str:
     """`Round 2 at 0.8 · seed 7 · 512 × 512 · Compare`."""
-    drawn_by = "Base model"
+    drawn_by = source_of(image) or _("Base model")
     if image.adapter_id is not None:
-        drawn_by = f"Round {numbers.get(image.adapter_id, '?')}"
-        if image.strength != 1:
-            drawn_by += f" at {image.strength:g}"
+        drawn_by = _("Round {number}", number=numbers.get(image.adapter_id, "?"))
+        drawn_by = words.at_strength(drawn_by, image.strength)
     elif mixed := loras_in(image.companions.get(MIX, "")):
-        drawn_by += " with " + ", ".join(f"{name} at {strength:g}" for name, strength in mixed)
+        listed = ", ".join(
+            words.at_strength(name, strength, always=True) for name, strength in mixed
+        )
+        drawn_by = _("Base model with {loras}", loras=listed)
+    seed = "" if image.is_own else _("seed {seed}", seed=image.seed)
     size = f"{image.sampling.width_px} × {image.sampling.height_px}"
-    parts = [drawn_by, f"seed {image.seed}", size, PURPOSES.get(image.purpose, "")]
+    parts = [drawn_by, seed, size, _purpose(image)]
     return " · ".join(filter(None, parts))
+
+
+def _purpose(image: Image) -> str:
+    return _(PURPOSES[image.purpose]) if image.purpose in PURPOSES else ""
 
 
 def deleted_words(number: int) -> str:
     """What deleting so many pictures means."""
-    its = "Its picks are" if number == 1 else "Their picks are"
-    return f"{words.count(number, 'picture')} deleted. {its} kept, and still learned from."
+    return ngettext(
+        "{number} picture deleted. Its picks are kept, and still learned from.",
+        "{number} pictures deleted. Their picks are kept, and still learned from.",
+        number,
+    )
 
 
 def erasable(store: Store, session_id: str) -> dict[str, Any]:
@@ -115,16 +128,31 @@ def erasing_words(found: DeletedPictures, size_bytes: int) -> str:
     """`3 pictures leave the disk for good (1.2 MB). 2 stay, because a pick uses them.`"""
     parts = []
     if found.unused:
-        leave = "leaves" if len(found.unused) == 1 else "leave"
-        size = f"{max(size_bytes / 1e6, 0.1):.1f} MB"
-        pictures = words.count(len(found.unused), "picture")
-        parts.append(f"{pictures} {leave} the disk for good ({size}).")
+        parts.append(
+            ngettext(
+                "{number} picture leaves the disk for good ({size}).",
+                "{number} pictures leave the disk for good ({size}).",
+                len(found.unused),
+                size=f"{max(size_bytes / 1e6, 0.1):.1f} MB",
+            )
+        )
     for use, number in found.used.items():
-        stays = "stays" if number == 1 else "stay"
-        still = "it" if number == 1 else "them"
-        what = f"{number} {stays}" if found.unused else f"{words.count(number, 'picture')} {stays}"
-        parts.append(f"{what} in here, because {use} needs {still}.")
-    return " ".join(parts)
+        parts.append(
+            ngettext(
+                "{number} stays in here, because {use} needs it.",
+                "{number} stay in here, because {use} needs them.",
+                number,
+                use=told(use),
+            )
+            if found.unused
+            else ngettext(
+                "{number} picture stays in here, because {use} needs it.",
+                "{number} pictures stay in here, because {use} needs them.",
+                number,
+                use=told(use),
+            )
+        )
+    return together(*parts)
 
 
 def _bytes(store: Store, pictures: Sequence[Image]) -> int:

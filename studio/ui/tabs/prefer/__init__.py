@@ -29,6 +29,7 @@ def build(page: Page) -> None:
             ranking=payload["ranking"] if is_ranked else (),
             much_better=payload["much_better"],
             reason=payload["reason"],
+            marks=payload["marks"],
         )
         return {
             "replaced": kept.replaced and answer_value(kept.replaced),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import asdict
 from typing import Any
 
 from studio.durations import duration
-from studio.store import Answer, Image, Question
-from studio.store.rows import SOURCE, SOURCE_MODEL
+from studio.messages import _, together, told
+from studio.store import Answer, Question
+from studio.store.rows import OWN_ART
 from studio.ui import words
-from studio.ui.images import image_url, thumbnail_url
+from studio.ui.images import image_url, source_of, thumbnail_url
 from studio.ui.jobs import is_open, words_of
 from studio.ui.snapshot import StoreSnapshot
 
@@ -40,7 +42,7 @@ def question_value(question: Question) -> dict[str, Any]:
     return {
         "id": question.id,
         "prompt": first.prompt,
-        "source": source(first.left),
+        "source": source(question),
         "width_px": first.left.sampling.width_px,
         "height_px": first.left.sampling.height_px,
         "again": first.repeat_of is not None,
@@ -57,24 +59,26 @@ def question_value(question: Question) -> dict[str, Any]:
     }
 
 
-def source(image: Image) -> str:
-    """Where a picture of a folder comes from; "" for a drawn one."""
-    if SOURCE not in image.companions:
-        return ""
-    model = image.companions.get(SOURCE_MODEL)
-    return f"From your folder, by {model}" if model else "From your folder"
+def source(question: Question) -> str:
+    """Where its pictures come from; "" for drawn ones."""
+    if any(image.is_own for image in question.images):
+        return _("Your own art beside what was drawn of its caption")
+    return source_of(question.images[0])
 
 
 def answer_value(answer: Answer) -> dict[str, Any]:
     """An answer for the browser."""
     picks = [picked.pick for picked in answer.picked]
     is_ranked = len(picks) > 1 and answer.ranking
+    marks = ChainMap(*(picked.marks for picked in answer.picked))
     return {
         "choice": "ranked" if is_ranked else picks[0].choice,
         "much_better": picks[0].much_better,
         "reason": next((pick.reason for pick in picks if pick.reason), None),
         "ranking": list(answer.ranking),
         "judge": picks[0].judge,
+        "is_own": picks[0].judge == OWN_ART,
+        "marks": {i.id: marks[i.id] for i in answer.question.images if i.id in marks},
     }
 
 
@@ -82,13 +86,17 @@ def round_line(snapshot: StoreSnapshot) -> str:
     """The state of the open round, or how to start one."""
     round_ = snapshot.open_round
     if round_ is None:
-        return "" if snapshot.settings.live else "Start a round on the Train tab"
+        return "" if snapshot.settings.live else _("Start a round on the Train tab")
     if round_.state == "paused":
-        return f"Round {round_.number} is paused"
+        return _("Round {number} is paused", number=round_.number)
     if round_.state == "running":
         line = words.learning_line(round_, snapshot.worker, is_brief=True)
-        return f"Round {round_.number}: {line[0].lower()}{line[1:]}"
-    return f"Round {round_.number} is about to begin"
+        return _(
+            "Round {number}: {line}",
+            number=round_.number,
+            line=words.lowered(line),
+        )
+    return _("Round {number} is about to begin", number=round_.number)
 
 
 def known_line(snapshot: StoreSnapshot) -> str:
@@ -96,9 +104,10 @@ def known_line(snapshot: StoreSnapshot) -> str:
     parts = []
     if snapshot.agreement is not None:
         right, asked = snapshot.agreement
-        parts.append(f"it guesses {right} of {asked}")
+        parts.append(_("it guesses {right} of {asked}", right=right, asked=asked))
     if snapshot.consistency.repeated:
-        parts.append(f"you repeat {snapshot.consistency.agreed} of {snapshot.consistency.repeated}")
+        agreed, repeated = snapshot.consistency.agreed, snapshot.consistency.repeated
+        parts.append(_("you repeat {agreed} of {repeated}", agreed=agreed, repeated=repeated))
     return ", ".join(parts)
 
 
@@ -108,37 +117,39 @@ def empty(snapshot: StoreSnapshot) -> dict[str, Any]:
         return empty_folder(snapshot)
     if not snapshot.settings.prompts:
         return {
-            "title": "No prompts yet",
-            "text": "Write a few prompts, one on each line. The first pair follows by itself.",
-            "action": "Write prompts",
+            "title": _("No prompts yet"),
+            "text": _("Write a few prompts, one on each line. The first pair follows by itself."),
+            "action": _("Write prompts"),
             "tab": "prompt",
         }
     tone, line = snapshot.worker_line
     if tone == "bad":
-        return {"title": line, "text": "Nothing is lost: your picks are kept.", "working": True}
+        return {"title": line, "text": _("Nothing is lost: your picks are kept."), "working": True}
     if tone == "wait":
         return {
             "title": line,
-            "text": "It loads the model first. The first pair follows in a moment.",
+            "text": _("It loads the model first. The first pair follows in a moment."),
             "working": True,
         }
     if snapshot.open_round is not None and snapshot.open_round.state == "running":
         at = words.progress_of(snapshot.open_round, snapshot.worker)
         known = at is not None and at.left_s is not None
-        until = f" It needs {duration(at.left_s)}." if known else ""
+        until = _("It needs {duration}.", duration=duration(at.left_s)) if known else ""
         return {
-            "title": "The painter is learning",
-            "text": f"New pairs come when this round is done.{until}",
+            "title": _("The painter is learning"),
+            "text": together(_("New pairs come when this round is done."), until),
             "working": True,
         }
     is_pair = snapshot.settings.pictures == 2
-    faster = "You were faster than the painter. " if snapshot.counts.total else ""
+    faster = _("You were faster than the painter.") if snapshot.counts.total else ""
     now = ""
     if snapshot.worker and snapshot.worker.state == "sampling" and snapshot.worker.message:
-        now = f"{snapshot.worker.message.partition(':')[0]}. "  # and how long it takes
+        now = told(f"{snapshot.worker.message.partition(':')[0]}.")  # and how long it takes
     return {
-        "title": f"The next {'pair is' if is_pair else 'pictures are'} being drawn",
-        "text": f"{faster}{now}What comes next appears here by itself.",
+        "title": _("The next pair is being drawn")
+        if is_pair
+        else _("The next pictures are being drawn"),
+        "text": together(faster, now, _("What comes next appears here by itself.")),
         "working": True,
     }
 
@@ -148,16 +159,18 @@ def empty_folder(snapshot: StoreSnapshot) -> dict[str, Any]:
     job = snapshot.newest_job("read_folder")
     if job is not None and is_open(job):
         return {
-            "title": "The folder is being read",
-            "text": f"{words_of(snapshot, job)} Pairs appear here by themselves.",
+            "title": _("The folder is being read"),
+            "text": together(words_of(snapshot, job), _("Pairs appear here by themselves.")),
             "working": True,
         }
     is_read = snapshot.store.folder_count(snapshot.session.id) > 0
     text = (
-        "Its pictures are in order, as far as a few clicks tell. Read another folder, or let the "
-        "model draw again."
+        _(
+            "Its pictures are in order, as far as a few clicks tell. Read another folder, or let "
+            "the model draw again."
+        )
         if is_read
-        else "Name a folder with pictures, or let the model draw."
+        else _("Name a folder with pictures, or let the model draw.")
     )
-    title = "All pairs of the folder are picked" if is_read else "No pictures to pick from"
-    return {"title": title, "text": text, "action": "Go to the folder", "tab": "prompt"}
+    title = _("All pairs of the folder are picked") if is_read else _("No pictures to pick from")
+    return {"title": title, "text": text, "action": _("Go to the folder"), "tab": "prompt"}

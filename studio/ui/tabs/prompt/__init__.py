@@ -6,6 +6,7 @@ from functools import partial
 
 import gradio as gr
 
+from studio.messages import _, together
 from studio.ui.dropin import accept_picture
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
@@ -13,6 +14,7 @@ from studio.ui.tabs.prompt import (
     folder,
     from_picture,
     model,
+    own_art,
     preview,
     prompts,
     sampling,
@@ -30,13 +32,15 @@ def build(page: Page) -> None:
         with gr.Column(scale=5, min_width=320):
             prompts.build(page)
             accept_picture(page, "prompt-drop", partial(from_picture.restore, page), refill=True)
-            with gr.Accordion("Pick from a folder of pictures", open=False, elem_id="folder"):
+            with gr.Accordion(_("Pick from a folder of pictures"), open=False, elem_id="folder"):
                 folder.build(page)
-            with gr.Accordion("Styles", open=False, elem_id="styles"):
+            with gr.Accordion(_("Learn from your own art"), open=False, elem_id="own"):
+                own_art.build(page)
+            with gr.Accordion(_("Styles"), open=False, elem_id="styles"):
                 styles.build(page)
-            with gr.Accordion("How pictures are made", open=False, elem_id="picture-settings"):
+            with gr.Accordion(_("How pictures are made"), open=False, elem_id="picture-settings"):
                 sampling.build(page)
-            with gr.Accordion("Start from a LoRA", open=False, elem_id="start-lora"):
+            with gr.Accordion(_("Start from a LoRA"), open=False, elem_id="start-lora"):
                 start_lora.build(page)
         with gr.Column(scale=6, min_width=320, elem_classes="sticky"):
             preview.build(page)
@@ -60,12 +64,19 @@ def first_steps(has_prompts: bool, picks: int, needed: int) -> str:
     `needed`: picks that start a round.
     """
     current = 1 if not has_prompts else 2 if picks < needed else 3
-    so_far = f" {picks} of {needed} so far." if picks else ""
-    first = "Some are here to begin with. Change them as you like."
+    two = _("Two pictures, one key.")
+    if picks:
+        two = together(two, _("{picks} of {needed} so far.", picks=picks, needed=needed))
+    first = (
+        _("Some are here to begin with. Change them as you like.")
+        if has_prompts
+        else _("Write it below, a line each.")
+    )
+    third = _("After every round the pictures are more to your taste.")
     texts = (
-        ("Say what to draw", first if has_prompts else "Write it below, a line each.", "", ""),
-        ("Pick what you like", f"Two pictures, one key.{so_far}", "prefer", "Start picking"),
-        ("See it learn", "After every round the pictures are more to your taste.", "train", "Look"),
+        (_("Say what to draw"), first, "", ""),
+        (_("Pick what you like"), two, "prefer", _("Start picking")),
+        (_("See it learn"), third, "train", _("Look")),
     )
     items = "".join(
         f"<li class='{'done' if n < current else 'now' if n == current else ''}'>"
@@ -79,4 +90,4 @@ def first_steps(has_prompts: bool, picks: int, needed: int) -> str:
         + "</li>"
         for n, (title, text, tab, label) in enumerate(texts, start=1)
     )
-    return f"<ol class='steps' aria-label='The first three steps'>{items}</ol>"
+    return f"<ol class='steps' aria-label='{_('The first three steps')}'>{items}</ol>"

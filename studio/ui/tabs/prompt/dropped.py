@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from studio.messages import _
 from studio.paths import expanded
 from studio.settings import SettingsError
 from studio.store.rows import KnownModel
@@ -22,11 +23,14 @@ def find(name: str, size_bytes: int, known: Sequence[KnownModel], folders: Itera
     size_bytes: of a file, or FOLDER. Raises SettingsError for no model and for none or several.
     """
     if not name or Path(name).name != name or "\\" in name:
-        raise SettingsError("This is not the name of a file.")
+        raise SettingsError(_("This is not the name of a file."))
     if size_bytes != FOLDER and Path(name).suffix.lower() != SUFFIX:
         raise SettingsError(
-            f"{name} is not a .safetensors file. Other checkpoints can hide programs and are not "
-            "opened; convert it to .safetensors first."
+            _(
+                "{name} is not a .safetensors file. Other checkpoints can hide programs and are "
+                "not opened; convert it to .safetensors first.",
+                name=name,
+            )
         )
     beside = {Path(model.base_model).parent: None for model in known}
     places = [*beside, *map(expanded, folders), DOWNLOADS]
@@ -41,12 +45,20 @@ def find(name: str, size_bytes: int, known: Sequence[KnownModel], folders: Itera
     if found:
         paths = " and ".join(map(str, found.values()))
         raise SettingsError(
-            f"There are {len(found)} of this name and size: {paths}. Paste the path of the one "
-            "that you mean."
+            _(
+                "There are {number} of this name and size: {paths}. Paste the path of the one that "
+                "you mean.",
+                number=len(found),
+                paths=paths,
+            )
         )
     raise SettingsError(
-        f"A browser does not tell where {name} lies, and it is in no folder that the studio knows. "
-        "Copy its path in the file manager and paste it here, or add its folder below."
+        _(
+            "A browser does not tell where {name} lies, and it is in no folder that the studio "
+            "knows. Copy its path in the file manager and paste it here, or add its folder "
+            "below.",
+            name=name,
+        )
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _, ngettext, together, told, when
 from studio.paths import typed
 from studio.pictures.alike import sets_of
 from studio.settings import SettingsError
@@ -30,28 +31,42 @@ def build(page: Page) -> None:
     """The folder's path, what was read of it, and the ways to pick."""
     store = page.store
     path = gr.Textbox(
-        label="A folder on this computer",
-        info="Pictures of A1111, Forge, ComfyUI, SwarmUI or InvokeAI with their settings in them: "
-        "PNG, JPEG, WebP or AVIF. They are copied; the folder stays as it is. Read it again when "
-        "there are new ones.",
+        label=_("A folder on this computer"),
+        info=_(
+            "Pictures of A1111, Forge, ComfyUI, SwarmUI or InvokeAI with their settings in them: "
+            "PNG, JPEG, WebP or AVIF. They are copied; the folder stays as it is."
+        ),
         placeholder="/home/me/outputs",
         lines=1,
         elem_id="folder-path",
     )
-    read = gr.Button("Read the folder", elem_id="folder-read", size="sm")
+    read = gr.Button(_("Read the folder"), elem_id="folder-read", size="sm")
     about = gr.HTML(
         apply_default_css=False, elem_id="folder-read-so-far", js_on_load=click_events("cancel")
     )
+    watch = gr.Checkbox(
+        label=_("Watch this folder"),
+        info=_(
+            "New pictures are read by themselves while this session is open and the painter has "
+            "nothing else to do."
+        ),
+        elem_id="folder-watch",
+    )
     pairs_of = gr.Radio(
-        [("Drawings of the model", "drawings"), ("Pictures of the folder", "folder")],
-        label="Pairs on Prefer are",
-        info="Pictures of one prompt and one model meet, in a Swiss tournament: few clicks put "
-        "many in order. Of near-duplicates one takes part.",
+        [(_("Drawings of the model"), "drawings"), (_("Pictures of the folder"), "folder")],
+        label=_("Pairs on Prefer are"),
+        info=_(
+            "Pictures of one prompt and one model meet, in a Swiss tournament: few clicks put "
+            "many in order. Of near-duplicates one takes part."
+        ),
         elem_id="pairs-of",
     )
+    by_itself = _(
+        "Or say of each picture by itself whether it is good or bad. Rounds then learn from both "
+        "(“Learn from favourites and from “Neither” too”, on Train)."
+    )
     gr.HTML(
-        "<p class='soft'>Or say of each picture by itself whether it is good or bad. Rounds then "
-        "learn from both (“Learn from favourites and from “Neither” too”, on Train).</p>",
+        f"<p class='soft'>{by_itself}</p>",
         apply_default_css=False,
         elem_classes="under-field",
     )
@@ -85,21 +100,26 @@ def build(page: Page) -> None:
         count = store.folder_count(snapshot.session.id)
         return {
             read: gr.update(interactive=not is_open(job)),
-            about: reading(snapshot, job, count),
+            watch: gr.update(interactive=bool(snapshot.settings.folder)),
+            about: reading(snapshot, job, count) + watching(snapshot, job),
             one_by_one: {"session_id": snapshot.session.id, "pictures": count},
         }
 
-    page.show(view, [read, about, one_by_one])
-    page.fill(lambda _: {path: ""}, [path])
-    field = Field(pairs_of, lambda s: s.pairs_of, lambda s, value: replace(s, pairs_of=value))
-    save_fields(page, [field])
+    page.show(view, [read, watch, about, one_by_one])
+    page.fill(lambda snapshot: {path: snapshot.settings.folder}, [path])
+    fields = [
+        Field(pairs_of, lambda s: s.pairs_of, lambda s, value: replace(s, pairs_of=value)),
+        Field(watch, lambda s: s.watch_folder, lambda s, value: replace(s, watch_folder=value)),
+    ]
+    save_fields(page, fields)
 
     def read_folder(session: Session, text: str) -> Values:
         wanted = typed(text)
         if not wanted:
-            raise SettingsError("Write the path of a folder with pictures first.")
+            raise SettingsError(_("Write the path of a folder with pictures first."))
         store.add_job(session.id, "read_folder", {"path": wanted})
-        store.change_settings(session.id, lambda now: replace(now, pairs_of="folder"))
+        changes = {"pairs_of": "folder", "folder": wanted}
+        store.change_settings(session.id, lambda now: replace(now, **changes))
         return {pairs_of: "folder"}
 
     def cancel(session: Session, _event: gr.EventData) -> None:
@@ -108,6 +128,35 @@ def build(page: Page) -> None:
     for event in (read.click, path.submit):
         page.on(event, read_folder, inputs=[path], outputs=[pairs_of])
     page.on(about.cancel, cancel, with_event=True)
+
+
+def watching(snapshot: StoreSnapshot, job: Job | None) -> str:
+    """What was found in a watched folder since it was read by hand."""
+    settings = snapshot.settings
+    if not settings.watch_folder or job is None or job.finished_at_s is None:
+        return ""
+    session_id, since_s = snapshot.session.id, job.finished_at_s
+    number, last_s = snapshot.store.folder_pictures_since(session_id, since_s)
+    lines = [_("It is watched: nothing new yet.")]
+    if number:
+        found = ngettext(
+            "It is watched: {number} new picture since, at {time}.",
+            "It is watched: {number} new pictures since, the last at {time}.",
+            number,
+            time=when(last_s),
+        )
+        lines = [found]
+    remarks = snapshot.store.left_out_since(session_id, settings.folder, since_s)
+    if remarks:
+        lines.append(_("Left out: {number}.", number=len(remarks)))
+    return f"<p>{escape(together(*lines))}</p>{_left_out(remarks)}"
+
+
+def _left_out(remarks: list[str]) -> str:
+    """Which files were left out, to be folded out."""
+    items = "".join(f"<li>{escape(told(remark))}</li>" for remark in remarks)
+    summary = _("Which, and why")
+    return f"<details><summary>{summary}</summary><ul>{items}</ul></details>" if items else ""
 
 
 def triage(pictures: list[Image], said: set[str]) -> list[dict[str, Any]]:
@@ -123,56 +172,73 @@ def triage(pictures: list[Image], said: set[str]) -> list[dict[str, Any]]:
             image, others = group[place], firsts.count(firsts[place]) - 1
             if image.id in said:
                 continue
-            alike = words.count(others, "other") if others else ""
+            alike = ngettext(
+                "Nearly the same as {number} other of the folder.",
+                "Nearly the same as {number} others of the folder.",
+                others,
+            )
             values.append(
                 {
                     "id": image.id,
                     "url": image_url(image.id),
                     "file": image.companions[SOURCE],
                     "prompt": image.prompt,
-                    "alike": f"Nearly the same as {alike} of the folder." if alike else "",
+                    "alike": alike if others else "",
                 }
             )
     return values
 
 
+def _to_pick_from(count: int) -> str:
+    return ngettext("{number} picture to pick from.", "{number} pictures to pick from.", count)
+
+
 def reading(snapshot: StoreSnapshot, job: Job | None, count: int) -> str:
     """How far the reading is, what came of it, and what it means for learning."""
     if job is None or job.state == "cancelled":
-        return f"<p>{words.count(count, 'picture')} to pick from.</p>" if count else ""
+        return f"<p>{_to_pick_from(count)}</p>" if count else ""
     if job.state == "failed":
-        return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
     if job.state != "done":
         return (
             f"<p class='working-line'>{escape(words_of(snapshot, job))}</p>"
-            f"{progress_bar(job.progress, 'The folder')}"
-            "<button type='button' class='button small' data-event='cancel'>Stop</button>"
-            "<p class='soft'>You can pick meanwhile. What was read stays.</p>"
+            f"{progress_bar(job.progress, _('The folder'))}"
+            "<button type='button' class='button small' data-event='cancel'>"
+            f"{_('Stop')}</button>"
+            f"<p class='soft'>{_('You can pick meanwhile. What was read stays.')}</p>"
         )
     result = job.result
     new = result["pictures"]
-    lines = [f"{words.count(count, 'picture')} to pick from, {new} of them new."]
+    lines = [
+        _("{pictures} to pick from, {new} of them new.", pictures=words.pictures(count), new=new)
+    ]
     if result["other_model"]:
         model = Path(snapshot.settings.base_model).stem
         lines.append(
-            f"Of these, {result['other_model']} were not made by {model}, or do not say so: it "
-            "learns what you like in them, though it would draw them differently itself."
+            _(
+                "Of these, {number} were not made by {model}, or do not say so: it learns "
+                "what you like in them, though it would draw them differently itself.",
+                number=result["other_model"],
+                model=model,
+            )
         )
     if result["other_size"]:
         sampling = snapshot.settings.sampling
         lines.append(
-            f"{result['other_size']} were scaled and cropped to {sampling.width_px} × "
-            f"{sampling.height_px}, the size that is learned. After a change of size, read the "
-            "folder again."
+            _(
+                "{number} were scaled and cropped to {width_px} × {height_px}, the size that "
+                "is learned. After a change of size, read the folder again.",
+                number=result["other_size"],
+                width_px=sampling.width_px,
+                height_px=sampling.height_px,
+            )
         )
     if result["left_out"]:
-        lines.append(f"Left out: {result['left_out']}.")
+        lines.append(_("Left out: {number}.", number=result["left_out"]))
     said = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in result.get("remarks", []))
-    if remarks:
-        said += f"<details><summary>Which, and why</summary><ul>{remarks}</ul></details>"
+    said += _left_out(result.get("remarks", []))
     pick = (
-        "<button type='button' class='button primary small' data-open-tab='prefer'>Pick in pairs"
-        "</button>"
+        "<button type='button' class='button primary small' data-open-tab='prefer'>"
+        f"{_('Pick in pairs')}</button>"
     )
     return said + (pick if count and snapshot.settings.pairs_of == "folder" else "")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from studio.messages import _, ngettext, together, told
 from studio.pictures.infotext import Parameters
 from studio.prompting.alternatives import expand
 from studio.settings import LEAST_PX, MOST_PX, STEP_PX, SessionSettings, SettingsError
@@ -22,7 +23,7 @@ def restore(page: Page, session: Session, parameters: Parameters) -> str:
     """Save the settings of a picture; returns the sentence for the artist."""
     model = page.store.known_model(session.settings.base_model)
     wildcards = page.store.wildcards_path
-    _, sentence = restored(session.settings, parameters, wildcards, model)
+    sentence = restored(session.settings, parameters, wildcards, model)[1]
     saved = page.store.change_settings(
         session.id, lambda now: restored(now, parameters, wildcards, model)[0]
     )
@@ -50,7 +51,7 @@ def restored(
         try:
             settings = change(settings)
         except SettingsError as error:
-            refused.append(f"Not taken over: {what}. {error}")
+            refused.append(together(_("Not taken over: {what}.", what=what), told(str(error))))
         else:
             taken.append(what)
 
@@ -58,35 +59,48 @@ def restored(
         take(what, lambda now: with_sampling(now, **changes))
 
     if prompt := " ".join(parameters.prompt.split()):
-        take("its prompt", lambda now: _with_first(now, prompt, wildcards))
+        take(_("its prompt"), lambda now: _with_first(now, prompt, wildcards))
     negative = " ".join(parameters.negative_prompt.split())
     if negative or settings.sampling.negative_prompt:
-        what = f"negative prompt “{shortened(negative)}”" if negative else "no negative prompt"
+        what = _("no negative prompt")
+        if negative:
+            what = _("negative prompt “{prompt}”", prompt=shortened(negative))
         take_sampling(what, negative_prompt=negative)
     if (seed := parameters.seed) is not None:
-        take_sampling(f"seed {seed}", seed=seed)
+        take_sampling(_("seed {seed}", seed=seed), seed=seed)
     if (steps := parameters.steps) is not None:
-        take_sampling(f"{steps} {'step' if steps == 1 else 'steps'}", steps=steps)
+        take_sampling(ngettext("{number} step", "{number} steps", steps), steps=steps)
     if (guidance := parameters.guidance) is not None:
-        take_sampling(f"guidance {guidance:g}", guidance=guidance)
+        take_sampling(_("guidance {guidance:g}", guidance=guidance), guidance=guidance)
     if parameters.width_px and parameters.height_px:
         width_px, height_px = nearest_size(parameters.width_px, parameters.height_px)
-        what = f"{width_px} × {height_px} pixels"
+        what = _("{width} × {height} pixels", width=width_px, height=height_px)
         if (width_px, height_px) != (parameters.width_px, parameters.height_px):
-            what += f", the nearest size to its {parameters.width_px} × {parameters.height_px}"
+            what = _(
+                "{size}, the nearest size to its {width} × {height}",
+                size=what,
+                width=parameters.width_px,
+                height=parameters.height_px,
+            )
         take_sampling(what, width_px=width_px, height_px=height_px)
     # A1111 writes clip skip only where it is used: settings without it mean 1.
     without = 1 if parameters.steps is not None else settings.sampling.clip_skip
     clip_skip = parameters.clip_skip or without
     if clip_skip != settings.sampling.clip_skip and family_of(model).reads_clip_skip:
-        take_sampling(f"clip skip {clip_skip}", clip_skip=clip_skip)
-    sentences = [f"Taken over: {', '.join(taken)}."] if taken else ["Nothing is taken over."]
+        take_sampling(_("clip skip {number}", number=clip_skip), clip_skip=clip_skip)
+    sentences = (
+        [_("Taken over: {listed}.", listed=", ".join(taken))]
+        if taken
+        else [_("Nothing is taken over.")]
+    )
     own = family_of(model).sampler
     if parameters.sampler and not parameters.sampler.upper().startswith(own.upper()):
         sampler = shortened(parameters.sampler)
-        sentences.append(f"It was drawn by {sampler}; the studio draws with {own}.")
-    sentences += [*refused, *left_out_loras(parameters), *parameters.unread]
-    return settings, " ".join(sentences)
+        sentences.append(
+            _("It was drawn by {sampler}; the studio draws with {own}.", sampler=sampler, own=own)
+        )
+    sentences += [*refused, *left_out_loras(parameters), *map(told, parameters.unread)]
+    return settings, together(*sentences)
 
 
 def _with_first(settings: SessionSettings, prompt: str, wildcards: Path) -> SessionSettings:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from studio.messages import _, ngettext, told
 from studio.paths import expanded, typed
 from studio.settings import SessionSettings, is_hub_id
 from studio.store.rows import Job, KnownModel
-from studio.ui import words
 from studio.ui.images import model_preview_url
 from studio.ui.jobs import is_open
 from studio.ui.snapshot import StoreSnapshot
@@ -21,12 +21,14 @@ def with_folder(folders: list[str], text: str) -> list[str]:
     """The folders and one more, as the artist typed it. Raises ValueError if it is no folder."""
     path = expanded(typed(text))
     if not typed(text):
-        raise ValueError("Write the path of a folder first.")
+        raise ValueError(_("Write the path of a folder first."))
     try:
         if not path.is_dir():
-            raise ValueError(f"There is no folder at {path}.")
+            raise ValueError(_("There is no folder at {path}.", path=path))
     except OSError as error:
-        raise ValueError(f"{path} cannot be looked into: {error.strerror or error}.") from error
+        raise ValueError(
+            _("{path} cannot be looked into: {reason}.", path=path, reason=error.strerror or error)
+        ) from error
     return [*folders, str(path.absolute())]
 
 
@@ -47,10 +49,10 @@ def model_cards(snapshot: StoreSnapshot) -> str:
     models = [m for m in snapshot.library if m.base_model != current or is_there(current)]
     cards = "".join(_card(model, snapshot.settings) for model in models)
     return (
-        "<div class='models' role='group' aria-label='Models'>"
+        f"<div class='models' role='group' aria-label='{_('Models')}'>"
         f"<button type='button' class='model' data-event='use_starter' aria-pressed='{starter}'>"
-        f"{no_picture('Starter model')}<b>Starter model</b>"
-        f"<small>In the box</small></button>{cards}</div>"
+        f"{no_picture(_('Starter model'))}<b>{_('Starter model')}</b>"
+        f"<small>{_('In the box')}</small></button>{cards}</div>"
     )
 
 
@@ -60,12 +62,15 @@ def folder_list(snapshot: StoreSnapshot, folders: list[str]) -> str:
     items = "".join(
         f"<li><code>{escape(folder)}</code> <button type='button' class='button quiet small' "
         f"data-event='forget_folder' data-name='{escape(folder, quote=True)}' "
-        f"aria-label='Leave out {escape(folder, quote=True)}'>Leave out</button></li>"
+        f"aria-label='{_('Leave out {name}', name=escape(folder, quote=True))}'>"
+        f"{_('Leave out')}</button></li>"
         for folder in folders
     )
     if not items:
         return _search_result(job) if is_open(job) else ""
-    again = "<button type='button' class='button small' data-event='search'>Look again</button>"
+    again = (
+        f"<button type='button' class='button small' data-event='search'>{_('Look again')}</button>"
+    )
     return (
         f"<ul class='model-folders'>{items}</ul>{_search_result(job)}"
         f"{'' if is_open(job) else again}"
@@ -93,8 +98,8 @@ def no_picture(name: str) -> str:
 
 def facts_of(model: KnownModel) -> str:
     """`Stable Diffusion XL · 6.9 GB · 0123456789 · licence openrail++`"""
-    licence = f"licence {model.licence}" if model.licence else ""
-    facts = (model.words, gigabytes(model.bytes), model.base_hash[:10], licence)
+    licence = _("licence {name}", name=model.licence) if model.licence else ""
+    facts = (told(model.words), gigabytes(model.bytes), model.base_hash[:10], licence)
     return escape(" · ".join(filter(None, facts)))
 
 
@@ -103,12 +108,16 @@ def _search_result(job: Job | None) -> str:
         return ""
     match job.state:
         case "queued" | "running":
-            return f"<p class='working-line'>Looking for models. {escape(job.message)}</p>"
+            return (
+                f"<p class='working-line'>{_('Looking for models.')} "
+                f"{escape(told(job.message))}</p>"
+            )
         case "failed":
-            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
         case "done":
             models, others = job.result.get("models", 0), job.result.get("others", 0)
-            line = f"<p class='soft'>{words.count(models, 'model')} found.</p>"
+            found = ngettext("{number} model found.", "{number} models found.", models)
+            line = f"<p class='soft'>{found}</p>"
             return f"{line}{_others(others, job.result.get('problems', []))}"
         case _:
             return ""
@@ -118,10 +127,10 @@ def _others(number: int, problems: list[str]) -> str:
     """Files that are no models, each with its reason, in a list that opens."""
     if not number:
         return ""
-    lines = "".join(f"<li>{escape(str(problem))}</li>" for problem in problems)
+    lines = "".join(f"<li>{escape(told(str(problem)))}</li>" for problem in problems)
     if number > len(problems):
-        lines += f"<li>and {number - len(problems)} more</li>"
-    title = words.count(number, "other file")
+        lines += f"<li>{_('and {number} more', number=number - len(problems))}</li>"
+    title = ngettext("{number} other file", "{number} other files", number)
     return f"<details class='soft'><summary>{title}</summary><ul>{lines}</ul></details>"
 
 
@@ -134,40 +143,52 @@ def model_problem(snapshot: StoreSnapshot) -> str:
     )
     if not is_gone and not has_changed:
         return _unusable(known) if known is not None and known.problem else ""
-    problem = "The model of this session is not there any more."
+    problem = _("The model of this session is not there any more.")
     restart = ""
     if settings.base_model == "starter":
-        problem = (
+        problem = _(
             "This session was made with another starter model than the one that is in this version "
             "of the studio. Its pictures, picks and rounds are kept. What was learned belongs to "
             "the model that it was."
         )
         restart = (
             "<button type='button' class='button' data-event='use_changed'>"
-            "Begin with the new starter model</button>"
+            f"{_('Begin with the new starter model')}</button>"
         )
     elif not is_gone:
-        problem = (
+        problem = _(
             "The file of this session’s model has changed since it was first used. What was picked "
             "and learned belongs to what it was."
         )
         restart = (
             "<button type='button' class='button' data-event='use_changed'>"
-            "Begin with the changed file</button>"
+            f"{_('Begin with the changed file')}</button>"
         )
     offers = "".join(
-        f"<p>The same model lies at <code>{escape(copy.base_model)}</code>.</p>"
+        f"<p>{_same_model_at(copy)}</p>"
         f"<button type='button' class='button primary' data-event='use_copy' "
-        f"data-name='{escape(copy.base_model, quote=True)}'>Go on with it</button>"
+        f"data-name='{escape(copy.base_model, quote=True)}'>"
+        f"{_('Go on with it')}</button>"
         for copy in _copies(snapshot)[:MAX_OFFERS]
     )
     if not offers:
-        key = "its hash" if settings.model_hash else "its name"
-        offers = (
-            "<p>Put it back, or press Change and add the folder where it is now: it is known again "
-            f"by {key}.</p>"
+        advice = (
+            _(
+                "Put it back, or press Change and add the folder where it is now: it is known "
+                "again by its hash."
+            )
+            if settings.model_hash
+            else _(
+                "Put it back, or press Change and add the folder where it is now: it is known "
+                "again by its name."
+            )
         )
+        offers = f"<p>{advice}</p>"
     return f"<div class='problem' role='alert'><p>{problem}</p></div>{offers}{restart}"
+
+
+def _same_model_at(copy: KnownModel) -> str:
+    return _("The same model lies at <code>{path}</code>.", path=escape(copy.base_model))
 
 
 def _unusable(model: KnownModel) -> str:
@@ -176,11 +197,11 @@ def _unusable(model: KnownModel) -> str:
         name = escape(model.base_model, quote=True)
         way_on = (
             "<button type='button' class='button primary' data-event='download_model' "
-            f"data-name='{name}'>Download it</button>"
+            f"data-name='{name}'>{_('Download it')}</button>"
         )
     else:
-        way_on = "<p>Press Change to choose another model.</p>"
-    return f"<div class='problem' role='alert'><p>{escape(model.problem)}</p></div>{way_on}"
+        way_on = f"<p>{_('Press Change to choose another model.')}</p>"
+    return f"<div class='problem' role='alert'><p>{escape(told(model.problem))}</p></div>{way_on}"
 
 
 def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:

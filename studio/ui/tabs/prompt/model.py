@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from studio.families import SD1, Family
+from studio.messages import N_, _, together, told
 from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
 from studio.store import Store
@@ -23,7 +24,7 @@ from studio.ui.tabs.prompt import dropped, library
 from studio.ui.tabs.prompt.model_card import model_card
 from studio.ui.widgets import click_events
 
-LOADING = "The first pairs take a while: it is loaded first."
+LOADING = N_("The first pairs take a while: it is loaded first.")
 
 
 def build(page: Page) -> None:
@@ -71,25 +72,29 @@ def _build_chooser(page: Page) -> gr.Textbox:
     store = page.store
     cards = _html("library", *LIBRARY_BUTTONS)
     path = gr.Textbox(
-        label="Another model",
-        info="The path of a .safetensors checkpoint or a diffusers folder, as a file manager "
-        "copies it, or its name on the Hugging Face hub, owner/name (Stable Diffusion 1, 2 or XL). "
-        "A file of a folder that is known here can be dropped on the page instead.",
+        label=_("Another model"),
+        info=_(
+            "The path of a .safetensors checkpoint or a diffusers folder, as a file manager "
+            "copies it, or its name on the Hugging Face hub, owner/name (Stable Diffusion 1, 2 or "
+            "XL). A file of a folder that is known here can be dropped on the page instead."
+        ),
         placeholder="~/models/mine.safetensors",
         lines=1,
         elem_id="model-path",
     )
-    check = gr.Button("Look at this model", elem_id="model-check")
+    check = gr.Button(_("Look at this model"), elem_id="model-check")
     found = _html("model-found", *FOUND_BUTTONS)
     folder = gr.Textbox(
-        label="A folder of models",
-        info="Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
-        "are shown here, and stay where they are.",
+        label=_("A folder of models"),
+        info=_(
+            "Of A1111, Forge, ComfyUI or InvokeAI, the cache of the hub, or any: all models in it "
+            "are shown here, and stay where they are."
+        ),
         placeholder=str(library.HUB_CACHE),
         lines=1,
         elem_id="model-folder",
     )
-    add = gr.Button("Show its models", elem_id="model-folder-add")
+    add = gr.Button(_("Show its models"), elem_id="model-folder-add")
     folders = _html("model-sources", *FOLDER_BUTTONS)
 
     def view(snapshot: StoreSnapshot) -> Values:
@@ -100,13 +105,13 @@ def _build_chooser(page: Page) -> gr.Textbox:
         }
 
     page.show(view, [cards, found, folders])
-    page.fill(lambda _: {path: "", folder: ""}, [path, folder])
+    page.fill(lambda _snapshot: {path: "", folder: ""}, [path, folder])
 
     def add_folder(session: Session, text: str) -> Values:
         try:
             store.set_model_folders(library.with_folder(store.model_folders(), text))
         except ValueError as error:
-            raise SettingsError(str(error)) from error
+            raise SettingsError(told(str(error))) from error
         store.add_job(session.id, "library", {})
         return {folder: ""}
 
@@ -135,43 +140,43 @@ def _html(elem_id: str, *events: str) -> gr.HTML:
 
 def use_starter(store: Store, session: Session, event: gr.EventData) -> str:
     change_model(store, session, "starter", STARTER_SIZE_PX)
-    return "The starter model is in use again."
+    return _("The starter model is in use again.")
 
 
 def use_copy(store: Store, session: Session, event: gr.EventData) -> str:
     """Continue with the same model at another path."""
     store.move_model_of(session.id, _name(event))
-    return "The session goes on with the same model from there."
+    return _("The session goes on with the same model from there.")
 
 
 def use_changed(store: Store, session: Session, event: gr.EventData) -> str:
     """Accept that the model's file has changed."""
     store.take_changed_model(session.id)
-    return "The session goes on with the changed file."
+    return _("The session goes on with the changed file.")
 
 
 def use_known(store: Store, session: Session, event: gr.EventData) -> str:
     """Use a model of the library."""
     known = store.known_model(_name(event))
     if known is None or not known.family:
-        raise SettingsError("This model is not known any more: look again.")
+        raise SettingsError(_("This model is not known any more: look again."))
     return use_model(store, session, known)
 
 
 def use_model(store: Store, session: Session, known: KnownModel) -> str:
     change_model(store, session, known.base_model, known.size_px, family_of(known))
-    return f"{known.name} is in use now. {LOADING}"
+    return together(_("{name} is in use now.", name=known.name), _(LOADING))
 
 
 def use_inspected(store: Store, session: Session, event: gr.EventData) -> str:
     """Use the model that was inspected, at the size it was made for."""
     job = newest_request(StoreSnapshot(store))
     if job is None or job.state != "done":
-        return "Look at the model first."
+        return _("Look at the model first.")
     base_model = job.result.get("base_model", requested_model(job))
     family = family_of(store.known_model(base_model))
     change_model(store, session, base_model, int(job.result["size_px"]), family)
-    return f"This model is in use now. {LOADING}"
+    return together(_("This model is in use now."), _(LOADING))
 
 
 def download_model(store: Store, session: Session, event: gr.EventData) -> None:
@@ -205,7 +210,7 @@ def _name(event: gr.EventData) -> str:
 def inspect(store: Store, session: Session, text: str) -> None:
     """Let the worker look at a model. Raises SettingsError if nothing was written."""
     if not typed(text):
-        raise SettingsError("Write the path or the name of a model first.")
+        raise SettingsError(_("Write the path or the name of a model first."))
     store.add_job(session.id, "inspect", {"path": typed(text)})
 
 
@@ -289,34 +294,37 @@ def inspected_model(snapshot: StoreSnapshot) -> str:
     match job.state:
         case "queued" | "running" if is_download:
             return (
-                f"<p class='working-line'>Downloading {name}</p>"
+                f"<p class='working-line'>{_('Downloading {name}', name=name)}</p>"
                 f"<p><progress value='{job.progress:.4f}' max='1'></progress> "
-                f"{escape(job.message)}</p>"
-                "<button type='button' class='button' data-event='stop_download'>Stop</button>"
+                f"{escape(told(job.message))}</p>"
+                "<button type='button' class='button' data-event='stop_download'>"
+                f"{_('Stop')}</button>"
             )
         case "queued" | "running":
-            return f"<p class='working-line'>Looking at {name}</p>"
+            return f"<p class='working-line'>{_('Looking at {name}', name=name)}</p>"
         case "cancelled" if is_download:
-            return f"<p>Stopped. What came whole of {name} is kept.</p>{_download('Go on')}"
+            kept = _("Stopped. What came whole of {name} is kept.", name=name)
+            return f"<p>{kept}</p>{_download(_('Go on'))}"
         case "failed" if is_download:
-            problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
-            return f"{problem}{_download('Try again')}"
+            problem = f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
+            return f"{problem}{_download(_('Try again'))}"
         case "failed":
             if not is_hub_id(requested_model(job)):
-                return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
-            return (
-                f"<p>{name} is not on this computer, or not whole.</p>"
-                "<p class='soft'>It comes from huggingface.co, into the cache that other "
-                "tools share: some gigabytes. Only for such a download does the studio ask another "
-                f"machine for anything.</p>{_download('Download it')}"
+                return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
+            missing = _("{name} is not on this computer, or not whole.", name=name)
+            about = _(
+                "It comes from huggingface.co, into the cache that other tools share: some "
+                "gigabytes. Only for such a download does the studio ask another machine for "
+                "anything."
             )
+            return f"<p>{missing}</p><p class='soft'>{about}</p>{_download(_('Download it'))}"
         case "done":
-            note = job.result.get("note", "")
+            note = told(job.result.get("note", ""))
             return (
                 f"<p><b>{escape(model_words(job))}</b> {name}</p>"
                 + (f"<p class='soft'>{escape(note)}</p>" if note else "")
                 + "<button type='button' class='button primary' data-event='use_inspected'>"
-                "Use this model</button>"
+                f"{_('Use this model')}</button>"
             )
         case _:
             return ""
@@ -331,4 +339,9 @@ def _download(label: str) -> str:
 def model_words(job: Job) -> str:
     """`my-model: Stable Diffusion, made for 512 pixels.`"""
     found = job.result
-    return f"{found['name']}: {found['family']}, made for {found['size_px']} pixels."
+    return _(
+        "{name}: {family}, made for {size_px} pixels.",
+        name=found["name"],
+        family=told(found["family"]),
+        size_px=found["size_px"],
+    )

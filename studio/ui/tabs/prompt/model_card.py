@@ -5,13 +5,14 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from studio.messages import N_, _
 from studio.settings import SessionSettings, StartLora, is_hub_id
 from studio.store.rows import Image, KnownModel
 from studio.ui.images import model_preview_url, thumbnail_url
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt import library
 
-STARTER = (
+STARTER = N_(
     "In the box, small, quick on any machine. It draws emoji-like pictures: made to learn how this "
     "studio works."
 )
@@ -32,7 +33,7 @@ def model_card(snapshot: StoreSnapshot) -> str:
 def name_of(settings: SessionSettings, known: KnownModel | None) -> str:
     """The name of a session's model; of one that was never inspected, its file's."""
     if settings.base_model == "starter":
-        return "Starter model"
+        return _("Starter model")
     if known is not None and known.name:
         return known.name
     return settings.base_model if is_hub_id(settings.base_model) else Path(settings.base_model).stem
@@ -40,8 +41,8 @@ def name_of(settings: SessionSettings, known: KnownModel | None) -> str:
 
 def _about(settings: SessionSettings, known: KnownModel | None) -> str:
     if settings.base_model == "starter":
-        return f"<p class='soft'>{STARTER}</p>"
-    facts = "It is looked at before the first picture."
+        return f"<p class='soft'>{_(STARTER)}</p>"
+    facts = _("It is looked at before the first picture.")
     if known is not None and known.family:
         facts = library.facts_of(known)
     elif known is not None:
@@ -55,16 +56,23 @@ def _start(start: StartLora | None) -> str:
         return ""
     name = escape(Path(start.path).name)
     if not library.is_there(start.path):
-        return (
-            f"<div class='problem' role='alert'><p>The LoRA that it starts from, {name}, is not "
-            "there any more. Put it back, or start without it, under “Start from a LoRA”.</p></div>"
+        gone = _(
+            "The LoRA that it starts from, {name}, is not there any more. Put it back, or start "
+            "without it, under “Start from a LoRA”.",
+            name=name,
         )
-    return f"<p>Starts from the LoRA <b>{name}</b> at strength {start.strength:g}.</p>"
+        return f"<div class='problem' role='alert'><p>{gone}</p></div>"
+    line = _(
+        "Starts from the LoRA <b>{name}</b> at strength {strength:g}.",
+        name=name,
+        strength=start.strength,
+    )
+    return f"<p>{line}</p>"
 
 
 def _warning(snapshot: StoreSnapshot) -> str:
     others = snapshot.adapters and snapshot.settings.base_model != "starter"
-    sentence = "What was learned with another model stays with that model."
+    sentence = _("What was learned with another model stays with that model.")
     return f"<p class='soft'>{sentence}</p>" if others else ""
 
 
@@ -72,11 +80,11 @@ def _picture(snapshot: StoreSnapshot) -> str:
     """Drawn here with this model, or the one beside its file."""
     drawn = _drawn(snapshot)
     if drawn is not None:
-        alt = escape(f"Drawn with it: {drawn.prompt}", quote=True)
+        alt = escape(_("Drawn with it: {prompt}", prompt=drawn.prompt), quote=True)
         return f"<img class='picture' src='{thumbnail_url(drawn.id)}' alt='{alt}'>"
     if snapshot.model is not None and snapshot.model.preview:
         url = escape(model_preview_url(snapshot.model.base_model), quote=True)
-        return f"<img class='picture' src='{url}' alt='The picture beside its file'>"
+        return f"<img class='picture' src='{url}' alt='{_('The picture beside its file')}'>"
     return library.no_picture(name_of(snapshot.settings, snapshot.model))
 
 

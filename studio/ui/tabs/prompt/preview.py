@@ -6,6 +6,7 @@ from html import escape
 
 import gradio as gr
 
+from studio.messages import _, told
 from studio.settings import SessionSettings
 from studio.store.rows import Image, Session
 from studio.ui.images import image_url
@@ -40,18 +41,21 @@ def preview(snapshot: StoreSnapshot) -> str:
     """The shown prompts with their pictures."""
     prompts = snapshot.settings.shown_prompts
     if not prompts:
-        return "<div class='empty small'><h2>Nothing to draw yet</h2><p>Write a prompt.</p></div>"
+        return (
+            f"<div class='empty small'><h2>{_('Nothing to draw yet')}</h2>"
+            f"<p>{_('Write a prompt.')}</p></div>"
+        )
     pictures = current_previews(snapshot)
     job = snapshot.newest_job("preview")
-    title = "Drawn by the base model"
+    title = _("Drawn by the base model")
     if snapshot.current_adapter:
-        title = f"Drawn with round {snapshot.current_adapter.number}"
+        title = _("Drawn with round {number}", number=snapshot.current_adapter.number)
     state = ""
     if job is not None and is_open(job):
         state = f"<span class='working-line'>{escape(words_of(snapshot, job))}</span>"
     problem = ""
     if job is not None and job.state == "failed":
-        problem = f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+        problem = f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
     current = snapshot.session.current_adapter_id
     cells = "".join(_cell(prompt, pictures.get((current, prompt))) for prompt in prompts)
     return (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.messages import _, together, told
 from studio.prompting import foreign
 from studio.prompting.alternatives import expand
 from studio.settings import SessionSettings, SettingsError
@@ -25,9 +26,11 @@ from studio.ui.tabs.prompt.sampling import with_sampling
 def build(page: Page) -> None:
     """Two text fields and the starter prompts."""
     prompts = gr.Textbox(
-        label="Prompts",
-        info="One on each line. Pairs are drawn of each in turn; six to twenty work well. "
-        "{cat|dog} leaves a choice open.",
+        label=_("Prompts"),
+        info=_(
+            "One on each line. Pairs are drawn of each in turn; six to twenty work well. "
+            "{cat|dog} leaves a choice open."
+        ),
         placeholder="a red apple\na {sailboat|rocket}, flat style",
         lines=9,
         max_lines=18,
@@ -41,8 +44,8 @@ def build(page: Page) -> None:
         js_on_load=script("prompt/starter_packs.js", "add_prompt"),
     )
     negative = gr.Textbox(
-        label="Negative prompt",
-        info="What should not be in the picture. Often best left empty.",
+        label=_("Negative prompt"),
+        info=_("What should not be in the picture. Often best left empty."),
         lines=1,
         max_lines=4,
         elem_id="negative-prompt",
@@ -91,9 +94,12 @@ def with_prompts(settings: SessionSettings, text: str, wildcards: Path) -> Sessi
     lines = tuple(dict.fromkeys(" ".join(line.split()) for line in text.splitlines()))
     prompts = tuple(line for line in lines if line)
     if not prompts:
+        until = _("Until then the ones from before are used.") if settings.prompts else ""
         raise SettingsError(
-            "There is no prompt: write what the pictures should show, one on each line."
-            + (" Until then the ones from before are used." if settings.prompts else "")
+            together(
+                _("There is no prompt: write what the pictures should show, one on each line."),
+                until,
+            )
         )
     settings = replace(settings, prompts=prompts)  # refuses too many prompts and too long ones
     for prompt in prompts:
@@ -109,16 +115,22 @@ def prompt_notes(snapshot: StoreSnapshot) -> str:
     job = snapshot.newest_job("preview")
     ends = job.result.get("unread", {}) if job is not None else {}
     prompts = (*snapshot.settings.prompts, snapshot.settings.sampling.negative_prompt)
-    signs = "".join(f"<p class='soft'>{escape(sign)}</p>" for sign in foreign.remarks(prompts))
+    signs = "".join(
+        f"<p class='soft'>{escape(told(sign))}</p>" for sign in foreign.remarks(prompts)
+    )
     lines = "".join(
-        f"<li>“{escape(prompt[:40])}…”: “{escape(ends[prompt])}” is left out</li>"
+        f"<li>{_left_out(escape(prompt[:40]), escape(ends[prompt]))}</li>"
         for prompt in prompts
         if prompt in ends
     )
     if not lines:
         return signs
-    longer = "<p class='soft'>Longer than this model reads:</p>"
+    longer = f"<p class='soft'>{_('Longer than this model reads:')}</p>"
     return f"{signs}{longer}<ul class='soft'>{lines}</ul>"
+
+
+def _left_out(prompt: str, end: str) -> str:
+    return _("“{prompt}…”: “{end}” is left out", prompt=prompt, end=end)
 
 
 def pack_chips(settings: SessionSettings) -> str:
@@ -130,15 +142,15 @@ def pack_chips(settings: SessionSettings) -> str:
         offered = [prompt for prompt in prompts if prompt not in settings.prompts]
         chips = "".join(_chip(theme, prompt, escape(prompt)) for prompt in offered)
         if len(offered) > 1:
-            chips += _chip(theme, None, f"all {len(offered)}")
+            chips += _chip(theme, None, _("all {number}", number=len(offered)))
         if chips:
             themes += (
-                f"<details class='theme' id='theme-{number}'><summary>{theme}</summary>"
+                f"<details class='theme' id='theme-{number}'><summary>{_(theme)}</summary>"
                 f"<div class='chips'>{chips}</div></details>"
             )
     if not themes:
         return ""
-    return f"<p class='soft'>What the starter model draws well:</p>{themes}"
+    return f"<p class='soft'>{_('What the starter model draws well:')}</p>{themes}"
 
 
 def _chip(theme: str, prompt: str | None, label: str) -> str:

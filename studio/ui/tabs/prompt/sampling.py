@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.messages import _
 from studio.settings import SamplingSettings, SessionSettings, SettingsError
 from studio.store.rows import Session
 from studio.ui.fields import Field, save_fields
@@ -24,32 +25,36 @@ SIZES_PX = (64, 128, 256, 384, 512, 640, 768, 896, 1024)
 def build(page: Page) -> None:
     """A field for every setting, and the sizes that fit the model."""
     with gr.Row(elem_classes="numbers"):
-        steps = _number("Steps", "More is finer and slower.", "steps", precision=0)
+        steps = _number(_("Steps"), _("More is finer and slower."), "steps", precision=0)
         guidance = _number(
-            "Guidance", "How closely it follows the prompt; 1 for Turbo and LCM.", "guidance"
+            _("Guidance"), _("How closely it follows the prompt; 1 for Turbo and LCM."), "guidance"
         )
-        seed = _number("Seed", "Another number, other pictures.", "seed", precision=0)
+        seed = _number(_("Seed"), _("Another number, other pictures."), "seed", precision=0)
     sizes = gr.HTML(
         apply_default_css=False, elem_id="shapes", js_on_load=click_events("choose_size")
     )
     with gr.Row(elem_classes="numbers"):
         width = gr.Dropdown(
-            SIZES_PX, label="Width", info="In pixels.", allow_custom_value=True, min_width=120
+            SIZES_PX, label=_("Width"), info=_("In pixels."), allow_custom_value=True, min_width=120
         )
         height = gr.Dropdown(
-            SIZES_PX, label="Height", info="In pixels.", allow_custom_value=True, min_width=120
+            SIZES_PX,
+            label=_("Height"),
+            info=_("In pixels."),
+            allow_custom_value=True,
+            min_width=120,
         )
-        ready = _number("Pairs kept ready", "Drawn ahead.", "queue-target", precision=0)
+        ready = _number(_("Pairs kept ready"), _("Drawn ahead."), "queue-target", precision=0)
     with gr.Column(elem_id="clip-skip-row") as clip_skip_row:
         clip_skip = _number(
-            "Clip skip",
-            "As in other tools: 1 reads all of the text encoder, 2 leaves out its last layer.",
+            _("Clip skip"),
+            _("As in other tools: 1 reads all of the text encoder, 2 leaves out its last layer."),
             "clip-skip",
             precision=0,
         )
     shared = gr.Checkbox(
-        label="Both pictures of a pair start from the same noise",
-        info="They then differ in detail rather than in everything, which teaches more.",
+        label=_("Both pictures of a pair start from the same noise"),
+        info=_("They then differ in detail rather than in everything, which teaches more."),
         elem_id="shared-noise",
     )
     note = gr.HTML(apply_default_css=False, elem_classes="under-field")
@@ -93,13 +98,17 @@ def _notes(sampling: SamplingSettings, has_picks: bool) -> str:
     notes = []
     if has_picks:
         notes.append(
-            "Picks on pictures made in different ways cannot be learned together: after a change "
-            "here, a round learns from the new pictures alone."
+            _(
+                "Picks on pictures made in different ways cannot be learned together: after a "
+                "change here, a round learns from the new pictures alone."
+            )
         )
     if sampling.guidance <= 1 and sampling.negative_prompt:
-        notes.append("The negative prompt is read only with guidance above 1.")
+        notes.append(_("The negative prompt is read only with guidance above 1."))
     if sampling.steps == 1 and sampling.shared_noise:
-        notes.append("With a single step, both pictures of a pair start from noise of their own.")
+        notes.append(
+            _("With a single step, both pictures of a pair start from noise of their own.")
+        )
     return "".join(f"<p class='soft'>{note}</p>" for note in notes)
 
 
@@ -133,4 +142,4 @@ def pixels(value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError) as error:
-        raise SettingsError("A size is a whole number of pixels, such as 512.") from error
+        raise SettingsError(_("A size is a whole number of pixels, such as 512.")) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from studio.families import FAMILIES
+from studio.messages import _
 from studio.settings import STARTER_SIZE_PX, SamplingSettings
 from studio.store.rows import KnownModel
 
@@ -41,10 +42,14 @@ def size_chips(base_model: str, known: KnownModel | None, sampling: SamplingSett
         f"{width} × {height}</button>"
         for width, height in sizes
     )
-    name = "the starter model" if base_model == "starter" else escape(known.name if known else "")
+    name = escape(known.name if known else "")
+    title = _("Sizes that fit {name}:", name=name)
+    if base_model == "starter":
+        title = _("Sizes that fit the starter model:")
+    label = _("Sizes that fit the model")
     return (
-        f"<p class='soft'>Sizes that fit {name}:</p>"
-        f"<div class='chips' role='group' aria-label='Sizes that fit the model'>{chips}</div>"
+        f"<p class='soft'>{title}</p>"
+        f"<div class='chips' role='group' aria-label='{label}'>{chips}</div>"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from studio.messages import N_, _, told
 from studio.paths import typed
 from studio.settings import SettingsError, StartLora
 from studio.store.rows import Session
@@ -17,10 +18,10 @@ from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.prompt.preview import refresh_preview
 from studio.ui.widgets import click_events
 
-ABOUT = (
-    "<p class='soft'>A LoRA that you or somebody else made already: it draws from the first pair "
-    "on, and what is learned here comes on top of it. Your own LoRA then holds only the "
-    "difference: in other tools, use both together.</p>"
+ABOUT = N_(
+    "A LoRA that you or somebody else made already: it draws from the first pair on, and what is "
+    "learned here comes on top of it. Your own LoRA then holds only the difference: in other "
+    "tools, use both together."
 )
 
 
@@ -33,8 +34,8 @@ def build(page: Page) -> None:
         js_on_load=click_events("start_without"),
     )
     path = gr.Textbox(
-        label="A LoRA on this computer",
-        info="The path of a .safetensors file that was made for this model.",
+        label=_("A LoRA on this computer"),
+        info=_("The path of a .safetensors file that was made for this model."),
         placeholder="/home/me/loras/my-style.safetensors",
         lines=1,
         elem_id="start-lora-path",
@@ -44,11 +45,11 @@ def build(page: Page) -> None:
         2.0,
         value=1.0,
         step=0.05,
-        label="Strength",
-        info="1 is as it was made.",
+        label=_("Strength"),
+        info=_("1 is as it was made."),
         elem_id="start-lora-strength",
     )
-    check = gr.Button("Look at this LoRA", elem_id="start-lora-check")
+    check = gr.Button(_("Look at this LoRA"), elem_id="start-lora-check")
     found = gr.HTML(
         apply_default_css=False, elem_id="start-lora-found", js_on_load=click_events("start_from")
     )
@@ -66,7 +67,7 @@ def build(page: Page) -> None:
     def inspect(session: Session, text: str) -> None:
         wanted = typed(text)
         if not wanted:
-            raise SettingsError("Write the path of a LoRA file first.")
+            raise SettingsError(_("Write the path of a LoRA file first."))
         cancel_queued(store, session.id, "fit")
         payload = {"path": wanted, "base_model": session.settings.base_model}
         store.add_job(session.id, "fit", payload)
@@ -78,13 +79,13 @@ def build(page: Page) -> None:
     def start_from(session: Session, strength: float, _event: gr.EventData) -> str:
         job = StoreSnapshot(store).newest_job("fit")
         if job is None or job.state != "done":
-            raise SettingsError("Look at the LoRA first.")
+            raise SettingsError(_("Look at the LoRA first."))
         change_start(session, StartLora(job.payload["path"], float(strength)))
-        return "New pairs are drawn with this LoRA. The first takes a while: it is loaded first."
+        return _("New pairs are drawn with this LoRA. The first takes a while: it is loaded first.")
 
     def start_without(session: Session, _event: gr.EventData) -> str:
         change_start(session, None)
-        return "The LoRA is left out again."
+        return _("The LoRA is left out again.")
 
     for event in (check.click, path.submit):
         page.on(event, inspect, inputs=[path])
@@ -96,18 +97,23 @@ def current_lora(snapshot: StoreSnapshot) -> str:
     """The LoRA that the session starts from, or what one is good for."""
     start = snapshot.settings.start
     if start is None:
-        return ABOUT
-    learned = (
-        "<p class='soft'>What was learned without it stays with the model alone: without it, those "
-        "rounds can be used again.</p>"
-        if snapshot.adapters
-        else ""
+        return f"<p class='soft'>{_(ABOUT)}</p>"
+    line = _(
+        "In use: <b>{name}</b> at strength {strength:g}. What is learned comes on top of it: in "
+        "other tools, use both together.",
+        name=escape(Path(start.path).name),
+        strength=start.strength,
     )
+    learned = ""
+    if snapshot.adapters:
+        alone = _(
+            "What was learned without it stays with the model alone: without it, those rounds can "
+            "be used again."
+        )
+        learned = f"<p class='soft'>{alone}</p>"
     return (
-        f"<p>In use: <b>{escape(Path(start.path).name)}</b> at strength {start.strength:g}. What "
-        "is learned comes on top of it: in other tools, use both together.</p>"
-        f"{learned}<button type='button' class='button' data-event='start_without'>"
-        "Start without it</button>"
+        f"<p>{line}</p>{learned}<button type='button' class='button' data-event='start_without'>"
+        f"{_('Start without it')}</button>"
     )
 
 
@@ -119,15 +125,21 @@ def inspected_lora(snapshot: StoreSnapshot) -> str:
     path = str(job.payload.get("path"))
     match job.state:
         case "queued" | "running":
-            return f"<p class='working-line'>Looking at <code>{escape(path)}</code></p>"
+            name = f"<code>{escape(path)}</code>"
+            return f"<p class='working-line'>{_('Looking at {name}', name=name)}</p>"
         case "failed":
-            return f"<p class='problem' role='alert'>{escape(job.message)}</p>"
+            return f"<p class='problem' role='alert'>{escape(told(job.message))}</p>"
         case "done":
-            label = "Start from this LoRA"
+            label = _("Start from this LoRA")
             if snapshot.settings.start and snapshot.settings.start.path == path:
-                label = "Use this strength"
+                label = _("Use this strength")
+            fits = _(
+                "<b>{name}</b> fits: {words}",
+                name=escape(job.result["name"]),
+                words=escape(told(job.result["words"])),
+            )
             return (
-                f"<p><b>{escape(job.result['name'])}</b> fits: {escape(job.result['words'])}</p>"
+                f"<p>{fits}</p>"
                 "<button type='button' class='button primary' data-event='start_from'>"
                 f"{label}</button>"
             )

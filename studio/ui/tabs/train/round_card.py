@@ -7,6 +7,7 @@ from html import escape
 
 import gradio as gr
 
+from studio.messages import _, together, told
 from studio.settings import FEWEST_PICKS
 from studio.store.rounds import has_learned
 from studio.store.rows import Round, Session
@@ -21,11 +22,13 @@ def build(page: Page) -> None:
     """A card with a heading, a bar and a sentence, and the buttons below it."""
     card = gr.HTML(apply_default_css=False, elem_id="round-card")
     with gr.Row(elem_classes="buttons"):
-        gentler = gr.Button("Learn again, more gently", variant="primary", elem_id="round-gentler")
-        start = gr.Button("Start a round", variant="primary", elem_id="round-start")
-        pause = gr.Button("Pause", elem_id="round-pause")
-        resume = gr.Button("Go on", variant="primary", elem_id="round-resume")
-        stop = gr.Button("Stop", variant="stop", elem_id="round-stop")
+        gentler = gr.Button(
+            _("Learn again, more gently"), variant="primary", elem_id="round-gentler"
+        )
+        start = gr.Button(_("Start a round"), variant="primary", elem_id="round-start")
+        pause = gr.Button(_("Pause"), elem_id="round-pause")
+        resume = gr.Button(_("Go on"), variant="primary", elem_id="round-resume")
+        stop = gr.Button(_("Stop"), variant="stop", elem_id="round-stop")
 
     def view(snapshot: StoreSnapshot) -> Values:
         round_ = snapshot.open_round
@@ -54,7 +57,10 @@ def build(page: Page) -> None:
     def start_gentler(session: Session) -> str:
         saved = store.change_settings(session.id, more_gently)
         store.request_round(session.id)
-        return f"It learns again, set to “{strength_of(saved.settings.training)}”."
+        return _(
+            "It learns again, set to “{strength}”.",
+            strength=_(strength_of(saved.settings.training)),
+        )
 
     def on_open_round(act: Callable[[str], object]) -> Callable[[Session], None]:
         def handler(session: Session) -> None:
@@ -77,78 +83,118 @@ def round_card(snapshot: StoreSnapshot) -> str:
         return _open_round(snapshot, snapshot.open_round)
     title, text = _no_round(snapshot)
     if snapshot.rounds and snapshot.rounds[-1].state == "done":
-        text += snapshot.rounds[-1].message.removeprefix("Done.")
+        text = together(text, told(snapshot.rounds[-1].message.removeprefix("Done.").strip()))
     return _card(title, text)
 
 
 def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
-    picks = words.count(len(round_.train_pick_ids), "pick")
+    picks = words.picks(len(round_.train_pick_ids))
     if round_.favourite_ids:
-        picks += f" and {words.count(len(round_.favourite_ids), 'favourite')}"
+        favourites = words.favourites(len(round_.favourite_ids))
+        both = _("{picks} and {favourites}", picks=picks, favourites=favourites)
+        picks = both if round_.train_pick_ids else favourites
     share = words.share_done(round_, snapshot.worker)
     match round_.state:
         case "running":
-            title = f"Round {round_.number} is learning from {picks}"
-            text = f"{words.learning_line(round_, snapshot.worker)}. Go on picking meanwhile."
+            title = _("Round {number} is learning from {picks}", number=round_.number, picks=picks)
+            text = _(
+                "{line}. Go on picking meanwhile.",
+                line=words.learning_line(round_, snapshot.worker),
+            )
             if has_learned(round_):
-                title = f"Round {round_.number} has learned from {picks}"
-                text += " Stop keeps what it learned, and leaves the rest out."
-            if round_.message:
-                text += f" {round_.message}"
+                title = _(
+                    "Round {number} has learned from {picks}", number=round_.number, picks=picks
+                )
+                text = together(text, _("Stop keeps what it learned, and leaves the rest out."))
+            text = together(text, told(round_.message))
         case "paused":
-            title = f"Round {round_.number} is paused at {words.per_cent(share)}"
-            text = "It goes on from here whenever you like, after a restart too."
+            title = _(
+                "Round {number} is paused at {share}",
+                number=round_.number,
+                share=words.per_cent(share),
+            )
+            text = _("It goes on from here whenever you like, after a restart too.")
         case "stopping":
-            title = f"Round {round_.number} is stopping"
-            text = "It finishes the step it is at."
+            title = _("Round {number} is stopping", number=round_.number)
+            text = _("It finishes the step it is at.")
         case _:
-            title = f"Round {round_.number} is about to begin"
-            text = f"It learns from {picks}, as soon as the painter is free."
-    return _card(title, text, share, f"Round {round_.number}")
+            title = _("Round {number} is about to begin", number=round_.number)
+            text = _("It learns from {picks}, as soon as the painter is free.", picks=picks)
+    return _card(title, text, share, _("Round {number}", number=round_.number))
 
 
 def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
     """(title, text) while no round is open."""
     counts, last = snapshot.counts, snapshot.rounds[-1] if snapshot.rounds else None
     if last is not None and last.state == "failed":
-        return f"Round {last.number} could not be finished", last.message
+        return _("Round {number} could not be finished", number=last.number), told(last.message)
     if last is not None and last.state == "held_back":
-        return f"Round {last.number} went too far", last.message
+        return _("Round {number} went too far", number=last.number), told(last.message)
     missing = _missing_picks(snapshot)
     if missing > 0:
-        more = f"{missing} more" if counts.usable else "a few"
-        return (
-            "Pick first, then it learns",
-            f"A round needs {FEWEST_PICKS} picks or more: choose {more} on the Prefer tab. "
-            "With 16 the taste begins to show.",
+        needed = (
+            _(
+                "A round needs {fewest} picks or more: choose {missing} more on the Prefer tab.",
+                fewest=FEWEST_PICKS,
+                missing=missing,
+            )
+            if counts.usable
+            else _(
+                "A round needs {fewest} picks or more: choose a few on the Prefer tab.",
+                fewest=FEWEST_PICKS,
+            )
+        )
+        taste = _("With 16 the taste begins to show.")
+        return _("Pick first, then it learns"), together(needed, taste)
+    if snapshot.favourites_alone and not _has_learned_favourites(snapshot):
+        favourites = words.favourites(len(snapshot.favourites_alone))
+        return _("It can learn from your {favourites}", favourites=favourites), _(
+            "There are no picks yet, so each favourite is held against the pictures that were "
+            "shown beside it. Picks of the better picture say more."
         )
     if snapshot.withdrawn:
-        picks = words.count(snapshot.withdrawn, "pick")
+        picks = words.picks(snapshot.withdrawn)
         return (
-            f"You took back {picks} that it learned from",
-            "Start a round, and it learns again without them. No round is lost by that.",
+            _("You took back {picks} that it learned from", picks=picks),
+            _("Start a round, and it learns again without them. No round is lost by that."),
         )
-    fresh = words.count(counts.new, "new pick")
+    fresh = words.new_picks(counts.new)
     if last is not None and last.state == "stopped":
-        return f"Round {last.number} was stopped", f"Nothing was changed. {fresh} wait for a round."
+        return _("Round {number} was stopped", number=last.number), _(
+            "Nothing was changed. {fresh} wait for a round.", fresh=fresh
+        )
     if snapshot.current_adapter is None and not snapshot.adapters:
-        return "Ready for the first round", f"{_to_learn_from(snapshot)} to learn from."
+        return _("Ready for the first round"), _(
+            "{picks} to learn from.", picks=_to_learn_from(snapshot)
+        )
     if not counts.new:
-        return "Everything you picked is learned", "Pick more, and the next round goes further."
-    return f"{fresh} since the last round", "A round learns from all your picks, old and new."
+        return _("Everything you picked is learned"), _(
+            "Pick more, and the next round goes further."
+        )
+    return _("{fresh} since the last round", fresh=fresh), _(
+        "A round learns from all your picks, old and new."
+    )
+
+
+def _has_learned_favourites(snapshot: StoreSnapshot) -> bool:
+    """Whether the newest adapter is from the same favourites."""
+    done = [round_ for round_ in snapshot.rounds if round_.state == "done"]
+    return bool(done) and snapshot.favourites_alone == set(done[-1].favourite_ids)
 
 
 def _missing_picks(snapshot: StoreSnapshot) -> int:
     """How many picks of left or right a round lacks."""
-    return 0 if snapshot.lone.are_enough else FEWEST_PICKS - snapshot.counts.usable
+    if snapshot.lone.are_enough or snapshot.favourites_alone:
+        return 0
+    return FEWEST_PICKS - snapshot.counts.usable
 
 
 def _to_learn_from(snapshot: StoreSnapshot) -> str:
-    picks = words.count(snapshot.counts.usable, "pick")
+    picks = words.picks(snapshot.counts.usable)
     if not snapshot.lone.are_enough:
         return picks
     good, bad = words.good_and_bad(len(snapshot.lone.favourites), len(snapshot.lone.bad))
-    return f"{picks}, {good} and {bad}"
+    return _("{picks}, {good} and {bad}", picks=picks, good=good, bad=bad)
 
 
 def _card(title: str, text: str, share: float | None = None, label: str = "") -> str:
