@@ -36,7 +36,7 @@ MARKS_ACROSS = 32
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NOTE_CHARACTERS = 2000
 FEWEST_PICKS = 4  # of left or right, that a round can learn from
-FEWEST_LONE = 4  # favourites, and as many bad pictures, that a round can learn from
+FEWEST_LONE = 4  # favourites, or favourites and as many bad pictures, that a round can learn from
 MOST_CLIP_SKIP = 12  # more layers of a text encoder are never worth skipping
 UNBOUNDED = 256  # noise draws per pair: more than a round uses, so that none is repeated
 PREVIEW_PROMPTS = 6  # at most so many prompts are redrawn after every round
@@ -240,8 +240,12 @@ Form = Literal[
     "sppo",
     "kto",
     "bco",
+    "seppo",
 ]
 FORMS: tuple[str, ...] = get_args(Form)
+
+# How an order of several pictures counts (`studio.engine.orders`).
+Orders = Literal["pairs", "rank", "list"]
 
 # The training settings of the first version, before the fields existed.
 _FIRST_VERSION: dict[str, Any] = {
@@ -253,7 +257,12 @@ _FIRST_VERSION: dict[str, Any] = {
     "noise_draws_per_pair": UNBOUNDED,
     "count_strength": False,
     "lone_pictures": False,
+    "favourites_alone": False,
     "keep_to_prompt": 0.0,
+    "orders": "pairs",
+    "beside": None,
+    "beside_share": 0.5,
+    "from_tastes": False,
 }
 
 
@@ -290,8 +299,18 @@ class TrainingSettings(_Stored):
     count_strength: whether a pick of "much better" counts more than one of "better"
         (`studio.engine.trajectory.PairBatch.of`).
     lone_pictures: whether it learns from favourites, and from pairs that are both bad, too.
+    favourites_alone: whether it learns from favourites, each against the pictures that were shown
+        beside it and are none (SePPO, arXiv 2410.05255, whose form is "seppo"). A round without
+        enough picks does.
     keep_to_prompt: the weight, beside a pick, of a pair of the chosen picture and the same under a
         prompt that it does not fit (TDPO; `studio.prompting.mismatched`). 0: no such pairs.
+    orders: how the pairs of a grid count: "pairs" all alike, "rank" by their distance in the order
+        (RankDPO), "list" as choices from a list (Plackett-Luce); see `studio.engine.orders`.
+    beside: the id of an adapter of another taste that is to stay beside this one (MODPO, arXiv
+        2310.03708); None: none. beside_share: how much of it, 0 to 1.
+    from_tastes: whether it begins with the mixture of the artist's other tastes that the picks
+        point to, instead of an untrained adapter (as PAL, arXiv 2406.08469;
+        `studio.maths.taste_mixture`).
     """
 
     objective: str = "diffusion_dpo"
@@ -315,7 +334,14 @@ class TrainingSettings(_Stored):
     )
     count_strength: bool = False
     lone_pictures: bool = False
+    favourites_alone: bool = False
     keep_to_prompt: float = _within(0.0, 0.0, 10.0, "Keeping to the prompt weighs 0 to 10.")
+    orders: Orders = "pairs"
+    beside: str | None = None
+    beside_share: float = _within(
+        0.5, 0.1, 0.9, "The share of another taste must be between 0.1 and 0.9."
+    )
+    from_tastes: bool = False
     # Updates in a round = updates_base + updates_per_pick x picks.
     updates_base: int = _within(
         20, 0, 100_000, "The number of updates of a round must be between 0 and 100000."
@@ -375,6 +401,7 @@ class TrainingSettings(_Stored):
             self.layers in ("attention", "attention_and_shortcuts"),
             f"Unknown layers: {self.layers}.",
         )
+        _require(self.orders in get_args(Orders), f"Unknown way to count an order: {self.orders}.")
         _require(self.micro_batch_pairs <= self.batch_pairs, "The micro-batch must fit the batch.")
 
     def updates(self, picks: int) -> int:
@@ -479,6 +506,8 @@ class SessionSettings(_Stored):
     pairs_by: Literal["base", "newest"] = "base"
     # Where the pictures of pairs come from: drawn, or read from a folder of the artist's.
     pairs_of: Literal["drawings", "folder"] = "drawings"
+    folder: str = ""  # of pictures, that was read last
+    watch_folder: bool = False  # whether new pictures in it are read by themselves
     start: StartLora | None = None  # a part of the base model, of policy and reference alike
     # Of the base model's weights at the session's first use; "" until then.
     model_hash: str = ""
@@ -489,6 +518,8 @@ class SessionSettings(_Stored):
     _before: ClassVar[dict[str, Any]] = {
         "pairs_by": "newest",
         "pairs_of": "drawings",
+        "folder": "",
+        "watch_folder": False,
         "model_hash": "",
         "model_bytes": 0,
     }
@@ -502,7 +533,8 @@ class SessionSettings(_Stored):
         super().__post_init__()
         _require(bool(self.base_model.strip()), "Choose a base model first.")
         _require(
-            max(len(self.base_model), len(self.model_hash)) <= MAX_PATH_CHARACTERS,
+            max(len(self.base_model), len(self.model_hash), len(self.folder))
+            <= MAX_PATH_CHARACTERS,
             f"A path has at most {MAX_PATH_CHARACTERS} characters.",
         )
         for prompt in (*self.prompts, *self.preview_prompts):

@@ -5,9 +5,10 @@
 As in live labelling, a round trains on all picks so far, without the fifth that is held out. Then
 both models draw prompts without picks, with the same seeds, and the artist chooses the better one.
 With several numbers of picks, each is measured on the way to the largest. A pick chooses the better
-of two pictures, or with `--pictures 4` the best of four. The base model draws the pictures, so
-rounds in between would change nothing and are skipped; with `--pairs-by newest` the newest adapter
-draws them, of which there is one after every 16 picks.
+of two pictures, or with `--pictures 4` the best of four. With `--set
+favourites_alone=true` the artist stars the best quarter of the pictures instead, and a pick is a
+star. The base model draws the pictures, so rounds in between would change nothing and are skipped;
+with `--pairs-by newest` the newest adapter draws them, of which there is one after every 16 picks.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from studio.bench.held_out import (
 )
 from studio.engine import recogniser, sampling
 from studio.engine.objective import Objective
+from studio.engine.orders import counted
 from studio.engine.training import Metrics, Training
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.prompting.mismatched import mismatched
@@ -57,8 +59,9 @@ class Asked(NamedTuple):
     images: list[Image.Image]
 
 
-# The pairs of a click: (chosen, rejected) for each picture that was not clicked.
-Click = list[tuple[Trajectory, Trajectory]]
+# The pairs of a click: (chosen, rejected) for each picture that was not clicked. A favourite may
+# have none beside it.
+Click = list[tuple[Trajectory, Trajectory | None]]
 
 
 def load_artist(reference: str) -> Artist:
@@ -123,6 +126,21 @@ def label(asked: list[Asked], artist: Artist, noise: float, slips: random.Random
     return clicks
 
 
+def star(asked: list[Asked], artist: Artist, least: float) -> list[Click]:
+    """A click for each picture that the artist finds better than `least`: a favourite, against
+    those shown beside it that are none."""
+    clicks = []
+    for chains, images in asked:
+        good = [artist(image, chains[0].prompt) > least for image in images]
+        others = [chain for chain, is_good in zip(chains, good, strict=True) if not is_good]
+        clicks += [
+            [(chain, other) for other in others or [None]]
+            for chain, is_good in zip(chains, good, strict=True)
+            if is_good
+        ]
+    return clicks
+
+
 def teach(
     denoiser: models.Denoiser,
     artist: Artist,
@@ -140,6 +158,7 @@ def teach(
     denoiser.adapters.remove()
     draw = draw_asked_by_base if session.pairs_by == "base" else draw_asked
     labelled: list[Click] = []
+    least = None  # that a favourite must surpass
     shown, slips = 0, random.Random(seed)
     for due in rounds(picks, session):
         while len(labelled) < due:  # questions without a best picture are replaced
@@ -147,7 +166,12 @@ def teach(
             names = tuple(prompts[number % len(prompts)] for number in numbers)
             seeds = tuple(1_000_000 * (seed + 1) + number for number in numbers)
             asked = draw(denoiser, names, seeds, session.sampling, session.pictures)
-            labelled += label(asked, artist, noise, slips)
+            if session.training.favourites_alone:
+                if least is None:
+                    least = _least_of_favourites(asked, artist)
+                labelled = (labelled + star(asked, artist, least))[:due]
+            else:
+                labelled += label(asked, artist, noise, slips)
             shown += len(numbers)
             if shown > MOST_SHOWN + 2 * len(labelled):
                 raise SystemExit(
@@ -162,6 +186,12 @@ def teach(
         )
         if due in picks:
             yield due, time.monotonic() - started_s
+
+
+def _least_of_favourites(asked: list[Asked], artist: Artist) -> float:
+    """What three quarters of the pictures do not surpass."""
+    scores = [artist(image, chains[0].prompt) for chains, images in asked for image in images]
+    return sorted(scores)[len(scores) * 3 // 4]
 
 
 def rounds(picks: Sequence[int], session: SessionSettings) -> list[int]:
@@ -190,6 +220,7 @@ def learn(
         wrong_prompts=mismatched if settings.keep_to_prompt else None,
         prompt_weight=settings.keep_to_prompt,
     )
+    batch = counted(batch, settings.orders)
     *_, metrics = Training(denoiser, batch, settings, objective=objective)
     return metrics
 

@@ -13,7 +13,8 @@ from studio.settings import OBJECTIVES, TrainingSettings
 
 @dataclass(frozen=True)
 class System:
-    """paper: the arXiv id; changes: settings by name; preset: those that the changes start from."""
+    """paper: the arXiv id; changes: settings by name, in which the adapter "another" stands for one
+    of the artist's; preset: those that the changes start from."""
 
     paper: str
     changes: dict[str, Any]
@@ -45,6 +46,13 @@ SYSTEMS: dict[str, System] = {
     "NCA": System("2402.05369", {"form": "nca"}),
     "SmPO, strengths only": System("2506.02698", {"count_strength": True}),
     "TDPO, beside the picks": System("2509.25771", {"keep_to_prompt": 1.0}),
+    "RankDPO, true ranks": System("2410.18013", {"orders": "rank"}),
+    "Plackett-Luce": System("2305.18290", {"orders": "list"}),
+    "SePPO, own pictures of the base": System(
+        "2410.05255", {"form": "seppo", "favourites_alone": True}
+    ),
+    "MODPO": System("2310.03708", {"beside": "another", "beside_share": 0.5}),
+    "PAL, adapters as prototypes": System("2406.08469", {"from_tastes": True}),
     "SPPO": System("2405.00675", {"form": "sppo"}),
     "KTO, on pairs": System("2402.01306", {"form": "kto"}),
     "BCO, on pairs": System("2404.04656", {"form": "bco"}),

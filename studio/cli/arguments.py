@@ -21,21 +21,8 @@ DEFAULT_PORT = 7860
 RESEARCH = ("ablations", "amplified", "gradients", "questions")
 BENCHMARKS = (
     *RESEARCH,
-    "best-of",
-    "clicks",
-    "clicks-latency",
-    "curves",
-    "faults",
-    "first-minute",
-    "frontier",
-    "full-size",
-    "profile",
-    "protections",
-    "readers",
-    "sample",
-    "soak",
-    "tastes",
-    "train",
+    *["best-of", "clicks", "clicks-latency", "curves", "faults", "first-minute", "frontier"],
+    *["full-size", "profile", "protections", "readers", "sample", "soak", "tastes", "train"],
 )
 FORMATS = ("kohya", "diffusers")
 PICK_FORMS = ("pickapic", "folders", "d3po")
@@ -144,6 +131,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_home(command)
     _add_session(command)
+    command.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change how the session learns first, as under How it learns: keep_to_prompt=1, "
+        "orders=rank or list, beside=SESSION, beside_share=0.5, from_tastes=true",
+    )
 
     command = _command(
         commands, "pick", "pick:pick", "let a judge pick: a function that scores pictures"

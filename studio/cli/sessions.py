@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from studio.cli.arguments import FORMATS
 from studio.cli.errors import CommandError, progress, say
 from studio.cli.home import find_session, open_store, wait_for_worker
 from studio.durations import with_time_left
+from studio.settings import SessionSettings, TrainingSettings
 from studio.store import Adapter, Session, Store, export_session, import_session
 from studio.store.rows import CHECK_PICTURE, OPEN_JOB_STATES, OPEN_ROUND_STATES, Job, Round
 
@@ -18,6 +22,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Train one round and wait for it; a running studio on the same home does the work itself."""
     with open_store(arguments) as store:
         session = find_session(store, arguments.session)
+        _change_training(store, session, arguments.set)
         round_id = store.resume_round(store.request_round(session.id).id).id
 
         def poll() -> Round | None:
@@ -85,6 +90,29 @@ def sessions(arguments: argparse.Namespace) -> int:
             for session in store.sessions():
                 say(f"{session.id}  {session.name}")
     return 0
+
+
+def _change_training(store: Store, session: Session, changes: list[str]) -> None:
+    """Save changes, each NAME=VALUE, of how a session learns. Raises SettingsError."""
+    values = {name: _value(text) for name, _, text in (each.partition("=") for each in changes)}
+    if values.get("beside"):
+        other = find_session(store, str(values["beside"]))
+        values["beside"] = _adapter(store, other, None).id
+
+    def changed(settings: SessionSettings) -> SessionSettings:
+        training = TrainingSettings.from_dict(settings.training.to_dict() | values)
+        return replace(settings, training=training)
+
+    if values:
+        store.change_settings(session.id, changed)
+
+
+def _value(text: str) -> Any:
+    """A number, true, false or null, and else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _adapter(store: Store, session: Session, wanted: str | None) -> Adapter:

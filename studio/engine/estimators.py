@@ -16,22 +16,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from functools import cached_property
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from studio.engine.errors import TrainingFailed
+from studio.engine.randomness import generator, spread
 from studio.engine.trajectory import ABSENT, PairBatch
 from studio.maths.objectives import Counts
 from studio.maths.schedules import log_prob, mean_given_end
 from studio.settings import SamplingSettings, TrainingSettings
 
 if TYPE_CHECKING:
-    from studio.models import Denoiser
+    from studio.models import Denoiser, ReadAdapter
 
 HELD_OUT_DRAWS = 4  # of each held-out pair
 # k · GOLDEN mod 1 is spread evenly over [0, 1) for any number of terms k.
@@ -45,6 +48,7 @@ class Estimator(ABC):
     draws_per_group: how many draws an update takes of each group.
     reference: (M, columns) cached scores under the base; NaN where not computed yet. The base never
         changes, so each is computed once.
+    other: the same under the adapter of another taste.
     only_final: whether it reads only the final latent of a trajectory.
     """
 
@@ -58,6 +62,7 @@ class Estimator(ABC):
         self.settings = settings
         self.groups = batch.groups()
         self.reference = torch.full((len(batch.latents), columns), math.nan)
+        self.other = self.reference
 
     @property
     @abstractmethod
@@ -87,6 +92,31 @@ class Estimator(ABC):
 
         Every picture goes through the network once, no matter how many pairs it is in.
         """
+
+        def gains(pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
+            # first, before the policy's gradient takes up memory
+            reference = self.reference_scores(pictures, draws, *inputs)
+            return self.scores(pictures, *inputs) - reference
+
+        return self._sides(groups, draws, gains)
+
+    def other_gains(
+        self, groups: list[list[int]], draws: Tensor, adapter: ReadAdapter
+    ) -> tuple[Tensor, Tensor]:
+        """As `gains`, with the adapter of another taste in the policy's place."""
+
+        def gains(pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
+            with_it = partial(self.denoiser.adapters.using_read, [(adapter, 1.0)])
+            self.other, scores = self._cached(self.other, with_it, pictures, draws, inputs)
+            return scores - self.reference_scores(pictures, draws, *inputs)
+
+        return self._sides(groups, draws, gains)
+
+    def _sides(
+        self, groups: list[list[int]], draws: Tensor, gains_of: Callable[..., Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(chosen, rejected), both (pairs x D,), of what `gains_of` (pictures, draws, *inputs)
+        gives, (pictures, D), for each picture of the groups."""
         # a group can appear twice at the turn of an epoch, with its own draws each time
         pairs = [(row, pair) for row, group in enumerate(groups) for pair in group]
         chosen = [(row, int(self.batch.chosen[pair])) for row, pair in pairs]
@@ -95,9 +125,7 @@ class Estimator(ABC):
         rows = [row for row, _ in wanted]
         pictures = [picture for _, picture in wanted]
         inputs = [values[rows] for values in self.inputs(groups, draws)]
-        # first, before the policy's gradient takes up memory
-        reference = self.reference_scores(pictures, draws[rows], *inputs)
-        gains = self.scores(pictures, *inputs) - reference
+        gains = gains_of(pictures, draws[rows], *inputs)
         gains = F.pad(gains, (0, 0, 0, 1))  # a last row of zeros, for sides that are absent
         index = {key: number for number, key in enumerate(wanted)}
         sides = torch.tensor([[index.get(key, -1) for key in side] for side in (chosen, rejected)])
@@ -105,22 +133,44 @@ class Estimator(ABC):
         return chosen_gains, rejected_gains
 
     def counts(self, groups: list[list[int]], draws: Tensor) -> Counts:
-        """How much the pairs of `gains` count, each (pairs x D,)."""
+        """How much the pairs of `gains` count, each (pairs x D,). Every row of groups, and every
+        draw, has lists of its own."""
+        count = draws.shape[1]
         pairs = torch.tensor([pair for group in groups for pair in group])
-        return self.batch.counts.at(pairs.repeat_interleave(draws.shape[1]), self.denoiser.device)
+        counts = self.batch.counts.at(pairs.repeat_interleave(count), self.denoiser.device)
+        if counts.lists is None:
+            return counts
+        rows = [row for row, group in enumerate(groups) for _ in group]
+        apart = torch.tensor(rows)[:, None] * count + torch.arange(count)
+        apart = apart.flatten().to(self.denoiser.device)
+        return replace(counts, lists=counts.lists * len(groups) * count + apart)
 
-    @torch.no_grad()
     def reference_scores(self, pictures: list[int], draws: Tensor, *inputs: Tensor) -> Tensor:
         """(pictures, D) under the base, computed where the cache has none."""
+        off = self.denoiser.adapters.off
+        self.reference, scores = self._cached(self.reference, off, pictures, draws, inputs)
+        return scores
+
+    @torch.no_grad()
+    def _cached(
+        self,
+        cache: Tensor,
+        state: Callable[[], AbstractContextManager[None]],
+        pictures: list[int],
+        draws: Tensor,
+        inputs: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """The cache, and of it (pictures, D); what is missing is computed in that state of the
+        network."""
         indices = torch.tensor(pictures)[:, None], draws
-        new = self.reference[indices].isnan().any(1)
+        new = cache[indices].isnan().any(1)
         if new.any():
             some = [picture for picture, is_new in zip(pictures, new, strict=True) if is_new]
-            with self.denoiser.adapters.off():
+            with state():
                 scores = self.scores(some, *(values[new] for values in inputs))
             # out of place: `MicroBatches` keeps the old tensor, to go back to it
-            self.reference = self.reference.index_put((indices[0][new], draws[new]), scores.cpu())
-        return self.reference[indices].to(self.denoiser.device)
+            cache = cache.index_put((indices[0][new], draws[new]), scores.cpu())
+        return cache, cache[indices].to(self.denoiser.device)
 
     def latents_at_once(self, groups: list[list[int]], draws: int) -> int:
         """Latents in a forward pass of the largest group."""
@@ -161,11 +211,11 @@ class NoisedPictures(Estimator):
         least, count = self.denoiser.levels.noisiest(self.settings.timestep_fraction)
         shape, seed = self.batch.latents.shape[2:], self.settings.seed
         begins = torch.stack(
-            [torch.rand(1, generator=_generator(seed, group[0], 0)) for group in groups]
+            [torch.rand(1, generator=generator(seed, group[0], 0)) for group in groups]
         )
         timesteps = least + ((begins + draws * GOLDEN) % 1 * count).long().clamp(max=count - 1)
         noise = [
-            torch.randn(shape, generator=_generator(seed, group[0], 1 + draw))
+            torch.randn(shape, generator=generator(seed, group[0], 1 + draw))
             for group, row in zip(groups, draws.tolist(), strict=True)
             for draw in row
         ]
@@ -208,7 +258,7 @@ class DenoisingSteps(Estimator):
         """Indices into the chain, drawn at random and spread evenly over it."""
         if self.draws_per_group == len(self.steps):
             return self.steps.expand(len(epochs), -1)
-        draw = _generator(self.settings.seed, update)
+        draw = generator(self.settings.seed, update)
         return self.steps[spread(len(epochs), self.draws_per_group, len(self.steps), draw)]
 
     def held_out_draws(self) -> Tensor:
@@ -228,7 +278,7 @@ class DenoisingSteps(Estimator):
         ]
         latents = self.latents(wanted)
         prompts = [self.batch.prompts[picture] for picture, _ in wanted]
-        places = places_of(self.batch, [picture for picture, _ in wanted], self.denoiser.device)
+        places = self.batch.places_at([picture for picture, _ in wanted], self.denoiser.device)
         values = step_log_prob(
             self.denoiser, latents, steps.flatten(), prompts, self.batch, self.settings, places
         )
@@ -354,26 +404,5 @@ def velocity_errors(
     prompts = [batch.prompts[picture] for picture in repeated]
     predicted = predict(denoiser, noisy, at, prompts, batch.settings, guided)
     errors = predicted - levels.target(final, noise)
-    places = places_of(batch, repeated, denoiser.device)
+    places = batch.places_at(repeated, denoiser.device)
     return levels.squared_velocity(errors, at, places).view(timesteps.shape)
-
-
-def places_of(batch: PairBatch, pictures: list[int], device: torch.device) -> Tensor | None:
-    """(pictures, 1, h, w), where these pictures of a batch are looked at."""
-    return None if batch.places is None else batch.places[pictures].to(device)
-
-
-# --- random numbers ---
-
-
-def spread(rows: int, columns: int, count: int, draw: torch.Generator) -> Tensor:
-    """Stratified random indices (rows, columns) below `count`."""
-    total = rows * columns
-    strata = torch.randperm(total, generator=draw) + torch.rand(total, generator=draw)
-    return (strata / total * count).long().clamp(max=count - 1).view(rows, columns)
-
-
-def _generator(*key: int) -> torch.Generator:
-    """A generator seeded by non-negative integers."""
-    [mixed] = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed))

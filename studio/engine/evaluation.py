@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from studio.engine.estimators import Estimator, predict, spread
+from studio.engine.estimators import Estimator, predict
 from studio.engine.microbatches import MicroBatches
+from studio.engine.randomness import spread
 from studio.engine.trajectory import PairBatch
 
 if TYPE_CHECKING:
-    from studio.models import Denoiser
+    from studio.models import Denoiser, ReadAdapter
 
 SHIFT_PICTURES = 64  # at most so many pictures of a round measure its shift
 
@@ -31,6 +32,25 @@ def held_out_agreement(estimator: Estimator, micro_batches: MicroBatches) -> flo
         pairs = [pair for group in groups[part] for pair in group]
         margins[pairs] += (chosen - rejected).view(len(pairs), -1).sum(1).cpu()
     return float((margins > 0).float().mean())
+
+
+@torch.no_grad()
+def taste_margins(
+    estimator: Estimator, micro_batches: MicroBatches, adapter: ReadAdapter
+) -> Tensor:
+    """(pairs,): how much more another adapter raises the chosen side of each pair than the
+    rejected one, on the mean of the held-out draws."""
+    groups = estimator.groups
+    draws = estimator.held_out_draws().expand(len(groups), -1)
+    total = torch.zeros(len(estimator.batch))
+    kept = estimator.other
+    at_once = micro_batches.at_once_without_gradient
+    for part, columns in micro_batches.parts(estimator, groups, draws.shape[1], at_once):
+        chosen, rejected = estimator.other_gains(groups[part], draws[part, columns], adapter)
+        pairs = [pair for group in groups[part] for pair in group]
+        total[pairs] += (chosen - rejected).view(len(pairs), -1).sum(1).cpu()
+    estimator.other = kept  # it is of the taste that the round is beside
+    return total / draws.shape[1]
 
 
 def to_the_end(done: int, total: int) -> bool:

@@ -57,19 +57,19 @@ class MicroBatches:
     ) -> Result:
         """Do `work` of an update; if the memory runs out, repeat it with a smaller preset.
 
-        The estimators' reference scores of a failed attempt are dropped, so that the repetition
+        The estimators' cached scores of a failed attempt are dropped, so that the repetition
         computes all of them anew. Raises TrainingFailed if there is no smaller preset.
         """
         while True:
-            known = [estimator.reference for estimator in estimators]
+            known = [(estimator.reference, estimator.other) for estimator in estimators]
             try:
                 return work()
             except Exception as error:
                 if not memory.has_run_out(error):
                     raise
             # after the clause above: its exception keeps the failed attempt's tensors alive
-            for estimator, reference in zip(estimators, known, strict=True):
-                estimator.reference = reference
+            for estimator, scores in zip(estimators, known, strict=True):
+                estimator.reference, estimator.other = scores
             self._step_down(update)
 
     def _step_down(self, update: int) -> None:

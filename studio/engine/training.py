@@ -30,14 +30,20 @@ from studio.engine import memory, optimizers
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.engine.errors import TrainingFailed
 from studio.engine.estimators import Estimator
-from studio.engine.evaluation import held_out_agreement, to_the_end, velocity_shift
+from studio.engine.evaluation import (
+    held_out_agreement,
+    taste_margins,
+    to_the_end,
+    velocity_shift,
+)
 from studio.engine.microbatches import MicroBatches
 from studio.engine.objective import Objective
 from studio.engine.trajectory import PairBatch
+from studio.maths import objectives
 from studio.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from studio.models import Denoiser
+    from studio.models import Denoiser, ReadAdapter
 
 HELD_OUT_CHECKS = 8  # measurements of held-out agreement in a round, or a few more
 # A round that hardly learned, from contradictory picks for example, is not blown up further.
@@ -69,9 +75,9 @@ class Training:
     """One round: a fresh adapter, `updates` updates over the pairs.
 
     Attaches the adapter to the denoiser and leaves it there. `objective` defaults to the settings'
-    own. Raises TrainingFailed if a loss or gradient is not finite, or if the memory is too small
-    for the smallest preset. All processes make the same calls of `step`; only the main process has
-    held-out pairs.
+    own. beside: the adapter of another taste that is to stay beside this one. Raises TrainingFailed
+    if a loss or gradient is not finite, or if the memory is too small for the smallest preset. All
+    processes make the same calls of `step`; only the main process has held-out pairs.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Training:
         preset: memory.Preset = memory.PRESETS[0],
         processes: ProcessGroup = SINGLE_PROCESS,
         objective: Objective | None = None,
+        beside: ReadAdapter | None = None,
     ) -> None:
         if pairs.base_hash != denoiser.base_hash:
             raise TrainingFailed("The picks were made with another base model than the one loaded.")
@@ -92,6 +99,7 @@ class Training:
         self.settings = settings
         self.processes = processes
         self.objective = objective
+        self.beside = beside
         self.estimator = objective.estimator(denoiser, pairs, settings)
         self.held_out: Estimator | None = None
         if held_out is not None:
@@ -236,8 +244,12 @@ class Training:
             self.estimator, mine, draws.shape[1], self.micro_batches.at_once
         ):
             some = mine[part], draws[part, columns]
-            chosen, rejected = self.estimator.gains(*some)
             counts = self.estimator.counts(*some)
+            if self.beside is not None:
+                explained = self.estimator.other_gains(*some, self.beside)
+                share = self.settings.beside_share
+                counts = objectives.beside(counts, *explained, self.settings.beta, share)
+            chosen, rejected = self.estimator.gains(*some)
             loss = self.objective.losses(chosen, rejected, self.settings.beta, counts)
             (loss.sum() / count).backward()
             losses.append(loss.detach().cpu())
@@ -246,6 +258,11 @@ class Training:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.cat(losses), torch.cat(margins)
+
+    def margins(self, other: ReadAdapter) -> Tensor:
+        """(pairs,): how much more another adapter raises the chosen side than the rejected one."""
+        of_it = partial(taste_margins, self.estimator, self.micro_batches, other)
+        return self._while_memory_lasts(of_it)
 
     def shift(
         self, fraction: float | None = None, go_on: Callable[[int, int], bool] = to_the_end
@@ -282,6 +299,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "optimizer_8bit": self.in_8bit,
             "reference": self.estimator.reference,
+            "other": self.estimator.other,
             "held_out_reference": None if self.held_out is None else self.held_out.reference,
         }
 
@@ -299,6 +317,8 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("reference") is not None:
             self.estimator.reference = state["reference"]
+        if state.get("other") is not None:
+            self.estimator.other = state["other"]
         if self.held_out is not None and state.get("held_out_reference") is not None:
             self.held_out.reference = state["held_out_reference"]
 

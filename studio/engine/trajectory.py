@@ -81,6 +81,10 @@ class PairBatch:
         """The number of different pictures, which come first."""
         return len(self.latents) - self.again
 
+    def places_at(self, pictures: list[int], device: torch.device) -> Tensor | None:
+        """(pictures, 1, h, w), where these pictures are looked at; None: everywhere."""
+        return None if self.places is None else self.places[pictures].to(device)
+
     def __len__(self) -> int:
         return len(self.chosen)
 
@@ -148,6 +152,12 @@ class PairBatch:
             again=len(further),
             places=_places(list(pictures.values())),
         )
+
+    @property
+    def of_two(self) -> list[int]:
+        """The indices of pairs of two different pictures."""
+        pairs = range(len(self) - self.again)
+        return [p for p in pairs if ABSENT not in (self.chosen[p], self.rejected[p])]
 
     def groups(self) -> list[list[int]]:
         """Pair indices, grouped by shared pictures: the pairs of one ranking form a group."""

@@ -41,13 +41,14 @@ class Fused:
     @property
     def words(self) -> str:
         """`128 layers of the image network and 72 of the text encoder, rank 16.` and the strays."""
+        image, text = self.unet_layers, self.text_layers
         counts = []
-        for count, where in (
-            (self.unet_layers, "the image network"),
-            (self.text_layers, "the text encoder"),
-        ):
-            if count:
-                counts.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
+        if image:
+            one, many = "1 layer of the image network", f"{image} layers of the image network"
+            counts.append(one if image == 1 else many)
+        if text:
+            one, many = "1 layer of the text encoder", f"{text} layers of the text encoder"
+            counts.append(one if text == 1 else many)
         sentence = f"{' and '.join(counts)}, rank {self.rank}."
         if words := bundled_words(self.strays):
             named = ", ".join(f"“{word[:60]}”" for word in words[:5])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -155,6 +155,15 @@ def bco(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return -F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected)
 
 
+def seppo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(c - s r), s the sign of c: SePPO (Zhang et al., arXiv 2410.05255, eq. 8).
+
+    For a rejected side that nobody judged: only where the policy already makes the chosen one
+    likelier than the reference does is it taken for worse, elsewhere it is learned from too.
+    """
+    return dpo(chosen, chosen.detach().sign() * rejected, beta)
+
+
 def _exp(value: Tensor) -> Tensor:
     return value.clamp(max=MOST_EXPONENT).exp()
 
@@ -176,6 +185,7 @@ FORMS: dict[str, Form] = {
     "sppo": sppo,
     "kto": kto,
     "bco": bco,
+    "seppo": seppo,
 }
 
 
@@ -193,12 +203,15 @@ class Counts:
     outer: multiplies the loss (RankDPO, arXiv 2410.18013).
     alone: (B,) bool: one of the two sides is absent, and its gain 0. The loss is then that of
         `of_sides`.
+    lists: (B,) whole numbers: pairs of one number have the same chosen side, and are the choice of
+        it from a list. The loss of several is then that of `of_lists`.
     """
 
     inner: Tensor | None = None
     offset: Tensor | None = None
     outer: Tensor | None = None
     alone: Tensor | None = None
+    lists: Tensor | None = None
 
     def at(self, pairs: Tensor, device: torch.device) -> Counts:
         """Those of the pairs with these indices (M,), on a device; an index may repeat."""
@@ -209,6 +222,23 @@ class Counts:
 ALIKE = Counts()
 
 
+def beside(counts: Counts, chosen: Tensor, rejected: Tensor, beta: float, share: float) -> Counts:
+    """The counts of a taste that is learned beside another: MODPO (Zhou et al., 2310.03708, eq. 8).
+
+    chosen, rejected: the gains under the other taste, so that R = beta · (chosen - rejected) is the
+    margin that it explains; share: its weight w. The form then sees (z - w R) / (1 - w).
+    """
+    own = 1 - share
+    inner = 1 if counts.inner is None else counts.inner
+    offset = 0 if counts.offset is None else counts.offset
+    explained = beta * (chosen - rejected)
+    return replace(
+        counts,
+        inner=torch.ones_like(chosen) * inner / own,
+        offset=offset + explained * share / own,
+    )
+
+
 def losses(form: Form, chosen: Tensor, rejected: Tensor, beta: float, counts: Counts) -> Tensor:
     """outer · form(inner · c - offset, inner · r), each (B,)."""
     if counts.inner is not None:
@@ -216,6 +246,8 @@ def losses(form: Form, chosen: Tensor, rejected: Tensor, beta: float, counts: Co
     if counts.offset is not None:
         chosen = chosen - counts.offset / beta
     loss = form(chosen, rejected, beta)
+    if counts.lists is not None:
+        loss = of_lists(beta * (chosen - rejected), counts.lists, loss)
     if counts.alone is not None:
         loss = torch.where(counts.alone, of_sides(form)(chosen, rejected, beta), loss)
     return loss if counts.outer is None else counts.outer * loss
@@ -246,28 +278,34 @@ def balance(chosen: Tensor, rejected: Tensor) -> Tensor:
 # --- lists ---------------------------------------------------------------------------------------
 
 
-def plackett_luce(gains: Tensor, beta: float) -> Tensor:
-    """-log of the probability of an order, (G,), where picture i has the odds exp(beta · gain).
+def of_lists(margins: Tensor, lists: Tensor, loss: Tensor) -> Tensor:
+    """The losses (B,) of pairs, of which those of one list are the choice of one side from many.
 
-    gains: (G, K), the best first. Plackett (1975); with K = 2 it is `dpo`.
+    margins: z of each pair; lists: which list it is of; loss: what stands where it is the only one.
+    A list's loss is log(1 + sum of exp(-z)), the -log softmax of the chosen side, in equal parts in
+    its pairs. Over all lists of an order it is -log of its probability where picture i has the odds
+    exp(beta · gain) (Plackett, 1975; for preferences in arXiv 2305.18290, appendix A.3).
     """
-    odds = beta * gains
-    rest = odds.flip(1).logcumsumexp(1).flip(1)  # of each picture and those after it
-    return (rest - odds)[:, :-1].sum(1)
-
-
-def best_of(gains: Tensor, beta: float) -> Tensor:
-    """-log softmax of the first of K pictures, (G,): only the best of a list was named."""
-    return -(beta * gains).log_softmax(1)[:, 0]
+    _, place, sizes = lists.unique(return_inverse=True, return_counts=True)
+    most = margins.new_zeros(len(sizes)).scatter_reduce(0, place, -margins.detach(), "amax")
+    terms = (-margins - most[place]).exp()
+    whole = most + (torch.exp(-most).index_add(0, place, terms)).log()
+    return torch.where(sizes[place] > 1, (whole / sizes)[place], loss)
 
 
 def rank_weights(wins: Tensor) -> Tensor:
     """RankDPO's weight of every pair of a list, (K, K): Karthik et al., arXiv 2410.18013, eq. 6.
 
-    wins: (K,) the share of the others that each picture beats, the best first. The weight of i and
-    j is |2^wins_i - 2^wins_j| · |1 / log(1 + i) - 1 / log(1 + j)|, ranks counted from 1. The rank
-    is the true one, as in the paper's Algorithm 2; its Figure 2 says the model's own.
+    wins: (K,) the share of the others that each picture beats. The weight of i and j is
+    |2^wins_i - 2^wins_j| · |1 / log(1 + rank_i) - 1 / log(1 + rank_j)|, ranks counted from 1; those
+    that win alike share the mean of their discounts 1 / log. The rank is the true one, as in the
+    paper's Algorithm 2; its Figure 2 says the model's own.
     """
-    discount = 1 / torch.log(torch.arange(len(wins), dtype=wins.dtype) + 2)
+    discounts = 1 / torch.log(torch.arange(len(wins), dtype=wins.dtype) + 2)
+    order = wins.argsort(descending=True, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(wins))
+    same = (wins[:, None] == wins).to(wins.dtype)
+    discount = same @ discounts[place] / same.sum(1)
     gain = 2.0**wins
     return (gain[:, None] - gain).abs() * (discount[:, None] - discount).abs()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from studio import weights
 from studio.families import SHORTCUT, XL_PIPELINE
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from studio.lora.format import LowRank
 from studio.lora.fuse import layers
 from studio.models.inspecting import ModelInfo
 from studio.settings import TrainingSettings
@@ -197,6 +198,25 @@ class Adapters:
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         set_peft_model_state_dict(self._network, state, adapter_name=ADAPTER_NAME)
+
+    @torch.no_grad()
+    def begin_with(self, changes: Mapping[str, LowRank]) -> None:
+        """Give the untrained adapter these changes of its layers, of its rank or a smaller one.
+
+        Layers that it lacks are left out. Where a change has no more directions, those of the
+        untrained adapter stay, which learn from nothing.
+        """
+        config = self._unet.peft_config[ADAPTER_NAME]
+        state = self.state()
+        for layer, change in changes.items():
+            down, up = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
+            if down not in state:
+                continue
+            used = change.down.flatten(1).any(1)
+            state[down][: len(used)][used] = change.down[used]
+            scale = change.scale * config.r / config.lora_alpha
+            state[up][:, : len(used)] = change.up * scale
+        self.set_state(state)
 
     @contextmanager
     def off(self) -> Iterator[None]:

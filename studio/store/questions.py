@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from studio.settings import MAX_NOTE_CHARACTERS
-from studio.store.database import Database, read, remember_damage
+from studio.store.database import Database, read, read_all, remember_damage
 from studio.store.errors import RowDamaged, StoreError
 from studio.store.rows import OWN_HASH, Image, Pair, Question
 from studio.store.schema import has_companion, images, pairs, picks, question_id
@@ -130,6 +130,17 @@ class Questions(Database):
         """One pair."""
         with self.reading() as connection:
             return get_pair(connection, pair_id)
+
+    def shown_beside(self, session_id: str, image_ids: Sequence[str]) -> dict[str, list[Image]]:
+        """The other pictures of the questions that each of a session's images is in."""
+        beside: dict[str, dict[str, Image]] = {id_: {} for id_ in image_ids}
+        query = select_pairs().where(pairs.c.session_id == session_id).order_by(pairs.c.seq)
+        with self.reading() as connection:
+            for pair in read_all(connection, connection.execute(query), read_pair):
+                for image, other in ((pair.left, pair.right), (pair.right, pair.left)):
+                    if image.id in beside:
+                        beside[image.id][other.id] = other
+        return {id_: list(others.values()) for id_, others in beside.items()}
 
     def waiting(self, session_id: str, limit: int = 8) -> list[Question]:
         """The questions that wait for an answer: those withdrawn last, then by age."""

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from studio.settings import FEWEST_LONE, FEWEST_PICKS
-from studio.store.answers import learnable_pick_ids, read_picked_pairs
+from studio.settings import FEWEST_PICKS
 from studio.store.database import Database, changed, first_readable, read, read_all
 from studio.store.errors import StoreError
-from studio.store.lone_pictures import LonePictures, read_lone_pictures
+from studio.store.lone_pictures import LonePictures
+from studio.store.material import read_material, too_few
 from studio.store.rows import (
     OPEN_ROUND_STATES,
     Adapter,
     Metric,
-    PickedPair,
     Round,
-    Session,
 )
-from studio.store.schema import adapters, metrics, pairs, picks, question_id, rounds, sessions
+from studio.store.schema import adapters, metrics, picks, rounds, sessions
 from studio.store.sessions import read_session, use_adapter
 
 MOST_ATTEMPTS = 3  # times a round is resumed without progress before it fails
@@ -45,7 +43,8 @@ class Rounds(Database):
 
         It learns from the picks that may share a round with the newest one, by base model and
         settings. A pick that was once held out is never trained on, and one that was trained on is
-        never held out. If its settings say so, it learns from lone pictures too.
+        never held out. If its settings say so, it learns from lone pictures too. Where there are
+        too few picks, but favourites, it learns from these alone.
         """
         with self.writing() as connection:
             session = read_session(connection, session_id)
@@ -54,12 +53,15 @@ class Rounds(Database):
                 if round_.state in OPEN_ROUND_STATES:
                     return round_
             settings = session.settings.training
-            material = _material(connection, session, earlier)
+            material = read_material(connection, session, earlier)
             lone = material.lone if settings.lone_pictures else LonePictures()
-            if len(material.usable) < FEWEST_PICKS and not lone.are_enough:
-                raise StoreError(_too_few(material, settings.lone_pictures))
             if not lone.are_enough:
                 lone = LonePictures()
+                if len(material.usable) < FEWEST_PICKS:
+                    if not material.favourites_are_enough:
+                        raise StoreError(too_few(material))
+                    lone = LonePictures(material.lone.favourites)
+                    settings = replace(settings, favourites_alone=True)
             train = material.train + tuple(one.pick.id for one in lone.both_bad)
             taught = [one for one in (*material.usable, *lone.both_bad) if one.pick.id in train]
             questions = len({one.pair.question_id for one in taught}) + len(lone.favourites)
@@ -87,7 +89,7 @@ class Rounds(Database):
         """Those that a round could learn from now, whether or not its settings say so."""
         with self.reading() as connection:
             session = read_session(connection, session_id)
-            return _material(connection, session, _rounds_of(connection, session_id)).lone
+            return read_material(connection, session, _rounds_of(connection, session_id)).lone
 
     def claim_round(self) -> Round | None:
         """Start or resume the oldest round that is queued, or whose worker died.
@@ -321,84 +323,3 @@ def _update_round(connection: sa.Connection, round_id: str, **values: Any) -> Ro
     if values:
         connection.execute(sa.update(rounds).where(rounds.c.id == round_id, _open).values(**values))
     return _round(connection, round_id)
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What the next round could learn from.
-
-    usable: picks of left or right; train, held_out: the ids of those that it uses, by their use.
-    """
-
-    usable: list[PickedPair]
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
-    lone: LonePictures
-
-
-def _material(connection: sa.Connection, session: Session, earlier: list[Round]) -> _Material:
-    learnable = set(learnable_pick_ids(connection, session.id))
-    picked = read_picked_pairs(connection, session.id)
-    usable = [one for one in picked if one.pick.id in learnable]
-    fraction = session.settings.training.held_out_fraction
-    train, held_out = _split(connection, session.id, usable, earlier, fraction)
-    ever_held_out = {*held_out, *(id_ for round_ in earlier for id_ in round_.held_out_pick_ids)}
-    lone = read_lone_pictures(connection, session.id, picked, usable, ever_held_out)
-    return _Material(usable, train, held_out, lone)
-
-
-def _too_few(material: _Material, lone_pictures: bool) -> str:
-    sentence = (
-        f"A round needs at least {FEWEST_PICKS} picks of left or right; "
-        f"there are {len(material.usable)} so far."
-    )
-    if lone_pictures:
-        sentence += (
-            f" Or it needs {FEWEST_LONE} favourites and {FEWEST_LONE} pictures of pairs of which "
-            f"you took neither; there are {len(material.lone.favourites)} and "
-            f"{len(material.lone.bad)}."
-        )
-    return sentence
-
-
-def _split(
-    connection: sa.Connection,
-    session_id: str,
-    usable: list[PickedPair],
-    earlier: list[Round],
-    fraction: float,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the picks to train on and of those to hold out, in the order of picking.
-
-    A grid is on one side as a whole. Of a grid that is held out only one pick is used: its pairs
-    share their pictures, and would count the same opinion several times.
-    """
-
-    def questions_of(pick_ids: set[str]) -> set[str]:
-        found = connection.execute(
-            sa.select(picks.c.id, question_id.label("question_id"))
-            .join(pairs, picks.c.pair_id == pairs.c.id)
-            .where(pairs.c.session_id == session_id)
-        )
-        return {row.question_id for row in found if row.id in pick_ids}
-
-    trained_before = questions_of({pick for round_ in earlier for pick in round_.train_pick_ids})
-    held_before = questions_of({pick for round_ in earlier for pick in round_.held_out_pick_ids})
-    favourites = {id_ for round_ in earlier for id_ in round_.favourite_ids}
-    trained_before |= {
-        one.pair.question_id
-        for one in usable
-        if not favourites.isdisjoint(image.id for image in one.images)
-    }
-    questions: dict[str, list[str]] = {}
-    for one in usable:
-        questions.setdefault(one.pair.question_id, []).append(one.pick.id)
-    train: list[str] = []
-    held_out: list[str] = []
-    for number, (question, pick_ids) in enumerate(questions.items(), start=1):
-        due = len(held_out) + 1 <= fraction * number + 1e-9  # one in five, not one in six
-        if question in held_before or (question not in trained_before and due):
-            held_out.append(pick_ids[0])
-        else:
-            train += pick_ids
-    return tuple(train), tuple(held_out)

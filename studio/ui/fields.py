@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -23,6 +23,20 @@ class Field:
     component: Any
     read: Callable[[SessionSettings], Any]
     put: Callable[[SessionSettings, Any], SessionSettings]
+
+
+def with_training(settings: SessionSettings, **changes: Any) -> SessionSettings:
+    """The settings with changes of the training."""
+    return replace(settings, training=replace(settings.training, **changes))
+
+
+def training_field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
+    """A field for one of the training settings."""
+    return Field(
+        component,
+        lambda s: getattr(s.training, name),
+        lambda s, value: with_training(s, **{name: convert(value)}),
+    )
 
 
 def save_fields(page: Page, fields: Sequence[Field], after: AfterSave | None = None) -> None:

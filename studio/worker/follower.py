@@ -30,6 +30,7 @@ class StartRound:
     pairs: PairBatch
     settings: TrainingSettings
     state: dict[str, Any]  # of the main process's training
+    beside: models.ReadAdapter | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def start_round(
     """
     if processes.size == 1:
         return
-    processes.broadcast(StartRound(base, training.pairs, training.settings, training.state()))
+    processes.broadcast(
+        StartRound(base, training.pairs, training.settings, training.state(), training.beside)
+    )
     for answer in processes.all_gather(""):
         if answer:
             raise TrainingFailed(f"Another of the worker's processes cannot take part. {answer}")
@@ -118,7 +121,13 @@ def run(processes: ProcessGroup, device: str) -> None:
                 if denoiser is None or denoiser.base_hash != order.pairs.base_hash:
                     denoiser = None  # frees its memory before the next is loaded
                     denoiser = _load(order.base, device)
-                training = Training(denoiser, order.pairs, order.settings, processes=processes)
+                training = Training(
+                    denoiser,
+                    order.pairs,
+                    order.settings,
+                    processes=processes,
+                    beside=order.beside,
+                )
                 training.load_state(order.state)
             except Exception as error:
                 log.error("A round cannot be taken up", exc_info=error)

@@ -17,6 +17,7 @@ from torch import Tensor
 from studio import models
 from studio.engine import trajectory
 from studio.engine.objective import reads_only_final
+from studio.engine.orders import counted
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.models import INVERSIONS
 from studio.prompting.mismatched import mismatched
@@ -63,9 +64,16 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
         both_bad=tuple(one for one in train if one.pick.choice == "both_bad"),
     )
     better = [one for one in train if one.pick.choice != "both_bad"]
+    beside: dict[str, list[Image]] = {}
+    if settings.favourites_alone:
+        beside = store.shown_beside(round_.session_id, round_.favourite_ids)
     sides = [
         *map(partial(chains.of_pick, marks=marks_of_questions(holding.values())), better),
-        *((chains.of(image), None) for image in lone.favourites),
+        *(
+            (chains.of(image), other)
+            for image in lone.favourites
+            for other in _others(chains, beside.get(image.id, []), round_) or [None]
+        ),
         *((None, chains.of(image)) for image in lone.bad),
     ]
     if not sides:
@@ -77,17 +85,28 @@ def read_pairs(store: Store, denoiser: models.Denoiser, round_: Round) -> RoundP
         )
     sure = [MUCH_BETTER if one.pick.much_better else BETTER for one in better]
     sure += [MUCH_BETTER] * (len(sides) - len(better))
+    batch = PairBatch.of(
+        sides,
+        only_final,
+        sure if settings.count_strength else None,
+        mismatched if settings.keep_to_prompt else None,
+        settings.keep_to_prompt,
+    )
     return RoundPairs(
-        PairBatch.of(
-            sides,
-            only_final,
-            sure if settings.count_strength else None,
-            mismatched if settings.keep_to_prompt else None,
-            settings.keep_to_prompt,
-        ),
+        counted(batch, settings.orders),
         PairBatch.of([chains.of_pick(one) for one in held_out], only_final) if held_out else None,
         len(round_.train_pick_ids + round_.held_out_pick_ids) - len(train + held_out),
     )
+
+
+def _others(chains: _Chains, beside: list[Image], round_: Round) -> list[Trajectory]:
+    """Those of the pictures beside a favourite that are none, and that can share its round."""
+    favourites = set(round_.favourite_ids)
+    return [
+        chain
+        for image in beside
+        if image.id not in favourites and (chain := chains.of(image)) is not None
+    ]
 
 
 def marks_of_questions(picked: Iterable[PickedPair]) -> dict[str, dict[str, int]]:

@@ -33,7 +33,7 @@ from studio.store import (
 )
 from studio.store.files import read_sealed, set_aside, write_sealed
 from studio.store.rounds import has_learned
-from studio.worker import follower
+from studio.worker import follower, round_start
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
 from studio.worker.pair_queue import PairQueue
@@ -45,7 +45,6 @@ from studio.worker.round_checks import (
     missing_of_base,
     wanted_pictures,
 )
-from studio.worker.round_pairs import read_pairs
 from studio.worker.status import StatusReporter
 from studio.worker.wanted import Cancelled
 
@@ -181,15 +180,8 @@ class Rounds:
     def _prepare(self, round_: Round) -> ActiveRound:
         session = self.store.session(round_.session_id)
         denoiser = self.renderer.model_of(session)
-        pairs = read_pairs(self.store, denoiser, round_)
-        training = Training(
-            denoiser,
-            pairs.train,
-            round_.settings,
-            pairs.held_out,
-            self.renderer.preset,
-            self.processes,
-        )
+        started = round_start.start(self.renderer, self.processes, round_)
+        training = started.training
         weights = denoiser.adapters.parameters()
         adapter_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
         try:
@@ -206,7 +198,8 @@ class Rounds:
         about = denoiser.base_hash, session.settings.sampling, round_, (0, pictures), held_out
         measured = SHIFT_PICTURES if training.is_scaled else 0
         steps = RoundSteps(self.renderer.pace, *about, measured, training.checks_made)
-        return ActiveRound(round_, training, pairs.left_out, steps, time.monotonic())
+        saved_at_s, notes = time.monotonic(), started.notes
+        return ActiveRound(round_, training, started.left_out, steps, saved_at_s, notes=notes)
 
     def _train_for_a_moment(self, active: ActiveRound) -> None:
         training = active.training
@@ -266,7 +259,8 @@ class Rounds:
             active.steps = replace(active.steps, measured=done)
             self._report(active, f"Measuring, picture {min(done + 1, total)} of {total}")
             if is_enough and done < total:
-                active.notes = (f"Its strength was set from {done} of {total} pictures.",)
+                set_from = f"Its strength was set from {done} of {total} pictures."
+                active.notes = (*active.notes, set_from)
             return not is_enough
 
         with self._while_wanted(active, ("running", "stopping")):

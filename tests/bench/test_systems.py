@@ -15,6 +15,7 @@ from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths import objectives
 from studio.prompting.mismatched import mismatched
 from studio.settings import FORMS, LOSSES, SamplingSettings
+from tests.support.loras import random_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +39,8 @@ def test_each_trains_two_updates(system: System, denoiser, chains) -> None:
     denoiser.adapters.remove()
     wrong_prompts = mismatched if settings.keep_to_prompt else None
     pairs = PairBatch.of(chains, wrong_prompts=wrong_prompts)
-    first, second = Training(denoiser, pairs, settings)
+    beside = random_adapter(denoiser, settings, size=0) if settings.beside else None
+    first, second = Training(denoiser, pairs, settings, beside=beside)
     zero = torch.zeros(1)
     at_rest = objectives.FORMS[settings.form](zero, zero, settings.beta).item()
     assert first.loss == pytest.approx(at_rest, abs=1e-3)

@@ -367,6 +367,19 @@ def test_a_session_that_is_not_there_is_answered_with_those_that_are(home):
     assert "One" in said
 
 
+def test_train_changes_how_a_session_learns(home):
+    with contextlib.closing(Store.open(home)) as store:
+        store.create_session("One", SessionSettings(prompts=("a cat",)))
+    train = ["train", "--home", home, "--session", "One", "--set"]
+    assert "needs at least 4 picks" in sentence(typed(*train, "keep_to_prompt=1", "orders=list"))
+    with contextlib.closing(Store.open(home)) as store:
+        [session] = store.sessions()
+    assert session.settings.training == TrainingSettings(keep_to_prompt=1.0, orders="list")
+    assert "Unknown setting: speed." in sentence(typed(*train, "speed=1"))
+    assert "Unknown way to count an order" in sentence(typed(*train, "orders=best"))
+    assert "train a round first" in sentence(typed(*train, "beside=One"))
+
+
 @pytest.mark.slow
 def test_generate_draws_files_that_depend_on_the_seed_alone(tmp_path, tiny_model):
     def drawn(folder: str, *arguments: object) -> dict[str, bytes]:

@@ -18,13 +18,16 @@ from safetensors.torch import load_file, save_file
 from studio import models
 from studio.engine import sampling
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, process_group
+from studio.engine.orders import counted
 from studio.engine.training import Training, TrainingFailed
 from studio.engine.trajectory import PairBatch, load
+from studio.prompting.mismatched import mismatched
 from studio.runtime.supervisor import worker_command
 from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Store
 from studio.worker import follower
 from studio.worker.loop import Worker
+from tests.support.loras import random_adapter
 from tests.support.processes import PATIENCE_S, together, wait_for
 
 SAMPLING = SamplingSettings(steps=4, width_px=64, height_px=64)
@@ -50,16 +53,24 @@ def learn(model: str, processes: ProcessGroup) -> dict[str, torch.Tensor]:
     """The gradient of the first update and the adapter of the last, of every kind."""
     denoiser = models.load(model, "cpu")
     chains = sampling.sample_pairs(denoiser, PROMPTS, [*range(5)], SAMPLING)
+    chains[1] = [replace(one, prompt=PROMPTS[0]) for one in chains[1]]  # in a grid with the first
     pairs, sure = PairBatch.of(chains), PairBatch.of(chains, certainty=[1, 0.75, 0.75, 1, 0.75])
     alone = PairBatch.of([*chains[:3], (chains[3][0], None), *((None, one) for one in chains[4])])
+    grid = [(chains[0][0], chains[0][1]), (chains[0][0], chains[1][0])]
+    lists = counted(PairBatch.of([*grid, *chains[2:]], wrong_prompts=mismatched), "list")
+    other = random_adapter(denoiser, settings("diffusion_dpo"))
     found = {}
-    for kind, objective, batch in (
-        ("d3po_balanced", "d3po_balanced", pairs),
-        ("diffusion_dpo", "diffusion_dpo", pairs),
-        ("sure", "diffusion_dpo", sure),
-        ("alone", "diffusion_dpo", alone),
+    for kind, objective, batch, beside in (
+        ("d3po_balanced", "d3po_balanced", pairs, None),
+        ("diffusion_dpo", "diffusion_dpo", pairs, None),
+        ("sure", "diffusion_dpo", sure, None),
+        ("alone", "diffusion_dpo", alone, None),
+        ("lists", "diffusion_dpo", lists, None),
+        ("beside", "diffusion_dpo", pairs, other),
     ):
-        training = Training(denoiser, batch, settings(objective), processes=processes)
+        training = Training(
+            denoiser, batch, settings(objective), processes=processes, beside=beside
+        )
         loss, _ = training.gradient()
         found[f"{kind} loss"] = loss.mean()
         names = [name for name, p in denoiser.network.named_parameters() if p.requires_grad]

@@ -27,6 +27,7 @@ from studio.engine.estimators import (
 from studio.engine.evaluation import velocity_changes
 from studio.engine.memory import PRESETS
 from studio.engine.objective import Objective, reads_only_final
+from studio.engine.orders import counted
 from studio.engine.training import MOST_SCALED, Training, TrainingFailed, groups_of_update
 from studio.engine.trajectory import PairBatch, Trajectory
 from studio.maths.objectives import ALIKE
@@ -57,7 +58,7 @@ def pairs(denoiser: Denoiser) -> PairBatch:
     return PairBatch.of(sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING))
 
 
-@pytest.fixture(params=["alike", "sure", "alone", "wrong_prompts"])
+@pytest.fixture(params=["alike", "sure", "alone", "wrong_prompts", "list"])
 def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) -> PairBatch:
     """The pairs, and what the picks say beyond "better"."""
     chains = sampling.sample_pairs(denoiser, PROMPTS, list(range(6)), SAMPLING)
@@ -73,6 +74,9 @@ def picks(request: pytest.FixtureRequest, denoiser: Denoiser, pairs: PairBatch) 
             ]
         ),
         "wrong_prompts": PairBatch.of(chains, wrong_prompts=mismatched, prompt_weight=0.5),
+        "list": counted(
+            PairBatch.of([*ranked(denoiser), *chains[:1]], wrong_prompts=mismatched), "list"
+        ),
     }[request.param]
 
 

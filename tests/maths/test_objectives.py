@@ -12,12 +12,12 @@ from studio.maths.objectives import (
     FORMS,
     Counts,
     balance,
-    best_of,
+    beside,
     clip,
     dpo,
     ipo,
     losses,
-    plackett_luce,
+    of_lists,
     rank_weights,
 )
 
@@ -83,6 +83,7 @@ BY_HAND = {
     "sppo": 2.5,
     "kto": 0.388144,
     "bco": 0.440190,
+    "seppo": 0.048587,
 }
 # d loss / d c and d loss / d r of an untrained adapter: worked by hand, with sigmoid(0) = 1/2.
 AT_0 = {
@@ -102,6 +103,7 @@ AT_0 = {
     "sppo": (-1, 1),
     "kto": (-0.25, 0.25),
     "bco": (-0.5, 0.5),
+    "seppo": (-0.5, 0.0),
 }
 OF_THE_MARGIN = ("dpo", "ipo", "hinge", "linear", "smoothed", "robust", "capped")
 SUMS_OF_SIDES = ("kto", "bco", "nca", "sppo")
@@ -112,6 +114,12 @@ def test_each_form_by_hand(name: str) -> None:
     loss = FORMS[name](of(CHOSEN), of(REJECTED), BETA)
     assert loss.shape == (1,)
     assert loss.item() == pytest.approx(BY_HAND[name], abs=1e-6)
+
+
+def test_seppo_learns_from_both_where_the_chosen_one_is_worse_than_before() -> None:
+    """Errors of the policy 0.5 and 0.6, of the reference 0.3 and 0.5: c = -2, r = -1, s = -1."""
+    loss = FORMS["seppo"](of((0.3 - 0.5) / 2), of((0.5 - 0.6) / 2), BETA)
+    assert loss.item() == pytest.approx(3.048587, abs=1e-6)
 
 
 def test_a_hinge_that_is_not_reached_yet() -> None:
@@ -189,6 +197,15 @@ def test_what_a_pick_says_beyond_better_by_hand(counts, form, expected) -> None:
     assert counted(counts, form) == pytest.approx(expected, abs=1e-6)
 
 
+def test_beside_another_taste_by_hand() -> None:
+    """w = 1/2, and the other taste's margin R = 20 · (0.08 - 0.03) = 1: (3 - 1/2) / (1/2) = 5."""
+    counts = beside(Counts(), of(0.08), of(0.03), BETA, share=0.5)
+    assert counted(counts) == pytest.approx(0.006715, abs=1e-6)
+    # w = 1/4, R = 2, and a pick that counts by half: (3 / 2 - 1/4 · 2) / (3/4) = 4/3
+    half = beside(Counts(inner=of(0.5)), of(0.1), of(0.0), BETA, share=0.25)
+    assert counted(half) == pytest.approx(math.log1p(math.exp(-4 / 3)), abs=1e-6)
+
+
 def test_a_side_alone_by_hand() -> None:
     """As `bco` where the form needs both sides; the side that is absent has a gain of 0."""
     alone = Counts(alone=torch.tensor([True]))
@@ -224,20 +241,47 @@ def test_a_tie_teaches_nothing() -> None:
 LIST = torch.tensor([[0.3, 0.1, 0.0, -0.2]], dtype=torch.float64) / 2  # gains, the best first
 
 
+def of_order(gains: torch.Tensor) -> torch.Tensor:
+    """The loss of an order, the best first: each picture against all after it."""
+    first, second = torch.triu_indices(len(gains), len(gains), 1)
+    chosen, rejected = gains[first], gains[second]
+    return losses(dpo, chosen, rejected, BETA, Counts(lists=first)).sum()
+
+
 def test_lists_by_hand() -> None:
-    assert plackett_luce(LIST, BETA).item() == pytest.approx(0.651456, abs=1e-6)
-    assert best_of(LIST, BETA).item() == pytest.approx(0.175515, abs=1e-6)
+    """Plackett-Luce of four, and the best of four by its softmax."""
+    assert of_order(LIST[0]).item() == pytest.approx(0.651456, abs=1e-6)
+    margins = BETA * (LIST[0, 0] - LIST[0, 1:])
+    loss = of_lists(margins, torch.tensor([7, 7, 7]), of(9, 9, 9))
+    assert loss.tolist() == pytest.approx([0.175515 / 3] * 3, abs=1e-6)
 
 
-def test_a_list_of_two_is_a_pair() -> None:
-    pair = torch.tensor([[CHOSEN, REJECTED]], dtype=torch.float64)
-    for form in (plackett_luce, best_of):
-        assert form(pair, BETA).item() == pytest.approx(BY_HAND["dpo"], abs=1e-6)
+def test_a_list_of_two_is_a_pair_of_any_form() -> None:
+    for name, form in FORMS.items():
+        alone = losses(form, of(CHOSEN), of(REJECTED), BETA, Counts(lists=torch.tensor([3])))
+        assert alone.item() == pytest.approx(BY_HAND[name], abs=1e-6)
 
 
 def test_the_orders_of_a_list_have_probabilities_that_add_up_to_one() -> None:
-    orders = torch.tensor(list(itertools.permutations(range(4))))
-    assert plackett_luce(LIST[0][orders], BETA).neg().exp().sum().item() == pytest.approx(1)
+    orders = [LIST[0][list(order)] for order in itertools.permutations(range(4))]
+    assert sum(math.exp(-of_order(gains)) for gains in orders) == pytest.approx(1)
+
+
+def test_no_margin_is_too_large_for_a_list() -> None:
+    margins = torch.tensor([-1e4, 1e4, 3e4, -2e4]).requires_grad_()
+    loss = of_lists(margins, torch.tensor([0, 0, 0, 1]), margins).sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert margins.grad.isfinite().all()
+
+
+def test_pictures_that_win_alike_have_one_weight() -> None:
+    """The best of four was named: it wins 1, the others 0, with the mean of three discounts."""
+    weights = rank_weights(of(0, 1, 0, 0))
+    discount = (1 / math.log(3) + 1 / math.log(4) + 1 / math.log(5)) / 3
+    expected = 1 / math.log(2) - discount
+    assert weights[1, [0, 2, 3]].tolist() == pytest.approx([expected] * 3)
+    assert weights[0, 2] == 0
 
 
 def test_rank_weights_by_hand() -> None:

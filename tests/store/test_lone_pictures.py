@@ -47,11 +47,11 @@ def test_a_round_can_start_from_four_of_each_and_no_other_pick(store, session, a
     assert store.rounds(session.id) == [round_]
 
 
-@pytest.mark.parametrize(("good", "bad"), [(3, 2), (4, 1), (0, 0)])
+@pytest.mark.parametrize(("good", "bad"), [(3, 2), (0, 4), (0, 0)])
 def test_with_fewer_it_says_how_many_there_are(store, session, add_pairs, good, bad):
     star(store, *(pair.left for pair in add_pairs(good)))
     pick(store, add_pairs(bad), "both_bad")
-    expected = rf"4 favourites and 4 pictures .* there are {good} and {2 * bad}\."
+    expected = rf"4 picks .* there are 0 so far\. Or it needs 4 favourites; there are {good}\.$"
     with pytest.raises(StoreError, match=expected):
         store.request_round(session.id)
 
@@ -65,12 +65,40 @@ def test_too_few_of_one_kind_take_no_part_in_a_round_of_pairs(store, session, ad
     assert round_.train_pick_ids == tuple(one.id for one in picks)
 
 
+def test_favourites_alone_are_enough_where_there_are_no_picks(store, session, add_pairs):
+    """They are held against what was shown beside them."""
+    pairs = add_pairs(5)
+    starred = star(store, *(pair.left for pair in pairs[:4]), pairs[0].right)
+    few = pick(store, pairs[3:])
+    round_ = store.request_round(session.id)
+    assert round_.settings == replace(session.settings.training, favourites_alone=True)
+    assert set(round_.favourite_ids) == set(starred)
+    assert round_.train_pick_ids == tuple(one.id for one in few)
+    assert store.session(session.id).settings == session.settings
+    beside = store.shown_beside(session.id, starred)
+    assert beside[pairs[0].left.id] == [store.image(pairs[0].right.id)]
+    assert [one.id for one in beside[pairs[1].left.id]] == [pairs[1].right.id]
+
+
+def test_beside_a_picture_of_a_grid_are_all_others(store, session):
+    grid = make_grid(store, session.id)
+    first, *others = (image.id for image in grid.images)
+    assert {one.id for one in store.shown_beside(session.id, [first])[first]} == set(others)
+
+
+def test_with_picks_enough_favourites_alone_take_no_part(store, session, add_pairs):
+    star(store, *(pair.left for pair in add_pairs(4)))
+    pick(store, add_pairs(4))
+    round_ = store.request_round(session.id)
+    assert (round_.favourite_ids, round_.settings.favourites_alone) == ((), False)
+
+
 def test_switched_off_they_take_no_part(store, session, add_pairs):
     training = replace(session.settings.training, lone_pictures=False)
     store.update_settings(session.id, replace(session.settings, training=training))
-    star(store, *sides(add_pairs(4)))
+    star(store, *sides(add_pairs(1)))
     pick(store, add_pairs(4), "both_bad")
-    with pytest.raises(StoreError, match=r"there are 0 so far\.$"):
+    with pytest.raises(StoreError, match=r"Or it needs 4 favourites; there are 2\.$"):
         store.request_round(session.id)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from studio import models
+from studio.models import Denoiser, ReadAdapter
+from studio.models.adapters import ADAPTER_NAME
+from studio.settings import TrainingSettings
 
 
 def write_lora(path: Path, model: Path, seed: int = 0) -> Path:
@@ -22,3 +26,18 @@ def write_lora(path: Path, model: Path, seed: int = 0) -> Path:
             tensors[f"{key}.alpha"] = torch.tensor(1.0)
     save_file(tensors, path)
     return path
+
+
+def random_adapter(
+    denoiser: Denoiser, settings: TrainingSettings, size: float = 0.3
+) -> ReadAdapter:
+    """An adapter for the model, as `Adapters.read` gives it, with random changes."""
+    denoiser.adapters.new(settings)
+    config = copy.deepcopy(denoiser.unet.peft_config[ADAPTER_NAME])
+    draw = torch.Generator().manual_seed(settings.seed)
+    state = {
+        name: size * torch.randn(value.shape, generator=draw)
+        for name, value in denoiser.adapters.state().items()
+    }
+    denoiser.adapters.remove()
+    return config, state

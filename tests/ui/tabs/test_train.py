@@ -22,7 +22,7 @@ from studio.store import (
 from studio.store.status import RoundProgress
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.train import evidence, learning, round_card, strip, verdict
-from tests.support.factories import make_adapter, make_image, make_pair
+from tests.support.factories import finish, make_adapter, make_image, make_pair
 
 
 def test_the_strength_dial_sets_how_far_a_round_goes_and_reads_it_back():
@@ -44,7 +44,8 @@ def test_the_strength_dial_sets_beta_where_there_is_no_target_shift():
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_another_way_of_learning_is_taken_whole_but_for_what_is_kept(objective):
     kept = {"rank": 4, "alpha": 2.0, "count_strength": True, "lone_pictures": True}
-    kept["keep_to_prompt"] = 1.0
+    kept |= {"keep_to_prompt": 1.0, "orders": "rank", "from_tastes": True}
+    kept |= {"beside": "adapter", "beside_share": 0.3}
     assert set(kept) == set(learning.KEPT)
     changed = learning.with_objective(SessionSettings(training=TrainingSettings(**kept)), objective)
     assert changed.training == replace(OBJECTIVES[objective], **kept)
@@ -144,6 +145,26 @@ def test_it_says_how_many_lone_pictures_a_round_learns_from(
     assert "4 favourites and 4 bad pictures to learn" in round_card.round_card(StoreSnapshot(store))
     store.request_round(session.id)
     assert "from 4 picks and 4 favourites" in round_card.round_card(StoreSnapshot(store))
+
+
+def test_it_offers_a_round_from_favourites_where_there_are_no_picks(
+    store: Store, session: Session, add_pairs
+):
+    pairs = add_pairs(8)
+    for pair in pairs[:3]:
+        store.set_favourite(pair.left.id, True)
+    assert "choose a few on the Prefer tab" in round_card.round_card(StoreSnapshot(store))
+    store.set_favourite(pairs[3].left.id, True)
+    assert "learn from your 4 favourites" in round_card.round_card(StoreSnapshot(store))
+    round_ = store.request_round(session.id)
+    assert "learns from 4 favourites," in round_card.round_card(StoreSnapshot(store))
+    finish(store, session.id, round_)
+    assert "Everything you picked is learned" in round_card.round_card(StoreSnapshot(store))
+    store.set_favourite(pairs[4].left.id, True)
+    assert "learn from your 5 favourites" in round_card.round_card(StoreSnapshot(store))
+    for number, pair in enumerate(pairs[4:]):
+        store.add_answer(f"pick{number}", pair.id, "left")
+    assert "4 new picks" in round_card.round_card(StoreSnapshot(store))
 
 
 def test_the_consistency_of_picks_is_explained():

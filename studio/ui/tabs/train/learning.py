@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from html import escape
-from typing import Any
 
 import gradio as gr
 
 from studio.messages import N_, _
 from studio.settings import FEWEST_LONE, OBJECTIVES, SessionSettings, TrainingSettings
 from studio.ui import words
-from studio.ui.fields import Field, save_fields
+from studio.ui.fields import Field, save_fields, training_field
 from studio.ui.page import Page, Values
 from studio.ui.snapshot import StoreSnapshot
+from studio.ui.tabs.train import other_tastes
 
 # Each objective's name and one sentence about it, for the artist.
 OBJECTIVE_WORDS = {
@@ -43,8 +42,23 @@ OBJECTIVE_WORDS = {
 }
 
 # Settings that stay whatever the objective.
-KEPT = ("rank", "alpha", "count_strength", "lone_pictures", "keep_to_prompt")
+KEPT = (
+    "rank",
+    "alpha",
+    "count_strength",
+    "lone_pictures",
+    "keep_to_prompt",
+    "orders",
+    "beside",
+    "beside_share",
+    "from_tastes",
+)
 
+ORDERS = {
+    "pairs": N_("Pair by pair"),
+    "rank": N_("More between first and last"),
+    "list": N_("As one choice after another"),
+}
 PAIRS_BY = {"base": N_("The base model"), "newest": N_("The newest LoRA")}
 
 # The strength dial. It sets how far a round moves the pictures, as a multiple of the default; for
@@ -104,6 +118,17 @@ def build(page: Page) -> None:
         ),
         elem_id="keep-to-prompt",
     )
+    with gr.Column(visible=False) as for_grids:
+        orders = gr.Radio(
+            [(_(name), value) for value, name in ORDERS.items()],
+            label=_("An order of several pictures counts"),
+            info=_(
+                "“More between first and last” gives the ends of an order more weight than its "
+                "neighbours; “As one choice after another” takes it as a whole."
+            ),
+            elem_id="orders",
+        )
+    other_tastes.build(page)
     with gr.Row():
         rank = gr.Number(
             label=_("LoRA rank"),
@@ -119,20 +144,25 @@ def build(page: Page) -> None:
 
     def view(snapshot: StoreSnapshot) -> Values:
         sentence = OBJECTIVE_WORDS[snapshot.settings.training.objective][1]
-        return {about: _soft(_(sentence)), about_lone: _soft(lone_sentence(snapshot))}
+        return {
+            about: _soft(_(sentence)),
+            about_lone: _soft(lone_sentence(snapshot)),
+            for_grids: gr.update(visible=snapshot.settings.pictures > 2),
+        }
 
-    page.show(view, [about, about_lone])
+    page.show(view, [about, about_lone, for_grids])
     save_fields(
         page,
         [
             Field(objective, lambda s: s.training.objective, with_objective),
             Field(strength, lambda s: strength_of(s.training), with_strength),
             Field(pairs_by, lambda s: s.pairs_by, lambda s, value: replace(s, pairs_by=value)),
-            _field(sure, "count_strength", bool),
-            _field(lone, "lone_pictures", bool),
-            _field(keep, "keep_to_prompt", float),
-            _field(rank, "rank", int),
-            _field(alpha, "alpha", float),
+            training_field(sure, "count_strength", bool),
+            training_field(lone, "lone_pictures", bool),
+            training_field(keep, "keep_to_prompt", float),
+            training_field(orders, "orders", str),
+            training_field(rank, "rank", int),
+            training_field(alpha, "alpha", float),
         ],
     )
 
@@ -155,15 +185,6 @@ def lone_sentence(snapshot: StoreSnapshot) -> str:
 
 def _soft(sentence: str) -> str:
     return f"<p class='soft'>{escape(sentence)}</p>" if sentence else ""
-
-
-def _field(component: Any, name: str, convert: Callable[[Any], Any]) -> Field:
-    """A field for one of the training settings."""
-    return Field(
-        component,
-        lambda s: getattr(s.training, name),
-        lambda s, value: replace(s, training=replace(s.training, **{name: convert(value)})),
-    )
 
 
 def with_objective(settings: SessionSettings, objective: str) -> SessionSettings:

@@ -91,7 +91,8 @@ def _open_round(snapshot: StoreSnapshot, round_: Round) -> str:
     picks = words.picks(len(round_.train_pick_ids))
     if round_.favourite_ids:
         favourites = words.favourites(len(round_.favourite_ids))
-        picks = _("{picks} and {favourites}", picks=picks, favourites=favourites)
+        both = _("{picks} and {favourites}", picks=picks, favourites=favourites)
+        picks = both if round_.train_pick_ids else favourites
     share = words.share_done(round_, snapshot.worker)
     match round_.state:
         case "running":
@@ -145,6 +146,12 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
         )
         taste = _("With 16 the taste begins to show.")
         return _("Pick first, then it learns"), together(needed, taste)
+    if snapshot.favourites_alone and not _has_learned_favourites(snapshot):
+        favourites = words.favourites(len(snapshot.favourites_alone))
+        return _("It can learn from your {favourites}", favourites=favourites), _(
+            "There are no picks yet, so each favourite is held against the pictures that were "
+            "shown beside it. Picks of the better picture say more."
+        )
     if snapshot.withdrawn:
         picks = words.picks(snapshot.withdrawn)
         return (
@@ -169,9 +176,17 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
     )
 
 
+def _has_learned_favourites(snapshot: StoreSnapshot) -> bool:
+    """Whether the newest adapter is from the same favourites."""
+    done = [round_ for round_ in snapshot.rounds if round_.state == "done"]
+    return bool(done) and snapshot.favourites_alone == set(done[-1].favourite_ids)
+
+
 def _missing_picks(snapshot: StoreSnapshot) -> int:
     """How many picks of left or right a round lacks."""
-    return 0 if snapshot.lone.are_enough else FEWEST_PICKS - snapshot.counts.usable
+    if snapshot.lone.are_enough or snapshot.favourites_alone:
+        return 0
+    return FEWEST_PICKS - snapshot.counts.usable
 
 
 def _to_learn_from(snapshot: StoreSnapshot) -> str:
