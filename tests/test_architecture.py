@@ -107,7 +107,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lora",
         "models",
         "paths",
-        "pictures",
         "prompting",
         "runtime",
         "settings",
