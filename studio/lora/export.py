@@ -204,7 +204,8 @@ def _names_in_file(form: Format, adapter: Mapping[str, LowRank], family: str) ->
         try:
             return flux2.in_original_names(adapter)
         except KeyError as error:
-            raise LoraError(f"{error.args[0]} has no name in other tools.") from error
+            [layer] = error.args
+            raise LoraError(f"The layer {layer} has no name in other tools.") from error
     return {_name_in_file(form, name, family): part for name, part in adapter.items()}
 
 

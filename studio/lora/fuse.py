@@ -145,12 +145,19 @@ def _match(
         rows = sum(weight.shape[0] for _, weight, _ in known[layer])
         columns = {math.prod(weight.shape[1:]) for _, weight, _ in known[layer]}
         if part.up.shape[0] != rows or {math.prod(part.down.shape[1:])} != columns:
-            raise ModelError(f"{_made_for(file)}: {name} has other dimensions.")
+            raise _misfit(
+                file,
+                f"{file.path.name} was made for another kind of model: {name} has other "
+                "dimensions.",
+            )
         matches += [(place, part.of(third), weight) for place, weight, third in known[layer]]
         texts_changed += layer in text_layers
         network_changed += layer not in text_layers
     if not matches:
-        raise ModelError(f"{_made_for(file)}: nothing in it fits this one.")
+        raise _misfit(
+            file,
+            f"{file.path.name} was made for another kind of model: nothing in it fits this one.",
+        )
     fused = Fused(
         name=file.path.stem,
         sha256=file.sha256,
@@ -163,12 +170,16 @@ def _match(
     return fused, matches
 
 
-def _made_for(file: LoraFile) -> str:
-    """`It was made for another kind of model`, with the family that it names."""
+def _misfit(file: LoraFile, sentence: str) -> ModelError:
+    """The sentence, or one with the family that the file names."""
     named = file.metadata.get("ss_base_model_version")
-    words = [one.words for one in FAMILIES.values() if one.lora.base_version == named]
-    kind = f" ({words[0]})" if words else ""
-    return f"{file.path.name} was made for another kind of model{kind}"
+    for family in FAMILIES.values():
+        if family.lora.base_version == named:
+            return ModelError(
+                f"{file.path.name} was made for another kind of model, {family.words}: it does not "
+                "fit this one."
+            )
+    return ModelError(sentence)
 
 
 @torch.no_grad()
