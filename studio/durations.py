@@ -20,6 +20,13 @@ def duration(seconds: float) -> str:
     return _("about {hours} h", hours=hours)
 
 
+def with_duration(what: str, seconds: float | None) -> str:
+    """`Loading my-model, about 20 s`; None: not known yet."""
+    if seconds is None:
+        return what
+    return _("{what}, {duration}", what=what, duration=duration(seconds))
+
+
 def with_time_left(what: str, left_s: float | None) -> str:
     """`Drawing picture 4 of 8, about 2 min left`; None: not known yet."""
     if left_s is None:

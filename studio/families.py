@@ -98,7 +98,7 @@ class LoraNames:
     architecture: modelspec.architecture. sd_version: in the .json beside the file.
     original: layers of the UNet have their names of the original checkpoint, instead of diffusers'.
     is_kohya: the tools read kohya's names and alphas; else `diffusion_model.` and the original
-    names, as ComfyUI does for every family.
+    names, as ComfyUI does for every family. module: ss_network_module.
     """
 
     base_version: str
@@ -107,6 +107,7 @@ class LoraNames:
     v2: bool = False
     original: bool = False
     is_kohya: bool = True
+    module: str = "networks.lora"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class Family:
     changes. transformer: the blocks of a network that is none of a UNet's, and to which all facts
     about a UNet do not apply. shift: the rule that moves the timesteps of a flow by the size of the
     picture and the number of steps (`studio.models.levels`); "" for none. steps, guidance: of a
-    drawing, where the family has its own.
+    drawing, where the family has its own. memory: that autograd keeps for one place of a latent, in
+    that of a UNet's (`studio.engine.memory`).
     size_px: of the training pictures. portrait_px: other (width, height) of its training.
     attention_depths: transformer blocks in each attention of the UNet, for recognition.
     down_blocks: of the UNet, diffusers' classes. heads: of each attention, if the same everywhere;
@@ -154,6 +156,7 @@ class Family:
     shift: str = ""
     steps: int | None = None
     guidance: float | None = None
+    memory: float = 1.0
     down_blocks: tuple[str, ...] = (CROSSED, CROSSED, CROSSED, PLAIN)
     heads: int | None = None
     linear_projection: bool = True
@@ -259,13 +262,24 @@ SDXL_RF = replace(
 # Qwen3 of 4B or 8B; the states of three layers, as in FLUX.2's own code.
 _QWEN3 = ChatEncoder("Qwen3", "qwen3", "text_encoder", "tokenizer", layers=(9, 18, 27), tokens=512)
 
+
+def _klein_lora(size: str) -> LoraNames:
+    """As musubi-tuner names them."""
+    return LoraNames(
+        f"flux_2_klein_{size}",
+        f"Flux.2-klein-{size}/lora",
+        "Unknown",
+        is_kohya=False,
+        module="networks.lora_flux_2",
+    )
+
+
 KLEIN_4B = Family(
     name="flux2_klein_4b",
     words="FLUX.2 klein base 4B",
     pipeline=KLEIN_PIPELINE,
     text_encoders=(_QWEN3,),
-    # As musubi-tuner names them.
-    lora=LoraNames("flux_2_klein_4b", "Flux.2-klein-4b/lora", "Unknown", is_kohya=False),
+    lora=_klein_lora("4b"),
     size_px=1024,
     portrait_px=((896, 1152), (832, 1216), (768, 1344), (640, 1536)),
     layers=FLUX2_LAYERS,
@@ -273,6 +287,7 @@ KLEIN_4B = Family(
     shift="flux2",
     steps=50,
     guidance=4.0,
+    memory=11.0,
     predicts=("flow_prediction",),
     reads_clip_skip=False,
     eta=0.3,
@@ -282,8 +297,9 @@ KLEIN_9B = replace(
     KLEIN_4B,
     name="flux2_klein_9b",
     words="FLUX.2 klein base 9B",
-    lora=LoraNames("flux_2_klein_9b", "Flux.2-klein-9b/lora", "Unknown", is_kohya=False),
+    lora=_klein_lora("9b"),
     transformer=Transformer(double=8, single=24),
+    memory=19.0,
 )
 
 FAMILIES = {

@@ -506,6 +506,8 @@ class SessionSettings(_Stored):
     pairs_by: Literal["base", "newest"] = "base"
     # Where the pictures of pairs come from: drawn, or read from a folder of the artist's.
     pairs_of: Literal["drawings", "folder"] = "drawings"
+    folder: str = ""  # of pictures, that was read last
+    watch_folder: bool = False  # whether new pictures in it are read by themselves
     start: StartLora | None = None  # a part of the base model, of policy and reference alike
     # Of the base model's weights at the session's first use; "" until then.
     model_hash: str = ""
@@ -516,6 +518,8 @@ class SessionSettings(_Stored):
     _before: ClassVar[dict[str, Any]] = {
         "pairs_by": "newest",
         "pairs_of": "drawings",
+        "folder": "",
+        "watch_folder": False,
         "model_hash": "",
         "model_bytes": 0,
     }
@@ -529,7 +533,8 @@ class SessionSettings(_Stored):
         super().__post_init__()
         _require(bool(self.base_model.strip()), "Choose a base model first.")
         _require(
-            max(len(self.base_model), len(self.model_hash)) <= MAX_PATH_CHARACTERS,
+            max(len(self.base_model), len(self.model_hash), len(self.folder))
+            <= MAX_PATH_CHARACTERS,
             f"A path has at most {MAX_PATH_CHARACTERS} characters.",
         )
         for prompt in (*self.prompts, *self.preview_prompts):

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from studio.messages import _, told
 from studio.statistics import Tally, wilson
 
 Advice = Literal["pick", "go_on", "stop"]
@@ -52,7 +53,13 @@ class Guesses:
     def __str__(self) -> str:
         """`9 of 10 (60–98 %)`."""
         low, high = (round(100 * bound) for bound in self.interval)
-        return f"{self.right} of {self.asked} ({low}–{high} %)"
+        return _(
+            "{right} of {asked} ({low}–{high} %)",
+            right=self.right,
+            asked=self.asked,
+            low=low,
+            high=high,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,65 +92,74 @@ class Verdict:
 def judge(known: Evidence) -> Verdict:
     """The verdict on everything that is known."""
     if known.held_back:
-        return Verdict("stop", f"{known.held_back} More picks do not mend that.")
+        return Verdict("stop", _("{why} More picks do not mend that.", why=told(known.held_back)))
     if not known.finished:
         return _before_the_first(known.missing)
     return _by_the_exam(known.exam) or _by_the_pictures(known.diversity) or _by_the_guesses(known)
 
 
 def _before_the_first(missing: int) -> Verdict:
-    if missing > 0:
-        return Verdict(
-            "pick", f"Nothing is learned yet: {missing} more and the first round starts."
-        )
-    return Verdict("go_on", "There are enough picks for the first round.")
+    if missing <= 0:
+        return Verdict("go_on", _("There are enough picks for the first round."))
+    reason = _("Nothing is learned yet: {number} more and the first round starts.", number=missing)
+    return Verdict("pick", reason)
 
 
 def _by_the_exam(exam: Tally) -> Verdict | None:
     low, high = exam.interval
     if low > 0.5:
-        return Verdict("stop", f"It is proven: blind you chose it in {exam}. Export it.")
+        proven = _("It is proven: blind you chose it in {exam}. Export it.", exam=exam)
+        return Verdict("stop", proven)
     if high < 0.5:
-        return Verdict("stop", f"Blind you chose the base model more often: yours in {exam}.")
+        worse = _("Blind you chose the base model more often: yours in {exam}.", exam=exam)
+        return Verdict("stop", worse)
     return None
 
 
 def _by_the_pictures(diversity: float | None) -> Verdict | None:
     if diversity is None or diversity >= LEAST_DIVERSITY:
         return None
-    share = round(100 * diversity)
-    return Verdict(
-        "stop", f"Its pictures grow alike: {share} % of the base model's variety is left."
+    alike = _(
+        "Its pictures grow alike: {share} % of the base model's variety is left.",
+        share=round(100 * diversity),
     )
+    return Verdict("stop", alike)
 
 
 def _by_the_guesses(known: Evidence) -> Verdict:
     if not known.rounds:
-        return Verdict(
-            "go_on", "No picks are kept out of the lessons, so only an exam tells what it knows."
-        )
+        unasked = _("No picks are kept out of the lessons, so only an exam tells what it knows.")
+        return Verdict("go_on", unasked)
     newest = known.rounds[-1]
     low, high = newest.interval
     if high < USEFUL_SHARE and newest.asked >= FEWEST_ASKED:
-        return Verdict(
-            "stop",
-            f"It guesses {newest} of the picks kept from it, too few for more of the same to help: "
+        useless = _(
+            "It guesses {guesses} of the picks kept from it, too few for more of the same to help: "
             "pick for one quality that most pairs show.",
+            guesses=newest,
         )
+        return Verdict("stop", useless)
     if low <= 0.5:
-        return Verdict(
-            "pick", f"It guesses {newest} of the picks kept from it: that may still be chance."
+        unsure = _(
+            "It guesses {guesses} of the picks kept from it: that may still be chance.",
+            guesses=newest,
         )
+        return Verdict("pick", unsure)
     if known.repeated >= ENOUGH_REPEATED and newest.share >= known.agreed / known.repeated:
-        own = f"{known.agreed} of {known.repeated}"
-        return Verdict(
-            "stop", f"It guesses {newest}, as often as you choose the same again ({own})."
+        limit = _(
+            "It guesses {guesses}, as often as you choose the same again ({agreed} of {repeated}).",
+            guesses=newest,
+            agreed=known.agreed,
+            repeated=known.repeated,
         )
+        return Verdict("stop", limit)
     if _has_stalled(known.rounds):
-        return Verdict(
-            "stop", f"It no longer gains: {newest}, and two rounds ago it guessed as much."
+        stalled = _(
+            "It no longer gains: {guesses}, and two rounds ago it guessed as much.", guesses=newest
         )
-    return Verdict("go_on", f"It guesses {newest} of the picks kept from it: more than chance.")
+        return Verdict("stop", stalled)
+    gains = _("It guesses {guesses} of the picks kept from it: more than chance.", guesses=newest)
+    return Verdict("go_on", gains)
 
 
 def _has_stalled(rounds: Sequence[Guesses]) -> bool:

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),  # written whole or not at all
     "durations": {"messages"},  # in words
     "paths": set(),  # as people write them
-    "verdict": {"statistics"},  # whether to go on
+    "verdict": {"messages", "statistics"},  # whether to go on
     "weights": set(),  # the headers of weight files by anybody
     "judges": set(),  # whoever else may pick
     "judging": {"judges", "pictures", "settings", "store"},
@@ -107,7 +107,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "lora",
         "models",
         "paths",
-        "pictures",
         "prompting",
         "runtime",
         "settings",

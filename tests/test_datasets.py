@@ -36,6 +36,7 @@ SAID = [
     ("skip", {}),
     ("right", {"reason": "detail", "judge": "taste.py:calm"}),
 ]
+MARKS = "0f" * 128
 DECIDED = (0, 1, 5)  # of these: left or right
 
 
@@ -54,7 +55,8 @@ def picked(store: Store, session: Session, add_pairs: Callable) -> list:
         for place, side in enumerate((pair.left, pair.right)):
             content = png(2 * number + place)
             write_atomically(store.image_path(side), lambda path, c=content: path.write_bytes(c))
-        store.add_answer(f"pick{number}", pair.id, choice, **more)
+        marks = {pair.right.id: MARKS} if number == 1 else {}
+        store.add_answer(f"pick{number}", pair.id, choice, marks=marks, **more)
     [first, *rest] = store.picked_pairs(session.id)
     again = replace(first, pair=replace(first.pair, id="again", repeat_of=first.pair.id))
     return [first, *rest, again]
@@ -82,6 +84,8 @@ def test_a_folder_for_datasets_has_the_columns_of_pick_a_pic(store, picked, tmp_
     ]
     assert [row["reason"] for row in rows] == ["colour", None, None, None, None, "detail"]
     assert [row["judge"] for row in rows] == [None] * 5 + ["taste.py:calm"]
+    assert [row["marks_0"] for row in rows] == [None] * 6
+    assert [row["marks_1"] for row in rows] == [None, MARKS, None, None, None, None]
     for number, row in enumerate(rows):
         assert (row["jpg_0"], row["jpg_1"]) == (png(2 * number), png(2 * number + 1))
         assert row["caption"] == "a red apple"

@@ -53,7 +53,6 @@ NAMES = {
     "round": "The round begins",
     "learned": "The round has learned",
     "tuned": "First tuned picture",
-    "done": "The round is checked",
 }
 
 
@@ -73,16 +72,19 @@ class Artist:
 
     def until(self, name: str, reached: Callable[[], object]) -> None:
         """Wait until something holds in the store, and note when."""
-        until_s = time.monotonic() + PATIENCE_S
-        while not reached():
-            if time.monotonic() > until_s:
-                raise BenchError(f"Waited {PATIENCE_S:.0f} s in vain: {NAMES[name]}.")
-            self.page.wait_for_timeout(1000 * POLL_S)
+        self._wait(reached, NAMES[name])
         self.note(name)
 
     def see(self, selector: str) -> None:
         """Wait until all pictures of a place are painted."""
-        self.page.wait_for_function(PAINTED, arg=selector, polling=1000 * POLL_S)
+        self._wait(lambda: self.page.evaluate(PAINTED, selector), f"pictures at {selector}")
+
+    def _wait(self, reached: Callable[[], object], what: str) -> None:
+        until_s = time.monotonic() + PATIENCE_S
+        while not reached():
+            if time.monotonic() > until_s:
+                raise BenchError(f"Waited {PATIENCE_S:.0f} s in vain: {what}.")
+            self.page.wait_for_timeout(1000 * POLL_S)
 
     def pick(self, session_id: str, enough: int) -> None:
         """Pick until so many picks are new, at an artist's pace. A pair that is asked again makes
@@ -152,10 +154,6 @@ def first_minutes(artist: Artist, url: str) -> dict[str, Any]:
     artist.until("learned", lambda: store.newest_round(session_id).adapter_id)
     artist.see(".strip-row:nth-of-type(3) img")
     artist.note("tuned")
-    artist.until("done", lambda: _state(store, session_id) not in ("queued", "running"))
-    round_ = store.newest_round(session_id)
-    if round_.state != "done":
-        raise BenchError(f"The round ended as “{round_.state}”: {round_.message}")
     moments = {name: artist.moments[name] for name in NAMES}
     pictures = {k: s for k, s in store.measured_seconds().items() if k.startswith("picture ")}
     if len(pictures) != 1:
@@ -164,7 +162,7 @@ def first_minutes(artist: Artist, url: str) -> dict[str, Any]:
         "moments_s": moments,
         "picture_s": next(iter(pictures.values())),
         "round_s": moments["tuned"] - moments["round"],
-        "updates": round_.updates_total,
+        "updates": store.newest_round(session_id).updates_total,
         "picks": picks,
         "pause_s": artist.pause_s,
         "waited_for_pairs_s": artist.waited_s,

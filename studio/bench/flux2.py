@@ -1,6 +1,12 @@
 """Models of FLUX.2 klein with random weights, the true blocks and module names, and small widths;
 and the same weights by the names of the original code.
 
+    python -m studio.bench.flux2
+
+counts what the true network takes: its weights, and what autograd keeps for a picture of 1024 px,
+with and without gradient checkpointing. Nothing is computed, so it needs no memory. The matrices of
+attention are left out, which the fused kernels of a GPU never store.
+
 As in `families`, the renaming is written by hand from the rules of the layout, so that it and
 diffusers' check each other.
 """
@@ -8,6 +14,7 @@ diffusers' check each other.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -18,13 +25,20 @@ from diffusers import (
 )
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from studio.models.adapters import Adapters
+from studio.models.inspecting import ModelInfo
+from studio.settings import TrainingSettings
 
 FAMILIES = ("flux2_klein_4b", "flux2_klein_9b")
 BLOCKS = {"flux2_klein_4b": (5, 20), "flux2_klein_9b": (8, 24)}
 HEADS = {"flux2_klein_4b": 24, "flux2_klein_9b": 32}  # of 128 channels
+NARROW_HEADS = {"flux2_klein_4b": 2, "flux2_klein_9b": 3}  # of 16 channels
 TEXT_WIDTHS = {"flux2_klein_4b": 2560, "flux2_klein_9b": 4096}
 NARROW_TEXT_WIDTHS = {"flux2_klein_4b": 16, "flux2_klein_9b": 24}
+TOKENS = 512  # of every prompt
 TEXT_LAYERS = 28  # the last whose states are read is number 27
 
 # Of Qwen3, without its parts for tools and answers.
@@ -64,7 +78,7 @@ def make_transformer(family: str, narrow: bool = True) -> Flux2Transformer2DMode
         in_channels=16 if narrow else 128,
         num_layers=double,
         num_single_layers=single,
-        num_attention_heads=2 if narrow else HEADS[family],
+        num_attention_heads=(NARROW_HEADS if narrow else HEADS)[family],
         attention_head_dim=16 if narrow else 128,
         joint_attention_dim=3 * text[family],
         timestep_guidance_channels=16 if narrow else 256,
@@ -172,3 +186,55 @@ def original_tensors(transformer: Flux2Transformer2DModel) -> dict[str, Tensor]:
             parts = [state[f"transformer_blocks.{block}.attn.{name}.weight"] for name in names]
             tensors[f"double_blocks.{block}.{stream}.qkv.weight"] = torch.cat(parts)
     return {key: value.detach().contiguous() for key, value in tensors.items()}
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+SIDE = 1024 // 16  # places along a side of a latent
+
+
+def kept_gb(transformer: Flux2Transformer2DModel) -> float:
+    """What autograd keeps of one latent of 1024 px in bfloat16, for a network on the meta device
+    whose adapter is in training."""
+    weights = {StorageWeakRef(weight.untyped_storage()) for weight in transformer.parameters()}
+    kept: dict[StorageWeakRef, Tensor] = {}  # each storage once
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = StorageWeakRef(tensor.untyped_storage())
+        tokens = SIDE**2 + TOKENS
+        if storage not in weights and tensor.shape[-2:] != (tokens, tokens):
+            kept[storage] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    width = transformer.config.joint_attention_dim
+    with torch.device("meta"), hooks:
+        transformer(
+            hidden_states=torch.zeros(1, SIDE**2, 128, dtype=torch.bfloat16),
+            encoder_hidden_states=torch.zeros(1, TOKENS, width, dtype=torch.bfloat16),
+            timestep=torch.zeros(1),
+            img_ids=torch.zeros(SIDE**2, 4),
+            txt_ids=torch.zeros(TOKENS, 4),
+        )
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / 1e9
+
+
+def main() -> None:
+    for family in FAMILIES:
+        with torch.device("meta"):
+            transformer = make_transformer(family, narrow=False).bfloat16().requires_grad_(False)
+            numbers = sum(parameter.numel() for parameter in transformer.parameters())
+            info = ModelInfo(Path(), family, family, "flow_prediction", 1024)
+            Adapters(transformer, info, "").new(TrainingSettings())
+        plain = kept_gb(transformer)
+        transformer.enable_gradient_checkpointing()
+        transformer.train()
+        print(
+            f"{family}: {numbers / 1e9:.1f} B parameters, {2 * numbers / 1e9:.1f} GB; kept for a "
+            f"picture of 1024 px: {plain:.1f} GB, or {kept_gb(transformer):.2f} GB and one block "
+            "with gradient checkpointing"
+        )
+
+
+if __name__ == "__main__":
+    main()

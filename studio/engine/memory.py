@@ -7,7 +7,8 @@ small preset keeps 8-bit optimizer states, whose rounding is coarser.
 
 Autograd keeps, for one latent of 512 px through the full-size UNet in half precision, 0.80 GB with
 SD 1 and 2.03 GB with SDXL; with gradient checkpointing a fifth of it or less (counted by
-`bench full-size`). The weights add 1.7 GB and 5.1 GB.
+`bench full-size`). The weights add 1.7 GB and 5.1 GB. A place of a latent of a transformer takes as
+much as many of a UNet's: `Family.memory` (counted by `python -m studio.bench.flux2`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Preset:
     optimizer_8bit: bool = False
 
 
-def cost(latents: int, positions: int, number_bytes: int) -> float:
+def cost(latents: int, positions: float, number_bytes: int) -> float:
     """The memory of latents of `positions` (h x w) each, in latents of 512 px in half precision."""
     return latents * positions * number_bytes / (LATENT_512_PX * HALF_BYTES)
 

@@ -92,7 +92,8 @@ class MicroBatches:
     def _use(self, preset: memory.Preset) -> None:
         self.preset = preset
         denoiser, latents = self.estimator.denoiser, self.estimator.batch.latents
-        cost = memory.cost(1, math.prod(latents.shape[-2:]), denoiser.dtype.itemsize)
+        places = math.prod(latents.shape[-2:]) * denoiser.memory_of_a_place
+        cost = memory.cost(1, places, denoiser.dtype.itemsize)
         if self.at_once * cost > preset.latents_kept:
             self.checkpointing = True
         self.at_once = min(self.at_once, max(1, int(preset.latents / cost)))

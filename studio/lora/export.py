@@ -22,6 +22,7 @@ from torch import Tensor
 from studio import weights
 from studio.families import FAMILIES
 from studio.files import is_full, publish
+from studio.lora import flux2
 from studio.lora import format as lora_format
 from studio.lora.format import (
     DIFFUSERS_HEADER,
@@ -47,7 +48,11 @@ from studio.lora.metadata import (
 from studio.lora.names import TEXT, kohya_name
 from studio.weights import ModelError
 
-ENDINGS: dict[Format, str] = {"kohya": ".safetensors", "diffusers": "-diffusers.safetensors"}
+ENDINGS: dict[Format, str] = {
+    "kohya": ".safetensors",
+    "original": ".safetensors",
+    "diffusers": "-diffusers.safetensors",
+}
 MAX_FILE_NAME_BYTES = 255
 
 
@@ -107,10 +112,10 @@ def export_parts(
     base model's layers by name, and must contain all layers of the adapter. `verify` is called with
     each file before it gets its name; it gives findings, or raises LoraError.
 
-    The files are `name.safetensors` (kohya), `name-diffusers.safetensors`, `name.json` (the trigger
-    and the strength, which no tool reads from the LoRA itself) and `name.png` (the thumbnail), with
-    `name` made a valid file name. They get these names only after all checks have passed, and
-    replace existing files in `folder`.
+    The files are `name.safetensors` (see `written_as`), `name-diffusers.safetensors`, `name.json`
+    (the trigger and the strength, which no tool reads from the LoRA itself) and `name.png` (the
+    thumbnail), with `name` made a valid file name. They get these names only after all checks have
+    passed, and replace existing files in `folder`.
 
     Raises LoraError with a sentence; then it leaves nothing behind.
     """
@@ -130,7 +135,7 @@ def export_parts(
         drafts = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
         try:
             checks: dict[str, str] = {}
-            for form in formats:
+            for form in (written_as(wanted, info.family) for wanted in formats):
                 draft = drafts / f"{stem}{ENDINGS[form]}"
                 content = _lora_file(form, adapter, stem, title, info, thumbnail, precision)
                 draft.write_bytes(content)
@@ -187,15 +192,26 @@ def file_name(name: str) -> str:
 # --- the files ---------------------------------------------------------------------------------
 
 
+def written_as(form: Format, family: str) -> Format:
+    """The format of a file: for the tools that read kohya's for Stable Diffusion, newer families
+    have their original names."""
+    return "original" if form == "kohya" and not FAMILIES[family].lora.is_kohya else form
+
+
 def _names_in_file(form: Format, adapter: Mapping[str, LowRank], family: str) -> dict[str, LowRank]:
     """The adapter by the names of its layers in a file."""
+    if form == "original":
+        try:
+            return flux2.in_original_names(adapter)
+        except KeyError as error:
+            raise LoraError(f"{error.args[0]} has no name in other tools.") from error
     return {_name_in_file(form, name, family): part for name, part in adapter.items()}
 
 
 def _name_in_file(form: Format, layer: str, family: str) -> str:
     if form == "kohya":
         return kohya_name(layer, family)
-    return layer if layer.startswith(TEXT) else f"unet.{layer}"
+    return layer if layer.startswith(TEXT) else f"{FAMILIES[family].network}.{layer}"
 
 
 def _lora_file(
@@ -210,8 +226,8 @@ def _lora_file(
     named = _names_in_file(form, adapter, info.family)
     tensors = Serialised(lora_format.tensors(form, named, precision))
     fields = modelspec(title, tensors.sha256, info, thumbnail)
-    if form == "kohya":
-        fields |= training_fields(adapter, stem, info)
+    if form != "diffusers":
+        fields |= training_fields(named, stem, info)
         fields |= tensors.sd_scripts_hashes(fields)
     else:
         fields |= {"format": "pt", DIFFUSERS_HEADER: peft_header(named)}
@@ -249,15 +265,21 @@ def check(
     body = weights.body_sha256(path)
     if file.metadata.get("modelspec.hash_sha256") != f"0x{body}":
         raise _failed(path, "its content does not match the hash in its metadata.")
-    part = next(iter(adapter.values()))
     return {
         "layers": f"{len(file.parts)}, all under the expected names",
         "numbers": "all finite",
-        "strength": f"rank {part.rank} and alpha {part.alpha:g} in every layer",
+        "strength": _strength(form, adapter),
         "effect": "in every layer the same as the adapter's in memory"
         + ("" if precision == "float32" else f", within the rounding of {precision}"),
         "hash": body,
     }
+
+
+def _strength(form: Format, adapter: Mapping[str, LowRank]) -> str:
+    part = next(iter(adapter.values()))
+    if form == "original":
+        return f"that of rank {part.rank} and alpha {part.alpha:g}, in the numbers themselves"
+    return f"rank {part.rank} and alpha {part.alpha:g} in every layer"
 
 
 def _check_part(

@@ -4,8 +4,9 @@
 
 The reader knows the key names of all common trainers: kohya's sd-scripts (with diffusers' or the
 original block names), diffusers (old and new), and peft. It refuses other kinds (LoHa, LoKr, DoRA
-and more) by name. Two formats are written: *kohya*, which every tool reads, and *diffusers*, for
-diffusers only.
+and more) by name. Three formats are written: *kohya*, which every tool reads for Stable Diffusion;
+*original*, which every tool reads for newer families (`diffusion_model.` and the names of the
+model's own code, without alphas); and *diffusers*, for diffusers only.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from studio import weights
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.weights import ModelError
 
-Format = Literal["kohya", "diffusers"]
-FORMATS: tuple[Format, ...] = ("kohya", "diffusers")
+Format = Literal["kohya", "original", "diffusers"]
+FORMATS: tuple[Format, ...] = ("kohya", "diffusers")  # to choose from: see `export.written_as`
 HALVES: dict[Format, tuple[str, str]] = {
     "kohya": ("lora_down.weight", "lora_up.weight"),
+    "original": ("lora_A.weight", "lora_B.weight"),
     "diffusers": ("lora_A.weight", "lora_B.weight"),
 }
 
@@ -98,6 +100,12 @@ class LowRank:
         """(out, in × kh × kw) in float32."""
         down, up = (half.to(device, torch.float32).flatten(1) for half in (self.down, self.up))
         return self.scale * (up @ down)
+
+    def of(self, third: int | None) -> LowRank:
+        """The part of it that changes a third of the outputs; None: all of it."""
+        if third is None:
+            return self
+        return LowRank(self.down, self.up.chunk(3)[third], self.alpha)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether it fits a weight of this shape."""
@@ -293,8 +301,9 @@ def tensors(
     dtype = getattr(torch, precision)
     result = {}
     for name, part in parts.items():
+        scaled = part.up * part.scale if form == "original" else part.up  # it has no alphas
         result[f"{name}.{down}"] = part.down.to(dtype).contiguous()
-        result[f"{name}.{up}"] = part.up.to(dtype).contiguous()
+        result[f"{name}.{up}"] = scaled.to(dtype).contiguous()
         if form == "kohya":  # alphas stay float32 in every precision
             result[f"{name}.alpha"] = torch.tensor(part.alpha)
     return result

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from studio.families import FAMILIES
 from studio.lora.format import LoraFile, LowRank, bundled_words
-from studio.lora.names import TEXT, text_spellings, unet_spellings
+from studio.lora.names import TEXT, text_spellings
+from studio.lora.network_names import network_spellings
 from studio.weights import ModelError
 
 Match = tuple[str, LowRank, nn.Parameter]  # a layer by diffusers' name, its change, its weight
@@ -41,13 +43,14 @@ class Fused:
     @property
     def words(self) -> str:
         """`128 layers of the image network and 72 of the text encoder, rank 16.` and the strays."""
+        image, text = self.unet_layers, self.text_layers
         counts = []
-        for count, where in (
-            (self.unet_layers, "the image network"),
-            (self.text_layers, "the text encoder"),
-        ):
-            if count:
-                counts.append(f"{count} {'layer' if count == 1 else 'layers'} of {where}")
+        if image:
+            one, many = "1 layer of the image network", f"{image} layers of the image network"
+            counts.append(one if image == 1 else many)
+        if text:
+            one, many = "1 layer of the text encoder", f"{text} layers of the text encoder"
+            counts.append(one if text == 1 else many)
         sentence = f"{' and '.join(counts)}, rank {self.rank}."
         if words := bundled_words(self.strays):
             named = ", ".join(f"“{word[:60]}”" for word in words[:5])
@@ -121,43 +124,51 @@ def _match(
     file: LoraFile, strength: float, unet: nn.Module, texts: Sequence[nn.Module]
 ) -> tuple[Fused, list[Match]]:
     """Match every part of the file with the layer that it changes."""
-    unet_layers = {
-        name: (layer, weight) for layer, weight in layers(unet) for name in unet_spellings(layer)
-    }
+    known: dict[str, list[tuple[str, nn.Parameter, int | None]]] = {}
+    for layer, weight in layers(unet):
+        for name, third in network_spellings(layer):
+            known.setdefault(name, []).append((layer, weight, third))
     text_layers = {
-        name: (f"{TEXT[number - 1]}.text_model.{layer.removeprefix('text_model.')}", weight)
+        name: [(f"{TEXT[number - 1]}.text_model.{layer.removeprefix('text_model.')}", weight, None)]
         for number, encoder in enumerate(texts, start=1)
         for layer, weight in layers(encoder)
         for name in text_spellings(layer, number, len(texts))
     }
-    known = unet_layers | text_layers
-    matches, strays, texts_changed = [], list(file.strays), 0
+    known |= text_layers
+    matches, strays = [], list(file.strays)
+    network_changed = texts_changed = 0
     for name, part in file.parts.items():
         layer = name.replace(".processor.", ".")  # in old files of diffusers
         if layer not in known:
             strays.append(name)
             continue
-        place, weight = known[layer]
-        if (part.up.shape[0], math.prod(part.down.shape[1:])) != weight.flatten(1).shape:
-            raise ModelError(
-                f"{file.path.name} was made for another kind of model: {name} has other dimensions."
-            )
-        matches.append((place, part, weight))
+        rows = sum(weight.shape[0] for _, weight, _ in known[layer])
+        columns = {math.prod(weight.shape[1:]) for _, weight, _ in known[layer]}
+        if part.up.shape[0] != rows or {math.prod(part.down.shape[1:])} != columns:
+            raise ModelError(f"{_made_for(file)}: {name} has other dimensions.")
+        matches += [(place, part.of(third), weight) for place, weight, third in known[layer]]
         texts_changed += layer in text_layers
+        network_changed += layer not in text_layers
     if not matches:
-        raise ModelError(
-            f"{file.path.name} was made for another kind of model: nothing in it fits this one."
-        )
+        raise ModelError(f"{_made_for(file)}: nothing in it fits this one.")
     fused = Fused(
         name=file.path.stem,
         sha256=file.sha256,
         strength=strength,
         rank=file.rank,
-        unet_layers=len(matches) - texts_changed,
+        unet_layers=network_changed,
         text_layers=texts_changed,
         strays=tuple(strays),
     )
     return fused, matches
+
+
+def _made_for(file: LoraFile) -> str:
+    """`It was made for another kind of model`, with the family that it names."""
+    named = file.metadata.get("ss_base_model_version")
+    words = [one.words for one in FAMILIES.values() if one.lora.base_version == named]
+    kind = f" ({words[0]})" if words else ""
+    return f"{file.path.name} was made for another kind of model{kind}"
 
 
 @torch.no_grad()

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from studio import weights
 from studio.families import FAMILIES, UNET_PREFIX, TextEncoder
+from studio.lora import flux2
 from studio.lora.format import LoraError
-from studio.lora.names import original_names, text_spellings, unet_spellings
+from studio.lora.names import original_names, text_spellings
+from studio.lora.network_names import network_spellings
 from studio.lora.tools import Lora, publish, require_new
 
 UNET_STEM, TEXT_STEM = "diffusion_pytorch_model", "model"
+NETWORKS = {family.network for family in FAMILIES.values()}
 # Of a text encoder's layer: its weight in OpenCLIP's own names, and which third of it.
 OPEN_CLIP: dict[str, tuple[str, int | None]] = {
     "self_attn.q_proj": ("attn.in_proj_weight", 0),
@@ -42,13 +45,15 @@ class Place:
     """Where the weight of a layer lies.
 
     part: the folder of its file in a diffusers model. keys: names that it can have in the file.
-    third: which third of its rows, where three layers lie in one; None: all of them.
+    third: which third of its rows, where three layers lie in one; None: all of them. lora_third:
+    the same of the rows of the LoRA's change.
     """
 
     part: str
     keys: tuple[str, ...]
     shape: tuple[int, ...]
     third: int | None = None
+    lora_third: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,19 @@ def merge(
     their type. Raises LoraError when the LoRA has a layer that the model has not.
     """
     require_new(out)
-    known = dict(_places(family, unet, texts, model.is_dir()))
+    known: dict[str, list[Place]] = {}
+    for name, place in _places(family, unet, texts, model.is_dir()):
+        known.setdefault(name, []).append(place)
     changes = []
     for name, part in lora.parts.items():
-        place = known.get(name)
-        if place is None:
+        places = known.get(name, [])
+        if not places:
             raise LoraError(f"This model has no layer {name}: the LoRA is for another kind.")
-        if (part.up.shape[0], math.prod(part.down.shape[1:])) != _flat(place.shape):
+        rows = sum(place.shape[0] for place in places)
+        if (part.up.shape[0], math.prod(part.down.shape[1:])) != (rows, _columns(places[0].shape)):
             raise LoraError(f"The LoRA was made for another kind of model: {name} does not fit.")
-        changes.append(Change(place, strength * part.change()))
+        for place in places:
+            changes.append(Change(place, strength * part.of(place.lora_third).change()))
     if model.is_dir():
         parts = dict.fromkeys(change.place.part for change in changes)
         files = {part: _file(model / part) for part in parts}
@@ -98,23 +107,36 @@ def merge(
         publish(out, copy)
     else:
         publish(out, lambda draft: _write_merged(model, draft, changes))
-    return len(changes)
+    return len(lora.parts)
 
 
 def _places(
     family: str, unet: Shapes, texts: Sequence[Shapes], is_folder: bool
 ) -> Iterator[tuple[str, Place]]:
     """Every layer by all names that LoRA files have for it."""
+    part = FAMILIES[family].network
     for layer, shape in unet.items():
-        names = [layer] if is_folder else [f"{UNET_PREFIX}{one}" for one in original_names(layer)]
-        place = Place("unet", tuple(f"{name}.weight" for name in names), shape)
-        yield from ((spelling, place) for spelling in unet_spellings(layer))
+        keys, third = ((f"{layer}.weight",), None) if is_folder else _original_keys(layer)
+        for spelling in network_spellings(layer):
+            yield spelling.name, Place(part, keys, shape, third, spelling.third)
+    if not texts:  # of a family whose LoRAs change the network alone
+        return
     encoders = FAMILIES[family].text_encoders
     for number, (encoder, layers) in enumerate(zip(encoders, texts, strict=True), start=1):
         for layer, shape in layers.items():
             found = _text_place(encoder, layer.removeprefix("text_model."), shape, is_folder)
             spellings = text_spellings(layer, number, len(texts))
             yield from ((spelling, found) for spelling in spellings if found is not None)
+
+
+def _original_keys(layer: str) -> tuple[tuple[str, ...], int | None]:
+    """The names that a layer's weight can have in a single file, and which third of it."""
+    if flux2.is_layer(layer):
+        own = flux2.original(layer)
+        if own is None:
+            return (), None
+        return tuple(f"{prefix}{own.name}.weight" for prefix in (UNET_PREFIX, "")), own.third
+    return tuple(f"{UNET_PREFIX}{name}.weight" for name in original_names(layer)), None
 
 
 def _text_place(
@@ -133,13 +155,13 @@ def _text_place(
     return Place(encoder.part, keys, shape, third)
 
 
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], math.prod(shape[1:])
+def _columns(shape: tuple[int, ...]) -> int:
+    return math.prod(shape[1:])
 
 
 def _file(folder: Path) -> Path:
     """The one file of weights of a part of a diffusers model."""
-    stem = UNET_STEM if folder.name == "unet" else TEXT_STEM
+    stem = UNET_STEM if folder.name in NETWORKS else TEXT_STEM
     _, variant = weights.component_header(folder, stem)
     path = folder / (f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors")
     if not path.is_file():

@@ -70,14 +70,14 @@ class ExportInfo:
 def training_fields(adapter: Mapping[str, LowRank], stem: str, info: ExportInfo) -> dict[str, str]:
     """The `ss_` fields, with which A1111, Forge and others sort and show a LoRA."""
     names = FAMILIES[info.family].lora
-    part = next(iter(adapter.values()))
+    part = min(adapter.values(), key=lambda part: part.rank)  # three layers in one have more
     return {
         "ss_base_model_version": names.base_version,
         "ss_v2": str(names.v2),
         "ss_output_name": stem,  # A1111's alias, which must be the file's name
         "ss_sd_model_name": info.base_model,
         "ss_clip_skip": str(info.clip_skip) if info.clip_skip > 1 else "None",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": names.module,
         "ss_network_dim": str(part.rank),
         "ss_network_alpha": str(part.alpha),
         "ss_network_args": "{}",

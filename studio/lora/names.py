@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from studio.families import FAMILIES
 from studio.lora.format import LoraError
+
+
+class Spelling(NamedTuple):
+    """A name for a layer in a file.
+
+    third: the layer is that third (0, 1, 2) of the outputs of a layer of this name, which is three
+    in one; None: all of it.
+    """
+
+    name: str
+    third: int | None = None
+
 
 RESNET = {
     "conv1": "in_layers.2",
@@ -77,10 +90,18 @@ def diffusers_name(name: str) -> str | None:
     name = name.replace(".processor.", ".").replace("base_model.model.", "", 1)
     if name.startswith(("text_encoder.", "text_encoder_2.")):
         return re.sub(r"self_attn\.to_(q|k|v|out)$", r"self_attn.\1_proj", name)
+    bare = name.removeprefix("transformer.")
+    if bare.startswith(("transformer_blocks.", "single_transformer_blocks.")):
+        return f"transformer.{bare}"
     bare = name.removeprefix("unet.")
     if not bare.startswith(("down_blocks.", "mid_block.", "up_blocks.", "conv_", "time_", "add_")):
         return None
     return f"unet.{re.sub('to_out$', 'to_out.0', bare)}"
+
+
+def is_original(name: str) -> bool:
+    """Whether a layer has its name of the model's own code, as newer families have it."""
+    return name.startswith(("diffusion_model.", "base_model.model."))
 
 
 def unet_spellings(layer: str) -> Iterator[str]:

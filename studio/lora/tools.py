@@ -28,7 +28,7 @@ from studio.lora.format import (
     peft_header,
 )
 from studio.lora.metadata import Serialised
-from studio.lora.names import diffusers_name
+from studio.lora.names import diffusers_name, is_original
 from studio.weights import ModelError
 
 MOST_RANK = 1024
@@ -63,7 +63,9 @@ def read(path: Path) -> Lora:
             f"lost, such as {file.strays[0]}."
         )
     names = {name: diffusers_name(name) for name in file.parts}
-    form: Format = "kohya" if None in names.values() else "diffusers"
+    form: Format = "diffusers"
+    if None in names.values():
+        form = "original" if all(map(is_original, file.parts)) else "kohya"
     parts = {
         (names[name] if form == "diffusers" else name) or name: LowRank(
             part.down.float(), part.up.float(), part.alpha
@@ -183,7 +185,7 @@ def write(path: Path, lora: Lora, precision: Precision = "float32") -> None:
     metadata = dict(lora.metadata)
     if "modelspec.title" in metadata:
         metadata |= {"modelspec.title": path.stem, "modelspec.hash_sha256": f"0x{tensors.sha256}"}
-    if lora.form == "kohya":
+    if lora.form != "diffusers":
         metadata |= {
             "ss_output_name": path.stem,
             "ss_network_dim": str(lora.rank),

@@ -91,7 +91,7 @@ def when(seconds: float, day: str = "MMMd") -> str:
     """A local time since the epoch: `30 Nov, 19:23`. `day`: a CLDR skeleton."""
     at = datetime.fromtimestamp(seconds)
     date = format_skeleton(day, at, locale=_locale())
-    return _("{date}, {time}", date=date, time=f"{at:%H:%M}")
+    return f"{date}{', ' if language() == SOURCE else ' '}{at:%H:%M}"
 
 
 def _locale() -> str:

@@ -37,15 +37,17 @@ UNREAD = frozenset(
 )
 # Whose strings need no stop: the steps of a wait, and what was checked.
 PHRASES = re.compile(
-    r"worker/(?!other_tools|__main__)|engine/collapse|verdict|lora/(fuse|export)|families|pictures/workflows"
+    r"worker/(?!other_tools|__main__|progress)|engine/collapse|verdict|lora/(fuse|export|format)"
+    r"|families|pictures/workflows|models/(inspecting|checkpoint|recognising|hub)|weights"
 )
 SENTENCE = re.compile(r"(?:[A-Z“]|\{).*[.:]$", re.DOTALL)
-PHRASE = re.compile(r"[A-Z“{].*[^\W\d_]{2}|Done\.", re.DOTALL)
+RAISED = re.compile(r"[A-Z“{].*[^\W\d_]{2}", re.DOTALL)
+PHRASE = re.compile(r"[A-Z“{].*[^\W\d_]{2}|[a-z]+[, ]+[a-z{].*|Done\.", re.DOTALL)
 WORDS = re.compile(
     r"[^\W\d_]{2,}[,.:;]? +[^\W\d_{“]|[^\W\d_]{3,}\.$|\} [^\W\d_]{2,}|[^\W\d_]{2,}[:,]? \{"
 )
 CODE = re.compile(
-    r"[A-Z]{4,}|Pairs picked with|\{(?:seed|unet|mix|odd)\}|"
+    r"[A-Z]{4,}|Pairs picked with|loading \{|\{(?:seed|unet|mix|odd)\}|"
     r"(?:Negative|Model|CFG|Clip|Eta|TI|VAE"
     r"|Source|Schedule|Noise|Zero|Euler|Node|Base M)\b(?!.*\.$)"
 )
@@ -100,9 +102,9 @@ def sentences(source: str, takes_phrases: bool = False) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant | ast.JoinedStr) or _is_unread(node, parents):
             continue
-        text = _template(node)
+        text = _template(node).strip()
         is_raised = any(isinstance(one, ast.Raise) for one in _around(node, parents))
-        wanted = PHRASE if takes_phrases or is_raised else SENTENCE
+        wanted = PHRASE if takes_phrases else RAISED if is_raised else SENTENCE
         if wanted.match(text) and WORDS.search(text) and not CODE.match(text):
             yield text
 

@@ -20,7 +20,7 @@ PLACE = re.compile(r"\{[a-z_0-9]+(?::[^{}]*)?\}")
 CHOICE = re.compile(
     r"(?<!\{)\{[^{}:]*[^{}:a-z_0-9][^{}:]*\}"
 )  # `{cat|dog}`, an example of a prompt
-WORD = re.compile(r"[^\W\d_]{2}")
+JOINED = re.compile(r"[,.;:] (?!\d)| and ")
 CLOSED = "。！？：、，"  # no space follows these
 FEWEST_LETTERS = 4  # of a message with places, to tell it from any other text
 MOST_CHARACTERS = 4000  # longer texts are no sentences of the studio
@@ -33,12 +33,15 @@ class Pattern:
     fits: tuple[re.Pattern[str], re.Pattern[str]]
     message: str | tuple[str, str]  # both forms of a counted one
     quoted: frozenset[str]  # places in quotation marks: somebody's own words
+    literal: tuple[str, ...]  # what must stand in the text, in this order
     is_vague: (
         bool  # with few words of its own, `{number} of {total}`: its values must be told whole
     )
 
     def readings(self, text: str) -> Iterator[dict[str, str]]:
         """The values of a text that it fits."""
+        if not all(part in text for part in self.literal):  # quickly: most do not fit
+            return
         for fits in self.fits:
             found = fits.fullmatch(text)
             if found:
@@ -106,12 +109,15 @@ class Sentences:
         if f"{text}." in self._known:
             return Told(0, self._gettext.gettext(f"{text}.").rstrip("。"))
         readings = (
-            reading
+            (reading.left, _joints(values), -len("".join(pattern.literal)), reading)
             for pattern in self._patterns
             for values in pattern.readings(text)
             if (reading := self._filled(pattern, values)).left == 0 or not pattern.is_vague
         )
-        return min(readings, default=None, key=lambda one: one.left)
+        *_worth, best = min(readings, default=(0, 0, 0, None))
+        if best is None and text.endswith(".") and (bare := self._one(text[:-1])):
+            return Told(bare.left, f"{bare.text}。")
+        return best
 
     def _filled(self, pattern: Pattern, found: dict[str, str]) -> Told:
         read = {
@@ -138,24 +144,27 @@ def sentences_in(code: str) -> Sentences:
 
 def _pattern(form: str, message: str | tuple[str, str]) -> Pattern | None:
     """What fits a form of a message; None if it has no places, or too few words are fixed in it."""
-    expression, literal, seen = "", "", set[str]()
+    expression, literal, seen = "", list[str](), set[str]()
     quoted = set[str]()
     if not PLACE.search(form) or CHOICE.search(form):
         return None
     for text, name, _format, _conversion in Formatter().parse(form):
         expression += re.escape(text)
-        literal += text
+        literal.append(text)
         if name:
             expression += f"(?P={name})" if name in seen else f"(?P<{name}>.+?)"
             seen.add(name)
             if text.endswith("“"):
                 quoted.add(name)
-    if not WORD.search(literal):
-        return None
     both = (expression, expression.replace(".+?)", ".+)"))
     fits = tuple(re.compile(one, re.DOTALL) for one in both)
-    is_vague = _letters(literal) < FEWEST_LETTERS
-    return Pattern((fits[0], fits[1]), message, frozenset(quoted), is_vague)
+    is_vague = _letters("".join(literal)) < FEWEST_LETTERS
+    return Pattern((fits[0], fits[1]), message, frozenset(quoted), tuple(literal), is_vague)
+
+
+def _joints(values: dict[str, str]) -> int:
+    """How often a value looks like more than one."""
+    return sum(len(JOINED.findall(value)) for value in values.values())
 
 
 def _letters(text: str) -> int:

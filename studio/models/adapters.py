@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers.loaders import (
+    Flux2LoraLoaderMixin,
     PeftAdapterMixin,
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
@@ -19,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from studio import weights
-from studio.families import SHORTCUT, XL_PIPELINE
+from studio.families import KLEIN_PIPELINE, SD_PIPELINE, SHORTCUT, XL_PIPELINE
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.lora.format import LowRank
 from studio.lora.fuse import layers
+from studio.lora.network_names import network_layers
 from studio.models.inspecting import ModelInfo
 from studio.settings import TrainingSettings
 from studio.weights import ModelError
@@ -32,6 +35,8 @@ log = logging.getLogger("studio.models")
 ADAPTER_NAME = "artist"
 GUEST_NAME = "guest"
 LORA_ENDINGS = (".lora_down.weight", ".lora_up.weight", ".lora_A.weight", ".lora_B.weight")
+
+FROM_DISK = {"local_files_only": True, "use_safetensors": True, "return_lora_metadata": True}
 
 ReadAdapter = tuple[LoraConfig, dict[str, Tensor]]
 
@@ -107,21 +112,9 @@ class Adapters:
         halves = [name for name in header.tensors if name.endswith(LORA_ENDINGS)]
         if not halves:
             raise ModelError(f"{path.name} is not a LoRA.")
-        is_xl = self._info.facts.pipeline == XL_PIPELINE
-        loader = StableDiffusionXLLoraLoaderMixin if is_xl else StableDiffusionLoraLoaderMixin
         with self._guest():
             try:
-                state, alphas, metadata = loader.lora_state_dict(
-                    path.parent,
-                    weight_name=path.name,
-                    unet_config=self._network.config,
-                    local_files_only=True,
-                    use_safetensors=True,
-                    return_lora_metadata=True,
-                )
-                loader.load_lora_into_unet(
-                    state, alphas, self._network, adapter_name=GUEST_NAME, metadata=metadata
-                )
+                LOADERS[self._info.facts.pipeline](path, self._network)
             except Exception as error:  # libraries raise many kinds
                 log.warning("%s could not be applied", path, exc_info=error)
                 raise ModelError(
@@ -129,10 +122,11 @@ class Adapters:
                     "model."
                 ) from error
             loaded = sum(f".{GUEST_NAME}." in name for name, _ in self._network.named_parameters())
-            if loaded != len(halves):
+            expected = sum(network_layers(name) for name in halves)
+            if loaded != expected:
                 raise ModelError(
                     f"{path.name} does not fit {self._info.name}: the model has {loaded // 2} of "
-                    f"its {len(halves) // 2} layers."
+                    f"its {expected // 2} layers."
                 )
             self._network.set_adapters([GUEST_NAME], weights=[strength])
             yield
@@ -206,7 +200,7 @@ class Adapters:
         Layers that it lacks are left out. Where a change has no more directions, those of the
         untrained adapter stay, which learn from nothing.
         """
-        config = self._unet.peft_config[ADAPTER_NAME]
+        config = self._network.peft_config[ADAPTER_NAME]
         state = self.state()
         for layer, change in changes.items():
             down, up = f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"
@@ -267,6 +261,31 @@ class Adapters:
         if not all(bool(torch.isfinite(value).all()) for value in state.values()):
             raise ModelError(f"The adapter in {folder} holds values that are not numbers.")
         return config, state
+
+
+def _load_into_unet(
+    loader: type[StableDiffusionLoraLoaderMixin], path: Path, unet: PeftAdapterMixin
+) -> None:
+    state, alphas, metadata = loader.lora_state_dict(
+        path.parent, weight_name=path.name, unet_config=unet.config, **FROM_DISK
+    )
+    loader.load_lora_into_unet(state, alphas, unet, adapter_name=GUEST_NAME, metadata=metadata)
+
+
+def _load_into_flux2(path: Path, transformer: PeftAdapterMixin) -> None:
+    loader = Flux2LoraLoaderMixin
+    state, metadata = loader.lora_state_dict(path.parent, weight_name=path.name, **FROM_DISK)
+    loader.load_lora_into_transformer(
+        state, transformer, adapter_name=GUEST_NAME, metadata=metadata
+    )
+
+
+# diffusers' own, by pipeline: (file, network).
+LOADERS: dict[str, Callable[[Path, PeftAdapterMixin], None]] = {
+    SD_PIPELINE: partial(_load_into_unet, StableDiffusionLoraLoaderMixin),
+    XL_PIPELINE: partial(_load_into_unet, StableDiffusionXLLoraLoaderMixin),
+    KLEIN_PIPELINE: _load_into_flux2,
+}
 
 
 def _fits(name: str, value: Tensor, rank: int, shapes: dict[str, tuple[int, ...]]) -> bool:

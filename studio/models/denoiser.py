@@ -168,6 +168,11 @@ class Denoiser:
 
     # --- memory ---
 
+    @property
+    def memory_of_a_place(self) -> float:
+        """Of a latent through the network while it learns, in that of a UNet's."""
+        return self.info.facts.memory
+
     def save_memory(self, model_cpu_offload: bool, vae_tiling: bool) -> None:
         """model_cpu_offload: text encoders and VAE are on the device only while they work.
         vae_tiling: large pictures are decoded in tiles."""

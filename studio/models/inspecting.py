@@ -361,6 +361,12 @@ def _checkpoint_family(path: Path, header: Header) -> FamilyName:
         )
     if has(f"{UNET}joint_blocks.", "joint_blocks."):
         raise _refusal(path.name, "a Stable Diffusion 3 model")
+    if any(key.removeprefix(UNET).startswith("single_stream_modulation.") for key in keys):
+        raise ModelError(
+            f"{path.name} is the network of a FLUX.2 model alone, without text encoder and VAE. "
+            "For now klein is used as a diffusers folder with all parts: download it by its name, "
+            "such as black-forest-labs/FLUX.2-klein-base-4B."
+        )
     if has(f"{UNET}double_blocks.", "double_blocks."):
         raise _refusal(path.name, "a FLUX model")
     if has("control_model.", "controlnet_", "input_hint_block."):

@@ -22,14 +22,19 @@ def picture_paths(folder: Path) -> Iterator[Path]:
     os.scandir(folder).close()
     for place, inner, names in os.walk(folder):  # it follows no links
         here = Path(place)
-        inner[:] = sorted(name for name in inner if _is_plain(here / name, folder))
+        inner[:] = sorted(name for name in inner if is_plain(here / name, folder))
         for name in sorted(names):
             path = here / name
-            if path.suffix.lower() in ENDINGS and _is_plain(path, folder):
+            if is_picture(path) and is_plain(path, folder):
                 yield path
 
 
-def _is_plain(path: Path, folder: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether its name is that of a picture."""
+    return path.suffix.lower() in ENDINGS
+
+
+def is_plain(path: Path, folder: Path) -> bool:
     """Whether it is a file or folder inside `folder`, and neither hidden nor a link."""
     try:
         found = path.lstat()

@@ -7,9 +7,9 @@ Any number of threads and processes may use a `Store` at once; each of its metho
 transaction. It unites siblings, one file a subject: `sessions`, `images`, `questions` (pairs and
 grids), `answers` (picks), `counts`, `rounds` (with metrics and adapters), `jobs` (with the worker's
 status), `exports`, `exams`, `gallery`, `deleting` (of pictures), `library` (base models),
-`folder_pictures` (those of an artist's folders), `own_pictures` (their own finished art), `judged`
-(picks by functions) and `tour` (of the pages). Each is a class on `database` (transactions,
-migrations), and none knows another. Its return values are in `rows`.
+`folder_pictures` (those of an artist's folders), `seen_files` (of watched ones), `own_pictures`
+(their own finished art), `judged` (picks by functions) and `tour` (of the pages). Each is a class
+on `database` (transactions, migrations), and none knows another. Its return values are in `rows`.
 """
 
 from studio.store.answers import Answers
@@ -70,6 +70,7 @@ from studio.store.rows import (
     Round,
     Session,
 )
+from studio.store.seen_files import SeenFile, SeenFiles
 from studio.store.sessions import Sessions
 from studio.store.snapshots import (
     Snapshot,
@@ -97,6 +98,7 @@ class Store(
     Exams,
     Library,
     FolderPictures,
+    SeenFiles,
     OwnPictures,
     Judged,
     Tour,
@@ -134,6 +136,7 @@ __all__ = [
     "Round",
     "RowDamaged",
     "RowReport",
+    "SeenFile",
     "Session",
     "Snapshot",
     "Store",

@@ -28,6 +28,7 @@ from studio.store.schema import (
     rounds,
 )
 from studio.store.sessions import read_session
+from studio.store.shapes import Mixed
 
 MOST_PAIRS = 200
 
@@ -63,7 +64,11 @@ class ExamPair:
 
 @dataclass(frozen=True)
 class Exam:
-    """The artist chooses blind between the base model and an adapter at some strength."""
+    """The artist chooses blind between the base model and an adapter at some strength.
+
+    mix: others that the adapter was mixed with, and itself; the strength is then that of the whole
+    mix. None: the adapter alone.
+    """
 
     id: str
     session_id: str
@@ -72,6 +77,7 @@ class Exam:
     sampling: SamplingSettings  # of all its pictures
     left_at_s: float | None  # set: abandoned, and never counted
     created_at_s: float
+    mix: Mixed | None
     pairs: tuple[ExamPair, ...]  # in the order in which they are asked
 
     @property
@@ -108,6 +114,7 @@ class Exams(Database):
         adapter_id: str,
         strength: float,
         questions: Sequence[tuple[str, int]],
+        mix: Mixed | None = None,
     ) -> Exam:
         """Begin an exam of (prompt, seed) pairs, in that order, and have its pictures drawn.
 
@@ -132,6 +139,7 @@ class Exams(Database):
                     session_id=session_id,
                     adapter_id=adapter_id,
                     strength=strength,
+                    mix=mix,
                     sampling=session.settings.sampling,
                     created_at_s=now_s,
                 )
@@ -156,12 +164,22 @@ class Exams(Database):
             return _exam(connection, exam_id)
 
     def exams(self, session_id: str, adapter_id: str | None = None) -> list[Exam]:
-        """The exams of a session, or of one adapter of it, the newest first."""
+        """The exams of a session, or of one adapter of it by itself, the newest first."""
         where = [exams.c.session_id == session_id]
         if adapter_id is not None:
             where.append(exams.c.adapter_id == adapter_id)
         with self.reading() as connection:
-            return _exams(connection, *where)
+            found = _exams(connection, *where)
+        return [exam for exam in found if adapter_id is None or exam.mix is None]
+
+    def set_exam_hash(self, exam_id: str, hash_: str) -> None:
+        """Remember the contents of the parts of an exam's mix, as they are first drawn with."""
+        with self.writing() as connection:
+            mix = _exam(connection, exam_id).mix
+            if mix is None:
+                raise StoreError("This exam is of no mix.")
+            changed = {**mix, "hash": hash_}
+            connection.execute(sa.update(exams).where(exams.c.id == exam_id).values(mix=changed))
 
     def draw_exam(self, exam_id: str) -> Job | None:
         """Request the missing pictures of an open exam, unless a job for them is open."""

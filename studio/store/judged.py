@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from studio.store.answers import insert_pick
 from studio.store.database import Database
 from studio.store.schema import pairs, picks, question_id
-from studio.store.waiting import holds
+from studio.store.waiting import holds, is_clicked
 
 
 class Judged(Database):
-    """What was picked by functions instead of the artist."""
+    """What was picked by functions instead of the artist; not own art, see `own_pictures`."""
 
     def judged_counts(self, session_id: str) -> dict[str, int]:
         """The number of questions whose answer by a judge holds, by the name of the judge."""
@@ -40,5 +40,5 @@ def _of_judges(session_id: str, *columns: sa.ColumnElement) -> sa.Select:
     return (
         sa.select(*columns)
         .select_from(picks.join(pairs, picks.c.pair_id == pairs.c.id))
-        .where(pairs.c.session_id == session_id, picks.c.judge.is_not(None), holds)
+        .where(pairs.c.session_id == session_id, picks.c.judge.is_not(None), holds, is_clicked)
     )

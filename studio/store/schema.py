@@ -40,6 +40,7 @@ from studio.store.shapes import (
     ANYTHING,
     MARKS,
     MEASURED,
+    MIXED,
     NAMES,
     NUMBERS,
     PAYLOAD,
@@ -255,6 +256,8 @@ exams = _entity(
     _session(),
     Column("adapter_id", ForeignKey("adapters.id"), nullable=False, index=True),
     Column("strength", Float, nullable=False),
+    # Set: the adapter, at its strength in here, and others with it.
+    Column("mix", Json(MIXED), nullable=False, server_default="null"),
     Column("sampling", Json(settings_of(SamplingSettings), frozen=True), nullable=False),
     Column("left_at_s", Float),  # set: abandoned, and never counted
 )
@@ -291,6 +294,19 @@ models = Table(
     Column("problem", String, nullable=False),
     Column("preview", String, nullable=False),
     Column("licence", String, nullable=False, server_default=""),
+)
+
+# Files of watched folders, on this machine.
+seen_files = Table(
+    "seen_files",
+    metadata,
+    Column("session_id", ForeignKey("sessions.id"), primary_key=True),
+    Column("folder", String, primary_key=True),
+    Column("name", String, primary_key=True),  # within the folder
+    Column("bytes", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("seen_at_s", Float, nullable=False),
+    Column("remark", String, nullable=False),  # "": it was read
 )
 
 # Single values of the whole store; `shapes.VALUES` names them.

@@ -93,6 +93,20 @@ class Marks(TypedDict, total=False):
     right: Marked
 
 
+class Mixed(TypedDict):
+    """A mix as it was when it was asked for.
+
+    hash: of the contents of its parts, by `studio.worker.mixing`; "" until it was drawn.
+    """
+
+    __pydantic_config__ = STRICT
+    name: Text
+    parts: Annotated[
+        list[dict[str, Any]], Field(min_length=1, max_length=MOST_PARTS), AfterValidator(_mix)
+    ]
+    hash: Text
+
+
 class Payload(TypedDict, total=False):
     """The input of a job. The worker's method for its kind documents which keys it has."""
 
@@ -105,6 +119,7 @@ class Payload(TypedDict, total=False):
     strengths: Annotated[list[Strength], Field(max_length=LONGEST_LIST)]
     other: Annotated[dict[str, Any], AfterValidator(_other_lora)] | None
     mix: Annotated[list[dict[str, Any]], Field(max_length=MOST_PARTS), AfterValidator(_mix)]
+    mixes: dict[Text, Mixed]
     rank: Count
     exam_id: Text
     name: Text
@@ -202,6 +217,7 @@ NAMES = TypeAdapter(Annotated[TextList, AfterValidator(tuple)], config=STRICT)  
 TEXTS = TypeAdapter(Texts, config=STRICT)
 NUMBERS = TypeAdapter(dict[Text, float], config=STRICT)
 MARKS = TypeAdapter(Marks)
+MIXED: TypeAdapter[Any] = TypeAdapter(Mixed | None)
 MEASURED = TypeAdapter(Annotated[dict[Text, float], AfterValidator(_measured)], config=STRICT)
 PAYLOAD = TypeAdapter(Payload)
 RESULT = TypeAdapter(Result)

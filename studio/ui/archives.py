@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from studio.files import TEMPORARY_PREFIX, free_bytes, remove
-from studio.messages import _, told
+from studio.messages import N_, _, told
 from studio.store import Store, StoreError, import_session, outgoing_archive
 from studio.store.archive import SPARE_BYTES
 from studio.store.files import full_sentence, is_full
@@ -62,7 +62,7 @@ def routes(store: Store) -> APIRouter:
             store.set_last_session(made.id)
         except StoreError as error:
             # The artist does not know the draft's name.
-            return _no(told(str(error).replace(draft.name, "This file")))
+            return _no(told(str(error).replace(draft.name, N_("This file"))))
         except OSError as error:
             if is_full(error):
                 return _no(told(full_sentence(store.home)))

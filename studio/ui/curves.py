@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -40,8 +40,8 @@ class Interval:
     """A share between 0 and 1, and what is known of it. share: None if nothing was measured."""
 
     name: str
-    low: float
-    high: float
+    low: float = 0.0
+    high: float = 1.0
     share: float | None = None
 
 
@@ -61,19 +61,22 @@ def interval_chart(intervals: Sequence[Interval], marks: Mapping[str, float], ab
     )
     rows = "".join(
         f"<text x='{NAMES - 10}' y='{y + 3.5}' class='mark'>{escape(one.name)}</text>"
-        f"<line x1='{x(one.low)}' x2='{x(one.high)}' y1='{y}' y2='{y}' "
-        f"class='{'grid' if one.share is None else 'line'}'/>"
-        + (
-            f"<circle cx='{x(one.share)}' cy='{y}' r='4.5' class='dot'/>"
-            if one.share is not None
-            else ""
-        )
+        f"<line x1='{x(0)}' x2='{x(1)}' y1='{y}' y2='{y}' class='grid'/>{_measured(one, x, y)}"
         for place, one in enumerate(intervals)
         for y in (TOP + ROW * (place + 0.5),)
     )
     return (
         f"<svg viewBox='0 0 {WIDTH:g} {bottom + BOTTOM:g}' role='img' "
-        f"aria-label='{escape(about, quote=True)}'>{lines}{rows}</svg>"
+        f"aria-label='{escape(about, quote=True)}'>{rows}{lines}</svg>"
+    )
+
+
+def _measured(one: Interval, x: Callable[[float], float], y: float) -> str:
+    if one.share is None:
+        return ""
+    return (
+        f"<line x1='{x(one.low)}' x2='{x(one.high)}' y1='{y}' y2='{y}' class='line'/>"
+        f"<circle cx='{x(one.share)}' cy='{y}' r='4.5' class='dot'/>"
     )
 
 

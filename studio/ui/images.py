@@ -16,7 +16,8 @@ from fastapi.responses import FileResponse, Response
 
 from studio import __version__
 from studio.files import sha256
-from studio.messages import _, told
+from studio.messages import SOURCE as ENGLISH
+from studio.messages import _, speaking, told
 from studio.pictures.files import (
     MOST_BYTES,
     animation,
@@ -113,7 +114,8 @@ def routes(store: Store) -> APIRouter:
             raise HTTPException(404)
         try:
             prompts = store.session(session_id).settings.shown_prompts
-            rounds = previews_by_round(store, session_id)
+            with speaking(ENGLISH):  # what is drawn into a picture has letters of one font alone
+                rounds = previews_by_round(store, session_id)
         except StoreError as error:
             raise HTTPException(404, str(error)) from error
         rows = [(title, [_existing(store, image) for image in images]) for title, images in rounds]

@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 
 from studio.durations import with_time_left
-from studio.messages import _, ngettext, told
+from studio.messages import N_, _, ngettext, told
 from studio.store.rows import Round
 from studio.store.status import RoundProgress, WorkerStatus
+
+# Words within sentences that the worker keeps.
+WITHIN = (
+    *(N_("the starter model"), N_("mix"), N_("adapter"), N_("again"), N_("by diffusers")),
+    N_("Waiting."),
+)
 
 SILENT_AFTER_S = 10.0  # a living worker sends a heartbeat every 2 s
 

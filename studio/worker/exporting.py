@@ -92,7 +92,9 @@ def write_export(
     files = (*(path.name for path in report.files), checked.name)
     checks = report.checks | ({USE_WITH: str(info.start)} if info.start else {})
     checks |= {MIX: f"{mix.words}; {exact}"} if mix else {}
-    if payload.get("workflows"):
+    if payload.get("workflows") and denoiser.info.facts.transformer is not None:
+        checks[IN_OTHER_TOOLS] = f"No workflow is written for {denoiser.info.facts.words} yet."
+    elif payload.get("workflows"):
         prompt = renderer.expand(wanted.prompt, wanted.seed)
         drawing = other_tools.drawing(denoiser, wanted, prompt, report.name)
         more, checks[IN_OTHER_TOOLS] = other_tools.write(

@@ -11,8 +11,9 @@ from typing import Any
 from studio.paths import expanded
 from studio.pictures import folders
 from studio.pictures.infotext import Parameters
+from studio.pictures.watched import Stat, stat_of
 from studio.settings import SamplingSettings
-from studio.store import Image, Session, Store
+from studio.store import Image, SeenFile, Session, Store
 from studio.store.rows import SOURCE, SOURCE_HASH
 from studio.worker.disk_space import require_disk_space
 from studio.worker.errors import WorkerError
@@ -35,6 +36,46 @@ MOST_REMARKS = 50  # on files that were left out
 REPORT_EVERY_S = 0.5
 
 
+class FolderReader:
+    """Copies pictures of a folder into a session, and remembers each file that was looked at."""
+
+    def __init__(self, renderer: Renderer, store: Store, session: Session, path: str) -> None:
+        """path: of the folder, as the artist wrote it, by which its files are remembered."""
+        self.renderer, self.store, self.session, self.path = renderer, store, session, path
+        self.folder = expanded(path).resolve()
+        self.denoiser = renderer.model_of(session)
+        self._known = {_key(image) for image in store.folder_pictures(session.id, deleted=True)}
+        self._seen: list[SeenFile] = []
+
+    def read(self, path: Path, stat: Stat) -> Parameters | None:
+        """Add a picture, and give how it was made; None if the session has it already.
+
+        stat: of the file, from before it is read. Raises LeftOut.
+        """
+        name, remark = name_in(self.folder, path), ""
+        try:
+            content = content_of(path)
+            companions = {SOURCE: name, SOURCE_HASH: hash_of(content)}
+            image = row(self.session, self.denoiser, self.store.new_image_id(), companions)
+            if _key(image) in self._known:
+                return None
+            picture = picture_of(content, self.session.settings.sampling)
+            made = _made(path, content)
+            self.store.add_image(written(self.renderer, self.denoiser, image, made, picture))
+            self._known.add(_key(image))
+        except LeftOut as problem:
+            remark = f"{problem}."
+            raise
+        finally:
+            self._seen.append(SeenFile(name, *stat, time.time(), remark))
+        return made
+
+    def remember(self) -> None:
+        """Store which files were looked at since the last call."""
+        seen, self._seen = self._seen, []
+        self.store.add_seen_files(self.session.id, self.path, seen)
+
+
 def read_folder(
     renderer: Renderer,
     store: Store,
@@ -49,30 +90,28 @@ def read_folder(
     Raises WorkerError if the folder cannot be read.
     """
     folder, paths = picture_files(path)
-    denoiser = renderer.model_of(session)
-    known = {_key(image) for image in store.folder_pictures(session.id, deleted=True)}
+    reader = FolderReader(renderer, store, session, path)
     counts = dict.fromkeys(("pictures", "known", "left_out", "other_model", "other_size"), 0)
     remarks: list[str] = []
-    for file in reporting(store, paths, report):
-        name = name_in(folder, file)
+
+    def remember(done: int, total: int) -> None:
+        reader.remember()
+        report(done, total)
+
+    for file in reporting(store, paths, remember):
         try:
-            content = content_of(file)
-            companions = {SOURCE: name, SOURCE_HASH: hash_of(content)}
-            image = row(session, denoiser, store.new_image_id(), companions)
-            if _key(image) in known:
-                counts["known"] += 1
-                continue
-            picture = picture_of(content, session.settings.sampling)
-            made = _made(file, content)
+            made = reader.read(file, stat_of(file) or (0, 0))
         except LeftOut as problem:
             counts["left_out"] += 1
-            remarks.append(f"{name}: {problem}.")
+            remarks.append(f"{name_in(folder, file)}: {problem}.")
             continue
-        store.add_image(written(renderer, denoiser, image, made, picture))
-        known.add(_key(image))
+        if made is None:
+            counts["known"] += 1
+            continue
         counts["pictures"] += 1
         counts["other_model"] += made.model.casefold() != _model_name(session).casefold()
         counts["other_size"] += (made.width_px, made.height_px) != _size(session.settings.sampling)
+    reader.remember()
     return {**counts, "remarks": remarks[:MOST_REMARKS]}
 
 

@@ -22,7 +22,7 @@ from studio.worker.disk_space import require_disk_space
 from studio.worker.exporting import write_export
 from studio.worker.folder_reading import read_folder
 from studio.worker.judge import let_pick
-from studio.worker.mixing import Mix, read_mix
+from studio.worker.mixing import Mix, mix_of, mix_of_exam, read_mix
 from studio.worker.model_library import describe, scan
 from studio.worker.own_art import read_own_art
 from studio.worker.pair_queue import PairQueue
@@ -70,8 +70,8 @@ class Jobs:
             "fit": self._do_fit,
             "give_picks": self._do_give_picks,
             "take_picks": self._do_take_picks,
-            "read_folder": self._do_read_folder,
-            "read_own": self._do_read_own,
+            "read_folder": self._do_read,
+            "read_own": self._do_read,
             "judge": self._do_judge,
         }[job.kind]
         try:
@@ -185,20 +185,29 @@ class Jobs:
         return result
 
     def _do_grid(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"prompts", "seeds", "adapter_ids", "strengths"} → {"image_ids"}, the last varying first.
+        """{"prompts", "seeds", "adapter_ids", "strengths", "mixes"} → {"image_ids"}, the last
+        varying first. An adapter's id may be that of one of the mixes.
 
         At strength 0 every adapter is the base model, which is drawn once.
         """
         axes = ("prompts", "seeds", "adapter_ids", "strengths")
         wanted = list(itertools.product(*(job.payload[axis] for axis in axes)))
+        given = job.payload.get("mixes", {})
+        mixes = {id_: mix_of(self.renderer, session, mix["parts"]) for id_, mix in given.items()}
         for adapter_id in job.payload["adapter_ids"]:
-            self.renderer.require_base(session, self.store.adapter(adapter_id))
+            if adapter_id not in mixes:
+                self.renderer.require_base(session, self.store.adapter(adapter_id))
         result: dict[str, Any] = {"image_ids": []}
         self._report(job, 0, len(wanted), result, session)
         for done, (prompt, seed, adapter_id, strength) in enumerate(wanted, start=1):
-            tuned = (adapter_id, strength) if strength else (None,)
             text = self.renderer.expand(prompt, seed)
-            image = self.renderer.draw(self.renderer.image(session, "compare", text, seed, *tuned))
+            if adapter_id in mixes and strength:
+                mix = mixes[adapter_id].scaled(strength)
+                image = self.renderer.draw(mix.image(session, text, seed), mix.applied())
+            else:
+                tuned = (adapter_id, strength) if strength else (None,)
+                wish = self.renderer.image(session, "compare", text, seed, *tuned)
+                image = self.renderer.draw(wish)
             result["image_ids"].append(image.id)
             self._report(job, done, len(wanted), result, session)
         return result
@@ -216,15 +225,19 @@ class Jobs:
         """{"exam_id"} → {}: draws the missing pictures; a pair is asked once it has both."""
         exam = self.store.exam(job.payload["exam_id"])
         self.renderer.require_base(session, self.store.adapter(exam.adapter_id))
+        mix = mix_of_exam(self.renderer, session, exam)
         as_begun = replace(session, settings=replace(session.settings, sampling=exam.sampling))
         self._report(job, 0, len(exam.pairs), {}, as_begun, "pair", 2)
         for done, pair in enumerate(exam.pairs, start=1):
             if not pair.is_drawn:
                 question = (as_begun, "exam", pair.prompt, pair.seed)
                 base = self.renderer.draw(self.renderer.image(*question, None))
-                tuned = self.renderer.draw(
-                    self.renderer.image(*question, exam.adapter_id, exam.strength)
-                )
+                if mix is None:
+                    wish = self.renderer.image(*question, exam.adapter_id, exam.strength)
+                    tuned = self.renderer.draw(wish)
+                else:
+                    wish = mix.image(as_begun, pair.prompt, pair.seed, "exam")
+                    tuned = self.renderer.draw(wish, mix.applied())
                 self.store.set_exam_pictures(pair.id, base.id, tuned.id)
             self._report(job, done, len(exam.pairs), {}, as_begun, "pair", 2)
         return {}
@@ -284,20 +297,18 @@ class Jobs:
             "remarks": list(taken.remarks[:MOST_REMARKS]),
         }
 
-    def _do_read_folder(self, job: Job, session: Session) -> dict[str, Any]:
+    def _do_read(self, job: Job, session: Session) -> dict[str, Any]:
         """{"path"} → {"pictures", "known", "left_out", "other_model", "other_size", "remarks"}:
-        pictures of a folder, copied into the session. What was read stays when it is cancelled."""
-        self.status.report("starting", "Reading a folder of pictures.")
-        path = job.payload["path"]
-        return read_folder(self.renderer, self.store, session, path, self._count_read(job))
-
-    def _do_read_own(self, job: Job, session: Session) -> dict[str, Any]:
-        """{"path", "caption"} → {"pictures", "known", "left_out", "remarks"}: the artist's own art,
-        copied into the session. The drawings beside it follow while there is nothing else to do."""
-        self.status.report("starting", "Reading your own art.")
-        path, caption = job.payload["path"], job.payload["caption"]
+        pictures of a folder, copied into the session. Or {"path", "caption"} → {"pictures",
+        "known", "left_out", "remarks"}: the artist's own art; drawings beside it follow while there
+        is nothing else to do. What was read stays when it is cancelled."""
+        about = self.renderer, self.store, session, job.payload["path"]
         report = self._count_read(job)
-        return read_own_art(self.renderer, self.store, session, path, caption, report)
+        if job.kind == "read_folder":
+            self.status.report("starting", "Reading a folder of pictures.")
+            return read_folder(*about, report)
+        self.status.report("starting", "Reading your own art.")
+        return read_own_art(*about, job.payload["caption"], report)
 
     def _count_read(self, job: Job) -> Callable[[int, int], None]:
         """Shows how many of how many files were read."""

@@ -18,6 +18,7 @@ from studio.store import (
 )
 from studio.worker.disk_space import require_disk_space
 from studio.worker.downloads import Downloads
+from studio.worker.folder_watch import FolderWatch
 from studio.worker.jobs import Jobs
 from studio.worker.own_art import OwnArt
 from studio.worker.pair_queue import PairQueue
@@ -52,6 +53,7 @@ class Worker:
             store, self.renderer, self.pair_queue, self.status, processes, self.stopping
         )
         self.jobs = Jobs(store, self.renderer, self.pair_queue, self.status, self.stopping)
+        self.folder_watch = FolderWatch(store, self.renderer, self.status)
         self.own_art = OwnArt(store, self.renderer, self.status, self.stopping)
         self.downloads = Downloads(store, self.status, self.stopping)
         self._snapshot_due_s = 0.0
@@ -109,6 +111,7 @@ class Worker:
             self.pair_queue.add_pair,
             self.pair_queue.draw_tuned_preview,
             self.pair_queue.draw_base_preview,
+            self.folder_watch.read_next,
             self.own_art.draw_next,
         ):
             try:

@@ -15,8 +15,8 @@ from studio.lora.tools import Lora, resize, summed
 from studio.paths import expanded
 from studio.pictures.infotext import lora_tag
 from studio.settings import MixPart
-from studio.store import Adapter, Image, Session, Store
-from studio.store.rows import MIX
+from studio.store import Adapter, Exam, Image, Session, Store
+from studio.store.rows import MIX, Purpose
 from studio.worker.errors import WorkerError
 from studio.worker.renderer import Renderer
 
@@ -54,16 +54,31 @@ class Mix:
             self.files, [(whole(adapter.id), strength) for _, adapter, strength in self.tastes]
         )
 
-    def image(self, session: Session, prompt: str, seed: int) -> Image:
-        """The row of a picture that is not drawn yet: what is mixed is part of its companions."""
-        base = self.renderer.image(session, "compare", prompt, seed, None)
-        if not self.named:
-            return base
+    def scaled(self, strength: float) -> Mix:
+        """The same as one LoRA at this strength."""
+        return replace(
+            self,
+            tastes=tuple((name, adapter, own * strength) for name, adapter, own in self.tastes),
+            files=tuple((file, own * strength) for file, own in self.files),
+        )
+
+    @property
+    def hash(self) -> str:
+        """Of the contents of all parts and their strengths."""
         contents = [(adapter.sha256, strength) for _, adapter, strength in self.tastes]
         contents += [(file.sha256, strength) for file, strength in self.files]
+        return hashlib.sha256(repr(contents).encode()).hexdigest()[:10]
+
+    def image(
+        self, session: Session, prompt: str, seed: int, purpose: Purpose = "compare"
+    ) -> Image:
+        """The row of a picture that is not drawn yet: what is mixed is part of its companions."""
+        base = self.renderer.image(session, purpose, prompt, seed, None)
+        if not self.named:
+            return base
         mixed = {
             MIX: " ".join(lora_tag(*part) for part in self.named),
-            f"{MIX} hash": hashlib.sha256(repr(contents).encode()).hexdigest()[:10],
+            f"{MIX} hash": self.hash,
         }
         return replace(base, companions=base.companions | mixed)
 
@@ -102,16 +117,18 @@ class Mix:
 
 
 def read_mix(renderer: Renderer, session: Session, payload: dict[str, Any]) -> Mix | None:
-    """The mix of a job; None if it has none.
+    """The mix of a job; None if it has none. Raises like `mix_of`."""
+    return mix_of(renderer, session, payload["mix"]) if payload.get("mix") else None
 
-    Parts at strength 0 are left out. Raises WorkerError or ModelError with a sentence if a part
-    does not fit the session's model.
+
+def mix_of(renderer: Renderer, session: Session, parts: list[dict[str, Any]]) -> Mix:
+    """A mix of these parts. Those at strength 0 are left out.
+
+    Raises WorkerError or ModelError with a sentence if a part does not fit the session's model.
     """
-    if not payload.get("mix"):
-        return None
     denoiser = renderer.model_of(session)
     tastes, files, remarks = [], [], []
-    for part in map(MixPart.from_dict, payload["mix"]):
+    for part in map(MixPart.from_dict, parts):
         if part.strength == 0:
             continue
         if part.path is not None:
@@ -127,6 +144,24 @@ def read_mix(renderer: Renderer, session: Session, payload: dict[str, Any]) -> M
                 )
             tastes.append((name, adapter, part.strength))
     return Mix(renderer, tuple(tastes), tuple(files), " ".join(remarks))
+
+
+def mix_of_exam(renderer: Renderer, session: Session, exam: Exam) -> Mix | None:
+    """What an exam asks about, at its strength; None if it is a round alone.
+
+    Raises WorkerError if one of the parts has changed since the first pair was drawn.
+    """
+    if exam.mix is None:
+        return None
+    mix = mix_of(renderer, session, exam.mix["parts"])
+    if not exam.mix["hash"]:
+        renderer.store.set_exam_hash(exam.id, mix.hash)
+    elif exam.mix["hash"] != mix.hash:
+        raise WorkerError(
+            "A LoRA file of this mix has changed since the exam began, so that its pairs would be "
+            "of two mixes. Leave the exam, and begin another one."
+        )
+    return mix.scaled(exam.strength)
 
 
 def _taste(store: Store, adapter_id: str) -> tuple[str, Adapter]:

@@ -83,7 +83,7 @@ def _files(path: str) -> tuple[Path, list[Path]]:
     """The pictures of a folder, or the one that the path names, and the folder that they lie in."""
     file = expanded(path)
     with contextlib.suppress(OSError, ValueError):
-        if file.is_file() and file.suffix.lower() in folders.ENDINGS:
+        if file.is_file() and folders.is_picture(file):
             file = file.resolve()
             return file.parent, [file]
     return picture_files(path)

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 
-from studio.durations import duration
+from studio.durations import with_duration
 from studio.engine import sampling
 from studio.engine.distributed import SINGLE_PROCESS, ProcessGroup, ProcessLost
 from studio.settings import SessionSettings
@@ -63,12 +63,13 @@ class PairQueue:
         first = self.store.drawn_count(session.id)
         count = min(missing, self.processes.size)
         draws = [nth_draw(settings, number) for number in range(first, first + count)]
-        what = "a pair" if settings.pictures == 2 else f"{settings.pictures} pictures"
+        number = settings.pictures
+        what = "Drawing a pair" if number == 2 else f"Drawing {number} pictures"
         denoiser = self.renderer.model_of(session)
         kind = picture_kind(denoiser.base_hash, settings.sampling)
         picture_s = self.renderer.pace.of(kind)
-        takes = f", {duration(picture_s * settings.pictures)}" if picture_s else ""
-        self.status.report("sampling", f"Drawing {what}{takes}: {draws[0][0]}")
+        takes = with_duration(what, picture_s and picture_s * number)
+        self.status.report("sampling", f"{takes}: {draws[0][0]}")
         adapter_id = session.current_adapter_id if settings.pairs_by == "newest" else None
         texts = [self.renderer.expand(prompt, seed) for prompt, seed in draws]
         order = follower.SamplePairs(

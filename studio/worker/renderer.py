@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from studio import models
-from studio.durations import duration
+from studio.durations import with_duration
 from studio.engine import memory, sampling, trajectory
 from studio.engine.trajectory import Trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
@@ -72,8 +72,7 @@ class Renderer:
                 self.give_memory_back()
             name = "the starter model" if base_model == "starter" else Path(base_model).name
             known = self.pace.of(f"loading {name}")
-            takes = f", {duration(known)}" if known else ""
-            self._status.report("starting", f"Loading {name}{takes}.")
+            self._status.report("starting", f"{with_duration(f'Loading {name}', known)}.")
             with self.pace.measured(f"loading {name}"):
                 self.denoiser = load_and_remember(self.store, base_model, self.device, start)
             # looked up at each call, because `while_wanted` changes it

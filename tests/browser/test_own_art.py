@@ -60,7 +60,7 @@ def test_own_art_is_given_drawn_beside_taken_back_and_seen_on_prefer(
     page.locator("#own-path textarea, #own-path input").fill(f'"{folder}"')
     page.locator("#own-read").click()
     about = page.locator("#own-art")
-    expect(about).to_contain_text("5 new pictures. Left out: 1.")
+    expect(about).to_contain_text("5 new, 0 known already. Left out: 1.")
     about.locator("summary").click()
     expect(about.locator("details li")).to_contain_text("silent.png: it has no caption")
     expect(about).to_contain_text("5 of 5 pictures of your own chosen over a drawing")

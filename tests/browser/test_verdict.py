@@ -35,9 +35,9 @@ def sure(store: Store, session: Session) -> None:
 
 
 def stalled(store: Store, session: Session) -> None:
-    round_of(store, session, 40, 0.9)
+    round_of(store, session, 20, 1.0)
     for _ in range(2):
-        round_of(store, session, 10, 0.8)
+        round_of(store, session, 5, 0.85)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -123,6 +123,11 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "controlnet": (keyed("control_model.time_embed.0.weight"), "a ControlNet"),
     "sd3": (keyed("model.diffusion_model.joint_blocks.0.x"), "a Stable Diffusion 3 model"),
     "flux": (keyed("double_blocks.0.img_attn.qkv.weight"), "a FLUX model"),
+    "flux 2": (keyed("single_stream_modulation.lin.weight"), "the network of a FLUX.2 model alone"),
+    "flux 2 in ComfyUI's checkpoints": (
+        keyed("model.diffusion_model.single_stream_modulation.lin.weight"),
+        "as a diffusers folder with all parts",
+    ),
     "refiner": (
         keyed(FIRST, shape=(4, 4, 3, 3), **{"conditioner.embedders.0.model.x": torch.zeros(1)}),
         "the SDXL refiner",

@@ -22,6 +22,7 @@ from studio.__main__ import main
 from studio.settings import SessionSettings, TrainingSettings
 from studio.store import (
     KnownModel,
+    SeenFile,
     Session,
     Store,
     StoreError,
@@ -73,6 +74,7 @@ def whole(tmp_path_factory) -> Iterator[tuple[Store, Session, Path]]:
         store.remember_model(KnownModel("a/b", "b", "sd1", "Stable Diffusion 1", 512, 1, 1))
         store.set_worker_status(WorkerStatus(1, "idle", "", "cpu", 1.0))
         store.set_model_folders(["/models"])
+        store.add_seen_files(session.id, "/pictures", [SeenFile("a.png", 1, 1, 1.0)])
         store.set_last_session(session.id)
         archive = home / "session.zip"
         export_session(store, session.id, archive)

@@ -86,7 +86,7 @@ def test_a_store_of_0002_is_migrated_with_all_it_holds_and_a_snapshot_before(hom
     again.add_image(make_image(again, "s", picture_sha256="ab"))
     again.close()
     [before] = (home / "snapshots").iterdir()
-    assert before.name.endswith("-before-0015.sqlite")
+    assert before.name.endswith("-before-0017.sqlite")
     with sqlite3.connect(before) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
             ("0002",)

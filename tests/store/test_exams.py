@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from studio.statistics import Tally, exam_sentence, recommended_strength, tallies, wilson
-from studio.store import Store, StoreError
+from studio.store import Store, StoreError, export_session, import_session
 from tests.support.factories import QUESTIONS, finish, make_image, open_at, pick
 
 
@@ -239,3 +239,33 @@ def test_the_strength_that_is_surest_is_recommended():
     assert recommended_strength({0.5: Tally(18, 2), 1.0: Tally(18, 2)}) == 0.5
     assert recommended_strength({-1.0: Tally(18, 2), 0.5: Tally(18, 2)}) == 0.5
     assert recommended_strength({-0.5: Tally(18, 2), 0.5: Tally(5, 15)}) == -0.5
+
+
+# --- of mixes ------------------------------------------------------------------------------------
+
+
+def test_an_exam_of_a_mix_keeps_what_was_mixed_and_says_nothing_of_the_round(
+    store, session, adapter, tmp_path
+):
+    parts = [{"adapter_id": adapter.id, "strength": 0.5}, {"path": "//server/a.safetensors"}]
+    mix = {"name": "Round 1 at 0.5 + a at 1", "parts": parts, "hash": ""}
+    exam = store.add_exam(session.id, adapter.id, 0.8, QUESTIONS, mix)
+    store.set_exam_hash(exam.id, "abc")
+    exam = store.exam(exam.id)
+    assert exam.mix == {**mix, "hash": "abc"}
+    assert store.exams(session.id) == [exam]
+    assert store.exams(session.id, adapter.id) == []
+    store.leave_exam(exam.id)
+    alone = store.add_exam(session.id, adapter.id, 0.8, QUESTIONS)
+    assert alone.mix is None
+    assert store.exams(session.id, adapter.id) == [alone]
+    with pytest.raises(StoreError, match="no mix"):
+        store.set_exam_hash(alone.id, "abc")
+    export_session(store, session.id, tmp_path / "session.zip")
+    there = Store.open(tmp_path / "there")
+    made = import_session(there, tmp_path / "session.zip")
+    [_, mixed] = there.exams(made.id)
+    [known] = there.adapters(made.id)
+    assert [part.get("adapter_id") for part in mixed.mix["parts"]] == [known.id, None]
+    assert mixed.mix["parts"][1]["path"] == "a.safetensors"  # of no other machine
+    there.close()

@@ -23,6 +23,7 @@ def test_own_art_is_chosen_over_a_drawing_as_any_pick(store, session):
     assert store.own_counts(session.id).drawn == 0
     question = store.add_own_question(picture, drawn(store, session), None)
     assert store.waiting_count(session.id) == 0
+    assert store.judged_counts(session.id) == {}  # no function picked
     [held] = store.picked_pairs(session.id)
     assert (held.chosen.id, held.pick.judge) == (picture.id, OWN_ART)
     assert store.pick_counts(session.id).usable == store.pick_counts(session.id).new == 1

@@ -33,7 +33,7 @@ def random_adapter(
 ) -> ReadAdapter:
     """An adapter for the model, as `Adapters.read` gives it, with random changes."""
     denoiser.adapters.new(settings)
-    config = copy.deepcopy(denoiser.unet.peft_config[ADAPTER_NAME])
+    config = copy.deepcopy(denoiser.network.peft_config[ADAPTER_NAME])
     draw = torch.Generator().manual_seed(settings.seed)
     state = {
         name: size * torch.randn(value.shape, generator=draw)

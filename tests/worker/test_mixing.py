@@ -19,7 +19,7 @@ from studio.lora import format as lora_format
 from studio.lora.format import from_peft
 from studio.lora.fuse import layers
 from studio.settings import MixPart, SamplingSettings, SessionSettings, TrainingSettings
-from studio.store import Adapter, Job, Store
+from studio.store import Adapter, Job, Store, schema
 from studio.ui.images import made_with
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.compare import comparison
@@ -328,3 +328,59 @@ def test_a_round_is_mixed_in_once_it_is_judged(store, session, add_pairs):
     assert store.tastes(adapter.base_hash) == []
     store.finish_round(round_.id, adapter)
     assert [one.id for _, one in store.tastes(adapter.base_hash)] == [adapter.id]
+
+
+# --- in the grid and the exam --------------------------------------------------------------------
+
+
+def asked(*parts: MixPart) -> dict[str, object]:
+    return {"name": "a mix", "parts": [part.to_dict() for part in parts], "hash": ""}
+
+
+def test_a_grid_draws_a_mix_at_every_strength(store, worker, tiny_model, tastes, lora):
+    blue, warm = tastes
+    mix = asked(MixPart(blue.id, None, 0.5), MixPart(warm.id, None, -1.0), MixPart(path=str(lora)))
+    axes = {"prompts": ["a cat"], "seeds": [1], "strengths": [0.0, -0.5, 2.0]}
+    payload = {**axes, "adapter_ids": [blue.id, "mix:1"], "mixes": {"mix:1": mix}}
+    job = store.add_job(blue.session_id, "grid", payload)
+    worker.jobs.run_next()
+    job = store.job(job.id)
+    assert job.state == "done", job.message
+    base, lower, higher = job.result["image_ids"][3:]
+    assert base == job.result["image_ids"][0]
+    for image_id, strength in ((lower, -0.5), (higher, 2.0)):
+        parts = [(blue, 0.5 * strength), (warm, -strength)]
+        worker.renderer.denoiser = merged(tiny_model, store, parts, [(lora, strength)])
+        image = store.image(image_id)
+        drawn = worker.renderer.picture(image).convert("RGB")
+        kept = PIL.Image.open(store.image_path(image)).convert("RGB")
+        difference = PIL.ImageChops.difference(drawn, kept)
+        assert max(high for _, high in difference.getextrema()) <= 1
+
+
+def test_an_exam_of_a_mix_is_of_the_same_mix_to_its_end(store, worker, tastes, lora):
+    blue, warm = tastes
+    mix = asked(MixPart(blue.id, None, 0.5), MixPart(warm.id), MixPart(path=str(lora)))
+    questions = [("a snail", 1), ("an owl", 2)]
+    exam = store.add_exam(blue.session_id, blue.id, 0.8, questions, mix)
+    worker.jobs.run_next()
+    exam = store.exam(exam.id)
+    assert all(pair.is_drawn for pair in exam.pairs)
+    shown = store.image(exam.pairs[0].tuned_image_id)
+    assert (shown.purpose, shown.adapter_id) == ("exam", None)
+    assert "style:0.8" in shown.companions["Mix"]
+    assert "Blue round 1:0.4" in shown.companions["Mix"]
+    assert exam.mix["hash"]
+    assert pixels(store, shown.id) != pixels(store, exam.pairs[0].base_image_id)
+    with store.writing() as connection:
+        undrawn = {"base_image_id": None, "tuned_image_id": None}
+        last = sa.update(schema.exam_pairs).where(schema.exam_pairs.c.id == exam.pairs[1].id)
+        connection.execute(last.values(undrawn))
+    tensors = {name: 2 * tensor for name, tensor in load_file(lora).items()}
+    save_file(tensors, lora)
+    store.draw_exam(exam.id)
+    worker.jobs.run_next()
+    [job, _] = store.jobs(blue.session_id, "exam")
+    assert job.state == "failed"
+    assert "has changed since the exam began" in job.message
+    assert store.exam(exam.id).pairs[1].tuned_image_id is None

@@ -12,8 +12,8 @@ from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from studio.store import schema
 from studio.store.errors import StoreError
 
-FORMAT, VERSION = "d3po-studio-session", 7
-READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7)
+FORMAT, VERSION = "d3po-studio-session", 8
+READABLE_VERSIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 # What the rows of an older version lack: (the last such version, table, column, value).
 ADDED: tuple[tuple[int, str, str, Any], ...] = (
     (1, "pairs", "grid_id", None),
@@ -23,6 +23,7 @@ ADDED: tuple[tuple[int, str, str, Any], ...] = (
     (5, "images", "deleted_at_s", None),
     (5, "images", "erased_at_s", None),
     (6, "picks", "marks", {}),
+    (7, "exams", "mix", None),
 )
 ROWS_NAME = "session.json"
 SPARE_BYTES = 100_000_000  # of the disk, which stay free

@@ -237,6 +237,9 @@ def _rename_row(table: sa.Table, row: dict[str, Any], ids: dict[str, str]) -> No
         row |= {name: _replaced(row[name], ids) for name in ("payload", "result")}
         if row["state"] in OPEN_JOB_STATES:  # an archive starts nothing
             row |= {"state": "cancelled", "message": "Imported.", "finished_at_s": time.time()}
+    elif table is schema.exams and row["mix"] is not None:
+        parts = [_without_network_path(part) for part in _replaced(row["mix"]["parts"], ids)]
+        row["mix"] = {**row["mix"], "parts": parts}
     elif table is schema.sessions:
         row["deleted_at_s"] = None
         row["updated_at_s"] = time.time()
@@ -247,7 +250,7 @@ def _rename_row(table: sa.Table, row: dict[str, Any], ids: dict[str, str]) -> No
 
 
 def _without_network_paths(settings: SessionSettings) -> SessionSettings:
-    """Settings whose model and LoRA lie on no other machine: of such a path the name is left.
+    """Settings whose model, LoRA and folder lie on no other machine: of a path the name is left.
 
     Merely looking for a file of a Windows share sends the artist's credentials to its server. So
     the model counts as missing until the artist chooses it.
@@ -258,7 +261,14 @@ def _without_network_paths(settings: SessionSettings) -> SessionSettings:
     base_model = settings.base_model
     if _is_network_path(base_model):
         base_model = _last_name(base_model)
-    return replace(settings, base_model=base_model, start=start)
+    # A folder of another machine is none that the artist wants watched on this one.
+    return replace(settings, base_model=base_model, start=start, folder="", watch_folder=False)
+
+
+def _without_network_path(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a mix of which no file of another machine is looked for: see above."""
+    path = part.get("path")
+    return part | {"path": _last_name(path)} if path and _is_network_path(path) else part
 
 
 def _is_network_path(path: str) -> bool:

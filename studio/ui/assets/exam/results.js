@@ -14,7 +14,7 @@ export function paintResults(element, { result, rows, empty }) {
   element.querySelector(".exam-about").hidden = Boolean(empty?.action);
   part("result-what").textContent = result?.what || "";
   // What stands in brackets is not torn apart.
-  part("sentence").replaceChildren(...(result?.sentence || "").split(/(\([^)]*\)\.?)/).map((words, n) =>
+  part("sentence").replaceChildren(...(result?.sentence || "").split(/([(（][^)）]*[)）][.。]?)/).map((words, n) =>
     n % 2 ? node("span", { class: "whole" }, words) : words));
   part("meaning").textContent = result?.meaning || "";
   part("table").replaceChildren(...(rows?.length ? [table(rows)] : []));

@@ -60,6 +60,12 @@ async function take(file) {
   else notify(reply.ok ? "good" : "bad", reply.sentence);
 }
 
+/* Gradio's sliders say this in English alone. */
+function nameResets() {
+  for (const button of document.querySelectorAll(".reset-button"))
+    button.ariaLabel = button.title = _("Reset to default value");
+}
+
 export function begin({ element, props, trigger, watch }) {
   // Not a part of the bar, which is drawn anew while the artist looks for the file.
   const chooser = document.createElement("input");
@@ -87,6 +93,7 @@ export function begin({ element, props, trigger, watch }) {
   function openTab() {
     if (!isBuilt && props.value) {
       isBuilt = true;
+      nameResets();
       openFromAddress();
     }
   }

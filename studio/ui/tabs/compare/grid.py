@@ -15,6 +15,7 @@ from studio.ui import words
 from studio.ui.adapters import round_number
 from studio.ui.images import image_url
 from studio.ui.jobs import cancel_open, is_open, progress
+from studio.ui.mixes import chosen_mixes, mix_choices
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
@@ -42,10 +43,10 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
                 elem_id="grid-strengths",
             )
             rounds = gr.Dropdown(
-                label=_("Rounds"),
+                label=_("Rounds and mixes"),
                 choices=[],
                 multiselect=True,
-                info=_("Left empty: the round in use."),
+                info=_("Left empty: the round in use. Mixes are those that were compared above."),
                 elem_id="grid-rounds",
             )
             with gr.Row(elem_classes="buttons"):
@@ -66,7 +67,7 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
         choices = [(_("Round {number}", number=a.number), a.id) for a in snapshot.adapters]
         return {
             viewer: grids(snapshot),
-            rounds: gr.update(choices=choices),
+            rounds: gr.update(choices=choices + mix_choices(snapshot)),
             draw: gr.update(visible=not is_drawing, interactive=bool(snapshot.adapters)),
             cancel: gr.update(visible=is_drawing),
         }
@@ -83,6 +84,9 @@ def build(page: Page, prompts: gr.Textbox, seed: gr.Number, seeds: gr.Number) ->
     ) -> None:
         adapter_ids = chosen or [session.current_adapter_id]
         payload = grid_payload(text, first, count, adapter_ids, strengths)
+        mixes = chosen_mixes(StoreSnapshot(page.store), chosen or [])
+        if mixes:
+            payload["mixes"] = {value: one.asked for value, one in mixes.items()}
         page.store.add_job(session.id, "grid", payload)
 
     page.on(draw.click, make, inputs=[prompts, seed, seeds, rounds, strengths])
@@ -176,10 +180,13 @@ def grid_value(snapshot: StoreSnapshot, job: Job) -> dict[str, Any]:
         "id": job.id,
         "prompts": job.payload["prompts"],
         "seeds": job.payload["seeds"],
-        "rounds": [
-            _("Round {number}", number=round_number(snapshot, id_))
-            for id_ in job.payload["adapter_ids"]
-        ],
+        "rounds": [_tuned_by(snapshot, job, id_) for id_ in job.payload["adapter_ids"]],
         "strengths": [f"{strength:g}" for strength in job.payload["strengths"]],
         "images": [image_url(image_id) for image_id in job.result.get("image_ids", ())],
     }
+
+
+def _tuned_by(snapshot: StoreSnapshot, job: Job, id_: str) -> str:
+    """`Round 2`, or what was mixed when the grid was asked for."""
+    mix = job.payload.get("mixes", {}).get(id_)
+    return mix["name"] if mix else _("Round {number}", number=round_number(snapshot, id_))

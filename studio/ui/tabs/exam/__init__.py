@@ -12,6 +12,7 @@ from studio.settings import LEAST_STRENGTH, MOST_STRENGTH, SettingsError, checke
 from studio.store.rows import Session
 from studio.ui import words
 from studio.ui.adapters import adapter_choices
+from studio.ui.mixes import chosen_mixes, mix_choices
 from studio.ui.page import Page, Values
 from studio.ui.server_functions import server_function
 from studio.ui.snapshot import StoreSnapshot
@@ -28,7 +29,11 @@ def build(page: Page) -> None:
     with gr.Row(elem_classes="compare-columns exam-columns", equal_height=False):
         with gr.Column(scale=1, min_width=280, elem_classes="compare-form"):
             adapter = gr.Dropdown(
-                label=_("Tuned by"), choices=[], elem_id="exam-adapter", interactive=True
+                label=_("Tuned by"),
+                info=_("A round, or a mix that was compared on Compare."),
+                choices=[],
+                elem_id="exam-adapter",
+                interactive=True,
             )
             strength = gr.Slider(
                 LEAST_STRENGTH,
@@ -73,19 +78,23 @@ def build(page: Page) -> None:
         current = snapshot.session.current_adapter_id
         return {
             component: page_state(snapshot),
-            adapter: gr.update(choices=adapter_choices(snapshot), value=current),
+            adapter: gr.update(
+                choices=adapter_choices(snapshot) + mix_choices(snapshot), value=current
+            ),
             begin: gr.update(interactive=bool(snapshot.adapters)),
         }
 
     page.show(view, [component, adapter, begin])
 
     def begin_exam(
-        session: Session, adapter_id: str | None, strength: float, pairs: float | None, text: str
+        session: Session, chosen: str | None, strength: float, pairs: float | None, text: str
     ) -> None:
-        if not adapter_id:
+        if not chosen:
             raise SettingsError(_("There is nothing to examine yet: let a round learn first."))
         strength = round(checked_strength(strength, zero=False), 2)
-        trained = store.trained_prompts(adapter_id)
+        mix = chosen_mixes(StoreSnapshot(store), [chosen]).get(chosen)
+        adapter_ids = mix.adapter_ids if mix else [chosen]
+        trained = frozenset().union(*map(store.trained_prompts, adapter_ids))
         asked = [
             (expand(prompt, seed, store.wildcards_path), seed)
             for prompt, seed in questions.with_seeds(
@@ -93,7 +102,7 @@ def build(page: Page) -> None:
             )
         ]
         questions.refuse_practised([prompt for prompt, _ in asked], trained)
-        store.add_exam(session.id, adapter_id, strength, asked)
+        store.add_exam(session.id, adapter_ids[0], strength, asked, mix.asked if mix else None)
 
     page.on(begin.click, begin_exam, inputs=[adapter, strength, count, prompts])
 

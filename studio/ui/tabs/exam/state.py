@@ -78,15 +78,24 @@ def _result(snapshot: StoreSnapshot, finished: list[Exam]) -> dict[str, Any]:
     """The newest finished exam, with the solution."""
     newest = finished[0]
     tally = Tally(newest.tuned_wins, newest.base_wins, newest.ties)
-    number = round_number(snapshot, newest.adapter_id)
-    return {
-        "what": _(
+    if newest.mix is None:
+        what = _(
             "Round {number} at strength {strength:g}, against the base model",
-            number=number,
+            number=round_number(snapshot, newest.adapter_id),
             strength=newest.strength,
-        ),
+        )
+        best = best_strength(snapshot, newest.adapter_id)
+    else:
+        what = _(
+            "{name} at strength {strength:g}, against the base model",
+            name=newest.mix["name"],
+            strength=newest.strength,
+        )
+        best = None  # the export offers the round alone
+    return {
+        "what": what,
         "sentence": exam_sentence(tally),
-        "meaning": meaning(tally, newest.strength, best_strength(snapshot, newest.adapter_id)),
+        "meaning": meaning(tally, newest.strength, best),
         "pairs": [
             {
                 "prompt": pair.prompt,
@@ -130,16 +139,25 @@ def meaning(tally: Tally, strength: float, best: float | None) -> str:
 
 
 def _rows(snapshot: StoreSnapshot, finished: list[Exam]) -> list[dict[str, Any]]:
-    """A row for every adapter and strength that was examined, the newest adapter first."""
+    """A row for every adapter or mix, and strength, that was examined: the newest adapter first,
+    then the mixes. Mixes count as the same if they were drawn with the same contents."""
+    groups: dict[str, tuple[int | str, list[Exam]]] = {
+        adapter.id: (adapter.number, []) for adapter in reversed(snapshot.adapters)
+    }
+    for exam in finished:
+        if exam.mix is not None:
+            groups.setdefault(exam.mix["hash"], (exam.mix["name"], []))[1].append(exam)
+        elif exam.adapter_id in groups:
+            groups[exam.adapter_id][1].append(exam)
     rows = []
-    for adapter in reversed(snapshot.adapters):
-        by_strength = tallies(exam for exam in finished if exam.adapter_id == adapter.id)
+    for name, exams in groups.values():
+        by_strength = tallies(exams)
         best = recommended_strength(by_strength)
         for strength, tally in by_strength.items():
             low, high = tally.interval
             rows.append(
                 {
-                    "round": adapter.number,
+                    "round": name,
                     "strength": f"{strength:g}",
                     "counted": str(tally),
                     "ties": tally.ties,

@@ -140,7 +140,8 @@ def _card(snapshot: StoreSnapshot, export: Export, is_local: bool) -> str:
   {_use_with(export)}{_pictures(export, folder)}
   <ul class="files">{files}</ul>
   <details><summary>{_("What was checked")}</summary><ul class="checks">{checks}</ul></details>
-  <footer><code title="The folder of these files">{escape(str(folder))}</code>{buttons}</footer>
+  <footer><code title="{_("The folder of these files")}">{escape(str(folder))}</code>
+  {buttons}</footer>
 </article>"""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.messages import _, ngettext, told
+from studio.messages import _, ngettext, together, told, when
 from studio.paths import typed
 from studio.pictures.alike import sets_of
 from studio.settings import SettingsError
@@ -34,8 +34,7 @@ def build(page: Page) -> None:
         label=_("A folder on this computer"),
         info=_(
             "Pictures of A1111, Forge, ComfyUI, SwarmUI or InvokeAI with their settings in them: "
-            "PNG, JPEG, WebP or AVIF. They are copied; the folder stays as it is. Read it again "
-            "when there are new ones."
+            "PNG, JPEG, WebP or AVIF. They are copied; the folder stays as it is."
         ),
         placeholder="/home/me/outputs",
         lines=1,
@@ -44,6 +43,14 @@ def build(page: Page) -> None:
     read = gr.Button(_("Read the folder"), elem_id="folder-read", size="sm")
     about = gr.HTML(
         apply_default_css=False, elem_id="folder-read-so-far", js_on_load=click_events("cancel")
+    )
+    watch = gr.Checkbox(
+        label=_("Watch this folder"),
+        info=_(
+            "New pictures are read by themselves while this session is open and the painter has "
+            "nothing else to do."
+        ),
+        elem_id="folder-watch",
     )
     pairs_of = gr.Radio(
         [(_("Drawings of the model"), "drawings"), (_("Pictures of the folder"), "folder")],
@@ -93,21 +100,26 @@ def build(page: Page) -> None:
         count = store.folder_count(snapshot.session.id)
         return {
             read: gr.update(interactive=not is_open(job)),
-            about: reading(snapshot, job, count),
+            watch: gr.update(interactive=bool(snapshot.settings.folder)),
+            about: reading(snapshot, job, count) + watching(snapshot, job),
             one_by_one: {"session_id": snapshot.session.id, "pictures": count},
         }
 
-    page.show(view, [read, about, one_by_one])
-    page.fill(lambda _snapshot: {path: ""}, [path])
-    field = Field(pairs_of, lambda s: s.pairs_of, lambda s, value: replace(s, pairs_of=value))
-    save_fields(page, [field])
+    page.show(view, [read, watch, about, one_by_one])
+    page.fill(lambda snapshot: {path: snapshot.settings.folder}, [path])
+    fields = [
+        Field(pairs_of, lambda s: s.pairs_of, lambda s, value: replace(s, pairs_of=value)),
+        Field(watch, lambda s: s.watch_folder, lambda s, value: replace(s, watch_folder=value)),
+    ]
+    save_fields(page, fields)
 
     def read_folder(session: Session, text: str) -> Values:
         wanted = typed(text)
         if not wanted:
             raise SettingsError(_("Write the path of a folder with pictures first."))
         store.add_job(session.id, "read_folder", {"path": wanted})
-        store.change_settings(session.id, lambda now: replace(now, pairs_of="folder"))
+        changes = {"pairs_of": "folder", "folder": wanted}
+        store.change_settings(session.id, lambda now: replace(now, **changes))
         return {pairs_of: "folder"}
 
     def cancel(session: Session, _event: gr.EventData) -> None:
@@ -116,6 +128,35 @@ def build(page: Page) -> None:
     for event in (read.click, path.submit):
         page.on(event, read_folder, inputs=[path], outputs=[pairs_of])
     page.on(about.cancel, cancel, with_event=True)
+
+
+def watching(snapshot: StoreSnapshot, job: Job | None) -> str:
+    """What was found in a watched folder since it was read by hand."""
+    settings = snapshot.settings
+    if not settings.watch_folder or job is None or job.finished_at_s is None:
+        return ""
+    session_id, since_s = snapshot.session.id, job.finished_at_s
+    number, last_s = snapshot.store.folder_pictures_since(session_id, since_s)
+    lines = [_("It is watched: nothing new yet.")]
+    if number:
+        found = ngettext(
+            "It is watched: {number} new picture since, at {time}.",
+            "It is watched: {number} new pictures since, the last at {time}.",
+            number,
+            time=when(last_s),
+        )
+        lines = [found]
+    remarks = snapshot.store.left_out_since(session_id, settings.folder, since_s)
+    if remarks:
+        lines.append(_("Left out: {number}.", number=len(remarks)))
+    return f"<p>{escape(together(*lines))}</p>{_left_out(remarks)}"
+
+
+def _left_out(remarks: list[str]) -> str:
+    """Which files were left out, to be folded out."""
+    items = "".join(f"<li>{escape(told(remark))}</li>" for remark in remarks)
+    summary = _("Which, and why")
+    return f"<details><summary>{summary}</summary><ul>{items}</ul></details>" if items else ""
 
 
 def triage(pictures: list[Image], said: set[str]) -> list[dict[str, Any]]:
@@ -195,9 +236,7 @@ def reading(snapshot: StoreSnapshot, job: Job | None, count: int) -> str:
     if result["left_out"]:
         lines.append(_("Left out: {number}.", number=result["left_out"]))
     said = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    remarks = "".join(f"<li>{escape(told(remark))}</li>" for remark in result.get("remarks", []))
-    if remarks:
-        said += f"<details><summary>{_('Which, and why')}</summary><ul>{remarks}</ul></details>"
+    said += _left_out(result.get("remarks", []))
     pick = (
         "<button type='button' class='button primary small' data-open-tab='prefer'>"
         f"{_('Pick in pairs')}</button>"

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from studio.families import SD1, Family
 from studio.messages import N_, _, together, told
 from studio.paths import typed
 from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
@@ -163,7 +164,7 @@ def use_known(store: Store, session: Session, event: gr.EventData) -> str:
 
 
 def use_model(store: Store, session: Session, known: KnownModel) -> str:
-    change_model(store, session, known.base_model, known.size_px, family_of(known).eta)
+    change_model(store, session, known.base_model, known.size_px, family_of(known))
     return together(_("{name} is in use now.", name=known.name), _(LOADING))
 
 
@@ -173,8 +174,8 @@ def use_inspected(store: Store, session: Session, event: gr.EventData) -> str:
     if job is None or job.state != "done":
         return _("Look at the model first.")
     base_model = job.result.get("base_model", requested_model(job))
-    eta = family_of(store.known_model(base_model)).eta
-    change_model(store, session, base_model, int(job.result["size_px"]), eta)
+    family = family_of(store.known_model(base_model))
+    change_model(store, session, base_model, int(job.result["size_px"]), family)
     return together(_("This model is in use now."), _(LOADING))
 
 
@@ -218,19 +219,29 @@ def find_file(store: Store, name: str, size_bytes: int) -> str:
 
 
 def change_model(
-    store: Store, session: Session, base_model: str, size_px: int, eta: float = 1.0
+    store: Store, session: Session, base_model: str, size_px: int, family: Family = SD1
 ) -> None:
-    store.change_settings(session.id, lambda now: with_model(now, base_model, size_px, eta))
+    store.change_settings(session.id, lambda now: with_model(now, base_model, size_px, family))
 
 
 def with_model(
-    settings: SessionSettings, base_model: str, size_px: int, eta: float = 1.0
+    settings: SessionSettings, base_model: str, size_px: int, family: Family
 ) -> SessionSettings:
-    """The settings for another base model, at its own size and with its family's eta.
+    """The settings for another base model, at its own size and with its family's eta, and with its
+    steps and guidance where it has its own.
 
     Clip skip and a LoRA to start from belonged to the model before.
     """
-    sampling = replace(settings.sampling, width_px=size_px, height_px=size_px, clip_skip=1, eta=eta)
+    now = settings.sampling
+    sampling = replace(
+        now,
+        width_px=size_px,
+        height_px=size_px,
+        clip_skip=1,
+        eta=family.eta,
+        steps=family.steps or now.steps,
+        guidance=family.guidance or now.guidance,
+    )
     return replace(
         settings,
         base_model=base_model,

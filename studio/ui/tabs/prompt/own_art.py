@@ -166,7 +166,7 @@ def _item(one: OwnPicture) -> str:
     if not one.drawings:
         state, button = _("Not drawn beside yet"), ""
     elif one.is_chosen:
-        state, button = _("Chosen"), _button("take_back", _("Take back"), one.image)
+        state, button = _("Yours is chosen"), _button("take_back", _("Take back"), one.image)
     else:
         state, button = _("Taken back"), _button("choose", _("Choose it"), one.image)
     return (

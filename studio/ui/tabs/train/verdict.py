@@ -69,7 +69,7 @@ def _picture(known: Evidence) -> str:
     rows = [
         Interval(_("Round {number}", number=one.number), *one.interval, share=one.share)
         for one in known.rounds
-    ] or [Interval(_("Not asked"), 0.0, 1.0)]
+    ] or [Interval(_("Not asked"))]
     marks = {_("coin"): 0.5}
     if known.repeated >= ENOUGH_REPEATED:
         marks[_("you")] = known.agreed / known.repeated
