@@ -18,7 +18,7 @@ sum of their gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +40,7 @@ from studio.engine.microbatches import MicroBatches
 from studio.engine.objective import Objective
 from studio.engine.trajectory import PairBatch
 from studio.maths import objectives
+from studio.maths.taste_mixture import mixture
 from studio.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -259,10 +260,16 @@ class Training:
                 parameter.grad = torch.zeros_like(parameter)
         return torch.cat(losses), torch.cat(margins)
 
-    def margins(self, other: ReadAdapter) -> Tensor:
-        """(pairs,): how much more another adapter raises the chosen side than the rejected one."""
-        of_it = partial(taste_margins, self.estimator, self.micro_batches, other)
-        return self._while_memory_lasts(of_it)
+    def mixture(self, others: Sequence[ReadAdapter]) -> Tensor:
+        """(K,): the weights of the mixture of other tastes that the pairs point to."""
+        of_two = self.pairs.of_two
+        margins = [
+            self._while_memory_lasts(
+                partial(taste_margins, self.estimator, self.micro_batches, other)
+            )[of_two]
+            for other in others
+        ]
+        return mixture(self.settings.beta * torch.stack(margins, 1))
 
     def shift(
         self, fraction: float | None = None, go_on: Callable[[int, int], bool] = to_the_end

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from studio.settings import FEWEST_LONE, FEWEST_PICKS, SessionSettings
+from studio.settings import SessionSettings
 from studio.store import LonePictures, Store
 from studio.store.rows import (
     OPEN_ROUND_STATES,
@@ -64,15 +64,6 @@ class StoreSnapshot:
         if not self.settings.training.lone_pictures:
             return LonePictures()
         return self.store.lone_pictures(self.session.id)
-
-    @cached_property
-    def favourites_alone(self) -> frozenset[str]:
-        """The ids of favourites that a round would learn from alone; none if it has picks, or if
-        they are too few."""
-        if self.lone.are_enough or self.counts.usable >= FEWEST_PICKS:
-            return frozenset()
-        found = self.store.lone_pictures(self.session.id).favourites
-        return frozenset(one.id for one in found) if len(found) >= FEWEST_LONE else frozenset()
 
     @cached_property
     def worker(self) -> WorkerStatus | None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from studio import models
 from studio.engine.distributed import ProcessGroup
 from studio.engine.training import Training
 from studio.lora.tools import Lora, resize, summed
-from studio.maths.taste_mixture import mixture
 from studio.store import Adapter, Round, Store, StoreError
 from studio.worker.errors import WorkerError
 from studio.worker.renderer import Renderer
@@ -77,13 +74,11 @@ def _begin_from_tastes(renderer: Renderer, training: Training, round_: Round) ->
     begins as it did before.
     """
     tastes = _other_tastes(renderer.store, training.denoiser.base_hash, round_)
-    pairs = training.pairs.of_two
-    if not tastes or len(pairs) < FEWEST_TO_MIX:
+    if not tastes or len(training.pairs.of_two) < FEWEST_TO_MIX:
         return ()
     adapters = training.denoiser.adapters
     read = [adapters.read(renderer.whole_adapter(adapter.id)) for _, adapter in tastes]
-    margins = [training.margins(adapter)[pairs] for adapter in read]
-    weights = mixture(round_.settings.beta * torch.stack(margins, 1)).tolist()
+    weights = training.mixture(read).tolist()
     terms = [
         (layer, part, weight)
         for (_, adapter), weight in zip(tastes, weights, strict=True)

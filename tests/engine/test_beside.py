@@ -10,6 +10,7 @@ import torch
 
 from studio import models
 from studio.engine import memory, sampling
+from studio.engine.evaluation import taste_margins
 from studio.engine.training import Training
 from studio.engine.trajectory import PairBatch
 from studio.lora.format import from_peft
@@ -133,12 +134,12 @@ def test_after_the_memory_has_run_out_it_is_computed_anew_and_ends_the_same(
 def test_the_margins_of_a_taste_are_those_of_its_adapter(denoiser, pairs, other) -> None:
     training = Training(denoiser, pairs, SETTINGS)
     kept = training.estimator.other
-    found = training.margins(other)
+    found = taste_margins(training.estimator, training.micro_batches, other)
     assert found.shape == (3,)
     assert training.estimator.other is kept
     # the first of its four draws by hand
     training.estimator.held_out_draws = lambda: torch.tensor([0])
-    one = training.margins(other)
+    one = taste_margins(training.estimator, training.micro_batches, other)
     by_hand = gains_with(denoiser, training, other).flatten()
     torch.testing.assert_close(one, by_hand, rtol=1e-3, atol=1e-5)
 

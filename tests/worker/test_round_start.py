@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from studio import models
+from studio.engine import training as training_module
 from studio.engine import trajectory
 from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
 from studio.lora.format import from_peft
@@ -19,7 +20,6 @@ from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Adapter, Round, Session, Store
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.train import other_tastes
-from studio.worker import round_start
 from studio.worker.loop import Worker
 from tests.support.factories import finish, make_pair, pick
 
@@ -201,7 +201,7 @@ class TestFromTastes:
             asked.append(margins)
             return torch.tensor([0.5, 0.25])
 
-        monkeypatch.setattr(round_start, "mixture", half)
+        monkeypatch.setattr(training_module, "mixture", half)
         round_ = begin(store, worker, session, from_tastes=True, alpha=3.0)
         [margins] = asked
         assert margins.shape == (len(round_.train_pick_ids), 2)

@@ -8,7 +8,7 @@ from html import escape
 import gradio as gr
 
 from studio.messages import _, together, told
-from studio.settings import FEWEST_PICKS
+from studio.settings import FEWEST_LONE, FEWEST_PICKS
 from studio.store.rounds import has_learned
 from studio.store.rows import Round, Session
 from studio.ui import words
@@ -146,8 +146,9 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
         )
         taste = _("With 16 the taste begins to show.")
         return _("Pick first, then it learns"), together(needed, taste)
-    if snapshot.favourites_alone and not _has_learned_favourites(snapshot):
-        favourites = words.favourites(len(snapshot.favourites_alone))
+    alone = _favourites_alone(snapshot)
+    if alone and not _has_learned(snapshot, alone):
+        favourites = words.favourites(len(alone))
         return _("It can learn from your {favourites}", favourites=favourites), _(
             "There are no picks yet, so each favourite is held against the pictures that were "
             "shown beside it. Picks of the better picture say more."
@@ -176,15 +177,24 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
     )
 
 
-def _has_learned_favourites(snapshot: StoreSnapshot) -> bool:
+def _favourites_alone(snapshot: StoreSnapshot) -> frozenset[str]:
+    """The ids of favourites that a round would learn from alone; none if it has picks, or if they
+    are too few."""
+    if snapshot.lone.are_enough or snapshot.counts.usable >= FEWEST_PICKS:
+        return frozenset()
+    found = snapshot.store.lone_pictures(snapshot.session.id).favourites
+    return frozenset(one.id for one in found) if len(found) >= FEWEST_LONE else frozenset()
+
+
+def _has_learned(snapshot: StoreSnapshot, favourites: frozenset[str]) -> bool:
     """Whether the newest adapter is from the same favourites."""
     done = [round_ for round_ in snapshot.rounds if round_.state == "done"]
-    return bool(done) and snapshot.favourites_alone == set(done[-1].favourite_ids)
+    return bool(done) and favourites == set(done[-1].favourite_ids)
 
 
 def _missing_picks(snapshot: StoreSnapshot) -> int:
     """How many picks of left or right a round lacks."""
-    if snapshot.lone.are_enough or snapshot.favourites_alone:
+    if snapshot.lone.are_enough or _favourites_alone(snapshot):
         return 0
     return FEWEST_PICKS - snapshot.counts.usable
 
