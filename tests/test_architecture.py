@@ -238,7 +238,8 @@ OF_LIBRARIES = {
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    """`_` alone is gettext's mark of a message."""
+    return name != "_" and name.startswith("_") and not name.startswith("__")
 
 
 def defined_in(tree: ast.Module) -> set[str]:
