@@ -51,14 +51,6 @@ class StoreSnapshot:
         return self.store.consistency(self.session.id)
 
     @cached_property
-    def withdrawn(self) -> int:
-        """Number of picks that the current adapter learned from and that were taken back since."""
-        if self.current_adapter is None:
-            return 0
-        round_id = self.current_adapter.round_id
-        return sum(self.store.withdrawn(round_) for round_ in self.rounds if round_.id == round_id)
-
-    @cached_property
     def lone(self) -> LonePictures:
         """Pictures that a round could learn from by themselves; none where that is switched off."""
         if not self.settings.training.lone_pictures:
@@ -120,11 +112,6 @@ class StoreSnapshot:
     def model(self) -> KnownModel | None:
         """The session's base model; None until the worker has inspected it."""
         return self.store.known_model(self.settings.base_model)
-
-    @cached_property
-    def library(self) -> list[KnownModel]:
-        """All models that can be chosen, by name."""
-        return self.store.usable_models()
 
     @cached_property
     def worker_line(self) -> tuple[str, str]:

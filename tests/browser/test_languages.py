@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 from studio.store import Session, Store
 from tests.browser import seed
 from tests.browser.conftest import ARTEFACTS, LOOKS
-from tests.browser.test_look import CUT_TABS, failing, full, new, working
+from tests.browser.states import CUT_TABS, failing, full, new, working
 
 WIDTHS_PX = (390, 1280, 2560)
 

@@ -46,7 +46,9 @@ def model_cards(snapshot: StoreSnapshot) -> str:
     """All models as buttons, except a current one that `model_problem` reports as gone."""
     current = snapshot.settings.base_model
     starter = str(current == "starter").lower()
-    models = [m for m in snapshot.library if m.base_model != current or is_there(current)]
+    models = [
+        m for m in snapshot.store.usable_models() if m.base_model != current or is_there(current)
+    ]
     cards = "".join(_card(model, snapshot.settings) for model in models)
     return (
         f"<div class='models' role='group' aria-label='{_('Models')}'>"
@@ -209,7 +211,7 @@ def _copies(snapshot: StoreSnapshot) -> list[KnownModel]:
     settings = snapshot.settings
     return [
         model
-        for model in snapshot.library
+        for model in snapshot.store.usable_models()
         if settings.model_hash
         and model.base_hash == settings.model_hash
         and model.base_model != settings.base_model

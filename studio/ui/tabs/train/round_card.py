@@ -153,8 +153,8 @@ def _no_round(snapshot: StoreSnapshot) -> tuple[str, str]:
             "There are no picks yet, so each favourite is held against the pictures that were "
             "shown beside it. Picks of the better picture say more."
         )
-    if snapshot.withdrawn:
-        picks = words.picks(snapshot.withdrawn)
+    if withdrawn := _withdrawn(snapshot):
+        picks = words.picks(withdrawn)
         return (
             _("You took back {picks} that it learned from", picks=picks),
             _("Start a round, and it learns again without them. No round is lost by that."),
@@ -210,3 +210,10 @@ def _to_learn_from(snapshot: StoreSnapshot) -> str:
 def _card(title: str, text: str, share: float | None = None, label: str = "") -> str:
     bar = "" if share is None else progress_bar(share, label)
     return f"<h2>{escape(title)}</h2>{bar}<p>{escape(text)}</p>"
+
+
+def _withdrawn(snapshot: StoreSnapshot) -> int:
+    """Number of picks that the current adapter learned from and that were taken back since."""
+    adapter = snapshot.current_adapter
+    learned = (one for one in snapshot.rounds if adapter and one.id == adapter.round_id)
+    return sum(snapshot.store.withdrawn(round_) for round_ in learned)
