@@ -102,7 +102,7 @@ def test_own_art_is_given_drawn_beside_taken_back_and_seen_on_prefer(
     expect(mine).to_contain_text("your own art")
     snap(page, "own-strip")
     mine.click()
-    source = "Your own art beside what was drawn of its caption"
+    source = "Your own art beside a drawing"
     expect(page.locator(".prefer-source")).to_have_text(source)
     snap(page, "own-reopened")
     page.keyboard.press("ArrowDown")
