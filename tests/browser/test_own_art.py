@@ -99,10 +99,10 @@ def test_own_art_is_given_drawn_beside_taken_back_and_seen_on_prefer(
     expect(page.locator(".prefer-counts")).to_have_text("6 picks")
     page.keyboard.press("h")
     mine = page.locator("#prefer").get_by_role("button", name="your own art").first
-    expect(mine).to_contain_text("your own art")
+    expect(mine).to_contain_text("yours")
     snap(page, "own-strip")
     mine.click()
-    source = "Your own art beside what was drawn of its caption"
+    source = "Your own art beside a drawing"
     expect(page.locator(".prefer-source")).to_have_text(source)
     snap(page, "own-reopened")
     page.keyboard.press("ArrowDown")

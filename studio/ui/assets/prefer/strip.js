@@ -144,7 +144,7 @@ export class Strip {
       "aria-label": _("{words}. {prompt}. Open it again", { words, prompt: asked.prompt }),
       title: words + (asked.note ? "\n" + asked.note : ""),
     }, ...asked.pictures.map((one) => thumbnail(one, answer)));
-    const by = answer.is_own ? _("your own art") : answer.judge && _("by a judge");
+    const by = answer.is_own ? _("yours") : answer.judge && _("by a judge");
     const marks = [MARKS[answer.choice], by, hasMarks(answer) && _("marked"), asked.note && "•"];
     button.append(node("i", {}, marks.filter(Boolean).join(" ")));
     button.addEventListener("click", () => this.#queue.reopen(entry));

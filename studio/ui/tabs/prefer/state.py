@@ -62,7 +62,7 @@ def question_value(question: Question) -> dict[str, Any]:
 def source(question: Question) -> str:
     """Where its pictures come from; "" for drawn ones."""
     if any(image.is_own for image in question.images):
-        return _("Your own art beside what was drawn of its caption")
+        return _("Your own art beside a drawing")
     return source_of(question.images[0])
 
 
