@@ -17,11 +17,11 @@ def make_session(store: Store, model: Path) -> Session:
         base_model=str(model),
         prompts=("a cat",),
         preview_prompts=("a cat",),
-        sampling=SamplingSettings(steps=2, width_px=32, height_px=32, seed=3, guidance=2.0),
+        sampling=SamplingSettings(steps=2, width_px=64, height_px=64, seed=3, guidance=2.0),
         training=TrainingSettings(rank=2, updates_base=1, updates_per_pick=0),
         round_every=1000,
         live=False,
-        queue_target=2,
+        queue_target=4,
     )
     session = store.create_session("Mine", settings)
     store.set_last_session(session.id)
