@@ -99,6 +99,7 @@ def test_a_mix_that_was_compared_is_drawn_in_the_grid_and_examined(
     page.locator("#compare-draw").click()
     wait_for(page, lambda: [j.state for j in store.jobs(session.id, "compare")][:1] == ["done"])
 
+    open_fold(page, "Grid over strengths and rounds")
     choose(page, "#grid-rounds", "Mix: Round 1 at 1 + style at 1")
     page.locator("#grid-strengths input, #grid-strengths textarea").fill("-1, 0, 0.5")
     page.locator("#grid-draw").click()
