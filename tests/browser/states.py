@@ -39,5 +39,7 @@ def working(store: Store, session: Session) -> None:
 def failing(store: Store, session: Session) -> None:
     """A round was held back, and the worker says what is wrong."""
     seed.pick_all(store, session)
-    seed.learn(store, session, held_back="Held back, because objects are no longer recognised.")
+    lost = "its pictures have lost their detail"
+    sentence = f"Held back, because {lost}. The adapter in use before stays in use."
+    seed.learn(store, session, held_back=sentence)
     seed.say(store, "error", "my-model.safetensors could not be loaded: it is damaged.")

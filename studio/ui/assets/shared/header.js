@@ -94,6 +94,8 @@ export function begin({ element, props, trigger, watch }) {
     if (!isBuilt && props.value) {
       isBuilt = true;
       nameResets();
+      // a slider in a fold or a tab comes when that is opened
+      new MutationObserver(nameResets).observe(document.body, { childList: true, subtree: true });
       openFromAddress();
     }
   }
