@@ -21,8 +21,9 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def worker(store: Store) -> Iterator[Worker]:
-    """It works in a thread, until the test ends."""
+def worker(store: Store, session: Session, lora: Path) -> Iterator[Worker]:
+    """It works in a thread, until the test ends. It begins when nobody else loads a model: two who
+    do so at once in one process leave accelerate's empty weights behind."""
     worker = Worker(store, "cpu")
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -56,6 +57,11 @@ def session(store: Store, tiny_model: Path) -> Session:
 
 
 @pytest.fixture
+def lora(tmp_path: Path, tiny_model: Path) -> Path:
+    return write_lora(tmp_path / "style.safetensors", tiny_model)
+
+
+@pytest.fixture
 def tuned(store: Store, session: Session) -> Adapter:
     [adapter] = store.adapters(session.id)
     return adapter
@@ -84,11 +90,9 @@ def test_a_mix_that_was_compared_is_drawn_in_the_grid_and_examined(
     store: Store,
     session: Session,
     tuned: Adapter,
-    tiny_model: Path,
-    tmp_path: Path,
+    lora: Path,
     worker: Worker,
 ) -> None:
-    lora = write_lora(tmp_path / "style.safetensors", tiny_model)
     page = open_page("compare")
     page.locator("#compare-prompts textarea").fill("an owl")
     page.locator("#compare-seeds input").fill("1")

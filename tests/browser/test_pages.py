@@ -639,7 +639,7 @@ def test_compare_shows_both_in_three_ways(open_page, store, tuned):
     viewer = page.locator("#compare-viewer")
     expect(viewer.locator("[data-part=side] img:visible")).to_have_count(2)
     expect(viewer).to_contain_text("an owl · seed 7")
-    page.get_by_role("option", name="a fox, seed 7").click()
+    page.get_by_role("option", name="a fox · seed 7").click()
     expect(viewer).to_contain_text("a fox · seed 7")
     page.get_by_role("radio", name="Side by side").press("ArrowRight")
     slider = page.get_by_role("slider", name=re.compile("How much of the base"))

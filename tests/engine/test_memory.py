@@ -100,7 +100,7 @@ def test_parts_that_are_away_come_to_the_device_for_their_work_alone(tiny_model:
 
 def test_attention_keeps_nothing_for_every_pair_of_places(tiny_model: Path):
     """At 2048 px that would be 17 GB a head of Stable Diffusion 1; drawing and learning both."""
-    network = models.load(str(tiny_model), "cpu").unet
+    network = models.load(str(tiny_model), "cpu").network
     side = 48
     latents = torch.randn(1, network.config.in_channels, side, side, requires_grad=True)
     states = torch.randn(1, 4, network.config.cross_attention_dim)
