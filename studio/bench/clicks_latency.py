@@ -17,6 +17,7 @@ see `studio.bench.answer_growth`.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import random
 import shutil
 import statistics
@@ -261,7 +262,12 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def find_chromium() -> str:
-    """The system's Chromium."""
+    """The system's Chromium, which playwright drives. Raises BenchError without either."""
+    if importlib.util.find_spec("playwright") is None:
+        raise BenchError(
+            "This measurement needs playwright, which comes with the test dependencies: "
+            "pip install -e '.[test]'"
+        )
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
@@ -284,13 +290,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        raise BenchError(
-            "This measurement needs playwright, which comes with the test dependencies: "
-            "pip install -e '.[test]'"
-        ) from None
     figures = measure(arguments.picks, arguments.sizes, arguments.pause, find_chromium())
     print(report(figures))
     few, many = arguments.history

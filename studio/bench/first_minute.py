@@ -197,13 +197,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args(argv)
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        raise BenchError(
-            "This measurement needs playwright, which comes with the test dependencies: "
-            "pip install -e '.[test]'"
-        ) from None
     figures = measure(arguments.pause, find_chromium())
     print(report(figures))
     timing.write(arguments.json, figures)

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from studio.lora.flux2 import TOP
 from studio.models.adapters import Adapters
 from studio.models.inspecting import ModelInfo
 from studio.settings import TrainingSettings
@@ -132,16 +133,6 @@ def make_tokenizer() -> Qwen2TokenizerFast:
 
 # --- the original layout -------------------------------------------------------------------------
 
-TOP = {
-    "x_embedder": "img_in",
-    "context_embedder": "txt_in",
-    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
-    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
-    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
-    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
-    "single_stream_modulation.linear": "single_stream_modulation.lin",
-    "proj_out": "final_layer.linear",
-}
 DOUBLE = {
     "attn.to_out.0.weight": "img_attn.proj.weight",
     "attn.to_add_out.weight": "txt_attn.proj.weight",

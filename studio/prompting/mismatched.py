@@ -42,20 +42,16 @@ def mismatched(prompts: Sequence[str]) -> list[str]:
 
 def other_ground(prompt: str, others: Sequence[str], number: int) -> str:
     """`apple, red background`: another ground than it names, or one where it names none."""
-    named = _GROUND.search(prompt)
-    ground = _another(GROUNDS, named[1] if named else "", number)
-    if named:
-        return prompt[: named.start(1)] + ground + prompt[named.end(1) :]
-    return f"{prompt}, {ground} background"
+    return _exchanged(prompt, _GROUND, GROUNDS, number) or (
+        f"{prompt}, {_another(GROUNDS, '', number)} background"
+    )
 
 
 def other_style(prompt: str, others: Sequence[str], number: int) -> str:
     """`apple, ink style`: another style than it names, or one where it names none."""
-    named = _STYLE.search(prompt)
-    style = _another(STYLES, named[1] if named else "", number)
-    if named:
-        return prompt[: named.start(1)] + style + prompt[named.end(1) :]
-    return f"{prompt}, {style} style"
+    return _exchanged(prompt, _STYLE, STYLES, number) or (
+        f"{prompt}, {_another(STYLES, '', number)} style"
+    )
 
 
 def other_prompt(prompt: str, others: Sequence[str], number: int) -> str | None:
@@ -78,6 +74,14 @@ def other_colours(prompt: str, others: Sequence[str], number: int) -> str | None
 
 Kind = Callable[[str, Sequence[str], int], str | None]
 KINDS: tuple[Kind, ...] = (other_ground, other_prompt, other_style, other_colours)
+
+
+def _exchanged(prompt: str, naming: re.Pattern[str], words: Sequence[str], number: int) -> str:
+    """Another of the words in the place of the one that the prompt names; "" if it names none."""
+    named = naming.search(prompt)
+    if named is None:
+        return ""
+    return prompt[: named.start(1)] + _another(words, named[1], number) + prompt[named.end(1) :]
 
 
 def _another(words: Sequence[str], named: str, number: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,34 +9,25 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from studio.settings import SamplingSettings, SessionSettings
 from studio.store import Session, Store
 from studio.worker.loop import Worker
 from tests.browser.conftest import snap
 from tests.browser.steps import RULES, open_fold, wait_for
 from tests.support.foreign_pictures import drawing, save
+from tests.support.workers import small_session, working
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
 def session(store: Store, tiny_model: Path) -> Session:
-    sampling = SamplingSettings(steps=3, width_px=64, height_px=64)
-    settings = SessionSettings(base_model=str(tiny_model), sampling=sampling, live=False)
-    session = store.create_session("Mine", settings)
-    store.set_last_session(session.id)
-    return session
+    return small_session(store, tiny_model)
 
 
 @pytest.fixture
 def worker(store: Store, session: Session) -> Iterator[Worker]:
-    """It works in a thread, until the test ends."""
-    worker = Worker(store, "cpu")
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    yield worker
-    worker.stopping.set()
-    thread.join()
+    with working(store) as worker:
+        yield worker
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,44 +9,32 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import TrainingSettings
 from studio.store import Adapter, Session, Store
 from studio.worker.loop import Worker
 from tests.browser.conftest import snap
 from tests.browser.steps import RULES, open_fold, wait_for
 from tests.support.loras import write_lora
+from tests.support.workers import finish_all, small_session, working
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
 def worker(store: Store, session: Session, lora: Path) -> Iterator[Worker]:
-    """It works in a thread, until the test ends. It begins when nobody else loads a model: two who
-    do so at once in one process leave accelerate's empty weights behind."""
-    worker = Worker(store, "cpu")
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    yield worker
-    worker.stopping.set()
-    thread.join()
+    """It begins when session and file have been made, which takes a model."""
+    with working(store) as worker:
+        yield worker
 
 
 @pytest.fixture
 def session(store: Store, tiny_model: Path) -> Session:
     """A session after a round, which a worker of its own has learned."""
-    settings = SessionSettings(
-        base_model=str(tiny_model),
-        prompts=("a cat", "a dog"),
-        sampling=SamplingSettings(steps=3, width_px=64, height_px=64),
-        training=TrainingSettings(rank=2, updates_base=2, updates_per_pick=0),
-        live=False,
-        queue_target=4,
-    )
-    session = store.create_session("Mine", settings)
-    store.set_last_session(session.id)
+    training = TrainingSettings(rank=2, updates_base=2, updates_per_pick=0)
+    prompts = ("a cat", "a dog")
+    session = small_session(store, tiny_model, prompts=prompts, training=training, queue_target=4)
     worker = Worker(store, "cpu")
-    while worker.work():
-        pass
+    finish_all(worker)
     for pair in store.waiting_pairs(session.id):
         store.add_answer(pair.id, pair.id, "left")
     store.request_round(session.id)

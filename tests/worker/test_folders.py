@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from studio.engine import trajectory
-from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import OBJECTIVES, TrainingSettings
 from studio.store import Job, Session, Store, examine_files, export_session, import_session
 from studio.store.rows import SOURCE, SOURCE_MODEL
 from studio.ui.images import made_with
@@ -21,26 +21,13 @@ from studio.worker import folder_reading
 from studio.worker.folder_pairs import groups_of
 from studio.worker.loop import Worker
 from tests.support.foreign_pictures import PROGRAMS, drawing, save
+from tests.support.workers import finish_all, small_session
 
 
 @pytest.fixture
 def session(store: Store, tiny_model: Path) -> Session:
-    settings = SessionSettings(
-        base_model=str(tiny_model),
-        sampling=SamplingSettings(steps=4, width_px=64, height_px=64),
-        training=TrainingSettings(rank=2, updates_base=2, updates_per_pick=0),
-        live=False,
-        queue_target=3,
-        pairs_of="folder",
-    )
-    session = store.create_session("Tiny", settings)
-    store.set_last_session(session.id)
-    return session
-
-
-@pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
+    training = TrainingSettings(rank=2, updates_base=2, updates_per_pick=0)
+    return small_session(store, tiny_model, 4, training=training, queue_target=3, pairs_of="folder")
 
 
 @pytest.fixture
@@ -58,11 +45,6 @@ def read(store: Store, worker: Worker, session: Session, path: Path) -> Job:
     job = store.add_job(session.id, "read_folder", {"path": str(path)})
     worker.jobs.run_next()
     return store.job(job.id)
-
-
-def finish_all(worker: Worker) -> None:
-    while worker.work():
-        pass
 
 
 def pick_all(store: Store, worker: Worker, session: Session) -> int:

@@ -26,11 +26,6 @@ def session(store: Store, tiny_model: Path) -> Session:
     return session
 
 
-@pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
-
-
 def do(store: Store, worker: Worker, session: Session, judge: str, picks: int = 3):
     job = store.add_job(session.id, "judge", {"judge": judge, "picks": picks})
     worker.jobs.run_next()

@@ -10,6 +10,7 @@ from pathlib import Path
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
 from studio.store import Session, Store
 from studio.worker.loop import Worker
+from tests.support.workers import finish_all
 
 
 def make_session(store: Store, model: Path) -> Session:
@@ -26,11 +27,6 @@ def make_session(store: Store, model: Path) -> Session:
     session = store.create_session("Mine", settings)
     store.set_last_session(session.id)
     return session
-
-
-def finish_all(worker: Worker) -> None:
-    while worker.work():
-        pass
 
 
 def pick_all(store: Store, session: Session) -> None:

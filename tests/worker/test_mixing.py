@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from studio import models, weights
-from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
+from studio.files import ADAPTER_FILE
 from studio.lora import format as lora_format
 from studio.lora.format import from_peft
 from studio.lora.fuse import layers
@@ -26,13 +25,9 @@ from studio.ui.tabs.compare import comparison
 from studio.ui.tabs.export.exports import export_cards
 from studio.worker.loop import Worker
 from studio.worker.mixing import Mix
-from tests.support.factories import finish, make_adapter, make_pair, pick
+from tests.support.factories import make_adapter, pick
 from tests.support.loras import write_lora
-
-
-@pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
+from tests.support.workers import learned
 
 
 @pytest.fixture
@@ -41,34 +36,12 @@ def lora(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def learn(store: Store, model: Path, name: str, training: TrainingSettings) -> Adapter:
-    """The adapter of a round of a new session, whose change is large enough to be seen."""
     sampling = SamplingSettings(steps=3, width_px=64, height_px=64, seed=3)
     settings = SessionSettings(
         str(model), ("a cat",), sampling=sampling, training=training, live=False, queue_target=1
     )
-    session = store.create_session(name, settings)
-    store.set_last_session(session.id)
-    pick(store, [make_pair(store, session.id) for _ in range(4)], prefix=name)
-    round_ = store.request_round(session.id)
-    store.claim_round()
-    denoiser = models.load(str(model), "cpu")
-    denoiser.adapters.new(training)
-    draw = torch.Generator().manual_seed(training.seed)
-    with torch.no_grad():
-        for parameter in denoiser.adapters.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
-    folder = store.home / "made" / name
-    folder.mkdir(parents=True)
-    denoiser.adapters.save(folder)
-    _, adapter = finish(
-        store,
-        session.id,
-        round_,
-        base_hash=denoiser.base_hash,
-        sha256=sha256(folder / ADAPTER_FILE),
-        config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
-    )
-    shutil.copytree(folder, store.adapter_path(adapter), dirs_exist_ok=True)
+    adapter = learned(store, settings, name, training)
+    store.set_last_session(adapter.session_id)
     return adapter
 
 

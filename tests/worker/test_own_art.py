@@ -8,29 +8,18 @@ from pathlib import Path
 import pytest
 
 from studio.engine import trajectory
-from studio.settings import OBJECTIVES, SamplingSettings, SessionSettings, TrainingSettings
+from studio.settings import OBJECTIVES, TrainingSettings
 from studio.store import Job, Session, Store, examine_files
 from studio.store.rows import OWN_ART, SOURCE
 from studio.worker.loop import Worker
 from tests.support.foreign_pictures import drawing, save
+from tests.support.workers import finish_all, small_session
 
 
 @pytest.fixture
 def session(store: Store, tiny_model: Path) -> Session:
-    settings = SessionSettings(
-        base_model=str(tiny_model),
-        sampling=SamplingSettings(steps=4, width_px=64, height_px=64),
-        training=TrainingSettings(rank=2, updates_base=2, updates_per_pick=0),
-        live=False,
-    )
-    session = store.create_session("Tiny", settings)
-    store.set_last_session(session.id)
-    return session
-
-
-@pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
+    training = TrainingSettings(rank=2, updates_base=2, updates_per_pick=0)
+    return small_session(store, tiny_model, 4, training=training)
 
 
 @pytest.fixture
@@ -48,11 +37,6 @@ def read(store: Store, worker: Worker, session: Session, path: Path, caption: st
     job = store.add_job(session.id, "read_own", {"path": str(path), "caption": caption})
     worker.jobs.run_next()
     return store.job(job.id)
-
-
-def finish_all(worker: Worker) -> None:
-    while worker.work():
-        pass
 
 
 def test_each_is_drawn_beside_and_chosen(store, worker, session, folder):

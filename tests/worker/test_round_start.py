@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from studio import models
 from studio.engine import training as training_module
 from studio.engine import trajectory
-from studio.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, sha256
+from studio.files import ADAPTER_FILE
 from studio.lora.format import from_peft
 from studio.lora.tools import Lora, resize, summed
 from studio.settings import SamplingSettings, SessionSettings, TrainingSettings
@@ -21,7 +20,8 @@ from studio.store import Adapter, Round, Session, Store
 from studio.ui.snapshot import StoreSnapshot
 from studio.ui.tabs.train import other_tastes
 from studio.worker.loop import Worker
-from tests.support.factories import finish, make_pair, pick
+from tests.support.factories import finish, pick
+from tests.support.workers import learned
 
 SHORT = TrainingSettings(rank=2, updates_base=4, updates_per_pick=0)
 
@@ -38,11 +38,6 @@ def settings(tiny_model: Path) -> SessionSettings:
     )
 
 
-@pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
-
-
 def drawn(store: Store, worker: Worker, settings: SessionSettings) -> Session:
     """The open session, with its pairs drawn."""
     session = store.create_session("Open", settings)
@@ -53,31 +48,8 @@ def drawn(store: Store, worker: Worker, settings: SessionSettings) -> Session:
 
 
 def taste(store: Store, settings: SessionSettings, name: str, seed: int) -> Adapter:
-    """The adapter of a round of another session, with a change that is large enough to be seen."""
     training = replace(SHORT, rank=2 + seed, seed=seed)
-    session = store.create_session(name, replace(settings, training=training))
-    pick(store, [make_pair(store, session.id) for _ in range(4)], prefix=name)
-    round_ = store.request_round(session.id)
-    store.claim_round()
-    denoiser = models.load(settings.base_model, "cpu")
-    denoiser.adapters.new(training)
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in denoiser.adapters.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 3)
-    folder = store.home / "made" / name
-    folder.mkdir(parents=True)
-    denoiser.adapters.save(folder)
-    _, adapter = finish(
-        store,
-        session.id,
-        round_,
-        base_hash=denoiser.base_hash,
-        sha256=sha256(folder / ADAPTER_FILE),
-        config_sha256=sha256(folder / ADAPTER_CONFIG_FILE),
-    )
-    shutil.copytree(folder, store.adapter_path(adapter), dirs_exist_ok=True)
-    return adapter
+    return learned(store, replace(settings, training=training), name, training)
 
 
 def begin(store: Store, worker: Worker, session: Session, **training: object) -> Round:

@@ -22,6 +22,7 @@ from studio.ui.tabs.export.exports import export_cards
 from studio.ui.tabs.prompt import start_lora
 from studio.worker.loop import Worker
 from tests.support.loras import write_lora
+from tests.support.workers import finish_all
 
 
 @pytest.fixture
@@ -46,18 +47,8 @@ def session(store: Store, settings: SessionSettings) -> Session:
 
 
 @pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
-
-
-@pytest.fixture
 def lora(tiny_model: Path, tmp_path: Path) -> Path:
     return write_lora(tmp_path / "style.safetensors", tiny_model)
-
-
-def finish_all(worker: Worker) -> None:
-    while worker.work():
-        pass
 
 
 def start(store: Store, session: Session, wanted: StartLora | None) -> Session:

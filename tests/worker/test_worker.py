@@ -39,6 +39,7 @@ from studio.worker.progress import MOST_SHARE
 from studio.worker.renderer import preview_seed
 from studio.worker.wanted import Cancelled
 from tests.support.factories import discard
+from tests.support.workers import finish_all
 
 PROMPTS = ("a cat", "a dog", "a fish")
 
@@ -74,20 +75,10 @@ def session(store: Store, settings: SessionSettings) -> Session:
 
 
 @pytest.fixture
-def worker(store: Store) -> Worker:
-    return Worker(store, "cpu")
-
-
-@pytest.fixture
 def picked(store: Store, session: Session, worker: Worker) -> None:
     """Six picks, and no round yet."""
     finish_all(worker)
     pick_all(store, session)
-
-
-def finish_all(worker: Worker) -> None:
-    while worker.work():
-        pass
 
 
 def pick_all(store: Store, session: Session) -> None:

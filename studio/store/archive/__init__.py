@@ -1,12 +1,12 @@
 """A session as one file, for a backup or another machine.
 
-An archive is a zip. Version 7 holds
+An archive is a zip. Version 8 holds
 
     session.json                      the rows, and of each file its size and SHA-256
     images/ID.png  display/ID.jpg  trajectories/ID.safetensors
     adapters/ID/...  exports/ID/...   the files, as they lie in the session's folder
 
-`session.json` is {"format": "d3po-studio-session", "version": 7, "studio": VERSION, "tables":
+`session.json` is {"format": "d3po-studio-session", "version": 8, "studio": VERSION, "tables":
 {TABLE: [ROW, ...]}, "files": {NAME: {"bytes": N, "sha256": HEX}}}. A row is {COLUMN: VALUE} with
 all columns except `place`, and rows are in the order of `place`. Checkpoints are left out: an
 unfinished round starts again, and comes to the same adapter. Open jobs are left out too.
