@@ -26,9 +26,11 @@ export function begin({ element, props, server, watch }) {
   const outbox = new Outbox(element, server, () => {}, signal);
   let pictures = []; // { id, url, prompt, alike }
   let said = []; // of those before the one that is shown, in order
+  let last = null; // the reply to what was said last
 
   const acts = {
     async open() {
+      await last; // what the store does not know yet would be asked again, or left out
       const reply = await server.to_triage({ session_id: props.value.session_id }).catch(() => null);
       if (!reply?.ok) return notify("bad", reply?.sentence || _("The studio does not answer. Try again."));
       pictures = reply.pictures;
@@ -57,7 +59,7 @@ export function begin({ element, props, server, watch }) {
   /* About the picture that is shown, or that was shown before the one that is taken back. */
   function send(verdict) {
     const { id } = pictures[said.length];
-    outbox.send("say", { answer_id: crypto.randomUUID(), image_id: id, verdict });
+    last = outbox.send("say", { answer_id: crypto.randomUUID(), image_id: id, verdict });
   }
 
   function paint() {
