@@ -153,6 +153,7 @@ def test_errors_and_dialogs_are_in_the_language(
     expect(page.get_by_role("dialog")).to_contain_text("新しいセッション")
     page.keyboard.press("Escape")
     page.locator("#tab-prefer-button").click()
+    expect(page.locator(".prefer-pair")).to_be_visible()
     page.keyboard.press("z")
     expect(page.locator(".prefer-said")).to_have_text("取り消すものはありません。")
     page.keyboard.press("?")

@@ -229,7 +229,7 @@ export function begin({ element, props, server, watch }) {
   /* --- listening ------------------------------------------------------------------------------------- */
   const acts = {
     compare() { if (list.selected.size === 2) large.compare([...list.selected.values()]); },
-    open() { if (pages.at(list.active)) large.show(list.active); },
+    open: () => large.show(list.active),
     select: () => select(list.active),
     clear() { list.selected.clear(); list.paint(); paintActs(); },
     everything: () => choose(EVERYTHING),
