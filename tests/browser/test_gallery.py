@@ -31,6 +31,7 @@ def option(page: Page, place: int):
 
 def expect_count(page: Page, words: str) -> None:
     expect(page.locator(".gallery-count")).to_have_text(words)
+    expect(page.locator('.gallery-picture[data-shows=""]')).to_have_count(0)  # all are fetched
 
 
 def expect_active(page: Page, place: int) -> None:

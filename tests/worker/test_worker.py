@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -53,8 +54,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def settings(tiny_model: Path) -> SessionSettings:
+def tiny_settings(tiny_model: Path) -> SessionSettings:
     return SessionSettings(
         base_model=str(tiny_model),
         prompts=PROMPTS,
@@ -67,18 +67,55 @@ def settings(tiny_model: Path) -> SessionSettings:
 
 
 @pytest.fixture
-def session(store: Store, settings: SessionSettings) -> Session:
-    """The session that is open."""
-    session = store.create_session("Tiny", settings)
-    store.set_last_session(session.id)
-    return session
+def settings(tiny_model: Path) -> SessionSettings:
+    return tiny_settings(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def picked_home(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Six picks, and no round yet."""
+    home = tmp_path_factory.mktemp("picked") / "home"
+    with contextlib.closing(Store.open(home)) as store:
+        session = store.create_session("Tiny", tiny_settings(tiny_model))
+        store.set_last_session(session.id)
+        finish_all(Worker(store, "cpu"))
+        pick_all(store, session)
+    return home
+
+
+@pytest.fixture(scope="module")
+def learned_home(tmp_path_factory: pytest.TempPathFactory, picked_home: Path) -> Path:
+    """The same after a round, whose pictures are not drawn yet."""
+    home = tmp_path_factory.mktemp("learned") / "home"
+    shutil.copytree(picked_home, home)
+    with contextlib.closing(Store.open(home)) as store:
+        session_id = store.last_session_id()
+        store.request_round(session_id)
+        work_until(Worker(store, "cpu"), lambda: bool(store.adapters(session_id)))
+    return home
 
 
 @pytest.fixture
-def picked(store: Store, session: Session, worker: Worker) -> None:
-    """Six picks, and no round yet."""
-    finish_all(worker)
-    pick_all(store, session)
+def session(store: Store, settings: SessionSettings) -> Session:
+    """The session that is open, a new one where the home has none."""
+    if not store.last_session_id():
+        store.set_last_session(store.create_session("Tiny", settings).id)
+    return store.session(store.last_session_id())
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """New, or a copy of one with picks or with a round, where the test asks for them."""
+    home = tmp_path / "home"
+    for name, source in (("adapter", "learned_home"), ("picked", "picked_home")):
+        if name in request.fixturenames:
+            return shutil.copytree(request.getfixturevalue(source), home)
+    return home
+
+
+@pytest.fixture
+def picked(store: Store, session: Session) -> None:
+    """Six picks, and no round yet: see `home`."""
 
 
 def pick_all(store: Store, session: Session) -> None:
@@ -754,9 +791,8 @@ class TestRepeating:
 
 class TestJobs:
     @pytest.fixture
-    def adapter(self, store, session, worker, picked):
-        store.request_round(session.id)
-        work_until(worker, lambda: bool(store.adapters(session.id)))
+    def adapter(self, store, session):
+        """Of the round in the home."""
         return store.adapters(session.id)[0]
 
     def do(self, store: Store, worker: Worker, session: Session, kind: str, **payload: object):
