@@ -317,6 +317,30 @@ def test_models_are_shown_with_what_is_known(store: Store, session: Session) -> 
     assert "<b>one" not in shown
 
 
+@pytest.mark.parametrize(
+    ("chosen", "after"),
+    [({}, (20, 3.0)), ({"steps": 30}, (30, 3.0)), ({"guidance": 6.0}, (20, 6.0))],
+)
+def test_steps_and_guidance_of_klein_do_not_stay_with_the_next_model(
+    store: Store, session: Session, chosen: dict, after: tuple[int, float]
+) -> None:
+    klein = KnownModel("/m/klein", "klein", "flux2_klein_4b", "FLUX.2 klein base 4B", 1024, 1, 1)
+    one = KnownModel("/m/one.safetensors", "one", "sd1", "Stable Diffusion 1", 512, 1, 1)
+    store.remember_models([klein, one])
+
+    def drawn_with() -> tuple[int, float]:
+        sampling = store.session(session.id).settings.sampling
+        return sampling.steps, sampling.guidance
+
+    model.use_model(store, store.session(session.id), klein)
+    assert drawn_with() == (50, 4.0)
+    store.change_settings(
+        session.id, lambda now: replace(now, sampling=replace(now.sampling, **chosen))
+    )
+    model.use_model(store, store.session(session.id), one)
+    assert drawn_with() == after
+
+
 def test_a_model_that_is_looked_at_again_keeps_its_hash_if_its_weights_are_the_same(store: Store):
     store.remember_model(replace(MODEL, base_hash="abc"))
     store.remember_model(replace(MODEL, name="other"))

@@ -13,7 +13,13 @@ import gradio as gr
 from studio.families import SD1, Family
 from studio.messages import N_, _, together, told
 from studio.paths import typed
-from studio.settings import STARTER_SIZE_PX, SessionSettings, SettingsError, is_hub_id
+from studio.settings import (
+    STARTER_SIZE_PX,
+    SamplingSettings,
+    SessionSettings,
+    SettingsError,
+    is_hub_id,
+)
 from studio.store import Store
 from studio.store.rows import Job, KnownModel, Session
 from studio.ui.models import family_of
@@ -221,26 +227,32 @@ def find_file(store: Store, name: str, size_bytes: int) -> str:
 def change_model(
     store: Store, session: Session, base_model: str, size_px: int, family: Family = SD1
 ) -> None:
-    store.change_settings(session.id, lambda now: with_model(now, base_model, size_px, family))
+    before = family_of(store.known_model(session.settings.base_model))
+    store.change_settings(
+        session.id, lambda now: with_model(now, base_model, size_px, family, before)
+    )
 
 
 def with_model(
-    settings: SessionSettings, base_model: str, size_px: int, family: Family
+    settings: SessionSettings, base_model: str, size_px: int, family: Family, before: Family
 ) -> SessionSettings:
     """The settings for another base model, at its own size and with its family's eta, and with its
-    steps and guidance where it has its own.
+    steps and guidance where it has its own. Those that are still the own ones of the family
+    `before` become the usual ones; what the artist set stays.
 
     Clip skip and a LoRA to start from belonged to the model before.
     """
-    now = settings.sampling
+    now, usual = settings.sampling, SamplingSettings()
+    steps = usual.steps if now.steps == before.steps else now.steps
+    guidance = usual.guidance if now.guidance == before.guidance else now.guidance
     sampling = replace(
         now,
         width_px=size_px,
         height_px=size_px,
         clip_skip=1,
         eta=family.eta,
-        steps=family.steps or now.steps,
-        guidance=family.guidance or now.guidance,
+        steps=family.steps or steps,
+        guidance=family.guidance or guidance,
     )
     return replace(
         settings,
