@@ -26,7 +26,7 @@ DRAWN_MS = 180_000
 
 @pytest.fixture
 def picked(home: Path, tiny_model: Path) -> None:
-    """Six picks, and pictures of so many steps that each is seen to come."""
+    """Four picks, and pictures of so many steps that each is seen to come."""
     settings = SessionSettings(
         base_model=str(tiny_model),
         prompts=PROMPTS,
@@ -39,7 +39,7 @@ def picked(home: Path, tiny_model: Path) -> None:
         session = store.create_session("Tiny", settings)
         store.set_last_session(session.id)
         drawing = Worker(store, "cpu")
-        for number in range(6):
+        for number in range(4):
             while not store.waiting_count(session.id):
                 assert drawing.work()
             [pair, *_] = store.waiting_pairs(session.id)

@@ -121,10 +121,10 @@ def test_the_studio_opens_refuses_a_second_one_and_ends_with_ctrl_c(home):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("http_proxy", "http://127.0.0.1:9"),
-        ("all_proxy", "socks://127.0.0.1:9"),
+        pytest.param("http_proxy", "http://127.0.0.1:9", marks=pytest.mark.nightly),
+        pytest.param("all_proxy", "socks://127.0.0.1:9", marks=pytest.mark.nightly),
         ("HTTPS_PROXY", "http://[::1"),
-        ("no_proxy", "[::1"),
+        pytest.param("no_proxy", "[::1", marks=pytest.mark.nightly),
         ("SSL_CERT_FILE", "/no/such/file"),
     ],
 )
@@ -439,7 +439,14 @@ def test_a_port_that_is_taken_by_anything_is_a_sentence(home):
     assert f"Port {port} cannot be used" in said
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        pytest.param("cp1252", marks=pytest.mark.nightly),
+        "ascii",
+        pytest.param("utf-8", marks=pytest.mark.nightly),
+    ],
+)
 def test_no_print_ends_the_work(tmp_path, encoding):
     """Every prompt is drawn, though the console may have no letters for it."""
     prompts = ("一只猫", "a lion \N{LION FACE}", "лев")

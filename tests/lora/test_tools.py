@@ -170,7 +170,7 @@ def test_a_merged_model_draws_what_the_model_draws_with_the_lora(
         merge(tools.read(made.lora("two")), 1.0, model, *made.layers, out)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", ["file", pytest.param("folder", marks=pytest.mark.nightly)])
 def test_a_merged_model_is_the_model_with_the_lora_in_all_its_layers(
     made: Made, kind: str, tmp_path: Path
 ) -> None:
