@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from studio.bench import answer_growth, curves, faults
+from studio.bench import answer_growth, curves, faults, tastes
 from studio.cli import reference
 from studio.cli.arguments import parse
 
@@ -96,6 +96,19 @@ def test_the_results_have_the_table_of_the_curves():
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     missing = [line for line in curves.table(usual).splitlines() if line not in page]
     assert not missing, "\n".join(missing)
+
+
+def test_the_tastes_that_are_reported_are_those_of_the_last_runs():
+    reported = tastes.halves()["report"]
+    rows = [row for row in curves.read(FIGURES / "tastes.jsonl") if row["artist"] in reported]
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    assert curves.table([row for row in rows if row["way"] == "pairs"]) in page
+    figures = curves.pooled([row for row in rows if row["picks"] == 64 and row["way"] == "pairs"])
+    said = (
+        "{win_rate:.2f} ({win_rate_low:.2f} to {win_rate_high:.2f}) after 64 picks, "
+        "{shift_sd:+.2f} sd"
+    ).format(**figures)
+    assert said in README.read_text("utf-8")
 
 
 def test_the_faults_are_those_of_the_last_run():
