@@ -203,6 +203,7 @@ def test_an_artist_without_a_taste_ends_the_run_with_a_sentence(monkeypatch):
         clicks.run(lambda image, prompt: 0.0, [3], clicks.session_settings("d3po", {}), [0])
 
 
+@pytest.mark.nightly  # a whole run of a benchmark
 def test_several_numbers_of_picks_are_looked_at_on_one_way(tmp_path, monkeypatch, capsys):
     """After one round and after two; the base is drawn once, and fine-tuning is a baseline."""
     monkeypatch.setattr(held_out, "HELD_OUT_PROMPTS", 2)

@@ -129,7 +129,8 @@ def test_what_bounds_drawing_and_learning(tiny_model, tmp_path, capsys):
         assert figures[work]["matrix products"] > 0
 
 
-@pytest.mark.parametrize("shape", ["sd1", pytest.param("sdxl", marks=pytest.mark.nightly)])
+@pytest.mark.nightly  # a whole run of a benchmark
+@pytest.mark.parametrize("shape", ["sd1", "sdxl"])
 def test_a_shape_instead_of_a_model(shape, tmp_path, capsys):
     path = tmp_path / "figures.json"
     few = ["--px", "64", "--narrow", "--shape", shape, "--repeats", "1", "--json", str(path)]
@@ -147,7 +148,12 @@ def test_a_shape_instead_of_a_model(shape, tmp_path, capsys):
     ("benchmark", "options", "sentence"),
     [
         (train, ["--prompts", "2"], "pair-steps a second, D3PO as published"),
-        (train, ["--prompts", "1", "--images-per-prompt", "4"], "6 pairs of 4 images"),
+        pytest.param(
+            train,
+            ["--prompts", "1", "--images-per-prompt", "4"],
+            "6 pairs of 4 images",
+            marks=pytest.mark.nightly,
+        ),
         (sample, ["--batch", "2", "--steps", "2"], "pictures a second with every latent kept"),
     ],
 )

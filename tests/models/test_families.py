@@ -243,7 +243,9 @@ def tuned(made: Made) -> models.Denoiser:
     return denoiser
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.nightly)]
+)
 def test_the_files_draw_what_the_adapter_draws(
     precision: str, made: Made, tuned: models.Denoiser, tmp_path: Path
 ) -> None:
