@@ -70,6 +70,8 @@ def build(page: Page) -> None:
     def picked(payload: dict[str, Any]) -> dict[str, Any]:
         """One page of the filmstrip."""
         session_id = payload["session_id"]
+        # First: with a pick that comes in between, the page sees that it does not have all of them.
+        total = store.pick_counts(session_id).total
         answers = store.recent_answers(
             session_id,
             before=payload["before"],
@@ -86,7 +88,7 @@ def build(page: Page) -> None:
                 for answer in answers[:PICKS_SENT]
             ],
             "more": len(answers) > PICKS_SENT,
-            "total": store.pick_counts(session_id).total,
+            "total": total,
         }
 
     calls = (pick, refresh, undo, size, favourite, note, picked)
