@@ -21,6 +21,7 @@ from tests.support.factories import discard
 pytestmark = pytest.mark.browser
 
 POLL = re.compile("run/predict")
+SENT = re.compile("component_server")
 
 REPLACED = (
     "You had answered this in another window: “Left is much better: detail”. "
@@ -37,8 +38,12 @@ def another(page: Page, url: str, tab: str) -> Page:
 
 
 def stop_looking(page: Page) -> None:
-    """From now on the page hears of the store only in answers to what it sends."""
-    page.route(POLL, lambda route: route.abort())
+    """From now on the page hears of the store only in answers to what it sends.
+
+    Polls are left without an answer: after a refused one, Gradio takes the connection for lost and
+    loads the page again.
+    """
+    page.route(POLL, lambda route: None)
 
 
 def expect_notice(page: Page, text: str) -> None:
@@ -139,13 +144,13 @@ def test_an_answer_that_replaces_another_says_so_and_is_taken_back(open_page, st
     here, there = open_page("prefer"), open_page("prefer")
     for page in (here, there):
         expect_pair(page, first)
-    there.context.set_offline(True)
+    there.route(SENT, lambda route: route.abort())
     here.keyboard.press("w")
     here.keyboard.press("Shift+1")
     expect_saved(here, store, labelling, 1)
     there.keyboard.press("2")
     expect(there.locator("#notice-area")).to_contain_text("One answer is kept here")
-    there.context.set_offline(False)
+    there.unroute(SENT)
     expect_notice(there, REPLACED)
     [one] = store.picked_pairs(labelling.id)
     assert (one.pair.id, one.pick.choice) == (first.id, "right")
@@ -156,6 +161,29 @@ def test_an_answer_that_replaces_another_says_so_and_is_taken_back(open_page, st
     expect(here.locator("#notice-area")).to_be_hidden()
 
 
+def test_what_is_unsent_outlives_the_page(open_page, store, labelling):
+    """Gradio loads it again by itself when a lost connection comes back."""
+    first, second, third, *_ = store.waiting_pairs(labelling.id)
+    page = open_page("prefer")
+    expect_pair(page, first)
+    page.route(SENT, lambda route: route.abort())
+    page.keyboard.press("1")
+    expect_pair(page, second)
+    page.keyboard.press("2")
+    expect(page.locator("#notice-area")).to_contain_text("2 answers are kept here")
+    address = page.url
+    page.goto("about:blank")
+    assert store.pick_counts(labelling.id).total == 0
+    page.unroute(SENT)
+    page.goto(address)
+    expect_pair(page, third)
+    expect_saved(page, store, labelling, 2)
+    assert {one.pair.id: one.pick.choice for one in store.picked_pairs(labelling.id)} == {
+        first.id: "left",
+        second.id: "right",
+    }
+
+
 def test_an_answer_of_a_grid_says_so_too(open_page, store, labelling):
     [asked] = seed.add_grids(store, labelling, 1)
     ids = [image.id for image in asked.images]
@@ -164,10 +192,10 @@ def test_an_answer_of_a_grid_says_so_too(open_page, store, labelling):
             store.add_answer(f"before-{pair.id}", pair.id, "skip")
     page = open_page("prefer")
     expect(page.locator(".prefer-pair > .side")).to_have_count(4)
-    page.context.set_offline(True)
+    page.route(SENT, lambda route: route.abort())
     store.add_answer("elsewhere", asked.id, "ranked", ranking=[ids[3]])
     page.keyboard.press("2")
-    page.context.set_offline(False)
+    page.unroute(SENT)
     expect_notice(
         page,
         "You had answered this in another window: “Picture 4 is the best”. "
@@ -207,10 +235,10 @@ def test_an_exam_in_two_tabs(pages, open_page, store, exam):
         stop_looking(page)
     here.keyboard.press("1")
     expect_asked(there, exam.pairs[1])
-    there.context.set_offline(True)  # both
+    there.context.route(SENT, lambda route: route.abort())  # of both
     here.keyboard.press("3")
     there.keyboard.press("2")
-    there.context.set_offline(False)
+    there.context.unroute(SENT)
     for page in (here, there):
         page.wait_for_function("() => !document.querySelector('#exam [data-unsaved]')")
     said = [page.locator("#notice-area .notice-text").inner_text() for page in (here, there)]

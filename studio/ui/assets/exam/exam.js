@@ -29,7 +29,7 @@ export function begin({ element, props, server, watch }) {
   const given = new Map(); // pair id -> answer, for when it is taken back
   const settled = new Set(); // pairs answered here: a state that is older still has them as open
   const pictures = new Map(); // url -> { img, isReady }
-  const outbox = new Outbox(element, server, settle, signal);
+  const outbox = new Outbox(element, "exam", server, settle, signal);
   let state = {};
   let onScreen = null;
   let painted = "";

@@ -31,7 +31,7 @@ export class Queue {
     this.#server = server;
     this.#pictures = pictures;
     this.#page = page;
-    this.#outbox = new Outbox(element, server, (...news) => this.#settle(...news), signal);
+    this.#outbox = new Outbox(element, "prefer", server, (...news) => this.#settle(...news), signal);
     onReturn(() => this.#follow(), signal);
   }
 

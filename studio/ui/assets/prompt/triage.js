@@ -23,7 +23,7 @@ export function begin({ element, props, server, watch }) {
   const part = partsOf(element);
   const act = (name) => element.querySelector('[data-act="' + name + '"]');
   const card = element.querySelector("dialog");
-  const outbox = new Outbox(element, server, () => {}, signal);
+  const outbox = new Outbox(element, "triage", server, () => {}, signal);
   let pictures = []; // { id, url, prompt, alike }
   let said = []; // of those before the one that is shown, in order
   let last = null; // the reply to what was said last
