@@ -210,7 +210,7 @@ class Counting(RuleBasedStateMachine):
 
 
 TestCounting = Counting.TestCase
-TestCounting.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestCounting.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_what_is_rolled_back_is_not_counted(store, session, add_pairs):
